@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image.*"""
+
+from typing import Any
+
+from msgspec import field
+
+from vdsm_mp.api.types import Uuid
+from vdsm_mp.api.verb import Lane, Message, verb
+
+
+@verb("Image.delete", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=1)
+class DeleteImage(Message, frozen=True, kw_only=True):
+    """Remove an image with all its volumes.
+
+    Returns the id of an SPM task.
+    """
+
+    image_id: Uuid = field(name="imageID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    post_zero: bool = field(name="postZero")
+    force: bool
+    discard: bool | None = None
+
+
+@verb("Image.deleteVolumes", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+class DeleteImageVolumes(Message, frozen=True, kw_only=True):
+    """Remove some volumes of an image.
+
+    Returns the id of an SPM task.
+    """
+
+    image_id: Uuid = field(name="imageID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    volume_list: list[Uuid] = field(name="volumeList")
+    post_zero: bool | None = field(default=None, name="postZero")
+    force: bool | None = None
+    discard: bool | None = None
+
+
+@verb("Image.getVolumes", owner="storage", reply=list[Uuid], safe=True, tier=3, planned=True)
+class GetImageVolumes(Message, frozen=True, kw_only=True):
+    """Volume ids of an image."""
+
+    image_id: Uuid = field(name="imageID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+
+
+@verb("Image.move", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+class MoveImage(Message, frozen=True, kw_only=True):
+    """Copy or move an image between domains (operation 1 copy, 2 move).
+
+    Returns the id of an SPM task.
+    """
+
+    image_id: Uuid = field(name="imageID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    dst_sd_id: Uuid = field(name="dstSdUUID")
+    operation: int
+    post_zero: bool = field(name="postZero")
+    force: bool
+    discard: bool | None = None
+
+
+@verb("Image.cloneStructure", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+class CloneImageStructure(Message, frozen=True, kw_only=True):
+    """Create the same volume chain, empty, on another domain (live storage migration).
+
+    Returns the id of an SPM task.
+    """
+
+    image_id: Uuid = field(name="imageID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    dst_sd_id: Uuid = field(name="dstSdUUID")
+
+
+@verb("Image.syncData", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+class SyncImageData(Message, frozen=True, kw_only=True):
+    """Copy data of the INTERNAL/LEAF/ALL volumes (live storage migration).
+
+    Returns the id of an SPM task.
+    """
+
+    image_id: Uuid = field(name="imageID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    dst_sd_id: Uuid = field(name="dstSdUUID")
+    sync_type: str = field(name="syncType")
+
+
+@verb("Image.download", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=3, planned=True)
+class DownloadImage(Message, frozen=True, kw_only=True):
+    """Import image data from an external (Glance) URL.
+
+    Returns the id of an SPM task.
+    """
+
+    method_args: dict[str, Any] = field(name="methodArgs")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    volume_id: Uuid | None = field(default=None, name="volumeID")
+
+
+@verb("Image.upload", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=3, planned=True)
+class UploadImage(Message, frozen=True, kw_only=True):
+    """Export image data to an external URL.
+
+    Returns the id of an SPM task.
+    """
+
+    method_args: dict[str, Any] = field(name="methodArgs")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    volume_id: Uuid | None = field(default=None, name="volumeID")
+
+
+@verb("Image.prepare", owner="storage", reply=dict[str, Any], lane=Lane.KEYED, key="sd_id", tier=2)
+class PrepareImage(Message, frozen=True, kw_only=True):
+    """Activate a volume chain on this host and return its path."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    volume_id: Uuid = field(name="volumeID")
+    allow_illegal: bool | None = field(default=None, name="allowIllegal")
+
+
+@verb("Image.teardown", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2)
+class TeardownImage(Message, frozen=True, kw_only=True):
+    """Deactivate it."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    volume_id: Uuid | None = field(default=None, name="volumeID")
+
+
+@verb(
+    "Image.reconcileVolumeChain", owner="storage", reply=list[Uuid], lane=Lane.KEYED, key="sd_id", tier=2, planned=True
+)
+class ReconcileImageVolumeChain(Message, frozen=True, kw_only=True):
+    """Correct metadata after an interrupted live merge and return the real chain.
+
+    Needs the SPM role (654).
+    """
+
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    leaf_volume_id: Uuid = field(name="leafVolID")

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs between workers. The client's door refuses to route these."""
+
+from typing import Any
+
+from vdsm_mp.api.types import Uuid
+from vdsm_mp.api.verb import Lane, Message, verb
+
+
+class ChainLink(Message, frozen=True, kw_only=True):
+    """One volume of a prepared chain, base first."""
+
+    sd_id: Uuid
+    image_id: Uuid
+    volume_id: Uuid
+    path: str
+    lease_path: str | None = None
+    lease_offset: int | None = None
+
+
+class PreparedDrive(Message, frozen=True, kw_only=True):
+    """What virt must know to put a disk into a domain XML.
+
+    path: the run-time path of the leaf (below /run/vdsm/storage or the repository). format: "cow" or "raw".
+    block: True for a block device. chain: base first, leaf last.
+    """
+
+    path: str
+    format: str
+    block: bool
+    apparent_size_bytes: int
+    true_size_bytes: int
+    capacity_bytes: int
+    chain: list[ChainLink]
+
+
+@verb("internal.prepare_drive", owner="storage", reply=PreparedDrive, lane=Lane.READ, internal=True, deadline_s=120)
+class PrepareDrive(Message, frozen=True, kw_only=True):
+    """Make a volume chain usable on this host and tell its paths. Idempotent."""
+
+    pool_id: Uuid
+    sd_id: Uuid
+    image_id: Uuid
+    volume_id: Uuid
+    allow_illegal: bool = False
+
+
+@verb("internal.teardown_drive", owner="storage", lane=Lane.READ, internal=True, deadline_s=60)
+class TeardownDrive(Message, frozen=True, kw_only=True):
+    """The opposite of PrepareDrive. Idempotent; unknown images are fine."""
+
+    pool_id: Uuid
+    sd_id: Uuid
+    image_id: Uuid
+
+
+@verb(
+    "internal.domain_vitals",
+    owner="storage",
+    reply=dict[str, dict[str, Any]],
+    lane=Lane.LOOP,
+    safe=True,
+    internal=True,
+    deadline_s=2,
+)
+class GetDomainVitals(Message, frozen=True, kw_only=True):
+    """{sd_id: entry of Host.getStats.storageDomains}, from memory; every monitored domain and no other."""
+
+
+@verb(
+    "internal.storage_status",
+    owner="storage",
+    reply=dict[str, Any],
+    lane=Lane.LOOP,
+    safe=True,
+    internal=True,
+    deadline_s=2,
+)
+class GetStorageStatus(Message, frozen=True, kw_only=True):
+    """For `vdsm-mp status`: {"domains": {...}, "pools": {...}, "tasks": {...}}, from memory."""
+
+
+@verb(
+    "internal.storage_jobs",
+    owner="storage",
+    reply=dict[str, dict[str, Any]],
+    lane=Lane.LOOP,
+    safe=True,
+    internal=True,
+    deadline_s=2,
+)
+class GetStorageJobs(Message, frozen=True, kw_only=True):
+    """{job_id: entry of Host.getJobs} of the storage worker."""
+
+
+@verb(
+    "internal.virt_jobs",
+    owner="virt",
+    reply=dict[str, dict[str, Any]],
+    lane=Lane.LOOP,
+    safe=True,
+    internal=True,
+    deadline_s=2,
+)
+class GetVirtJobs(Message, frozen=True, kw_only=True):
+    """{job_id: entry of Host.getJobs} of the virt worker."""
+
+
+class VmCounts(Message, frozen=True, kw_only=True):
+    """The VM part of Host.getStats, plus `vms` {vm_id: {"name":…, "status":…}} for `vdsm-mp status`."""
+
+    count: int
+    active: int
+    migrating: int
+    incoming: int
+    outgoing: int
+    vms: dict[str, dict[str, Any]]
+
+
+@verb("internal.vm_counts", owner="virt", reply=VmCounts, lane=Lane.LOOP, safe=True, internal=True, deadline_s=2)
+class GetVmCounts(Message, frozen=True, kw_only=True):
+    """How many VMs in which state, from memory."""
+
+
+@verb("internal.sample_vms", owner="virt", lane=Lane.KEYED, key="kind", safe=True, internal=True, deadline_s=30)
+class SampleVms(Message, frozen=True, kw_only=True):
+    """One beat of statistics.
+
+    kind: "bulk" and "jobs" (every 15 s), "agent" (5 s), "external" and "external_data" (60 s).
+    """
+
+    kind: str
+
+
+@verb("internal.check_storage", owner="storage", lane=Lane.LOOP, safe=True, internal=True, deadline_s=5)
+class CheckStorage(Message, frozen=True, kw_only=True):
+    """One beat of domain monitoring: starts the checks that are due and returns at once."""
+
+
+@verb(
+    "internal.host_status",
+    owner="scheduler",
+    reply=dict[str, Any],
+    lane=Lane.READ,
+    safe=True,
+    internal=True,
+    deadline_s=3,
+)
+class GetHostStatus(Message, frozen=True, kw_only=True):
+    """For `vdsm-mp status`: VMs, domains, tasks, missed beats, gathered from their owners."""

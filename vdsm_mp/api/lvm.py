@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LVMVolumeGroup.* and ISCSIConnection.*: block storage."""
+
+from typing import Any
+
+from msgspec import field
+
+from vdsm_mp.api.types import Uuid
+from vdsm_mp.api.verb import Message, verb
+
+
+@verb("ISCSIConnection.discoverSendTargets", owner="storage", reply=list[str], tier=2, planned=True)
+class DiscoverSendTargets(Message, frozen=True, kw_only=True):
+    """ISCSI discovery."""
+
+    host: str
+    port: int
+    user: str | None = None
+    password: str | None = None
+    ipv6_enabled: bool | None = None
+
+
+@verb("LVMVolumeGroup.create", owner="storage", reply=Uuid, tier=2, planned=True)
+class CreateVolumeGroup(Message, frozen=True, kw_only=True):
+    """Make a VG on the LUNs."""
+
+    vg_id: Uuid | None = field(default=None, name="lvmvolumegroupID")
+    name: Uuid
+    devlist: list[str]
+    force: bool | None = None
+
+
+@verb("LVMVolumeGroup.getInfo", owner="storage", reply=dict[str, Any], safe=True, tier=2, planned=True)
+class GetVolumeGroupInfo(Message, frozen=True, kw_only=True):
+    """VG and its PVs."""
+
+    vg_id: Uuid = field(name="lvmvolumegroupID")
+
+
+@verb("LVMVolumeGroup.remove", owner="storage", tier=3, planned=True)
+class RemoveVolumeGroup(Message, frozen=True, kw_only=True):
+    """Remove a VG."""
+
+    vg_id: Uuid = field(name="lvmvolumegroupID")

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StoragePool.* and the SPM role."""
+
+from typing import Any
+
+from msgspec import field
+
+from vdsm_mp.api.types import Uuid
+from vdsm_mp.api.verb import Lane, Message, verb
+
+
+@verb("StoragePool.connect", owner="storage", lane=Lane.KEYED, key="pool_id", tier=1)
+class ConnectStoragePool(Message, frozen=True, kw_only=True):
+    """Join a pool, start domain monitoring; also refreshes when already connected."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+    host_id: int = field(name="hostID")
+    scsi_key: str = field(name="scsiKey")
+    master_sd_id: Uuid = field(name="masterSdUUID")
+    master_version: int = field(name="masterVersion")
+    domain_dict: dict[str, Any] | None = field(default=None, name="domainDict")
+
+
+@verb(
+    "StoragePool.connectStorageServer",
+    owner="storage",
+    reply=list[dict[str, Any]],
+    lane=Lane.KEYED,
+    key="pool_id",
+    tier=1,
+)
+class ConnectStorageServer(Message, frozen=True, kw_only=True):
+    """Mount or log in to targets."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+    domain_type: int = field(name="domainType")
+    connection_params: list[dict[str, Any]] = field(name="connectionParams")
+
+
+@verb("StoragePool.create", owner="storage", lane=Lane.KEYED, key="pool_id", tier=1)
+class CreateStoragePool(Message, frozen=True, kw_only=True):
+    """Create a pool on a master domain."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+    name: str
+    master_sd_id: Uuid = field(name="masterSdUUID")
+    master_version: int = field(name="masterVersion")
+    domain_list: list[Uuid] = field(name="domainList")
+    lock_renewal_interval_s: int = field(name="lockRenewalIntervalSec")
+    lease_time_s: int = field(name="leaseTimeSec")
+    io_op_timeout_s: int = field(name="ioOpTimeoutSec")
+    lease_retries: int = field(name="leaseRetries")
+
+
+@verb("StoragePool.destroy", owner="storage", lane=Lane.URGENT, tier=1)
+class DestroyStoragePool(Message, frozen=True, kw_only=True):
+    """Destroy the pool.
+
+    Needs the SPM role (654).
+    """
+
+    pool_id: Uuid = field(name="storagepoolID")
+    host_id: int = field(name="hostID")
+    scsi_key: str = field(name="scsiKey")
+
+
+@verb("StoragePool.disconnect", owner="storage", lane=Lane.KEYED, key="pool_id", tier=1)
+class DisconnectStoragePool(Message, frozen=True, kw_only=True):
+    """Leave the pool, release host ids."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+    host_id: int = field(name="hostID")
+    scsi_key: str = field(name="scsiKey")
+    remove: bool | None = None
+
+
+@verb(
+    "StoragePool.disconnectStorageServer",
+    owner="storage",
+    reply=list[dict[str, Any]],
+    lane=Lane.KEYED,
+    key="pool_id",
+    tier=1,
+)
+class DisconnectStorageServer(Message, frozen=True, kw_only=True):
+    """Unmount or log out."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+    domain_type: int = field(name="domainType")
+    connection_params: list[dict[str, Any]] = field(name="connectionParams")
+
+
+@verb("StoragePool.getBackedUpVmsInfo", owner="storage", reply=dict[str, Any], safe=True, tier=3, planned=True)
+class GetStoragePoolBackedUpVmsInfo(Message, frozen=True, kw_only=True):
+    """OVFs on an export domain."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    vm_ids: list[Uuid] = field(name="vmList")
+
+
+@verb("StoragePool.getBackedUpVmsList", owner="storage", reply=list[Uuid], safe=True, tier=3, planned=True)
+class GetStoragePoolBackedUpVmsList(Message, frozen=True, kw_only=True):
+    """Ids of VMs on an export domain."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+
+
+@verb("StoragePool.getDomainsContainingImage", owner="storage", reply=list[Uuid], safe=True, tier=3, planned=True)
+class GetStoragePoolDomainsContainingImage(Message, frozen=True, kw_only=True):
+    """Which active domains hold an image."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+    image_id: Uuid = field(name="imageID")
+
+
+@verb("StoragePool.getSpmStatus", owner="storage", reply=dict[str, Any], safe=True, tier=1)
+class GetSpmStatus(Message, frozen=True, kw_only=True):
+    """SPM role and lease owner."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+
+
+@verb("StoragePool.getInfo", owner="storage", reply=dict[str, Any], safe=True, tier=1)
+class GetStoragePoolInfo(Message, frozen=True, kw_only=True):
+    """Pool identity and ALL its domains with state."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+
+
+@verb("StoragePool.reconstructMaster", owner="storage", lane=Lane.KEYED, key="pool_id", tier=2, planned=True)
+class ReconstructMaster(Message, frozen=True, kw_only=True):
+    """Make another domain master."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+    host_id: int = field(name="hostId")
+    name: str
+    master_sd_id: Uuid = field(name="masterSdUUID")
+    master_version: int = field(name="masterVersion")
+    domain_dict: dict[str, Any] = field(name="domainDict")
+    lock_renewal_interval_s: int = field(name="lockRenewalIntervalSec")
+    lease_time_s: int = field(name="leaseTimeSec")
+    io_op_timeout_s: int = field(name="ioOpTimeoutSec")
+    lease_retries: int = field(name="leaseRetries")
+
+
+@verb("StoragePool.refresh", owner="storage", lane=Lane.KEYED, key="pool_id", tier=3, planned=True)
+class RefreshStoragePool(Message, frozen=True, kw_only=True):
+    """Re-read pool metadata."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+    master_sd_id: Uuid = field(name="masterSdUUID")
+    master_version: int = field(name="masterVersion")
+
+
+@verb("StoragePool.setDescription", owner="storage", lane=Lane.KEYED, key="pool_id", tier=3, planned=True)
+class SetStoragePoolDescription(Message, frozen=True, kw_only=True):
+    """Rename the pool.
+
+    Needs the SPM role (654).
+    """
+
+    pool_id: Uuid = field(name="storagepoolID")
+    description: str
+
+
+@verb("StoragePool.spmStart", owner="storage", reply=Uuid, lane=Lane.KEYED, key="pool_id", tier=1)
+class StartSpm(Message, frozen=True, kw_only=True):
+    """Become SPM.
+
+    Returns the id of a task of this host.
+    """
+
+    pool_id: Uuid = field(name="storagepoolID")
+    prev_id: int = field(name="prevID")
+    prev_lver: str = field(name="prevLver")
+    enable_scsi_fencing: str = field(name="enableScsiFencing")
+    max_host_id: int | None = field(default=None, name="maxHostID")
+    dom_version: str | None = field(default=None, name="domVersion")
+
+
+@verb("StoragePool.spmStop", owner="storage", lane=Lane.KEYED, key="pool_id", tier=1)
+class StopSpm(Message, frozen=True, kw_only=True):
+    """Give the SPM role up; refuses while tasks are uncleared."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+
+
+@verb(
+    "StoragePool.upgrade", owner="storage", reply=dict[str, Any], lane=Lane.KEYED, key="pool_id", tier=2, planned=True
+)
+class UpgradeStoragePool(Message, frozen=True, kw_only=True):
+    """Upgrade the domain format of the pool."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+    target_dom_version: int = field(name="targetDomVersion")
+
+
+@verb("StoragePool.updateVMs", owner="storage", lane=Lane.KEYED, key="pool_id", tier=3, planned=True)
+class UpdateOvfs(Message, frozen=True, kw_only=True):
+    """Store OVFs (export domain; data domains before OVF_STORE).
+
+    Needs the SPM role (654).
+    """
+
+    pool_id: Uuid = field(name="storagepoolID")
+    vm_ids: list[dict[str, Any]] = field(name="vmList")
+    sd_id: Uuid | None = field(default=None, name="storagedomainID")
+
+
+@verb("StoragePool.removeVM", owner="storage", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
+class RemoveOvf(Message, frozen=True, kw_only=True):
+    """Remove an OVF.
+
+    Needs the SPM role (654).
+    """
+
+    pool_id: Uuid = field(name="storagepoolID")
+    vm_id: Uuid = field(name="vmUUID")
+    sd_id: Uuid | None = field(default=None, name="storagedomainID")
+
+
+@verb("StoragePool.prepareMerge", owner="storage", reply=Uuid, lane=Lane.KEYED, key="pool_id", tier=2, planned=True)
+class PrepareMerge(Message, frozen=True, kw_only=True):
+    """Cold merge step 1: extend base, mark illegal.
+
+    Returns the id of an SPM task.
+    """
+
+    pool_id: Uuid = field(name="storagepoolID")
+    subchain_info: dict[str, Any] = field(name="subchainInfo")
+
+
+@verb("StoragePool.finalizeMerge", owner="storage", reply=Uuid, lane=Lane.KEYED, key="pool_id", tier=2, planned=True)
+class FinalizeMerge(Message, frozen=True, kw_only=True):
+    """Cold merge step 3: fix the chain.
+
+    Returns the id of an SPM task.
+    """
+
+    pool_id: Uuid = field(name="storagepoolID")
+    subchain_info: dict[str, Any] = field(name="subchainInfo")
+
+
+@verb("StoragePool.reduceVolume", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+class ReduceVolume(Message, frozen=True, kw_only=True):
+    """Shrink an LV to its optimal size after a merge.
+
+    Returns the id of an SPM task.
+    """
+
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    volume_id: Uuid = field(name="volumeID")
+    allow_active: bool | None = field(default=None, name="allowActive")
+
+
+@verb("StoragePool.switchMaster", owner="storage", reply=Uuid, lane=Lane.KEYED, key="pool_id", tier=2, planned=True)
+class SwitchMaster(Message, frozen=True, kw_only=True):
+    """Move the master role to another active domain.
+
+    Returns the id of an SPM task.
+    """
+
+    pool_id: Uuid = field(name="storagepoolID")
+    old_master_id: Uuid = field(name="oldMasterUUID")
+    new_master_id: Uuid = field(name="newMasterUUID")
+    master_version: int = field(name="masterVersion")

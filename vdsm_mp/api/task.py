@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Task.* and the lists of SPM tasks."""
+
+from typing import Any
+
+from msgspec import field
+
+from vdsm_mp.api.types import Uuid
+from vdsm_mp.api.verb import Lane, Message, verb
+
+
+@verb("Host.getAllTasksInfo", owner="storage", reply=dict[str, Any], safe=True, tier=1)
+class GetAllTasksInfo(Message, frozen=True, kw_only=True):
+    """Verb name of every SPM task, keyed by task id.
+
+    Needs the SPM role (654).
+    """
+
+
+@verb("Host.getAllTasksStatuses", owner="storage", reply=dict[str, Any], safe=True, tier=1)
+class GetAllTasksStatuses(Message, frozen=True, kw_only=True):
+    """State of every SPM task; error 654 when this host is not SPM.
+
+    Needs the SPM role (654).
+    """
+
+
+@verb("Host.getAllTasks", owner="storage", reply=dict[str, Any], safe=True, tier=3, planned=True)
+class GetAllTasks(Message, frozen=True, kw_only=True):
+    """Details of all storage tasks on this host."""
+
+
+@verb("Task.clear", owner="storage", lane=Lane.KEYED, key="task_id", tier=1)
+class ClearTask(Message, frozen=True, kw_only=True):
+    """Forget a finished task."""
+
+    task_id: Uuid = field(name="taskID")
+
+
+@verb("Task.getInfo", owner="storage", reply=dict[str, Any], safe=True, tier=3, planned=True)
+class GetTaskInfo(Message, frozen=True, kw_only=True):
+    """Verb name of a task."""
+
+    task_id: Uuid = field(name="taskID")
+
+
+@verb("Task.getStatus", owner="storage", reply=dict[str, Any], safe=True, tier=1)
+class GetTaskStatus(Message, frozen=True, kw_only=True):
+    """State of one task."""
+
+    task_id: Uuid = field(name="taskID")
+
+
+@verb("Task.revert", owner="storage", lane=Lane.KEYED, key="task_id", tier=2, planned=True)
+class RevertTask(Message, frozen=True, kw_only=True):
+    """Roll a task back."""
+
+    task_id: Uuid = field(name="taskID")
+
+
+@verb("Task.stop", owner="storage", lane=Lane.URGENT, tier=2, planned=True)
+class StopTask(Message, frozen=True, kw_only=True):
+    """Abort a task."""
+
+    task_id: Uuid = field(name="taskID")

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VM.* that go through a guest agent or work on templates."""
+
+from typing import Any
+
+from msgspec import field
+
+from vdsm_mp.api.types import Uuid
+from vdsm_mp.api.verb import Lane, Message, verb
+
+
+@verb("VM.desktopLock", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
+class LockDesktop(Message, frozen=True, kw_only=True):
+    """Lock the guest session."""
+
+    vm_id: Uuid = field(name="vmID")
+
+
+@verb("VM.desktopLogin", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
+class LoginDesktop(Message, frozen=True, kw_only=True):
+    """Single sign-on."""
+
+    vm_id: Uuid = field(name="vmID")
+    domain: str
+    username: str
+    password: str
+
+
+@verb("VM.desktopLogoff", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
+class LogoffDesktop(Message, frozen=True, kw_only=True):
+    """Log the guest user off (engine code is dead)."""
+
+    vm_id: Uuid = field(name="vmID")
+    force: bool
+
+
+@verb("VM.desktopSendHcCommand", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
+class SendDesktopCommand(Message, frozen=True, kw_only=True):
+    """Vendor message to the agent."""
+
+    vm_id: Uuid = field(name="vmID")
+    message: str
+
+
+@verb("VM.seal", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+class SealVm(Message, frozen=True, kw_only=True):
+    """Sysprep disks of a template."""
+
+    vm_id: Uuid = field(name="vmID")
+    job_id: Uuid
+    sp_id: Uuid
+    images: list[dict[str, Any]]

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volume.*"""
+
+from typing import Any
+
+from msgspec import field
+
+from vdsm_mp.api.types import Uuid
+from vdsm_mp.api.verb import Lane, Message, verb
+
+
+@verb("Volume.copy", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+class CopyVolume(Message, frozen=True, kw_only=True):
+    """Copy and collapse (template creation, clone).
+
+    Returns the id of an SPM task.
+    """
+
+    volume_id: Uuid = field(name="volumeID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    dst_sd_id: Uuid = field(name="dstSdUUID")
+    dst_image_id: Uuid = field(name="dstImgUUID")
+    dst_volume_id: Uuid = field(name="dstVolUUID")
+    desc: str
+    vol_type: int = field(name="volType")
+    vol_format: int = field(name="volFormat")
+    preallocate: int
+    post_zero: bool = field(name="postZero")
+    force: bool
+    discard: bool | None = None
+
+
+@verb("Volume.create", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=1)
+class CreateVolume(Message, frozen=True, kw_only=True):
+    """Create a volume.
+
+    Returns the id of an SPM task.
+    """
+
+    volume_id: Uuid = field(name="volumeID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    size: str
+    vol_format: int = field(name="volFormat")
+    preallocate: int
+    disk_type: str = field(name="diskType")
+    desc: str
+    src_image_id: Uuid = field(name="srcImgUUID")
+    src_volume_id: Uuid = field(name="srcVolUUID")
+    initial_size: str | None = field(default=None, name="initialSize")
+    add_bitmaps: bool | None = field(default=None, name="addBitmaps")
+    legal: bool | None = None
+    sequence: int | None = None
+    bitmap: Uuid | None = None
+
+
+@verb("Volume.delete", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=3, planned=True)
+class DeleteVolume(Message, frozen=True, kw_only=True):
+    """Delete volumes (older form of Image.deleteVolumes).
+
+    Returns the id of an SPM task.
+    """
+
+    volume_id: Uuid = field(name="volumeID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    post_zero: bool = field(name="postZero")
+    force: bool
+    discard: bool | None = None
+
+
+@verb("Volume.verify_untrusted", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+class VerifyUntrustedVolume(Message, frozen=True, kw_only=True):
+    """Check an uploaded image before use."""
+
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    volume_id: Uuid = field(name="volumeID")
+
+
+@verb("Volume.extendSize", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+class ExtendVolumeSize(Message, frozen=True, kw_only=True):
+    """Grow the virtual size.
+
+    Returns the id of an SPM task.
+    """
+
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    volume_id: Uuid = field(name="volumeID")
+    new_size: str = field(name="newSize")
+
+
+@verb("Volume.getInfo", owner="storage", reply=dict[str, Any], safe=True, tier=1)
+class GetVolumeInfo(Message, frozen=True, kw_only=True):
+    """Metadata and sizes."""
+
+    volume_id: Uuid = field(name="volumeID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+
+
+@verb("Volume.measure", owner="storage", reply=dict[str, Any], safe=True, tier=2, planned=True)
+class MeasureVolume(Message, frozen=True, kw_only=True):
+    """Required size in another format."""
+
+    volume_id: Uuid = field(name="volumeID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    dst_vol_format: int = field(name="dstVolFormat")
+    backing_chain: bool | None = None
+    base_id: Uuid | None = field(default=None, name="baseID")
+
+
+@verb("Volume.getQemuImageInfo", owner="storage", reply=dict[str, Any], safe=True, tier=2, planned=True)
+class GetVolumeQemuImageInfo(Message, frozen=True, kw_only=True):
+    """Qemu-img info subset."""
+
+    volume_id: Uuid = field(name="volumeID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+
+
+@verb("Volume.getSize", owner="storage", reply=dict[str, Any], safe=True, tier=3, planned=True)
+class GetVolumeSize(Message, frozen=True, kw_only=True):
+    """Sizes only."""
+
+    volume_id: Uuid = field(name="volumeID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+
+
+@verb("Volume.refresh", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+class RefreshVolume(Message, frozen=True, kw_only=True):
+    """Re-activate an LV that grew."""
+
+    volume_id: Uuid = field(name="volumeID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+
+
+@verb("Volume.setDescription", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+class SetVolumeDescription(Message, frozen=True, kw_only=True):
+    """Disk alias stored with the volume.
+
+    Needs the SPM role (654).
+    """
+
+    volume_id: Uuid = field(name="volumeID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    description: str
+
+
+@verb("Volume.setLegality", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+class SetVolumeLegality(Message, frozen=True, kw_only=True):
+    """LEGAL / ILLEGAL.
+
+    Needs the SPM role (654).
+    """
+
+    volume_id: Uuid = field(name="volumeID")
+    pool_id: Uuid = field(name="storagepoolID")
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    legality: str
+
+
+@verb("Volume.teardown", owner="storage", lane=Lane.KEYED, key="sd_id", tier=3, planned=True)
+class TeardownVolume(Message, frozen=True, kw_only=True):
+    """Deactivate one volume."""
+
+    sd_id: Uuid = field(name="storagedomainID")
+    image_id: Uuid = field(name="imageID")
+    volume_id: Uuid = field(name="volumeID")
