@@ -10,5 +10,5 @@ help:  ## what can be made
 check:  ## install what is missing and run every check and test
 	@$(PYTHON) scripts/check
 
-docs:  ## write docs/api.md from the declarations
-	@$(PYTHON) -c "import sys; sys.path.insert(0, 'scripts'); from provisioning import packages; from pathlib import Path; print(packages.check_environment(Path('/tmp/vdsm-mp-provision.log')))" | PYTHONPATH=. xargs -I{} {}/bin/python -m vdsm_mp.tool.schema --write
+docs:  ## write docs/api.md and the other generated files from the declarations
+	@$(PYTHON) scripts/check --write

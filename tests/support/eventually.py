@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def eventually(condition: Callable[[], T], *, within_s: float = 10.0, every_s: float = 0.02) -> T:
-    """Ask until the condition is true; its value. An AssertionError inside it counts as "not yet", and is shown last."""
+    """Ask until the condition is true; its value. An AssertionError inside it counts as "not yet"."""
     until = time.monotonic() + within_s
     while True:
         failed: AssertionError | None = None
