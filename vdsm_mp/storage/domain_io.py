@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`DomainIO`: the only way this worker touches files of a file domain.
+
+Every method goes to the I/O child of one root (`ioproc_client`), blocks until its deadline at most, and is called
+from pool threads. Paths are relative to the root, "/"-separated, without ".."; nothing that follows a symbolic link
+is ever touched (`UnsafePath`). Methods that change something are on disk, name included, when they return.
+
+Raises, all methods: StorageFileMissing, StorageFileExists, StorageReadOnly, StoragePermissionDenied, UnsafePath,
+StaleHandle, NoSpaceLeft, or StorageAccessFailed for any other errno; IoTimedOut and IoChildDied (outcome unknown);
+StoragePathBlocked, TooManyLost (nothing was tried).
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from vdsm_mp.api.errors_storage import (
+    NoSpaceLeft,
+    StaleHandle,
+    StorageAccessFailed,
+    StorageFileExists,
+    StorageFileMissing,
+    StorageLockHeld,
+    StoragePermissionDenied,
+    StorageReadOnly,
+    UnsafePath,
+)
+from vdsm_mp.api.ports import Children
+from vdsm_mp.storage.ioproc_client import IoProcess
+from vdsm_mp.storage.ioproc_wire import CHUNK
+
+_BY_ERRNO: dict[int, type[StorageAccessFailed]] = {
+    errno.ENOENT: StorageFileMissing,
+    errno.ENOTDIR: StorageFileMissing,
+    errno.EEXIST: StorageFileExists,
+    errno.ENOTEMPTY: StorageFileExists,
+    errno.EROFS: StorageReadOnly,
+    errno.EACCES: StoragePermissionDenied,
+    errno.EPERM: StoragePermissionDenied,
+    errno.EAGAIN: StorageLockHeld,
+    errno.ELOOP: UnsafePath,
+    errno.EXDEV: UnsafePath,
+    errno.ESTALE: StaleHandle,
+    errno.ENOSPC: NoSpaceLeft,
+    errno.EDQUOT: NoSpaceLeft,
+}
+
+
+class FileStat(msgspec.Struct, frozen=True):
+    """kind: file, dir, link or other. mode: permission bits. Times: seconds since the epoch."""
+
+    kind: str
+    size_bytes: int
+    allocated_bytes: int
+    mode: int
+    uid: int
+    gid: int
+    links: int
+    inode: int
+    changed_at: float
+    modified_at: float
+
+
+class FsStat(msgspec.Struct, frozen=True):
+    """free_bytes: what this user may still write."""
+
+    total_bytes: int
+    free_bytes: int
+    block_bytes: int
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """kind: file, dir, link or other."""
+
+    name: str
+    kind: str
+
+
+class Scanned(msgspec.Struct, frozen=True):
+    """A file found by `scan`; data is None when none was asked for."""
+
+    path: str
+    stat: FileStat
+    data: bytes | None
+
+
+class DomainIO:
+    """Files below one root. Cheap to make: the child is started by the first call."""
+
+    def __init__(
+        self,
+        children: Children,
+        name: str,
+        root: str,
+        beneath: str = "",
+        *,
+        deadline_s: float = 60.0,
+        replace_after_s: float = 30.0,
+    ) -> None:
+        """name: of the child, as an operator sees it (a domain's id). root: absolute and trusted.
+
+        beneath: untrusted part below root (a domain's directory), resolved without symbolic links.
+        deadline_s: for one call that names none. replace_after_s: a child in which a request hangs for longer is
+        given up by the next call.
+        """
+        self.name = name
+        self.root = f"{root}/{beneath}" if beneath else root
+        self._deadline_s = deadline_s
+        self._process = IoProcess(children, name, root, beneath, replace_after_s=replace_after_s)
+
+    def path_of(self, path: str) -> str:
+        """The absolute path, for programs that are given names (qemu-img) and for clients. Touches nothing."""
+        return f"{self.root}/{path}" if path else self.root
+
+    def close(self) -> None:
+        """End the child; later calls fail. Needed before an unmount. Does not wait."""
+        self._process.close()
+
+    def health(self) -> dict[str, Any]:
+        """{"child": bool, "waiting": calls, "stuck": requests given up, "stuck_s": age, "replaced": times in a row}."""
+        return self._process.health()
+
+    # --- looking
+
+    def stat(self, path: str = ".", *, deadline_s: float | None = None) -> FileStat:
+        """Of the thing itself: a link is not followed but reported."""
+        return msgspec.convert(self._call("stat", path, deadline_s, path=path), FileStat)
+
+    def exists(self, path: str) -> bool:
+        try:
+            self.stat(path)
+        except StorageFileMissing:
+            return False
+        return True
+
+    def statvfs(self, *, deadline_s: float | None = None) -> FsStat:
+        return msgspec.convert(self._call("statvfs", "", deadline_s), FsStat)
+
+    def readdir(self, path: str = ".") -> list[Entry]:
+        """Unsorted, without "." and ".."."""
+        return [Entry(name, kind) for name, kind in self._call("readdir", path, path=path)]
+
+    def scan(
+        self, path: str, suffix: str = "", *, data_limit: int = 0, deadline_s: float | None = None
+    ) -> list[Scanned]:
+        """Regular files at `path`/*/*`suffix`, sorted, in one request; with up to data_limit bytes of each."""
+        rows = self._call("scan", path, deadline_s, path=path, suffix=suffix, data_limit=data_limit)
+        found = []
+        for row in rows:
+            data = row.pop("data", None)
+            where = row.pop("path")
+            raw = None if data is None else data.encode("latin-1")
+            found.append(Scanned(where, msgspec.convert(row, FileStat), raw))
+        return found
+
+    def read(
+        self,
+        path: str,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        limit: int = 2**20,
+        direct: bool = True,
+        deadline_s: float | None = None,
+    ) -> bytes:
+        """`length` bytes from `offset` (less at the end of the file), or the whole file.
+
+        limit: a whole file longer than this is refused (StorageAccessFailed, EFBIG).
+        direct: past the page cache, as everything that other hosts write must be read; falls back to a cached read
+        where the file system has no direct I/O.
+        """
+        wanted = limit + 1 if length is None else length
+        args: dict[str, Any] = {"path": path, "offset": offset, "length": wanted}
+        data: bytes
+        try:
+            data = self._process.call("read", {**args, "direct": direct}, deadline_s=deadline_s or self._deadline_s)
+        except OSError as e:
+            if not (direct and e.errno == errno.EINVAL):
+                raise self._translated(e, "read", path) from e
+            data = self._call("read", path, deadline_s, **args, direct=False)
+        if length is None and len(data) > limit:
+            raise StorageAccessFailed(self.path_of(path), "read", errno.EFBIG, f"longer than {limit} bytes")
+        return data
+
+    def access(self) -> dict[str, bool]:
+        """{"read","write","search": bool} of the root, as the kernel answers for this process's user."""
+        return dict(self._call("access", ""))
+
+    # --- changing
+
+    def create(self, path: str, data: bytes = b"", *, mode: int = 0o644, size: int = 0) -> None:
+        """A new regular file with exactly `mode`, `size` bytes long (sparse) if that is longer than data.
+
+        Raises: StorageFileExists (untouched).
+        """
+        self._call("create", path, None, data[:CHUNK], path=path, mode=mode, size=max(size, len(data)))
+        self._write_rest(path, data)
+
+    def replace(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        """The file has all of data, or what it had: written to `path`.new and renamed. Creates it too.
+
+        Only one caller at a time for a path: they share the name aside.
+        """
+        if len(data) <= CHUNK:
+            self._call("replace", path, None, data, path=path, mode=mode)
+            return
+        aside = f"{path}.new"
+        if self.exists(aside):
+            self.unlink(aside)
+        self.create(aside, data, mode=mode)
+        self.rename(aside, path)
+
+    def write(self, path: str, data: bytes, *, offset: int = 0, direct: bool = False) -> None:
+        """In place; the file must exist and keeps its size unless data reaches beyond it.
+
+        direct: offset and length must be multiples of the storage's block size. More than 64 KiB is several writes.
+        """
+        for start in range(0, len(data), CHUNK):
+            part = data[start : start + CHUNK]
+            self._call("write", path, None, part, path=path, offset=offset + start, direct=direct)
+
+    def truncate(self, path: str, size: int) -> None:
+        self._call("truncate", path, path=path, size=size)
+
+    def fallocate(self, path: str, offset: int, length: int) -> None:
+        """For small areas; gigabytes are a command's work, with progress."""
+        self._call("fallocate", path, path=path, offset=offset, length=length)
+
+    def mkdir(self, path: str, *, mode: int = 0o755, parents: bool = False, exist_ok: bool = False) -> None:
+        """mode is exact (no umask)."""
+        self._call("mkdir", path, path=path, mode=mode, parents=parents, exist_ok=exist_ok)
+
+    def link(self, source: str, target: str, *, overwrite: bool = False) -> None:
+        """A hard link `target` to the regular file `source`. overwrite: replaces an existing target in one step."""
+        self._call("link", target, source=source, target=target, overwrite=overwrite)
+
+    def rename(self, source: str, target: str) -> None:
+        """Replaces a file `target`; a directory only when `target` is empty."""
+        self._call("rename", source, source=source, target=target)
+
+    def unlink(self, path: str, *, missing_ok: bool = False) -> None:
+        try:
+            self._call("unlink", path, path=path)
+        except StorageFileMissing:
+            if not missing_ok:
+                raise
+
+    def rmdir(self, path: str, *, missing_ok: bool = False) -> None:
+        try:
+            self._call("rmdir", path, path=path)
+        except StorageFileMissing:
+            if not missing_ok:
+                raise
+
+    def remove_tree(self, path: str, *, deadline_s: float = 600.0) -> None:
+        """A directory and everything in it. Absent is fine. Interrupted, it leaves a part; ask again."""
+        self._call("remove_tree", path, deadline_s, path=path)
+
+    def fsync(self, path: str) -> None:
+        """A regular file or a directory."""
+        self._call("fsync", path, path=path)
+
+    def chmod(self, path: str, mode: int) -> None:
+        self._call("chmod", path, path=path, mode=mode)
+
+    # --- domains
+
+    def open_locked(self, path: str) -> int:
+        """A descriptor of the file with flock(LOCK_EX) on it. The lock lasts until every copy of it is closed.
+
+        Raises: StorageLockHeld.
+        """
+        fd = self._call("open_locked", path, path=path)
+        assert isinstance(fd, int)
+        return fd
+
+    def probe_block_size(self) -> int:
+        """Smallest direct write the root takes: 1 (any), 512 or 4096. StorageAccessFailed, EINVAL: no direct I/O."""
+        return int(self._call("probe_block_size", ""))
+
+    # --- the way to the child
+
+    def _write_rest(self, path: str, data: bytes) -> None:
+        if len(data) > CHUNK:
+            self.write(path, data[CHUNK:], offset=CHUNK)
+
+    def _call(self, op: str, path: str, deadline_s: float | None = None, body: bytes = b"", /, **args: Any) -> Any:
+        with self._translating(op, path):
+            return self._process.call(op, args, body, deadline_s=deadline_s or self._deadline_s)
+
+    @contextmanager
+    def _translating(self, op: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            raise self._translated(e, op, path) from e
+
+    def _translated(self, error: OSError, op: str, path: str) -> StorageAccessFailed:
+        number = error.errno or errno.EIO
+        cls = _BY_ERRNO.get(number, StorageAccessFailed)
+        return cls(self.path_of(path), op, number, error.strerror or str(error))
