@@ -109,31 +109,37 @@ class _Link:
                 raise _NotSent from e
 
     def _wait(self, waiter: _Waiter, deadline_mono: float) -> None:
+        if not self._wait_as_follower(waiter, deadline_mono):
+            try:
+                self._read_for_all(waiter, deadline_mono)
+            finally:
+                with self._turn:
+                    self._reading = False
+                    self._turn.notify_all()
+
+    def _wait_as_follower(self, waiter: _Waiter, deadline_mono: float) -> bool:
+        """True: answered meanwhile. False: nobody reads now, so we must."""
         with self._turn:
-            while True:
+            while not waiter.done:
+                if self._gone:
+                    raise _Gone
+                if not self._reading:
+                    self._reading = True
+                    return False
+                if not self._turn.wait(max(0.0, deadline_mono - time.monotonic())):
+                    raise TimeoutError
+            return True
+
+    def _read_for_all(self, waiter: _Waiter, deadline_mono: float) -> None:
+        while True:
+            with self._turn:
+                self._drain()
+                self._turn.notify_all()
                 if waiter.done:
                     return
                 if self._gone:
                     raise _Gone
-                if not self._reading:
-                    break
-                if not self._turn.wait(max(0.0, deadline_mono - time.monotonic())):
-                    raise TimeoutError
-            self._reading = True
-        try:
-            while True:
-                with self._turn:
-                    self._drain()
-                    self._turn.notify_all()
-                    if waiter.done:
-                        return
-                    if self._gone:
-                        raise _Gone
-                self._poll(select.POLLIN, deadline_mono)
-        finally:
-            with self._turn:
-                self._reading = False
-                self._turn.notify_all()
+            self._poll(select.POLLIN, deadline_mono)
 
     def _poll(self, what: int, deadline_mono: float) -> None:
         left_s = deadline_mono - time.monotonic()
