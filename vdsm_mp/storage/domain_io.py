@@ -11,7 +11,7 @@ StoragePathBlocked, TooManyLost (nothing was tried).
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -189,7 +189,22 @@ class DomainIO:
         """{"read","write","search": bool} of the root, as the kernel answers for this process's user."""
         return dict(self._call("access", ""))
 
+    def read_directory(self, path: str, suffix: str = "", *, limit: int = 4096) -> list[Scanned]:
+        """Every entry of one directory in one request, `path` being its name, with data of files named *suffix."""
+        rows = self._call("read_directory", path, path=path, suffix=suffix, limit=limit)
+        found = []
+        for row in rows:
+            data = row.pop("data", None)
+            name = row.pop("name")
+            raw = None if data is None else data.encode("latin-1")
+            found.append(Scanned(name, msgspec.convert(row, FileStat), raw))
+        return found
+
     # --- changing
+
+    def save_directory(self, path: str, files: Mapping[str, str]) -> None:
+        """The directory `path` has exactly these files afterwards, or is as it was; see `ioproc_compound`."""
+        self._call("save_directory", path, path=path, files=dict(files))
 
     def create(self, path: str, data: bytes = b"", *, mode: int = 0o644, size: int = 0) -> None:
         """A new regular file with exactly `mode`, `size` bytes long (sparse) if that is longer than data.

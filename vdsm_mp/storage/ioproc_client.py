@@ -188,7 +188,9 @@ class IoProcess:
     """Calls to the child of one root, whichever child that is at the moment. Thread-safe."""
 
     #: Operations that may simply be sent again when the child died under them.
-    _REPEATABLE = frozenset({"ping", "stat", "statvfs", "readdir", "scan", "read", "access", "fsync", "open_locked"})
+    _REPEATABLE = frozenset(
+        {"ping", "stat", "statvfs", "readdir", "read_directory", "scan", "read", "access", "fsync", "open_locked"}
+    )
 
     def __init__(self, children: Children, name: str, root: str, beneath: str, *, replace_after_s: float) -> None:
         self._children = children

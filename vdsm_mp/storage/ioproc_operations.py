@@ -37,7 +37,7 @@ def ping(root: Root) -> None:
 
 
 def stat_(root: Root, path: str) -> dict[str, Any]:
-    return _stat_fields(root.stat(path))
+    return stat_fields(root.stat(path))
 
 
 def statvfs(root: Root) -> dict[str, int]:
@@ -52,7 +52,7 @@ def statvfs(root: Root) -> dict[str, int]:
 def readdir(root: Root, path: str) -> list[tuple[str, str]]:
     """[(name, kind)], kind as in `_kind`; names that are not UTF-8 come with replacement characters."""
     with root.directory(path) as fd:
-        return [(_readable(entry.name), kind) for entry, kind in _entries(fd)]
+        return [(readable(entry.name), kind) for entry, kind in _entries(fd)]
 
 
 def scan(root: Root, path: str, suffix: str, data_limit: int) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ def scan(root: Root, path: str, suffix: str, data_limit: int) -> list[dict[str, 
                 continue
             where = f"{path}/{sub}/{name}"
             try:
-                row = {"path": _readable(where), **_stat_fields(root.stat(where))}
+                row = {"path": readable(where), **stat_fields(root.stat(where))}
                 if data_limit:
                     data = read(root, where, 0, data_limit, direct=False)
                     budget -= len(data)
@@ -133,7 +133,7 @@ def create(root: Root, path: str, mode: int, size: int, body: bytes) -> None:
             raise
         finally:
             os.close(fd)
-    _sync_above(root, path)
+    sync_above(root, path)
 
 
 def replace(root: Root, path: str, mode: int, body: bytes) -> None:
@@ -154,7 +154,7 @@ def replace(root: Root, path: str, mode: int, body: bytes) -> None:
         finally:
             os.close(fd)
         os.rename(aside, name, src_dir_fd=above, dst_dir_fd=above)
-    _sync_above(root, path)
+    sync_above(root, path)
 
 
 def truncate(root: Root, path: str, size: int) -> None:
@@ -185,7 +185,7 @@ def mkdir(root: Root, path: str, mode: int, parents: bool, exist_ok: bool) -> No
                 continue
         with root.directory(where) as fd:
             os.fchmod(fd, mode if last else 0o755)
-        _sync_above(root, where)
+        sync_above(root, where)
 
 
 def link(root: Root, source: str, target: str, overwrite: bool) -> None:
@@ -200,27 +200,27 @@ def link(root: Root, source: str, target: str, overwrite: bool) -> None:
             # rename(2) does nothing when both names are the same file already; the helper name then stays.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=to_fd)
-    _sync_above(root, target)
+    sync_above(root, target)
 
 
 def rename(root: Root, source: str, target: str) -> None:
     with root.parent(source) as (from_fd, from_name), root.parent(target) as (to_fd, to_name):
         os.rename(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
-    _sync_above(root, target)
+    sync_above(root, target)
     if source.rpartition("/")[0] != target.rpartition("/")[0]:
-        _sync_above(root, source)
+        sync_above(root, source)
 
 
 def unlink(root: Root, path: str) -> None:
     with root.parent(path) as (above, name):
         os.unlink(name, dir_fd=above)
-    _sync_above(root, path)
+    sync_above(root, path)
 
 
 def rmdir(root: Root, path: str) -> None:
     with root.parent(path) as (above, name):
         os.rmdir(name, dir_fd=above)
-    _sync_above(root, path)
+    sync_above(root, path)
 
 
 def remove_tree(root: Root, path: str) -> None:
@@ -317,6 +317,10 @@ def _entries(fd: int) -> Iterator[tuple[os.DirEntry[str], str]]:
             yield entry, _entry_kind(entry)
 
 
+def entry_names(fd: int) -> list[str]:
+    return [entry.name for entry, _ in _entries(fd)]
+
+
 def _entry_kind(entry: os.DirEntry[str]) -> str:
     if entry.is_dir(follow_symlinks=False):
         return "dir"
@@ -332,7 +336,7 @@ def _kind(mode: int) -> str:
     return "other"
 
 
-def _stat_fields(found: os.stat_result) -> dict[str, Any]:
+def stat_fields(found: os.stat_result) -> dict[str, Any]:
     return {
         "kind": _kind(found.st_mode),
         "size_bytes": found.st_size,
@@ -347,7 +351,7 @@ def _stat_fields(found: os.stat_result) -> dict[str, Any]:
     }
 
 
-def _readable(name: str) -> str:
+def readable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
 
 
@@ -375,7 +379,7 @@ def _write_all(fd: int, view: memoryview, offset: int) -> None:
         offset += count
 
 
-def _sync_above(root: Root, path: str) -> None:
+def sync_above(root: Root, path: str) -> None:
     """The name itself is durable only once its directory is."""
     with root.directory(path.rpartition("/")[0]) as fd:
         os.fsync(fd)

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from vdsm_mp.storage.ioproc_compound import COMPOUND
 from vdsm_mp.storage.ioproc_operations import OPERATIONS, WITH_BODY, Passed
 from vdsm_mp.storage.ioproc_paths import Root
 from vdsm_mp.storage.ioproc_wire import PACKET, SLOTS, Request, pack_answer, unpack_request
@@ -81,7 +82,7 @@ class _Child:
             return None
         if self._root is None:
             raise OSError(errno.EBADF, "no root was opened")
-        function = OPERATIONS[request.op]
+        function = OPERATIONS.get(request.op) or COMPOUND[request.op]
         extra = {"body": body} if request.op in WITH_BODY else {}
         try:
             return function(self._root, **request.args, **extra)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations of an I/O child that are several steps on storage but one request: task directories, image directories.
+
+The steps and their order are what a crash between them must not spoil; they stand here, next to each other.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from vdsm_mp.storage.ioproc_operations import entry_names, read, readable, remove_tree, stat_fields, sync_above
+from vdsm_mp.storage.ioproc_paths import Root
+
+
+def save_directory(root: Root, path: str, files: dict[str, str]) -> None:
+    """`path` has exactly these files, or is as it was. Written to PATH.temp; the old one is PATH.backup meanwhile.
+
+    A reader after a crash takes PATH, else PATH.temp, else PATH.backup; the last of `files` completes the directory.
+    """
+    temp, backup = f"{path}.temp", f"{path}.backup"
+    try:
+        _make_directory(root, temp)
+    except FileExistsError:
+        remove_tree(root, temp)
+        _make_directory(root, temp)
+    with root.directory(temp) as fd:
+        written = []
+        try:
+            for name, text in files.items():
+                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                written.append(os.open(name, flags, 0o600, dir_fd=fd))
+                os.fchmod(written[-1], 0o644)
+                os.write(written[-1], text.encode())
+            for one in written:
+                os.fsync(one)
+        finally:
+            for one in written:
+                os.close(one)
+        os.fsync(fd)
+    with root.parent(path) as (above, name):
+        replaced = True
+        try:
+            os.rename(name, f"{name}.backup", src_dir_fd=above, dst_dir_fd=above)
+        except FileNotFoundError:
+            replaced = False
+        except OSError:  # an older backup is in the way
+            remove_tree(root, backup)
+            os.rename(name, f"{name}.backup", src_dir_fd=above, dst_dir_fd=above)
+        os.rename(f"{name}.temp", name, src_dir_fd=above, dst_dir_fd=above)
+    sync_above(root, path)
+    if replaced:
+        _remove_flat(root, backup)
+
+
+def read_directory(root: Root, path: str, suffix: str, limit: int) -> list[dict[str, Any]]:
+    """Entries of one directory, [{"name", stat fields…, "data" of those that end with suffix}], in no order."""
+    found: list[dict[str, Any]] = []
+    with root.directory(path) as fd:
+        names = entry_names(fd)
+        for name in names:
+            try:
+                row = {"name": readable(name), **stat_fields(os.stat(name, dir_fd=fd, follow_symlinks=False))}
+                if suffix and name.endswith(suffix) and row["kind"] == "file":
+                    row["data"] = read(root, f"{path}/{name}", 0, limit, direct=False).decode("latin-1")
+            except FileNotFoundError:
+                continue
+            found.append(row)
+    return found
+
+
+def _make_directory(root: Root, path: str) -> None:
+    with root.parent(path) as (above, name):
+        os.mkdir(name, 0o755, dir_fd=above)
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        try:
+            os.fchmod(fd, 0o755)
+        finally:
+            os.close(fd)
+
+
+def _remove_flat(root: Root, path: str) -> None:
+    """A directory of files. Its return to life after a power cut would be harmless, so nothing waits for the disk."""
+    with root.directory(path) as fd:
+        for name in entry_names(fd):
+            if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                remove_tree(root, path)
+                return
+            os.unlink(name, dir_fd=fd)
+    with root.parent(path) as (above, name):
+        os.rmdir(name, dir_fd=above)
+
+
+COMPOUND: dict[str, Callable[..., Any]] = {"save_directory": save_directory, "read_directory": read_directory}
