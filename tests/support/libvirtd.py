@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A libvirtd of one's own: its own mounts, network, process ids and host name, below one temporary directory (`root`).
+
+    with PrivateLibvirtd.start() as libvirtd:
+        libvirt.open(libvirtd.uri)
+
+Reached from outside by `qemu+unix:///system?socket=…`, without authentication, by root and by members of group kvm.
+QEMU runs as libvirt-qemu:kvm, as an installed host has it, and by plain emulation. Nothing outlives the test, not
+even when the test is killed with -9: the process id namespace ends with it, and every QEMU with the namespace.
+Needs root, libvirt-daemon, qemu-system-x86 and util-linux.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.eventually import eventually
+
+_CONFIG = """
+unix_sock_group = "kvm"
+unix_sock_rw_perms = "0770"
+unix_sock_ro_perms = "0777"
+auth_unix_rw = "none"
+auth_unix_ro = "none"
+host_uuid = "{host_uuid}"
+log_outputs = "3:file:{root}/log/libvirtd.log"
+{more}
+"""
+
+_QEMU_CONFIG = """
+user = "libvirt-qemu"
+group = "kvm"
+security_driver = "none"
+stdio_handler = "file"
+cgroup_controllers = []
+namespaces = []
+remember_owner = 0
+vnc_listen = "127.0.0.1"
+"""
+
+# Process 1 of the namespace: keeps it alive and collects orphaned QEMUs, which libvirt would take for living ones.
+_INIT = """
+mount --make-rprivate /
+mkdir -p /run/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt /etc/libvirt
+mount --bind {root}/run /run/libvirt
+mount --bind {root}/lib /var/lib/libvirt
+mount --bind {root}/log /var/log/libvirt
+mount --bind {root}/cache /var/cache/libvirt
+mount --bind {root}/etc /etc/libvirt
+ip link set lo up
+hostname {name}
+touch {root}/ready
+trap 'exit 0' TERM
+while :; do sleep 3600 & wait $!; done
+"""
+
+
+class PrivateLibvirtd:
+    """See the module. `kill()`, `stop()`, `freeze()` and `thaw()` treat the daemon badly; guests are not touched."""
+
+    def __init__(self, root: Path, name: str, more: str) -> None:
+        self.root = root
+        self._name = name
+        self._more = more
+        self._init: subprocess.Popen[bytes] | None = None
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def start(cls, *, name: str = "test-host", more_config: str = "") -> Self:
+        """Make one and wait until it answers."""
+        root = Path(tempfile.mkdtemp(prefix="lv-", dir="/tmp"))
+        root.chmod(0o755)
+        self = cls(root, name, more_config)
+        try:
+            self._prepare()
+            self.launch()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def socket(self) -> Path:
+        return self.root / "run" / "libvirt-sock"
+
+    @property
+    def uri(self) -> str:
+        return f"qemu+unix:///system?socket={self.socket}"
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process id as we see it. ProcessLookupError when it does not run."""
+        if self._daemon is None:
+            raise ProcessLookupError("libvirtd is not started")
+        children = Path(f"/proc/{self._daemon.pid}/task/{self._daemon.pid}/children")
+        try:
+            return int(children.read_text().split()[0])
+        except (OSError, IndexError) as error:
+            raise ProcessLookupError("libvirtd does not run") from error
+
+    def launch(self) -> None:
+        """Start the daemon (again)."""
+        assert self._init is not None
+        self.socket.unlink(missing_ok=True)
+        (self.root / "run" / "libvirtd.pid").unlink(missing_ok=True)
+        namespaces = ["nsenter", "--target", str(self._inner_init), "--mount", "--net", "--uts", "--ipc", "--pid"]
+        with (self.root / "log" / "out").open("ab") as out:
+            self._daemon = subprocess.Popen(
+                [*_die_with_us(), *namespaces, "--", "libvirtd", "-f", "/etc/libvirt/libvirtd.conf",
+                 "-p", "/run/libvirt/libvirtd.pid"],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            )  # fmt: skip
+        eventually(self._answers, within_s=30)
+
+    def kill(self) -> None:
+        """kill -9; guests go on."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """An orderly stop; guests go on."""
+        self._end(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def qemu_pid(self, vm_name: str) -> int:
+        """The QEMU of a VM, as we see it. ProcessLookupError when there is none."""
+        for pid in self._inside():
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if any(word.startswith(f"guest={vm_name},".encode()) for word in words):
+                    return pid
+        raise ProcessLookupError(f"no QEMU of {vm_name}")
+
+    def virsh(self, *words: str) -> str:
+        done = subprocess.run(["virsh", "-q", "-c", self.uri, *words], capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def log(self) -> str:
+        """What the daemon complained of."""
+        found = [self.root / "log" / "libvirtd.log", self.root / "log" / "out"]
+        return "\n".join(path.read_text(errors="replace") for path in found if path.exists())
+
+    def close(self) -> None:
+        """End it with all its guests. Safe to repeat."""
+        inside = self._inside() if self._init is not None else []
+        if self._init is not None:
+            with contextlib.suppress(ProcessLookupError, AssertionError):
+                os.kill(self._inner_init, signal.SIGKILL)
+            self._init.kill()
+            self._init.wait(10)
+        if self._daemon is not None:
+            self._daemon.kill()
+            self._daemon.wait(10)
+        eventually(lambda: not any(_alive(pid) for pid in inside), within_s=10)
+        self._init = self._daemon = None
+        _keep_capabilities_cache(self.root / "cache" / "qemu")
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    # -- inside
+
+    def _prepare(self) -> None:
+        for folder in ("run", "lib", "log", "cache", "etc"):
+            (self.root / folder).mkdir(mode=0o755)
+        (self.root / "lib" / "qemu").mkdir(mode=0o751)
+        shutil.chown(self.root / "lib" / "qemu", "libvirt-qemu", "kvm")
+        config = _CONFIG.format(host_uuid=uuid.uuid4(), root=self.root, more=self._more)
+        (self.root / "etc" / "libvirtd.conf").write_text(config)
+        (self.root / "etc" / "qemu.conf").write_text(_QEMU_CONFIG)
+        _share_capabilities_cache(self.root / "cache" / "qemu")
+        script = _INIT.format(root=self.root, name=self._name)
+        self._init = subprocess.Popen(
+            [*_die_with_us(), "unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child",
+             "--mount-proc", "bash", "-ec", script],
+            stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        eventually((self.root / "ready").exists, within_s=10)
+
+    @property
+    def _inner_init(self) -> int:
+        assert self._init is not None
+        children = Path(f"/proc/{self._init.pid}/task/{self._init.pid}/children")
+        try:
+            return int(children.read_text().split()[0])
+        except (OSError, IndexError) as error:
+            raise ProcessLookupError("the namespace is gone") from error
+
+    def _inside(self) -> list[int]:
+        """Every process of the namespace."""
+        with contextlib.suppress(OSError, ProcessLookupError):
+            ours = os.readlink(f"/proc/{self._inner_init}/ns/pid")
+            return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _namespace(pid) == ours]
+        return []
+
+    def _answers(self) -> bool:
+        assert self._daemon is not None
+        if self._daemon.poll() is not None:
+            raise RuntimeError(f"libvirtd ended with status {self._daemon.returncode}: {self.log()}")
+        if not self.socket.exists():
+            return False
+        probe = ["virsh", "-q", "-c", self.uri, "version"]
+        return subprocess.run(probe, capture_output=True, timeout=20, check=False).returncode == 0
+
+    def _end(self, number: signal.Signals) -> None:
+        assert self._daemon is not None
+        os.kill(self.pid, number)
+        self._daemon.wait(20)
+
+
+def _die_with_us() -> list[str]:
+    return ["setpriv", "--pdeathsig", "KILL", "--"]
+
+
+def _namespace(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+_SHARED_CAPABILITIES = Path(tempfile.gettempdir()) / "vdsm-mp-test-qemu-capabilities"
+
+
+def _share_capabilities_cache(cache: Path) -> None:
+    """Probing QEMU takes seconds; libvirt's own cache of it, which it checks against QEMU's time, is used again."""
+    with contextlib.suppress(FileNotFoundError):
+        if _SHARED_CAPABILITIES.stat().st_uid == os.geteuid():
+            shutil.copytree(_SHARED_CAPABILITIES, cache)
+
+
+def _keep_capabilities_cache(cache: Path) -> None:
+    """Remember what this daemon learnt about QEMU, for the next ones; the first test process to come wins."""
+    if not _SHARED_CAPABILITIES.exists() and any(cache.glob("capabilities/*.xml")):
+        fresh = Path(tempfile.mkdtemp(prefix=f"{_SHARED_CAPABILITIES.name}-"))
+        shutil.copytree(cache, fresh, dirs_exist_ok=True)
+        try:
+            fresh.rename(_SHARED_CAPABILITIES)
+        except OSError:
+            shutil.rmtree(fresh)
