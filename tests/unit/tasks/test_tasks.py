@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks as clients see them, with a real directory behind them."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import domains
+from tests.support.background import HeldBackground, ThreadBackground
+from tests.support.children import LocalChildren
+from tests.support.eventually import eventually
+from vdsm_mp.api.errors_task import (
+    TaskAborted,
+    TaskInProgress,
+    TaskNotFinished,
+    TaskNotSaved,
+    TaskStateRefuses,
+    UnknownTask,
+)
+from vdsm_mp.storage.domain_io import DomainIO
+from vdsm_mp.tasks.record import Recovery
+from vdsm_mp.tasks.registry import TaskRun, Tasks
+from vdsm_mp.tasks.store import TaskStore
+
+
+def undo(n: int) -> Recovery:
+    return Recovery(f"undo {n}", "fileVolume", "FileVolume", "shareVolumeRollback", (str(n),))
+
+
+class Undone(list[str]):
+    def __call__(self, recovery: Recovery, task_id: str) -> None:
+        self.append(recovery.params[0])
+        if recovery.params[0] == "13":
+            raise TaskAborted("thirteen cannot be undone")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[DomainIO]:
+    children = LocalChildren()
+    (tmp_path / "master/tasks").mkdir(parents=True)
+    io = DomainIO(children, "tasks", str(tmp_path), deadline_s=10)
+    yield io
+    io.close()
+    children.stop()
+
+
+@pytest.fixture
+def undone() -> Undone:
+    return Undone()
+
+
+@pytest.fixture
+def background() -> HeldBackground:
+    return HeldBackground()
+
+
+def spm(files: DomainIO, background: HeldBackground | ThreadBackground, undone: Undone) -> Tasks:
+    """A host that has just taken the role."""
+    tasks = Tasks(background, undone)
+    tasks.take_over(TaskStore(files, store="/master/tasks"))
+    return tasks
+
+
+def seen(tasks: Tasks, task_id: str) -> tuple[object, ...]:
+    status = tasks.status(task_id)
+    return status["taskState"], status["taskResult"], status["code"]
+
+
+def test_a_task_runs_and_stays_until_it_is_cleared(files: DomainIO, background: HeldBackground, undone: Undone) -> None:
+    tasks = spm(files, background, undone)
+    task_id = tasks.start("createVolume", lambda run: {"uuid": "x"}, spm=True, recoveries=[undo(1)])
+    assert seen(tasks, task_id) == ("running", "", 0)
+    assert tasks.infos() == {task_id: {"id": task_id, "verb": "createVolume"}}
+    with pytest.raises(TaskStateRefuses):
+        tasks.clear(task_id)
+    background.run_all()
+    assert seen(tasks, task_id) == ("finished", "success", 0)
+    assert tasks.status(task_id)["message"] == "1 jobs completed successfully"
+    assert undone == []
+    with pytest.raises(TaskInProgress):
+        tasks.refuse_while_uncleared()
+    tasks.clear(task_id)
+    with pytest.raises(UnknownTask):
+        tasks.status(task_id)
+    assert files.readdir("master/tasks") == []
+    tasks.refuse_while_uncleared()
+
+
+def test_a_failed_task_undoes_its_steps_last_first(files: DomainIO, background: HeldBackground, undone: Undone) -> None:
+    tasks = spm(files, background, undone)
+
+    def job(run: TaskRun) -> None:
+        run.push(undo(2), undo(3))
+        raise TaskAborted("no luck")
+
+    task_id = tasks.start("createVolume", job, spm=True, recoveries=[undo(1)])
+    background.run_all()
+    assert undone == ["3", "2", "1"]
+    assert seen(tasks, task_id) == ("finished", "cleanSuccess", 411)
+    assert "no luck" in str(tasks.status(task_id)["message"])
+
+
+def test_a_bug_in_a_job_is_a_failed_task_and_not_a_lost_one(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    tasks = spm(files, background, undone)
+    task_id = tasks.start("createVolume", lambda run: 1 // 0, spm=True, recoveries=[undo(1)])
+    background.run_all()
+    assert seen(tasks, task_id) == ("finished", "cleanSuccess", 100)
+    assert undone == ["1"]
+
+
+def test_a_step_that_cannot_be_undone_ends_as_failed_and_keeps_the_rest(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    tasks = spm(files, background, undone)
+    task_id = tasks.start("x", lambda run: 1 // 0, spm=True, recoveries=[undo(1), undo(13), undo(2)])
+    background.run_all()
+    assert undone == ["2", "13"]
+    assert seen(tasks, task_id) == ("finished", "cleanFailure", 100)
+    assert len(tasks.record(task_id).recoveries) == 2
+
+
+def test_the_next_spm_lists_what_is_over_and_rolls_back_what_was_running(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    first = spm(files, background, undone)
+    done = first.start("createVolume", lambda run: {"uuid": "x"}, spm=True)
+    failed = first.start("deleteImage", lambda run: 1 // 0, spm=True)
+    background.run_all()
+    running = first.start("copyImage", lambda run: None, spm=True, recoveries=[undo(1), undo(2)])
+
+    second = spm(files, HeldBackground(), undone)
+    assert seen(second, done) == ("finished", "success", 0)
+    assert seen(second, failed) == ("finished", "cleanSuccess", 100)
+    assert seen(second, running) == ("running", "", 0)
+
+    threads = ThreadBackground()
+    third = spm(files, threads, undone)
+    assert third.recover() == [running]
+    eventually(lambda: seen(third, running)[:2] == ("finished", "cleanSuccess"))
+    threads.stop()
+    assert undone == ["2", "1"]
+    assert third.infos()[running]["verb"] == "copyImage"
+
+
+def test_a_roll_back_that_was_cut_short_goes_on_where_it_was(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    first = spm(files, background, undone)
+    task_id = first.start("x", lambda run: 1 // 0, spm=True, recoveries=[undo(1), undo(2)])
+
+    class Killed(BaseException):
+        pass
+
+    def die_in_the_first(recovery: Recovery, task: str) -> None:
+        undone(recovery, task)
+        if recovery == undo(1):
+            raise Killed
+
+    first._undo = die_in_the_first
+    with pytest.raises(Killed):
+        background.run_all()
+    assert undone == ["2", "1"]
+    second = spm(files, background, undone)
+    second.recover()
+    background.run_all()
+    assert undone == ["2", "1", "1"]
+    assert seen(second, task_id)[:2] == ("finished", "cleanSuccess")
+
+
+def test_stored_tasks_that_cannot_be_read_are_set_aside_and_do_not_stop_the_spm(
+    files: DomainIO, background: HeldBackground, undone: Undone, tmp_path: Path
+) -> None:
+    first = spm(files, background, undone)
+    good, newer, broken = (first.start("createVolume", lambda run: None, spm=True) for _ in range(3))
+    background.run_all()
+    head = tmp_path / f"master/tasks/{newer}/{newer}.task"
+    head.write_text(head.read_text().replace("metadataVersion = 1", "metadataVersion = 2"))
+    (tmp_path / f"master/tasks/{broken}/{broken}.task").write_bytes(b"\xff\0garbage")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    second = spm(files, background, undone)
+    assert set(second.statuses()) == {good}
+    assert second.recover() == []
+    listed = second.all_tasks()
+    assert "newer" in str(listed[newer]["message"])
+    assert listed[broken]["taskState"] == "unknown"
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    second.clear(good)
+    second.refuse_while_uncleared()
+    second.clear(newer)
+    assert newer not in second.all_tasks()
+
+
+def test_tasks_of_vdsm_are_taken_over(tmp_path: Path, background: HeldBackground, undone: Undone) -> None:
+    export = domains.unpack(tmp_path)["export"]
+    children = LocalChildren()
+    io = DomainIO(children, "tasks", str(export.root), deadline_s=10)
+    done: list[str] = []
+    try:
+        tasks = Tasks(background, lambda recovery, task_id: done.append(recovery.function))
+        tasks.take_over(TaskStore(io, store="x"))
+        by_state = {status["taskResult"]: task_id for task_id, status in tasks.statuses().items()}
+        assert set(by_state) == {"success", "cleanSuccess", ""}
+        assert tasks.recover() == [by_state[""]]
+        background.run_all()
+        assert done == ["halfbakedVolumeRollback", "create_image_rollback"]
+        assert seen(tasks, by_state[""])[:2] == ("finished", "cleanSuccess")
+    finally:
+        io.close()
+        children.stop()
+
+
+def test_a_task_that_cannot_be_saved_is_not_begun(
+    files: DomainIO, background: HeldBackground, undone: Undone, tmp_path: Path
+) -> None:
+    tasks = spm(files, background, undone)
+    (tmp_path / "master/tasks").rmdir()
+    with pytest.raises(TaskNotSaved):
+        tasks.start("createVolume", lambda run: None, spm=True)
+    assert background.waiting == []
+    assert tasks.statuses() == {}
+
+
+def test_success_is_not_told_when_it_could_not_be_saved(
+    files: DomainIO, background: HeldBackground, undone: Undone, tmp_path: Path
+) -> None:
+    tasks = spm(files, background, undone)
+
+    def job(run: TaskRun) -> None:
+        (tmp_path / "master/tasks").rename(tmp_path / "master/away")
+
+    task_id = tasks.start("createVolume", job, spm=True, recoveries=[undo(1)])
+    background.run_all()
+    assert seen(tasks, task_id) == ("finished", "cleanFailure", 407)
+    assert undone == ["1"]
+
+
+def test_remains_of_a_save_or_a_clear_that_was_cut_short_are_swept(
+    files: DomainIO, background: HeldBackground, undone: Undone, tmp_path: Path
+) -> None:
+    tasks = spm(files, background, undone)
+    kept, cleared, half, old = (tasks.start("x", lambda run: None, spm=True) for _ in range(4))
+    background.run_all()
+    where = tmp_path / "master/tasks"
+    (where / cleared / f"{cleared}.task").unlink()
+    (where / half).rename(where / f"{half}.temp")
+    (where / half).with_suffix(".temp").joinpath(f"{half}.task").unlink()
+    (where / old).rename(where / f"{old}.backup")
+    again = spm(files, background, undone)
+    assert set(again.statuses()) == {kept, old}
+    assert {path.name for path in where.iterdir()} == {kept, f"{old}.backup"}
+    again.clear(old)
+    assert {path.name for path in where.iterdir()} == {kept}
+
+
+def test_stopping_a_task_cuts_short_what_it_waits_in_and_rolls_back(files: DomainIO, undone: Undone) -> None:
+    threads = ThreadBackground()
+    tasks = spm(files, threads, undone)
+    inside, cut = threading.Event(), threading.Event()
+
+    def job(run: TaskRun) -> None:
+        with run.progress.interruptible(cut.set):
+            inside.set()
+            assert cut.wait(10)
+        run.check()
+
+    task_id = tasks.start("copyImage", job, spm=True, recoveries=[undo(1)])
+    assert inside.wait(10)
+    with pytest.raises(TaskNotFinished):
+        tasks.revert(task_id)
+    tasks.stop(task_id)
+    eventually(lambda: seen(tasks, task_id) == ("finished", "cleanSuccess", 411))
+    threads.stop()
+    assert undone == ["1"]
+    tasks.stop(task_id)
+
+
+def test_a_finished_task_can_be_reverted(files: DomainIO, background: HeldBackground, undone: Undone) -> None:
+    tasks = spm(files, background, undone)
+
+    def job(run: TaskRun) -> None:
+        run.settle(undo(7))
+
+    task_id = tasks.start("createVolume", job, spm=True, recoveries=[undo(1), undo(2)])
+    background.run_all()
+    assert undone == []
+    tasks.revert(task_id)
+    background.run_all()
+    assert undone == ["7"]
+    assert seen(tasks, task_id)[:2] == ("finished", "cleanSuccess")
+
+
+def test_when_the_role_goes_its_tasks_go_from_memory_but_not_from_storage(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    tasks = spm(files, background, undone)
+    mine = tasks.start("spmStart", lambda run: None, spm=False)
+    task_id = tasks.start("createVolume", lambda run: None, spm=True, recoveries=[undo(1)])
+    tasks.let_go()
+    background.run_all()
+    assert tasks.statuses() == {}
+    assert seen(tasks, mine) == ("finished", "success", 0)
+    assert undone == []
+    assert set(spm(files, background, undone).statuses()) == {task_id}
+
+
+def test_work_cut_short_by_the_end_of_the_worker_is_left_for_the_next_spm(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    tasks = spm(files, background, undone)
+    task_id = tasks.start("createVolume", lambda run: None, spm=True, recoveries=[undo(1)])
+    background.draining = True
+    background.run_all()
+    assert undone == []
+    after = HeldBackground()
+    again = spm(files, after, undone)
+    again.recover()
+    after.run_all()
+    assert undone == ["1"]
+    assert seen(again, task_id)[:2] == ("finished", "cleanSuccess")
