@@ -91,8 +91,8 @@ def _make(package: str, kernel: Path, initrd: Path, log: Path) -> None:
     (root / "modules.order").write_text("".join(f"{Path(m).name}\n" for m in order))
     names = "\n".join(str(p.relative_to(root)) for p in sorted(root.rglob("*"))) + "\n"
     packed = subprocess.run(
-        ["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"], input=names.encode(), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, cwd=root, check=False,
+        ["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"], input=names.encode(), capture_output=True, cwd=root,
+        check=False,
     )  # fmt: skip
     if packed.returncode:
         raise Failure(f"building the guest: cpio: {packed.stderr.decode().strip()}")

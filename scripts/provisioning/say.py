@@ -29,8 +29,9 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     stdin: str | None = None,
+    check: bool = True,
 ) -> str:
-    """Run a program and return its standard output. Raises Failure with the end of what it printed.
+    """Run a program and return what it printed. Raises Failure with the end of it when it fails (`check`) or hangs.
 
     why: what the program is run for, in the words of the user. log: everything it printed is appended there.
     """
@@ -55,7 +56,7 @@ def run(
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:
             file.write(f"$ {' '.join(map(str, argv))}\n{done.stdout}\n")
-    if done.returncode:
+    if done.returncode and check:
         tail = "\n    ".join(done.stdout.strip().splitlines()[-12:])
         where = f"\n  log: {log}" if log else ""
         raise Failure(f"{why}: {argv[0]} ended with {done.returncode}:\n    {tail}{where}")

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemons around the agent: virtlogd, libvirtd, sanlock. By systemd where it runs; else started here, and noted.
+
+What was started here is written to `STARTED`, so that `scripts/down` ends just that and nothing else.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from provisioning.say import Failure, run, say
+
+STARTED = Path("/run/vdsm-mp-demo/started.json")
+LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock")
+SANLOCK_SOCKET = Path("/run/sanlock/sanlock.sock")
+LOGS = Path("/var/log/vdsm-mp-demo")
+
+
+def systemd() -> bool:
+    """Whether systemd is the init of this machine, not merely installed."""
+    return Path("/run/systemd/system").is_dir()
+
+
+def ensure() -> None:
+    """Start what does not run. Raises Failure when one of them does not come up."""
+    if systemd():
+        for unit in ("virtlogd.socket", "libvirtd.socket", "libvirtd.service", "sanlock.service"):
+            run(["systemctl", "start", unit], why=f"starting {unit}")
+        return
+    LOGS.mkdir(parents=True, exist_ok=True)
+    Path("/run/libvirt").mkdir(exist_ok=True)
+    if not _answers(Path("/run/libvirt/virtlogd-sock")):
+        start("virtlogd", ["/usr/sbin/virtlogd"], lambda: _answers(Path("/run/libvirt/virtlogd-sock")))
+    if not _answers(LIBVIRT_SOCKET):
+        start("libvirtd", ["/usr/sbin/libvirtd"], lambda: _answers(LIBVIRT_SOCKET))
+    if not _sanlock_answers():
+        watchdog = Path("/dev/watchdog").exists() and Path("/run/wdmd/wdmd.sock").exists()
+        options = [] if watchdog else ["-w", "0"]
+        if not watchdog:
+            say("no watchdog daemon here: sanlock runs with -w 0, which does not protect shared storage")
+        Path("/run/sanlock").mkdir(exist_ok=True)
+        run(["chown", "sanlock:sanlock", "/run/sanlock"], why="preparing /run/sanlock")
+        argv = ["/usr/sbin/sanlock", "daemon", "-D", *options, "-U", "sanlock", "-G", "sanlock"]
+        start("sanlock", argv, _sanlock_answers)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _sanlock_answers() -> bool:
+    said = subprocess.run(["sanlock", "client", "status"], capture_output=True, text=True, check=False, timeout=30)
+    return said.returncode == 0 and "daemon" in said.stdout
+
+
+def start(name: str, argv: list[str], ready: Callable[[], bool], *, within_s: float = 30) -> None:
+    """Start a daemon in a session of its own, wait until it is ready, note it. Raises Failure."""
+    log = LOGS / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    say(f"starting {name}")
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd="/"
+        )
+    note(name, process.pid)
+    until = time.monotonic() + within_s
+    while not ready():
+        if process.poll() is not None:
+            tail = "\n    ".join(log.read_text(errors="replace").splitlines()[-8:])
+            raise Failure(f"starting {name}: it ended with {process.returncode}:\n    {tail}\n  log: {log}")
+        if time.monotonic() > until:
+            raise Failure(f"starting {name}: not ready after {within_s:.0f} s\n  log: {log}")
+        time.sleep(0.1)
+
+
+def _birth(pid: int) -> str | None:
+    """When the process was born, in ticks: a pid alone may be somebody else's by now. None: it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def note(name: str, pid: int) -> None:
+    """Remember that this process was started by us."""
+    started = noted()
+    started[name] = {"pid": pid, "born": _birth(pid)}
+    STARTED.parent.mkdir(parents=True, exist_ok=True)
+    STARTED.write_text(json.dumps(started, indent=2))
+
+
+def noted() -> dict[str, dict[str, object]]:
+    """{name: {pid, born}} of what was started by us, in order."""
+    return json.loads(STARTED.read_text()) if STARTED.exists() else {}
+
+
+def alive(name: str) -> bool:
+    entry = noted().get(name)
+    return entry is not None and entry["born"] is not None and _birth(int(str(entry["pid"]))) == entry["born"]
+
+
+def stop(name: str, *, within_s: float = 20, force: bool = True) -> bool:
+    """End one that we started: SIGTERM, then SIGKILL. True when it was alive and is gone now."""
+    if not alive(name):
+        return False
+    pid = int(str(noted()[name]["pid"]))
+    say(f"stopping {name} ({pid})")
+    os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + within_s
+    while alive(name):
+        if time.monotonic() > until:
+            if not force:
+                raise Failure(f"stopping {name}: {pid} is still there after {within_s:.0f} s")
+            os.kill(pid, signal.SIGKILL)
+            force, until = False, time.monotonic() + 5
+        time.sleep(0.1)
+    return True
+
+
+def forget() -> None:
+    """All that was started is gone."""
+    STARTED.unlink(missing_ok=True)
