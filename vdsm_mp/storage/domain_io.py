@@ -200,7 +200,17 @@ class DomainIO:
             found.append(Scanned(name, msgspec.convert(row, FileStat), raw))
         return found
 
+    def read_volume(self, volume: str, metadata: str, *, limit: int = 4096) -> tuple[bytes, FileStat | None]:
+        """Content of the file `metadata`, and the stat of the file `volume` (None when absent), in one request."""
+        row = self._call("read_volume", metadata, volume=volume, metadata=metadata, limit=limit)
+        found = row["stat"]
+        return row["metadata"].encode("latin-1"), None if found is None else msgspec.convert(found, FileStat)
+
     # --- changing
+
+    def wipe(self, path: str, offset: int, limit: int) -> int:
+        """Zero about `limit` allocated bytes from `offset`; returns where to go on, the file's size when done."""
+        return int(self._call("wipe", path, path=path, offset=offset, limit=limit))
 
     def save_directory(self, path: str, files: Mapping[str, str]) -> None:
         """The directory `path` has exactly these files afterwards, or is as it was; see `ioproc_compound`."""

@@ -4,6 +4,7 @@
 The steps and their order are what a crash between them must not spoil; they stand here, next to each other.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -69,6 +70,46 @@ def read_directory(root: Root, path: str, suffix: str, limit: int) -> list[dict[
     return found
 
 
+def read_volume(root: Root, volume: str, metadata: str, limit: int) -> dict[str, Any]:
+    """{"metadata": content, past the page cache where that is possible, "stat": {…} of the volume or None}."""
+    try:
+        data = read(root, metadata, 0, limit, direct=True)
+    except OSError as e:
+        if e.errno != errno.EINVAL:
+            raise
+        data = read(root, metadata, 0, limit, direct=False)
+    try:
+        found = stat_fields(root.stat(volume))
+    except FileNotFoundError:
+        found = None
+    return {"metadata": data.decode("latin-1"), "stat": found}
+
+
+def wipe(root: Root, path: str, offset: int, limit: int) -> int:
+    """Overwrite with zeros what is allocated from `offset` on, about `limit` bytes; returns where to go on.
+
+    Holes stay holes. The size of the file when it is done. On disk when it returns.
+    """
+    with root.file(path, os.O_RDWR) as fd:
+        size = os.fstat(fd).st_size
+        zeros = bytes(2**20)
+        while limit > 0 and offset < size:
+            try:
+                offset = os.lseek(fd, offset, os.SEEK_DATA)
+            except OSError as e:
+                if e.errno != errno.ENXIO:
+                    raise
+                offset = size
+                break
+            end = min(os.lseek(fd, offset, os.SEEK_HOLE), offset + limit)
+            while offset < end:
+                count = os.pwrite(fd, zeros[: min(len(zeros), end - offset)], offset)
+                offset += count
+                limit -= count
+        os.fdatasync(fd)
+        return offset
+
+
 def _make_directory(root: Root, path: str) -> None:
     with root.parent(path) as (above, name):
         os.mkdir(name, 0o755, dir_fd=above)
@@ -91,4 +132,9 @@ def _remove_flat(root: Root, path: str) -> None:
         os.rmdir(name, dir_fd=above)
 
 
-COMPOUND: dict[str, Callable[..., Any]] = {"save_directory": save_directory, "read_directory": read_directory}
+COMPOUND: dict[str, Callable[..., Any]] = {
+    "save_directory": save_directory,
+    "read_directory": read_directory,
+    "read_volume": read_volume,
+    "wipe": wipe,
+}

@@ -59,8 +59,9 @@ class Progress:
             raise TaskAborted("the storage worker is stopping")
 
     @property
-    def stopped(self) -> bool:
-        return self._stopped is not None
+    def interrupted(self) -> bool:
+        """Would `check` raise? For loops that wait."""
+        return self._stopped is not None or self._draining()
 
     def stop(self, reason: str = "stopped on request") -> None:
         """Ask the work to end at its next step, and cut short what it waits in. Any thread; asking twice is fine."""
