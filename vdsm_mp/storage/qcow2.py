@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a qcow2 header says, read from its first bytes; nothing here writes one. Pure.
+
+A guest can write any header into its disk, so a header is read as untrusted: only what decides whether QEMU would
+open another file (backing file, external data file) and the virtual size.
+"""
+
+import struct
+from dataclasses import dataclass
+
+#: Enough of the file: header, extensions and the backing file's name, which must lie in the first cluster.
+HEADER_BYTES = 64 * 1024
+
+_MAGIC = b"QFI\xfb"
+_HEADER = struct.Struct(">4sIQIIQ")
+_INCOMPATIBLE_AT = 72
+_EXTERNAL_DATA = 1 << 2
+
+
+class NotQcow2(ValueError):
+    """The reason is the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Qcow2Header:
+    """backing: name as stored, None without one. external_data: the clusters live in another file."""
+
+    version: int
+    virtual_bytes: int
+    backing: str | None
+    external_data: bool
+
+
+def read_header(data: bytes) -> Qcow2Header:
+    """Raises: NotQcow2."""
+    if len(data) < _HEADER.size:
+        raise NotQcow2("the file is too short")
+    magic, version, backing_at, backing_bytes, _, virtual_bytes = _HEADER.unpack_from(data)
+    if magic != _MAGIC:
+        raise NotQcow2("the file does not begin as qcow2 does")
+    if version not in (2, 3):
+        raise NotQcow2(f"qcow2 version {version}")
+    backing = None
+    if backing_at:
+        raw = data[backing_at : backing_at + backing_bytes]
+        if not 1 <= backing_bytes <= 1023 or len(raw) != backing_bytes:
+            raise NotQcow2("the name of its backing file is out of bounds")
+        backing = raw.decode("utf-8", "replace")
+    incompatible = 0
+    if version == 3:
+        if len(data) < _INCOMPATIBLE_AT + 8:
+            raise NotQcow2("the header is cut off")
+        (incompatible,) = struct.unpack_from(">Q", data, _INCOMPATIBLE_AT)
+    return Qcow2Header(version, virtual_bytes, backing, bool(incompatible & _EXTERNAL_DATA))
