@@ -2,10 +2,10 @@
 """Errors of the storage room that cross a boundary, with VDSM's codes: access, domains, pools, the SPM role, locks.
 
 Codes 304, 307, 310, 324, 355 make an engine reconstruct the master and 654 makes it elect a new SPM: they mean
-exactly that here and are used for nothing else. Those of volumes, images and tasks are in `errors_volume.py`.
+exactly that here and are used for nothing else. Those of volumes, images and tasks are in files of their own.
 """
 
-from vdsm_mp.common.errors import Failed, Unavailable
+from vdsm_mp.common.errors import BadRequest, Conflict, Failed, NotFound, Unavailable
 
 
 class IoTimedOut(Unavailable):
@@ -97,3 +97,296 @@ class NoSpaceLeft(StorageAccessFailed):
     """ENOSPC, EDQUOT."""
 
     code = 397
+
+
+# --- domains
+
+
+class DomainError(Failed):
+    """Parent of those that say only which domain and why."""
+
+    msg = "Storage domain {self.sd_id}: {self.reason}"
+
+    def __init__(self, sd_id: str, reason: str) -> None:
+        super().__init__(sd_id, reason)
+        self.sd_id = sd_id
+        self.reason = reason
+
+
+class DomainNotFound(NotFound):
+    code = 358
+    msg = "Storage domain does not exist: {self.sd_id}"
+
+    def __init__(self, sd_id: str) -> None:
+        super().__init__(sd_id)
+        self.sd_id = sd_id
+
+
+class DomainExists(DomainError, Conflict):
+    code = 365
+
+
+class DomainNotEmpty(DomainError, Conflict):
+    """The target holds a domain already; `reason` names it."""
+
+    code = 361
+
+
+class DomainMetadataInvalid(DomainError):
+    """A file or a key that cannot be what it should; nothing is repaired."""
+
+    code = 751
+
+
+class DomainSealBroken(DomainError):
+    code = 752
+
+
+class DomainMetadataRefused(DomainError):
+    """A value that may not be written or used."""
+
+    code = 753
+
+
+class DomainStateWrong(DomainError, Conflict):
+    code = 347
+
+
+class DomainNotActive(DomainError, Conflict):
+    code = 369
+
+
+class DomainNotInPool(DomainError, Conflict):
+    code = 353
+
+
+class DomainAttachedElsewhere(DomainError, Conflict):
+    code = 380
+
+
+class MasterCannotBeDetached(DomainError, Conflict):
+    code = 383
+
+
+class DomainAttached(DomainError, Conflict):
+    """An attached domain is not formatted."""
+
+    code = 391
+
+
+class DomainPoolConnected(DomainError, Conflict):
+    """A domain of the pool this host is connected to is not formatted."""
+
+    code = 392
+
+
+class DomainTypeUnsupported(DomainError, BadRequest):
+    code = 372
+
+
+class DomainClassWrong(DomainError, BadRequest):
+    code = 386
+
+
+class DomainVersionUnsupported(DomainError, BadRequest):
+    code = 394
+
+
+class DomainVersionTooNew(DomainError, Conflict):
+    code = 395
+
+
+class DomainVersionsMixed(DomainError, Conflict):
+    code = 398
+
+
+class DomainTargetUnsupported(DomainError):
+    """The file system cannot do direct I/O."""
+
+    code = 399
+
+
+class BlockSizeMismatch(DomainError, Conflict):
+    code = 348
+
+
+class DescriptionTooLong(DomainError, BadRequest):
+    code = 387
+
+
+class RemotePathIllegal(DomainError, BadRequest):
+    code = 390
+
+
+class DomainNotMounted(DomainError, Conflict):
+    code = 360
+
+
+class MasterNotMounted(DomainError):
+    """The tree of the master is not there or not writable."""
+
+    code = 355
+
+
+# --- pools and the SPM role
+
+
+class PoolError(Failed):
+    """Parent of those that say only which pool and why."""
+
+    code = 300
+    msg = "Storage pool {self.pool_id}: {self.reason}"
+
+    def __init__(self, pool_id: str, reason: str) -> None:
+        super().__init__(pool_id, reason)
+        self.pool_id = pool_id
+        self.reason = reason
+
+
+class PoolNotConnected(PoolError, NotFound):
+    """309: the engine then sends StoragePool.connect and asks again."""
+
+    code = 309
+
+
+class MasterNotFound(PoolError):
+    """The master domain cannot be found; makes an engine reconstruct."""
+
+    code = 304
+
+
+class WrongMaster(PoolError, Conflict):
+    """Master id, role or version differ; makes an engine reconstruct."""
+
+    code = 324
+
+
+class PoolExists(PoolError, Conflict):
+    code = 316
+
+
+class ConnectedElsewhere(PoolError, Conflict):
+    code = 323
+
+
+class PoolIsConnected(PoolError, Conflict):
+    code = 325
+
+
+class ClassCannotBeMaster(PoolError, BadRequest):
+    code = 317
+
+
+class TooManyDomains(PoolError, Conflict):
+    code = 328
+
+
+class PoolDescriptionTooLong(PoolError, BadRequest):
+    code = 327
+
+
+class SpmStartFailed(PoolError):
+    code = 650
+
+
+class SpmStopFailed(PoolError):
+    code = 653
+
+
+class NotSpm(PoolError, Conflict):
+    """654: an engine elects a new SPM, or takes it as the answer to "are you?"."""
+
+    code = 654
+
+
+class IsSpm(PoolError, Conflict):
+    code = 656
+
+
+# --- cluster locks
+
+
+class LockError(Failed):
+    msg = "{self.what} on storage domain {self.sd_id}: {self.reason}"
+
+    def __init__(self, sd_id: str, what: str, reason: str) -> None:
+        super().__init__(sd_id, what, reason)
+        self.sd_id = sd_id
+        self.what = what
+        self.reason = reason
+
+
+class LockNotAcquired(LockError, Conflict):
+    code = 651
+
+
+class LockNotReleased(LockError):
+    code = 660
+
+
+class HostIdNotAcquired(LockError, Unavailable):
+    code = 661
+
+
+class HostIdNotReleased(LockError):
+    code = 662
+
+
+class HostIdDiffers(LockError, Conflict):
+    code = 700
+
+
+class LockInitFailed(LockError):
+    code = 701
+
+
+class LockNotInspected(LockError, Unavailable):
+    code = 702
+
+
+# --- storage servers
+
+
+class ServerConnectionFailed(Failed):
+    code = 451
+    msg = "Cannot connect {self.what}: {self.reason}"
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what = what
+        self.reason = reason
+
+
+class ServerDisconnectFailed(ServerConnectionFailed):
+    code = 452
+
+
+class ServerParametersInvalid(ServerConnectionFailed):
+    code = 453
+
+
+class ServerAccessDenied(ServerConnectionFailed):
+    """The agent's user cannot use what was mounted."""
+
+    code = 469
+
+
+class MountFailed(ServerConnectionFailed):
+    code = 477
+
+
+class MountTypeInvalid(ServerConnectionFailed):
+    code = 470
+
+
+class ClaimTimedOut(Unavailable):
+    """A storage object is held by another operation for too long."""
+
+    code = 851
+    msg = "{self.what} is still in use by {self.holder} after {self.seconds:g} s"
+
+    def __init__(self, what: str, holder: str, seconds: float) -> None:
+        super().__init__(what, holder, seconds)
+        self.what = what
+        self.holder = holder
+        self.seconds = float(seconds)

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A storage domain made of directories: create it, read and change its metadata, measure it, destroy it.
+
+Layout below the domain's directory: dom_md/{metadata,ids,leases,xleases,inbox,outbox}, images/, and on a master
+master/{vms,tasks}. `metadata` is replaced by rename; `ids`, `leases` and `xleases` are written in place and never
+replaced or truncated. Nothing here knows pools, SPM or locks.
+"""
+
+import errno
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vdsm_mp.api.errors_storage import (
+    DomainNotEmpty,
+    DomainNotFound,
+    DomainTargetUnsupported,
+    StorageAccessFailed,
+    StorageFileExists,
+    StorageFileMissing,
+)
+from vdsm_mp.api.types import UUID_PATTERN
+from vdsm_mp.common.errors import Error
+from vdsm_mp.storage.domain_format import (
+    MIB,
+    DomainClass,
+    DomainType,
+    Format,
+    Role,
+    alignment_of,
+    block_size_of,
+    check_description,
+    check_version,
+)
+from vdsm_mp.storage.domain_io import DomainIO
+from vdsm_mp.storage.domain_metadata import (
+    LIMIT_BYTES,
+    DomainMetadata,
+    LeaseParameters,
+    decode,
+    encode,
+    parse,
+    serialize,
+)
+from vdsm_mp.storage.xlease_index import format_index
+
+METADATA = "dom_md/metadata"
+IDS = "dom_md/ids"
+LEASES = "dom_md/leases"
+XLEASES = "dom_md/xleases"
+INBOX = "dom_md/inbox"
+OUTBOX = "dom_md/outbox"
+MAILBOX_BYTES = 16 * MIB
+ISO_IMAGE = "11111111-1111-1111-1111-111111111111"
+
+_UUID = re.compile(UUID_PATTERN)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSpec:
+    """A domain to be made. block_size: 0 = what the storage has."""
+
+    sd_id: str
+    kind: DomainType
+    cls: DomainClass
+    version: int
+    name: str
+    remote_path: str
+    block_size: int = 512
+    max_hosts: int = 250
+
+
+class FileDomain:
+    """A domain that exists. `meta` is what was read last; `refresh` reads again. Thread-safe."""
+
+    def __init__(self, sd_id: str, io: DomainIO) -> None:
+        self.sd_id = sd_id
+        self.io = io
+        self._changing = threading.Lock()
+        self._meta: DomainMetadata | None = None
+
+    @property
+    def path(self) -> str:
+        """Absolute, below the repository; for links and for programs."""
+        return self.io.root
+
+    @property
+    def meta(self) -> DomainMetadata:
+        return self._meta or self.refresh()
+
+    @property
+    def format(self) -> Format:
+        return self.meta.format
+
+    def refresh(self, *, deadline_s: float | None = None) -> DomainMetadata:
+        """Read the metadata from storage. Raises: DomainNotFound, DomainMetadataInvalid, DomainSealBroken."""
+        try:
+            data = self.io.read(METADATA, limit=LIMIT_BYTES, deadline_s=deadline_s)
+        except StorageFileMissing:
+            raise DomainNotFound(self.sd_id) from None
+        self._meta = decode(self.sd_id, parse(self.sd_id, data))
+        return self._meta
+
+    def change(self, edit: Callable[[DomainMetadata], DomainMetadata]) -> DomainMetadata:
+        """Replace the metadata by edit(what is on storage now); nothing is written when nothing changes.
+
+        Raises: what reading raises, DomainMetadataRefused; nothing has changed then.
+        """
+        with self._changing:
+            before = self.refresh()
+            after = encode(edit(before))
+            if after != before.pairs:
+                self.io.replace(METADATA, serialize(self.sd_id, after))
+            self._meta = decode(self.sd_id, after)
+            return self._meta
+
+    def info(self) -> dict[str, object]:
+        """StorageDomain.getInfo."""
+        meta = self.meta
+        return {
+            "uuid": meta.sd_id,
+            "type": meta.kind.value,
+            "class": meta.cls.value,
+            "name": meta.name,
+            "role": meta.role.value,
+            "pool": list(meta.pool_ids),
+            "version": str(meta.version),
+            "block_size": meta.block_size,
+            "alignment": meta.alignment,
+            "remotePath": meta.remote_path,
+        }
+
+    def stats(self) -> dict[str, object]:
+        """StorageDomain.getStats: bytes as strings, as the engine reads them."""
+        found = self.io.statvfs()
+        return {
+            "disktotal": str(found.total_bytes),
+            "diskfree": str(found.free_bytes),
+            "mdasize": 0,
+            "mdafree": 0,
+            "mdavalid": True,
+            "mdathreshold": True,
+        }
+
+    def make_master_tree(self) -> None:
+        """`master/vms` and `master/tasks`; idempotent."""
+        for path in ("master", "master/vms", "master/tasks"):
+            self.io.mkdir(path, exist_ok=True)
+
+    def make_mailboxes(self) -> None:
+        """`inbox` and `outbox` are there and long enough; their content stays."""
+        for path in (INBOX, OUTBOX):
+            try:
+                if self.io.stat(path).size_bytes < MAILBOX_BYTES:
+                    self.io.truncate(path, MAILBOX_BYTES)
+            except StorageFileMissing:
+                self.io.create(path, mode=0o660, size=MAILBOX_BYTES)
+
+
+def domains_on(mount: DomainIO) -> list[str]:
+    """Ids of the domains directly below a mount point."""
+    names = [e.name for e in mount.readdir() if e.kind == "dir" and _UUID.match(e.name)]
+    return sorted(name for name in names if mount.exists(f"{name}/dom_md"))
+
+
+def create(mount: DomainIO, spec: DomainSpec) -> DomainMetadata:
+    """Make a domain on a mount point that holds none. Locks are not initialised here.
+
+    Raises: DomainVersionUnsupported, DomainMetadataRefused, DomainNotEmpty, DomainTargetUnsupported,
+    BlockSizeMismatch (nothing was made), or storage errors (what was made is removed again).
+    """
+    sd_id = spec.sd_id
+    fmt = Format(spec.kind, check_version(sd_id, spec.version))
+    check_description(sd_id, spec.name)
+    check_description(sd_id, spec.remote_path)
+    present = domains_on(mount)
+    if present:
+        raise DomainNotEmpty(sd_id, f"{mount.root} holds storage domain {present[0]}")
+    block_size = block_size_of(sd_id, fmt, spec.block_size, _probe(mount, sd_id))
+    meta = DomainMetadata(
+        sd_id=sd_id,
+        kind=spec.kind,
+        cls=spec.cls,
+        role=Role.REGULAR,
+        version=spec.version,
+        name=spec.name,
+        pool_ids=(),
+        block_size=block_size,
+        alignment=alignment_of(sd_id, block_size, spec.max_hosts),
+        remote_path=spec.remote_path,
+        lease=LeaseParameters(),
+        pairs={},
+    )
+    try:
+        mount.mkdir(sd_id)
+    except StorageFileExists:
+        raise DomainNotEmpty(sd_id, f"{mount.path_of(sd_id)} is in the way") from None
+    try:
+        _fill(mount, meta, fmt)
+    except Error:
+        mount.remove_tree(sd_id)
+        raise
+    return decode(sd_id, encode(meta))
+
+
+def _fill(mount: DomainIO, meta: DomainMetadata, fmt: Format) -> None:
+    sd_id = meta.sd_id
+    mount.mkdir(f"{sd_id}/dom_md")
+    for path, size in ((IDS, 0), (LEASES, 0), (INBOX, MAILBOX_BYTES), (OUTBOX, MAILBOX_BYTES)):
+        mount.create(f"{sd_id}/{path}", mode=0o660, size=size)
+    if fmt.external_leases:
+        mount.create(f"{sd_id}/{XLEASES}", mode=0o660)
+        format_index(mount, f"{sd_id}/{XLEASES}", sd_id, meta.block_size, meta.alignment)
+    mount.mkdir(f"{sd_id}/images")
+    if meta.cls is DomainClass.ISO:
+        mount.mkdir(f"{sd_id}/images/{ISO_IMAGE}")
+    # Last: a directory without it is no domain.
+    mount.replace(f"{sd_id}/{METADATA}", serialize(sd_id, encode(meta)))
+
+
+def _probe(mount: DomainIO, sd_id: str) -> int:
+    try:
+        return mount.probe_block_size()
+    except StorageAccessFailed as e:
+        if e.errno == errno.EINVAL:
+            raise DomainTargetUnsupported(sd_id, f"{mount.root} cannot do direct I/O") from e
+        raise
+
+
+def destroy(mount: DomainIO, sd_id: str) -> None:
+    """Remove a domain with everything in it. Its metadata goes first: half removed, it is no domain any more."""
+    mount.unlink(f"{sd_id}/{METADATA}", missing_ok=True)
+    mount.remove_tree(sd_id)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared and exclusive claims on named storage objects, first come first served. In memory of this worker only.
+
+Names are (kind, id…) tuples: ("pool", id), ("domain", id), ("image", sd, image), ("volume", sd, volume), … Claims
+are taken in sorted order and not re-entrant: who holds a name must not claim it again.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from vdsm_mp.api.errors_storage import ClaimTimedOut
+from vdsm_mp.common.clock import mono_s
+
+Name = tuple[str, ...]
+
+
+@dataclass
+class _Claim:
+    exclusive: bool
+    holder: str
+    granted: bool = False
+
+
+@dataclass
+class _Queue:
+    holding: list[_Claim] = field(default_factory=list)
+    waiting: deque[_Claim] = field(default_factory=deque)
+
+    def grant(self) -> None:
+        """Let in from the front: readers together, a writer alone, nobody past a writer that waits."""
+        while self.waiting:
+            first = self.waiting[0]
+            if self.holding and (first.exclusive or self.holding[0].exclusive):
+                return
+            self.waiting.popleft()
+            first.granted = True
+            self.holding.append(first)
+
+
+class Resources:
+    def __init__(self) -> None:
+        self._turn = threading.Condition()
+        self._queues: dict[Name, _Queue] = {}
+
+    @contextmanager
+    def claim(
+        self, holder: str, *, shared: tuple[Name, ...] = (), exclusive: tuple[Name, ...] = (), within_s: float = 120.0
+    ) -> Iterator[None]:
+        """Hold these names inside the block. holder: for the message of whoever waits.
+
+        A name in both counts as exclusive. Raises: ClaimTimedOut (nothing is held then).
+        """
+        wanted = {**dict.fromkeys(shared, False), **dict.fromkeys(exclusive, True)}
+        until = mono_s() + within_s
+        held: list[tuple[Name, _Claim]] = []
+        try:
+            for name in sorted(wanted):
+                claim = _Claim(wanted[name], holder)
+                held.append((name, claim))
+                self._take(name, claim, until, within_s)
+            yield
+        finally:
+            for name, claim in reversed(held):
+                self._give_back(name, claim)
+
+    def holders(self) -> dict[str, list[str]]:
+        """{name joined by "/": holders}, for status."""
+        with self._turn:
+            return {"/".join(name): [c.holder for c in queue.holding] for name, queue in self._queues.items()}
+
+    def _take(self, name: Name, claim: _Claim, until: float, within_s: float) -> None:
+        with self._turn:
+            queue = self._queues.setdefault(name, _Queue())
+            queue.waiting.append(claim)
+            queue.grant()
+            while not claim.granted:
+                if not self._turn.wait(until - mono_s()) and not claim.granted:
+                    holder = queue.holding[0].holder if queue.holding else "nobody"
+                    raise ClaimTimedOut(" ".join(name), holder, within_s)
+
+    def _give_back(self, name: Name, claim: _Claim) -> None:
+        with self._turn:
+            queue = self._queues[name]
+            if claim.granted:
+                queue.holding.remove(claim)
+            else:
+                queue.waiting.remove(claim)
+            queue.grant()
+            if not queue.holding and not queue.waiting:
+                del self._queues[name]
+            self._turn.notify_all()

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Host ids and leases of a shared domain, through the sanlock daemon. All calls block; pool threads only.
+
+Joining a lockspace takes sanlock 20 to 30 s (longer after an unclean end), so it runs in a thread of its own, at most
+one for each domain, and whoever needs the host id waits for that one. Each lease has its own connection to the
+daemon: it is dropped with the connection, hence with this process, whatever ends it.
+
+sanlock reports errors as (number, text): errno values, or its own above 200.
+"""
+
+import errno
+import logging
+import os
+import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+
+import sanlock
+
+from vdsm_mp.api.errors_storage import (
+    HostIdDiffers,
+    HostIdNotAcquired,
+    HostIdNotReleased,
+    LockInitFailed,
+    LockNotAcquired,
+    LockNotInspected,
+    LockNotReleased,
+)
+from vdsm_mp.storage.domain_file import IDS, LEASES, FileDomain
+from vdsm_mp.storage.locks import SDM, Lease, Owner
+
+_log = logging.getLogger("storage.sanlock")
+
+#: A lockspace is being joined or left.
+_BUSY = (errno.EINPROGRESS, errno.EAGAIN, errno.EBUSY)
+_GONE_OWNERS = (sanlock.HOST_FREE, sanlock.HOST_DEAD)
+
+
+class SanlockLock:
+    """The lockspace and the leases of one domain. Thread-safe."""
+
+    def __init__(self, domain: FileDomain, io_timeout_s: int) -> None:
+        meta = domain.meta
+        self._sd_id = domain.sd_id
+        self._name = domain.sd_id.encode()
+        self._ids = domain.io.path_of(IDS)
+        self._align = meta.alignment
+        self._sector = meta.block_size
+        self._io_timeout_s = io_timeout_s
+        self.sdm = Lease(SDM, domain.io.path_of(LEASES), meta.alignment)
+        self._lock = threading.Lock()
+        self._joining: tuple[int, Future[None]] | None = None
+        self._held: dict[Lease, int] = {}
+
+    def initialize(self) -> None:
+        try:
+            sanlock.write_lockspace(
+                self._name, self._ids, iotimeout=self._io_timeout_s, align=self._align, sector=self._sector
+            )
+        except sanlock.SanlockException as e:
+            raise LockInitFailed(self._sd_id, "lockspace", _text(e)) from e
+        self.write_lease(self.sdm)
+
+    def write_lease(self, lease: Lease) -> None:
+        """Format a lease nobody holds. Raises: LockInitFailed."""
+        try:
+            sanlock.write_resource(
+                self._name, lease.name.encode(), _disks(lease), align=self._align, sector=self._sector
+            )
+        except sanlock.SanlockException as e:
+            raise LockInitFailed(self._sd_id, lease.name, _text(e)) from e
+
+    # --- host id
+
+    def request_host_id(self, host_id: int) -> None:
+        self._join(host_id)
+
+    def wait_host_id(self, host_id: int, *, within_s: float = 180.0) -> None:
+        if self.has_host_id(host_id):
+            return
+        try:
+            self._join(host_id).result(within_s)
+        except FutureTimeout:
+            raise self._not_acquired(host_id, f"not within {within_s:g} s") from None
+
+    def _join(self, host_id: int) -> Future[None]:
+        with self._lock:
+            if self._joining is not None and not self._joining[1].done():
+                if self._joining[0] != host_id:
+                    raise HostIdDiffers(self._sd_id, f"host id {host_id}", f"{self._joining[0]} is being taken")
+                return self._joining[1]
+            future: Future[None] = Future()
+            self._joining = (host_id, future)
+        threading.Thread(target=self._run_join, args=(host_id, future), daemon=True, name="join").start()
+        return future
+
+    def _run_join(self, host_id: int, future: Future[None]) -> None:
+        try:
+            self._add_lockspace(host_id)
+        except (HostIdNotAcquired, HostIdDiffers) as e:
+            _log.warning("%s", e)
+            future.set_exception(e)
+        else:
+            _log.info("domain %s: host id %d is ours", self._sd_id, host_id)
+            future.set_result(None)
+
+    def _add_lockspace(self, host_id: int) -> None:
+        try:
+            sanlock.add_lockspace(self._name, host_id, self._ids, iotimeout=self._io_timeout_s, wait=True)
+        except sanlock.SanlockException as e:
+            if e.errno == errno.EEXIST:
+                return
+            if e.errno not in _BUSY:
+                raise self._not_acquired(host_id, _text(e)) from e
+            # Begun before us (an earlier life of this worker), or still being left: wait for the end of that.
+            try:
+                if not sanlock.inq_lockspace(self._name, host_id, self._ids, wait=True):
+                    raise self._not_acquired(host_id, "it was being given back") from e
+            except sanlock.SanlockException as inner:
+                raise self._not_acquired(host_id, _text(inner)) from inner
+
+    def has_host_id(self, host_id: int) -> bool:
+        try:
+            return sanlock.inq_lockspace(self._name, host_id, self._ids) is True
+        except sanlock.SanlockException as e:
+            _log.debug("domain %s: host id %d: %s", self._sd_id, host_id, _text(e))
+            return False
+
+    def release_host_id(self, host_id: int) -> None:
+        try:
+            # unused: sanlock refuses while a lease is held in it, instead of killing the holder.
+            sanlock.rem_lockspace(self._name, host_id, self._ids, unused=True)
+        except sanlock.SanlockException as e:
+            if e.errno != errno.ENOENT:
+                raise HostIdNotReleased(self._sd_id, f"host id {host_id}", _text(e)) from e
+
+    def _not_acquired(self, host_id: int, reason: str) -> HostIdNotAcquired:
+        return HostIdNotAcquired(self._sd_id, f"host id {host_id}", reason)
+
+    # --- leases
+
+    def acquire(self, lease: Lease, host_id: int) -> None:
+        with self._lock:
+            if lease in self._held:
+                return
+        try:
+            fd = sanlock.register()
+        except sanlock.SanlockException as e:
+            raise LockNotAcquired(self._sd_id, lease.name, _text(e)) from e
+        try:
+            sanlock.acquire(self._name, lease.name.encode(), _disks(lease), slkfd=fd)
+        except sanlock.SanlockException as e:
+            os.close(fd)
+            raise LockNotAcquired(self._sd_id, lease.name, _text(e)) from e
+        with self._lock:
+            self._held[lease] = fd
+
+    def release(self, lease: Lease) -> None:
+        with self._lock:
+            fd = self._held.pop(lease, None)
+        if fd is None:
+            return
+        try:
+            sanlock.release(self._name, lease.name.encode(), _disks(lease), slkfd=fd)
+        except sanlock.SanlockException as e:
+            raise LockNotReleased(self._sd_id, lease.name, _text(e)) from e
+        finally:
+            os.close(fd)  # drops it even where the release failed
+
+    def holds(self, lease: Lease) -> bool:
+        with self._lock:
+            fd = self._held.get(lease)
+        if fd is None:
+            return False
+        try:
+            found = sanlock.inquire(slkfd=fd)
+        except sanlock.SanlockException as e:
+            if e.errno in (errno.EPIPE, errno.ECONNRESET, errno.ESRCH, errno.ENOENT):
+                return False  # the daemon dropped our connection, and the lease with it
+            raise LockNotInspected(self._sd_id, lease.name, _text(e)) from e
+        wanted = (self._name, lease.name.encode(), _disks(lease))
+        return any((r["lockspace"], r["resource"], r["disks"]) == wanted for r in found)
+
+    def inspect(self, lease: Lease) -> Owner:
+        try:
+            read = sanlock.read_resource(lease.path, lease.offset, align=self._align, sector=self._sector)
+            if read["resource"] != lease.name.encode():
+                raise LockNotInspected(self._sd_id, lease.name, f"the lease there is called {read['resource']!r}")
+            owners = sanlock.read_resource_owners(
+                self._name, lease.name.encode(), _disks(lease), align=self._align, sector=self._sector
+            )
+        except sanlock.SanlockException as e:
+            raise LockNotInspected(self._sd_id, lease.name, _text(e)) from e
+        version = int(read["version"])
+        if not owners:
+            return Owner(version, None)
+        owner_id = int(owners[0]["host_id"])
+        return Owner(version, owner_id if self._is_alive(owner_id, int(owners[0]["generation"]), lease) else None)
+
+    def _is_alive(self, host_id: int, generation: int, lease: Lease) -> bool:
+        """Can the owner still use what it took? When that is not known, it is assumed."""
+        try:
+            host = sanlock.get_hosts(self._name, host_id)[0]
+        except sanlock.SanlockException as e:
+            if e.errno in (errno.EAGAIN, errno.ENOENT):  # no renewal seen yet, or not joined
+                return True
+            raise LockNotInspected(self._sd_id, lease.name, _text(e)) from e
+        return host["flags"] not in _GONE_OWNERS and int(host["generation"]) <= generation
+
+
+def _disks(lease: Lease) -> list[tuple[str, int]]:
+    return [(lease.path, lease.offset)]
+
+
+def _text(error: "sanlock.SanlockException") -> str:
+    return " ".join(str(part) for part in error.args)
