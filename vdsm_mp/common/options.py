@@ -21,6 +21,9 @@ class Vars(Section, frozen=True, kw_only=True):
     vm_sample_interval: int = 15
     host_sample_stats_interval: int = 15
     vm_command_timeout: int = 60
+    # Seconds a guest's users have to save their work, and seconds each way of shutting down gets before the next.
+    user_shutdown_timeout: int = 30
+    sys_shutdown_timeout: int = 120
     host_mem_reserve: int = 256
     guest_ram_overhead: int = 65
 
@@ -65,6 +68,8 @@ class House(Section, frozen=True, kw_only=True):
     vdsm_id_file: str = "/etc/vdsm/vdsm.id"
     hooks_dir: str = "/usr/libexec/vdsm/hooks"
     libvirt_uri: str = "qemu:///system"
+    # Domain XML with <qemu:commandline> gives a guest's owner the host; no engine sends it, some hooks do.
+    allow_qemu_commandline: bool = False
     # Clear text (ssl=false) listens on loopback only, unless this is set.
     force_plain_everywhere: bool = False
 
