@@ -273,8 +273,12 @@ class PoolIsConnected(PoolError, Conflict):
     code = 325
 
 
-class ClassCannotBeMaster(PoolError, BadRequest):
+class IsoCannotBeMaster(PoolError, BadRequest):
     code = 317
+
+
+class BackupCannotBeMaster(PoolError, BadRequest):
+    code = 319
 
 
 class TooManyDomains(PoolError, Conflict):

@@ -37,12 +37,18 @@ class CreateStorageDomain(Message, frozen=True, kw_only=True):
 
     sd_id: Uuid = field(name="storagedomainID")
     domain_type: int = field(name="domainType")
-    type_args: dict[str, Any] = field(name="typeArgs")
+    type_args: str | dict[str, Any] = field(name="typeArgs")
     name: str
     domain_class: int = field(name="domainClass")
     version: int | str | None = None
     block_size: int | None = field(default=None, name="blockSize")
     max_hosts: int | None = field(default=None, name="maxHosts")
+
+    def remote_path(self) -> str:
+        """Of a file domain: engines send it bare, the schema wraps it."""
+        if isinstance(self.type_args, str):
+            return self.type_args
+        return str(self.type_args.get("remotePath", ""))
 
 
 @verb("StorageDomain.deactivate", owner="storage", lane=Lane.KEYED, key="sd_id", tier=1)

@@ -95,6 +95,10 @@ class Connections:
             self._held.setdefault(root, _Held(kind)).ids.add(server.id or root)
         return root
 
+    def root_for(self, kind: DomainType, server: Server) -> str:
+        """Where that server is, or would be. Raises: ServerParametersInvalid."""
+        return self._connector(kind).root_of(server)
+
     def root_to_leave(self, kind: DomainType, server: Server) -> str | None:
         """The root that `disconnect` of this server will undo; None while others use it."""
         root = self._connector(kind).root_of(server)

@@ -90,6 +90,11 @@ class FileDomain:
         return self._meta or self.refresh()
 
     @property
+    def iso_path(self) -> str:
+        """Where the files of an ISO domain are."""
+        return self.io.path_of(f"images/{ISO_IMAGE}")
+
+    @property
     def format(self) -> Format:
         return self.meta.format
 

@@ -225,6 +225,17 @@ def with_pool(meta: DomainMetadata, pool: PoolMetadata) -> DomainMetadata:
     return replace(meta, pairs=pairs)
 
 
+def with_pool_role(meta: DomainMetadata, spm_id: int, lver: int) -> DomainMetadata:
+    """The master with who has the SPM role."""
+    return with_pool(meta, replace(decode_pool(meta.sd_id, meta.pairs), spm_id=spm_id, lver=lver))
+
+
+def without_pool(meta: DomainMetadata) -> DomainMetadata:
+    """Of no pool any more: Regular, no pool keys."""
+    pairs = {key: value for key, value in meta.pairs.items() if key not in POOL_KEYS}
+    return replace(meta, role=Role.REGULAR, pool_ids=(), pairs=pairs)
+
+
 POOL_KEYS = ("POOL_DESCRIPTION", "POOL_DOMAINS", "POOL_SPM_LVER", "POOL_SPM_ID", "MASTER_VERSION")
 
 

@@ -173,6 +173,7 @@ class Monitors:
         acquired = lock.has_host_id(watch.host_id)
         if not acquired and meta.cls is not DomainClass.ISO:
             lock.request_host_id(watch.host_id)
+            acquired = lock.has_host_id(watch.host_id)  # at once on a local domain
         return Checked(
             at_mono=mono_s(),
             delay_s=delay_s,

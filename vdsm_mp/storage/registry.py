@@ -75,8 +75,17 @@ class Domains:
 
     def forget_root(self, root: str) -> None:
         """Everything below a root that is about to be unmounted."""
-        for sd_id in [sd for sd, where in list(self._roots.items()) if where == root]:
+        for sd_id in self.on_root(root):
             self.forget(sd_id)
+
+    def on_root(self, root: str) -> list[str]:
+        """Ids of the domains seen below a root."""
+        return [sd_id for sd_id, where in list(self._roots.items()) if where == root]
+
+    def learn(self, sd_id: str, root: str) -> None:
+        """A domain has just been made there."""
+        with self._lock:
+            self._roots[sd_id] = root
 
     def learn_root(self, root: str) -> list[str]:
         """Look which domains a root has. Raises: storage errors."""

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handlers of StoragePool.*: connections to storage servers, the pool, the SPM role."""
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from vdsm_mp.api.errors_storage import ServerDisconnectFailed
+from vdsm_mp.api.storage_pool import (
+    ConnectStoragePool,
+    ConnectStorageServer,
+    CreateStoragePool,
+    DestroyStoragePool,
+    DisconnectStoragePool,
+    DisconnectStorageServer,
+    GetSpmStatus,
+    GetStoragePoolInfo,
+    StartSpm,
+    StopSpm,
+)
+from vdsm_mp.api.verb import handles
+from vdsm_mp.common.errors import Error
+from vdsm_mp.storage.connections import Connections, Server, status_of
+from vdsm_mp.storage.domain_format import DomainClass, DomainType
+from vdsm_mp.storage.domain_metadata import LeaseParameters, decode_pool
+from vdsm_mp.storage.locks import Locks
+from vdsm_mp.storage.monitors import Monitors
+from vdsm_mp.storage.pool import ACTIVE, Pools, PoolState, Wanted
+from vdsm_mp.storage.pool_members import Members, NewPool
+from vdsm_mp.storage.registry import Domains
+from vdsm_mp.storage.resources import Resources
+from vdsm_mp.storage.spm import Spm
+
+_log = logging.getLogger("storage.pool")
+
+#: Servers that are connected at the same time.
+_PARALLEL = 8
+
+
+# --- storage servers
+
+
+@handles(ConnectStorageServer)
+def connect_server(ask: ConnectStorageServer, connections: Connections, domains: Domains) -> list[dict[str, Any]]:
+    kind = DomainType.of(ask.domain_type)
+
+    def one(server: Server) -> None:
+        root = connections.connect(kind, server)
+        try:
+            domains.learn_root(root)
+        except Error as e:  # connected all the same; its domains are looked for again when they are needed
+            _log.warning("domains of %s are not seen: %s", server.connection, e)
+
+    return _each(ask.connection_params, one)
+
+
+@handles(DisconnectStorageServer)
+def disconnect_server(
+    ask: DisconnectStorageServer, connections: Connections, domains: Domains, monitors: Monitors, locks: Locks
+) -> list[dict[str, Any]]:
+    kind = DomainType.of(ask.domain_type)
+
+    def one(server: Server) -> None:
+        root = connections.root_to_leave(kind, server)
+        if root is not None:
+            below = domains.on_root(root)
+            used = sorted(set(below) & set(monitors.watched()))
+            if used:
+                raise ServerDisconnectFailed(server.connection, f"storage domain {used[0]} is in use")
+            domains.forget_root(root)
+            for sd_id in below:
+                locks.drop(sd_id)
+        connections.disconnect(kind, server)
+
+    return _each(ask.connection_params, one)
+
+
+def _each(rows: Sequence[dict[str, Any]], work: Callable[[Server], None]) -> list[dict[str, Any]]:
+    """[{"id", "status"}] for every row, in order; one that fails does not stop the others."""
+
+    def one(row: dict[str, Any]) -> dict[str, Any]:
+        server = Server(id=str(row.get("id", "")), connection=str(row.get("connection", ""))[:200])
+        try:
+            server = Server.of(row)
+            work(server)
+        except Error as e:
+            return {"id": server.id, "status": status_of(e, server)}
+        return {"id": server.id, "status": 0}
+
+    if len(rows) <= 1:
+        return [one(row) for row in rows]
+    with ThreadPoolExecutor(min(_PARALLEL, len(rows)), thread_name_prefix="connect") as pool:
+        return list(pool.map(one, rows))
+
+
+# --- the pool
+
+
+@handles(CreateStoragePool)
+def create(ask: CreateStoragePool, members: Members, resources: Resources) -> None:
+    names = (("pool", ask.pool_id), *(("domain", sd_id) for sd_id in {ask.master_sd_id, *ask.domain_list}))
+    with resources.claim("StoragePool.create", exclusive=names):
+        members.create_pool(
+            NewPool(
+                pool_id=ask.pool_id,
+                name=ask.name,
+                master_sd_id=ask.master_sd_id,
+                master_version=ask.master_version,
+                domains=tuple(ask.domain_list),
+                lease=LeaseParameters(
+                    renewal_s=ask.lock_renewal_interval_s,
+                    lease_s=ask.lease_time_s,
+                    io_timeout_s=ask.io_op_timeout_s,
+                    retries=ask.lease_retries,
+                ),
+            )
+        )
+
+
+@handles(DestroyStoragePool)
+def destroy(ask: DestroyStoragePool, pools: Pools, spm: Spm, members: Members, resources: Resources) -> None:
+    state = spm.require(ask.pool_id)
+    names = (("pool", ask.pool_id), *(("domain", sd_id) for sd_id in state.domains))
+    with resources.claim("StoragePool.destroy", exclusive=names):
+        members.destroy_pool(spm.require(ask.pool_id))
+        spm.stop_now("the pool is destroyed")
+        pools.disconnect()
+
+
+@handles(ConnectStoragePool)
+def connect(ask: ConnectStoragePool, pools: Pools, resources: Resources) -> None:
+    with resources.claim("StoragePool.connect", exclusive=(("pool", ask.pool_id),)):
+        pools.connect(
+            Wanted(
+                pool_id=ask.pool_id,
+                host_id=ask.host_id,
+                master_sd_id=ask.master_sd_id,
+                master_version=ask.master_version,
+                domains=ask.domain_dict,
+            )
+        )
+
+
+@handles(DisconnectStoragePool)
+def disconnect(ask: DisconnectStoragePool, pools: Pools, spm: Spm, resources: Resources) -> None:
+    with resources.claim("StoragePool.disconnect", exclusive=(("pool", ask.pool_id),)):
+        state = pools.state
+        if state is None or state.pool_id != ask.pool_id:
+            return
+        spm.refuse_if_spm(ask.pool_id)
+        pools.disconnect()
+
+
+@handles(GetStoragePoolInfo)
+def get_info(ask: GetStoragePoolInfo, pools: Pools, domains: Domains, monitors: Monitors, spm: Spm) -> dict[str, Any]:
+    """Complete or an error: an engine forgets a domain that is not in the answer."""
+    state = pools.require(ask.pool_id)
+    master = pools.master(state)
+    meta = master.refresh()
+    role = spm.status(ask.pool_id)
+    info = {
+        "domains": ",".join(f"{sd_id}:{status}" for sd_id, status in state.domains.items()),
+        "isoprefix": "",
+        "lver": role["spmLver"],
+        "master_uuid": state.master_sd_id,
+        "master_ver": state.master_version,
+        "name": "No Description" if state.memory else decode_pool(meta.sd_id, meta.pairs).name,
+        "pool_status": "connected",
+        "spm_id": role["spmId"],
+        "type": meta.kind.value,
+        "version": str(meta.version),
+    }
+    dominfo = {sd_id: _member(state, sd_id, domains, monitors) for sd_id in state.domains}
+    info["isoprefix"] = next((str(row["isoprefix"]) for row in dominfo.values() if row["isoprefix"]), "")
+    return {"info": info, "dominfo": dominfo}
+
+
+def _member(state: PoolState, sd_id: str, domains: Domains, monitors: Monitors) -> dict[str, object]:
+    """One entry of dominfo, from memory. Sizes and version only when the monitor has seen them."""
+    row: dict[str, object] = {"status": state.domains[sd_id], "alerts": [], "isoprefix": ""}
+    watch = monitors.watch_of(sd_id)
+    if state.domains[sd_id] == ACTIVE and watch is not None and watch.last is not None:
+        last = watch.last
+        if last.total_bytes is not None and last.free_bytes is not None:
+            row.update(disktotal=str(last.total_bytes), diskfree=str(last.free_bytes), version=watch.version)
+        domain = domains.known(sd_id)
+        if domain is not None and domain.meta.cls is DomainClass.ISO:
+            row["isoprefix"] = domain.iso_path
+    return row
+
+
+# --- the SPM role
+
+
+@handles(GetSpmStatus)
+def get_spm_status(ask: GetSpmStatus, spm: Spm) -> dict[str, Any]:
+    return spm.status(ask.pool_id)
+
+
+@handles(StartSpm)
+def spm_start(ask: StartSpm, spm: Spm) -> str:
+    version = ask.dom_version
+    return spm.start(ask.pool_id, int(version) if version is not None and version.isdigit() else None)
+
+
+@handles(StopSpm)
+def spm_stop(ask: StopSpm, spm: Spm, resources: Resources) -> None:
+    with resources.claim("StoragePool.spmStop", exclusive=(("pool", ask.pool_id),)):
+        spm.stop(ask.pool_id)

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SPM role of this host: take it, keep it, give it up.
+
+    FREE -> CONTEND -> SPM -> FREE            any failure while contending: back to FREE, what was taken is given back
+
+The role is the SDM lease of the master domain, held by this very process, plus the stored tasks in memory.
+
+A restart of this process loses the role, on purpose. sanlock ties a lease to the process that registered: it is
+dropped the moment we die, whoever survives us (a qemu-img of ours, say) does not hold it, and another host may have
+taken it before we are back. A child that kept the lease for us would keep it also over writers nobody watches any
+more. So a new worker starts FREE; the engine sees "Free" with its next poll and starts the role again, which reads
+the tasks from storage and rolls back what was under way. On a local domain the lock is an flock and the same holds.
+
+While the role lasts, the lease is looked at every twenty seconds. When it is gone the process ends at once
+(`panic`): stopping politely would mean more writes after another host may have begun its own.
+"""
+
+import enum
+import logging
+from collections.abc import Callable
+
+from vdsm_mp.api.errors import Busy
+from vdsm_mp.api.errors_storage import DomainVersionTooNew, IsSpm, LockNotInspected, NotSpm
+from vdsm_mp.api.ports import Background, Timer
+from vdsm_mp.common.errors import Error
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.domain_metadata import decode_pool, with_pool_role
+from vdsm_mp.storage.locks import ClusterLock, Locks
+from vdsm_mp.storage.pool import Pools, PoolState
+from vdsm_mp.tasks.registry import TaskRun, Tasks
+from vdsm_mp.tasks.store import TaskStore
+
+_log = logging.getLogger("storage.spm")
+
+WATCHDOG_S = 20.0
+#: sanlock may not answer for a moment; not for longer than this many looks.
+_UNKNOWN_LOOKS = 3
+TASKS_PATH = "master/tasks"
+
+
+class SpmState(enum.Enum):
+    """value: as the engine reads it."""
+
+    FREE = "Free"
+    CONTEND = "Contend"
+    SPM = "SPM"
+
+
+class Spm:
+    """The role. Changes are serialised by the callers' claim on the pool; readers look at `state`."""
+
+    def __init__(
+        self, pools: Pools, locks: Locks, tasks: Tasks, background: Background, panic: Callable[[str], None]
+    ) -> None:
+        """panic: end this process now, saying why."""
+        self._pools = pools
+        self._locks = locks
+        self._tasks = tasks
+        self._background = background
+        self._panic = panic
+        self._state = SpmState.FREE
+        self._lver = -1
+        self._timer: Timer | None = None
+        self._unknown = 0
+
+    @property
+    def state(self) -> SpmState:
+        return self._state
+
+    def require(self, pool_id: str) -> PoolState:
+        """For verbs of the SPM. Raises: PoolNotConnected (309), NotSpm (654)."""
+        state = self._pools.require(pool_id)
+        if self._state is not SpmState.SPM:
+            raise NotSpm(pool_id, "this host is not SPM")
+        return state
+
+    def require_any(self) -> PoolState:
+        """For verbs that name no pool. Raises: NotSpm (654)."""
+        state = self._pools.state
+        if state is None or self._state is not SpmState.SPM:
+            raise NotSpm(state.pool_id if state else "-", "this host is not SPM")
+        return state
+
+    def refuse_if_spm(self, pool_id: str) -> None:
+        """Raises: IsSpm (656)."""
+        if self._state is not SpmState.FREE:
+            raise IsSpm(pool_id, "this host is SPM")
+
+    def status(self, pool_id: str) -> dict[str, object]:
+        """StoragePool.getSpmStatus: spmStatus, spmLver, spmId (-1: nobody). Raises: PoolNotConnected."""
+        pool = self._pools.require(pool_id)
+        lver, spm_id = self._facts(pool)
+        return {"spmStatus": self._state.value, "spmLver": lver, "spmId": spm_id}
+
+    def _facts(self, pool: PoolState) -> tuple[int, int]:
+        """(lver, host id) of whoever has the role; -1 when nobody, or when it cannot be told."""
+        if self._state is SpmState.SPM:
+            return self._lver, pool.host_id
+        master = self._pools.master(pool)
+        if not pool.memory:
+            disk = decode_pool(master.sd_id, master.refresh().pairs)
+            return disk.lver, disk.spm_id
+        lock = self._locks.of(master)
+        try:
+            owner = lock.inspect(lock.sdm)
+        except LockNotInspected as e:
+            _log.warning("%s", e)
+            return -1, -1
+        return (owner.version, owner.host_id) if owner.host_id is not None else (-1, -1)
+
+    # --- taking it
+
+    def start(self, pool_id: str, max_version: int | None) -> str:
+        """Begin to become SPM; the id of the task that does it. Raises: PoolNotConnected, IsSpm (656)."""
+        self._pools.require(pool_id)
+        if self._state is not SpmState.FREE:
+            raise IsSpm(pool_id, f"this host is {self._state.value} already")
+        self._state = SpmState.CONTEND
+        try:
+            return self._tasks.start(
+                "spmStart", lambda run: self._contend(run, pool_id, max_version), spm=False, key=f"spm {pool_id}"
+            )
+        except Error:
+            self._state = SpmState.FREE
+            raise
+
+    def _contend(self, run: TaskRun, pool_id: str, max_version: int | None) -> None:
+        try:
+            pool = self._pools.require(pool_id)
+            master = self._pools.master(pool)
+            version = master.refresh().version
+            if max_version is not None and version > max_version:
+                raise DomainVersionTooNew(master.sd_id, f"it has version {version}, the pool {max_version}")
+            lock = self._locks.of(master)
+            lock.wait_host_id(pool.host_id)
+            run.check()
+            lock.acquire(lock.sdm, pool.host_id)
+        except Exception:
+            self._state = SpmState.FREE
+            raise
+        try:
+            self._begin(pool, master, lock)
+        except Exception:
+            self._give_back(master, lock)
+            raise
+        _log.info("pool %s: this host is SPM (lver %d)", pool_id, self._lver)
+        self._tasks.recover()
+
+    def _begin(self, pool: PoolState, master: FileDomain, lock: ClusterLock) -> None:
+        self._lver = lock.inspect(lock.sdm).version
+        if not pool.memory:
+            self._lver = decode_pool(master.sd_id, master.meta.pairs).lver + 1
+            master.change(lambda meta: with_pool_role(meta, pool.host_id, self._lver))
+        master.make_master_tree()
+        if not master.meta.kind.is_local:
+            master.make_mailboxes()
+        self._tasks.take_over(TaskStore(master.io, TASKS_PATH, store=master.io.path_of(TASKS_PATH)))
+        self._state = SpmState.SPM
+        self._unknown = 0
+        self._look_later()
+
+    # --- giving it up
+
+    def stop(self, pool_id: str) -> None:
+        """Give the role up. Raises: PoolNotConnected, NotSpm, TaskInProgress (406); the role stays then."""
+        pool = self.require(pool_id)
+        self._tasks.refuse_while_uncleared()
+        self._stop(pool)
+
+    def stop_now(self, reason: str) -> None:
+        """Give the role up whatever runs (fencing, end of the worker); tasks on storage are the next SPM's.
+
+        Not being SPM is fine; never raises.
+        """
+        pool = self._pools.state
+        if pool is None or self._state is not SpmState.SPM:
+            return
+        _log.warning("pool %s: the SPM role is given up: %s", pool.pool_id, reason)
+        try:
+            self._stop(pool)
+        except Error as e:
+            self._panic(f"the SPM role could not be given up cleanly: {e}")
+
+    def _stop(self, pool: PoolState) -> None:
+        master = self._pools.master(pool)
+        lock = self._locks.of(master)
+        if not pool.memory:
+            master.change(lambda meta: with_pool_role(meta, -1, self._lver))
+        self._give_back(master, lock)
+        _log.info("pool %s: this host is not SPM any more", pool.pool_id)
+
+    def _give_back(self, master: FileDomain, lock: ClusterLock) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._tasks.let_go()
+        self._state = SpmState.FREE
+        self._lver = -1
+        lock.release(lock.sdm)
+
+    # --- keeping it
+
+    def _look_later(self) -> None:
+        try:
+            self._timer = self._background.later(WATCHDOG_S, "look at the SPM lease", self._look)
+        except Busy:
+            self._panic("the SPM lease cannot be watched")
+
+    def _look(self) -> None:
+        pool = self._pools.state
+        if self._state is not SpmState.SPM or pool is None or self._background.draining:
+            return
+        try:
+            lock = self._locks.of(self._pools.master(pool))
+            if not lock.holds(lock.sdm):
+                self._panic(f"the SPM lease of domain {pool.master_sd_id} is lost")
+                return
+            self._unknown = 0
+        except Error as e:
+            self._unknown += 1
+            _log.warning("whether the SPM lease is ours cannot be told (%d): %s", self._unknown, e)
+            if self._unknown >= _UNKNOWN_LOOKS:
+                self._panic("whether the SPM lease is ours cannot be told")
+                return
+        self._look_later()

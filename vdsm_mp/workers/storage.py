@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The storage worker: domains, the pool, the SPM role and its tasks, volumes and images.
+
+Owns: connections to storage servers, what is known of domains, monitors, claims, tasks. Blocks: in lanes and in
+threads of the monitors; files of domains are touched by one I/O child for each domain only.
+"""
+
+import logging
+import os
+
+from vdsm_mp.api.ports import Ports
+from vdsm_mp.common.options import Config
+from vdsm_mp.storage import domain_verbs, pool_verbs, status_verbs
+from vdsm_mp.storage.connect_local import LocalConnector
+from vdsm_mp.storage.connections import Connections
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.domain_format import DomainType
+from vdsm_mp.storage.locks import ClusterLock, LocalLock, Locks
+from vdsm_mp.storage.monitors import Monitors
+from vdsm_mp.storage.pool import Pools
+from vdsm_mp.storage.pool_members import Members
+from vdsm_mp.storage.registry import Domains
+from vdsm_mp.storage.resources import Resources
+from vdsm_mp.storage.sanlock import SanlockLock
+from vdsm_mp.storage.spm import Spm
+from vdsm_mp.storage.volume_undo import Undoing
+from vdsm_mp.tasks.registry import Tasks
+from vdsm_mp.workers.base import Room
+
+_log = logging.getLogger("storage")
+
+#: Exit code of a process that found itself inconsistent: started again, loudly.
+INCONSISTENT = 70
+
+
+def build(config: Config, ports: Ports) -> Room:
+    mnt_dir = f"{config.irs.repository}/mnt"
+    connections = Connections(mnt_dir, {DomainType.LOCALFS: LocalConnector(mnt_dir, ports.children)})
+    domains = Domains(connections, ports.children)
+    locks = Locks(lambda domain: _lock_of(domain, config.sanlock.io_timeout))
+    monitors = Monitors(
+        domains, locks, ports.publish, ports.background, period_s=float(config.irs.sd_health_check_delay)
+    )
+    pools = Pools(config.irs.repository, f"{config.vdsm_mp.run_dir}/storage-pool.json", domains, monitors)
+    members = Members(domains, locks, pools)
+    resources = Resources()
+    tasks = Tasks(ports.background, Undoing(domains, resources))
+    spm = Spm(pools, locks, tasks, ports.background, _panic)
+    return Room(
+        state=(connections, domains, locks, monitors, pools, members, resources, tasks, spm),
+        handlers=(domain_verbs, pool_verbs, status_verbs),
+        before_ready=(pools.restore,),
+        on_drain=(lambda: spm.stop_now("the worker is stopping"), monitors.close, domains.drop_all),
+        vitals=lambda: {"tasks": tasks.vitals(), "spm": spm.state.value},
+    )
+
+
+def _lock_of(domain: FileDomain, io_timeout_s: int) -> ClusterLock:
+    if domain.meta.kind.is_local:
+        return LocalLock(domain)
+    return SanlockLock(domain, io_timeout_s)
+
+
+def _panic(reason: str) -> None:
+    """Leave without a word to storage: what we would still write is not ours any more."""
+    _log.critical("the storage worker ends at once: %s", reason)
+    logging.shutdown()
+    os._exit(INCONSISTENT)
