@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from msgspec import field
+from msgspec import UNSET, UnsetType, field
 
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
@@ -121,7 +121,39 @@ class UploadImage(Message, frozen=True, kw_only=True):
     volume_id: Uuid | None = field(default=None, name="volumeID")
 
 
-@verb("Image.prepare", owner="storage", reply=dict[str, Any], lane=Lane.KEYED, key="sd_id", tier=2)
+class PreparedVolume(Message, frozen=True, kw_only=True):
+    """leasePath and leaseOffset are absent where volumes have no leases."""
+
+    domain: str = field(name="domainID")
+    image: str = field(name="imageID")
+    volume: str = field(name="volumeID")
+    path: str
+    lease_path: str | UnsetType = field(default=UNSET, name="leasePath")
+    lease_offset: int | UnsetType = field(default=UNSET, name="leaseOffset")
+
+
+class VmVolume(Message, frozen=True, kw_only=True):
+    type: str
+    path: str
+
+
+class PreparedImagePaths(Message, frozen=True, kw_only=True):
+    """path: of the leaf. info: the same for a VM. imgVolumesInfo: the whole chain."""
+
+    path: str
+    info: VmVolume
+    volumes: list[PreparedVolume] = field(name="imgVolumesInfo")
+
+
+@verb(
+    "Image.prepare",
+    owner="storage",
+    reply=PreparedImagePaths,
+    lane=Lane.KEYED,
+    key="image_id",
+    tier=2,
+    deadline_s=120,
+)
 class PrepareImage(Message, frozen=True, kw_only=True):
     """Activate a volume chain on this host and return its path."""
 
@@ -132,7 +164,7 @@ class PrepareImage(Message, frozen=True, kw_only=True):
     allow_illegal: bool | None = field(default=None, name="allowIllegal")
 
 
-@verb("Image.teardown", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2)
+@verb("Image.teardown", owner="storage", lane=Lane.KEYED, key="image_id", tier=2)
 class TeardownImage(Message, frozen=True, kw_only=True):
     """Deactivate it."""
 

@@ -5,11 +5,31 @@ from typing import Any
 
 from msgspec import field
 
+from vdsm_mp.api.errors_task import TaskNotCleared, TaskNotFinished, TaskNotSaved, TaskStateRefuses, UnknownTask
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
 
-@verb("Host.getAllTasksInfo", owner="storage", reply=dict[str, Any], safe=True, tier=1)
+class TaskVerb(Message, frozen=True, kw_only=True):
+    """verb: a name that the engine knows, such as createVolume."""
+
+    id: str
+    verb: str
+
+
+class TaskStatus(Message, frozen=True, kw_only=True):
+    """taskState: unknown, init, running, finished, aborting, cleaning. taskResult: "" until finished, then success,
+    cleanSuccess (failed and rolled back) or cleanFailure. code: 0, or the error's number once it has failed.
+    """
+
+    task_id: str = field(name="taskID")
+    state: str = field(name="taskState")
+    result: str = field(name="taskResult")
+    code: int
+    message: str
+
+
+@verb("Host.getAllTasksInfo", owner="storage", reply=dict[str, TaskVerb], lane=Lane.LOOP, safe=True, tier=1)
 class GetAllTasksInfo(Message, frozen=True, kw_only=True):
     """Verb name of every SPM task, keyed by task id.
 
@@ -17,7 +37,7 @@ class GetAllTasksInfo(Message, frozen=True, kw_only=True):
     """
 
 
-@verb("Host.getAllTasksStatuses", owner="storage", reply=dict[str, Any], safe=True, tier=1)
+@verb("Host.getAllTasksStatuses", owner="storage", reply=dict[str, TaskStatus], lane=Lane.LOOP, safe=True, tier=1)
 class GetAllTasksStatuses(Message, frozen=True, kw_only=True):
     """State of every SPM task; error 654 when this host is not SPM.
 
@@ -25,40 +45,54 @@ class GetAllTasksStatuses(Message, frozen=True, kw_only=True):
     """
 
 
-@verb("Host.getAllTasks", owner="storage", reply=dict[str, Any], safe=True, tier=3, planned=True)
+@verb("Host.getAllTasks", owner="storage", reply=dict[str, Any], lane=Lane.LOOP, safe=True, tier=3)
 class GetAllTasks(Message, frozen=True, kw_only=True):
     """Details of all storage tasks on this host."""
 
 
-@verb("Task.clear", owner="storage", lane=Lane.KEYED, key="task_id", tier=1)
+@verb(
+    "Task.clear",
+    owner="storage",
+    lane=Lane.KEYED,
+    key="task_id",
+    tier=1,
+    raises=(UnknownTask, TaskStateRefuses, TaskNotCleared),
+)
 class ClearTask(Message, frozen=True, kw_only=True):
     """Forget a finished task."""
 
     task_id: Uuid = field(name="taskID")
 
 
-@verb("Task.getInfo", owner="storage", reply=dict[str, Any], safe=True, tier=3, planned=True)
+@verb("Task.getInfo", owner="storage", reply=TaskVerb, lane=Lane.LOOP, safe=True, tier=3, raises=(UnknownTask,))
 class GetTaskInfo(Message, frozen=True, kw_only=True):
     """Verb name of a task."""
 
     task_id: Uuid = field(name="taskID")
 
 
-@verb("Task.getStatus", owner="storage", reply=dict[str, Any], safe=True, tier=1)
+@verb("Task.getStatus", owner="storage", reply=TaskStatus, lane=Lane.LOOP, safe=True, tier=1, raises=(UnknownTask,))
 class GetTaskStatus(Message, frozen=True, kw_only=True):
     """State of one task."""
 
     task_id: Uuid = field(name="taskID")
 
 
-@verb("Task.revert", owner="storage", lane=Lane.KEYED, key="task_id", tier=2, planned=True)
+@verb(
+    "Task.revert",
+    owner="storage",
+    lane=Lane.KEYED,
+    key="task_id",
+    tier=2,
+    raises=(UnknownTask, TaskNotFinished, TaskNotSaved),
+)
 class RevertTask(Message, frozen=True, kw_only=True):
     """Roll a task back."""
 
     task_id: Uuid = field(name="taskID")
 
 
-@verb("Task.stop", owner="storage", lane=Lane.URGENT, tier=2, planned=True)
+@verb("Task.stop", owner="storage", lane=Lane.URGENT, tier=2, raises=(UnknownTask,))
 class StopTask(Message, frozen=True, kw_only=True):
     """Abort a task."""
 

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from msgspec import field
+from msgspec import UNSET, UnsetType, field
 
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
@@ -97,7 +97,42 @@ class ExtendVolumeSize(Message, frozen=True, kw_only=True):
     new_size: str = field(name="newSize")
 
 
-@verb("Volume.getInfo", owner="storage", reply=dict[str, Any], safe=True, tier=1)
+class VolumeLease(Message, frozen=True, kw_only=True):
+    """owners: host ids, empty = free. version: counts the holders; None while it is free."""
+
+    path: str
+    offset: int
+    owners: list[int]
+    version: int | None
+
+
+class VolumeInfo(Message, frozen=True, kw_only=True):
+    """A volume as the engine casts it: sizes and times are strings. lease: absent where volumes have none."""
+
+    uuid: str
+    type: str
+    format: str
+    disktype: str
+    voltype: str
+    capacity: str
+    parent: str
+    description: str
+    pool: str = ""
+    domain: str
+    image: str
+    ctime: str
+    mtime: str = "0"
+    legality: str
+    generation: int
+    sequence: int
+    apparentsize: str
+    truesize: str
+    status: str
+    children: list[str]
+    lease: VolumeLease | UnsetType | None = UNSET
+
+
+@verb("Volume.getInfo", owner="storage", reply=VolumeInfo, safe=True, tier=1)
 class GetVolumeInfo(Message, frozen=True, kw_only=True):
     """Metadata and sizes."""
 

@@ -23,6 +23,8 @@ IMAGES = "images"
 META = ".meta"
 LEASE = ".lease"
 REMOVED = "_remove_me_"
+#: The same, to be zeroed first.
+REMOVED_ZERO = "_remove_me_ZERO_"
 #: Any reader may open a volume through its group; nobody else.
 VOLUME_MODE = 0o660
 #: Read a little more than is allowed, to see what is too long.
@@ -127,9 +129,7 @@ def change_metadata(domain: FileDomain, image_id: str, volume_id: str, **changes
 def finish_operation(domain: FileDomain, image_id: str, volume_id: str) -> None:
     """The end of a data operation: legal, and the generation counts on, in one write."""
     before, _ = read_volume(domain, image_id, volume_id)
-    change_metadata(
-        domain, image_id, volume_id, legality="LEGAL", generation=next_generation(before.generation)
-    )
+    change_metadata(domain, image_id, volume_id, legality="LEGAL", generation=next_generation(before.generation))
 
 
 def recheck_leaf(domain: FileDomain, image_id: str, volume_id: str) -> bool:

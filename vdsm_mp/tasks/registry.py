@@ -51,6 +51,10 @@ class TaskRun:
         self.task_id = task_id
         self.progress = progress
 
+    @property
+    def recoveries(self) -> tuple[Recovery, ...]:
+        return self._tasks.record(self.task_id).recoveries
+
     def check(self) -> None:
         """Between two steps. Raises: TaskAborted."""
         self.progress.check()
@@ -60,9 +64,9 @@ class TaskRun:
         record = self._tasks.record(self.task_id)
         self._tasks.put(replace(record, recoveries=record.recoveries + recoveries), save=True)
 
-    def settle(self, *recoveries: Recovery) -> None:
-        """Replace all recoveries by these, saved together with the task's end."""
-        self._tasks.put(replace(self._tasks.record(self.task_id), recoveries=recoveries), save=False)
+    def settle(self, *recoveries: Recovery, save: bool = False) -> None:
+        """Replace all recoveries by these, saved together with the task's end (or now)."""
+        self._tasks.put(replace(self._tasks.record(self.task_id), recoveries=recoveries), save=save)
 
 
 class Tasks:
@@ -74,6 +78,8 @@ class Tasks:
         self._running: dict[str, Progress] = {}
         self._aside: tuple[SetAside, ...] = ()
         self._store: TaskStore | None = None
+        #: Called in the background once the role is ours and the stored tasks are being dealt with.
+        self.after_recovery: Callable[[], None] | None = None
 
     # --- starting and running
 
@@ -299,6 +305,8 @@ class Tasks:
             if task.id not in self._running and needs_recovery(task.state):
                 begun.append(task.id)
                 self._background.start(f"recover {task.id}", lambda task_id=task.id: self._roll_back_safely(task_id))  # type: ignore[misc]
+        if self.after_recovery is not None:
+            self._background.start("after recovery", self.after_recovery)
         return begun
 
     def _roll_back_safely(self, task_id: str) -> None:
@@ -310,6 +318,13 @@ class Tasks:
             _log.exception("task %s could not be rolled back", task_id)
             record = replace(self.record(task_id), state=TaskState.FAILED)
             self._put_even_unsaved(replace(record, code=record.code or 100, message=f"roll-back failed: {e!r}"))
+
+    def unfinished_about(self, thing_id: str) -> str | None:
+        """Id of an SPM task that is not over and would undo something about this volume or image."""
+        for task in self._spm_tasks():
+            if task.state not in DONE and any(thing_id in param for r in task.recoveries for param in r.params):
+                return task.id
+        return None
 
     def uncleared(self) -> list[str]:
         """Ids of SPM tasks that are running or that nobody has cleared."""

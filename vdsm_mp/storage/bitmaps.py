@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dirty bitmaps in qcow2 volumes: names of incremental backups. A bitmap counts when it is `auto` and not `in-use`."""
+
+import logging
+from typing import Any
+
+from vdsm_mp.common.command import CommandFailed, CommandOverdue
+from vdsm_mp.storage import qemuimg
+
+_log = logging.getLogger("storage.bitmaps")
+
+
+def usable(found: list[dict[str, Any]]) -> dict[str, int]:
+    """{name: granularity} of the bitmaps in qemu-img's report that can be relied on."""
+    return {
+        one["name"]: int(one["granularity"]) for one in found if "auto" in one["flags"] and "in-use" not in one["flags"]
+    }
+
+
+def copy_names(source: str, target: str) -> None:
+    """Empty bitmaps in `target` by the names of those in `source`, both qcow2.
+
+    A failure is only logged: the next backup is then a full one.
+    """
+    try:
+        for name, granularity in usable(qemuimg.info(source, "qcow2").bitmaps).items():
+            qemuimg.bitmap(target, name, "--add", granularity=granularity)
+    except (CommandFailed, CommandOverdue) as e:
+        _log.warning("bitmaps of %s are not continued in %s: %s", source, target, e)

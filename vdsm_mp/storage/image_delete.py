@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remove an image, in two phases: renamed while the client waits, its files removed by the task.
+
+From the rename on the image does not exist, for anybody. Whoever opens the domain later removes such a remnant too,
+so a death between the phases leaves nothing for ever.
+"""
+
+import logging
+
+from vdsm_mp.api.errors_storage import StorageFileExists, StorageFileMissing
+from vdsm_mp.api.errors_volume import ImageDoesNotExist, VolumeIsShared
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.domain_format import DomainClass
+from vdsm_mp.storage.volume_file import (
+    IMAGES,
+    META,
+    REMOVED,
+    REMOVED_ZERO,
+    ImageFiles,
+    image_path,
+    images_of,
+    read_image,
+)
+from vdsm_mp.tasks.progress import Progress
+
+_log = logging.getLogger("storage.delete")
+
+#: Zeroed by one request to the I/O child.
+_WIPE_STEP = 64 * 2**20
+
+
+def take_away(domain: FileDomain, image_id: str, *, wipe: bool) -> str:
+    """Phase 1; the caller holds the image exclusively. Returns the name of the remnant, which says what is to be done.
+
+    Raises: ImageDoesNotExist, VolumeIsShared, storage errors; the image is there then.
+    """
+    image = read_image(domain, image_id)
+    if not any(one.image_id == image_id for one in image.volumes.values()) and not image.broken:
+        # Only links of a template, or nothing: what a failed creation may leave. VDSM calls that no image either.
+        raise ImageDoesNotExist(image_id, domain.sd_id)
+    if domain.meta.cls is not DomainClass.BACKUP:
+        refuse_used_templates(domain, image)
+    remnant = (REMOVED_ZERO if wipe else REMOVED) + image_id
+    try:
+        domain.io.rename(image_path(image_id), image_path(remnant))
+    except StorageFileExists:  # of an image by the same id that was deleted before
+        domain.io.remove_tree(image_path(remnant))
+        domain.io.rename(image_path(image_id), image_path(remnant))
+    except StorageFileMissing:
+        raise ImageDoesNotExist(image_id, domain.sd_id) from None
+    return remnant
+
+
+def put_back(domain: FileDomain, image_id: str, remnant: str) -> None:
+    """Phase 1 undone, when the task that was to do phase 2 could not be made."""
+    domain.io.rename(image_path(remnant), image_path(image_id))
+
+
+def refuse_used_templates(domain: FileDomain, image: ImageFiles) -> None:
+    """Raises: VolumeIsShared (223) when other images stand on a volume of this one."""
+    templates = [
+        one for one, metadata in image.volumes.items() if metadata.shared and metadata.image_id == image.image_id
+    ]
+    # Each link counts, those of images being removed too, so one link alone needs no search.
+    if not any(image.files[one].links > 1 for one in templates if one in image.files):
+        return
+    users = images_of(domain)
+    for one in templates:
+        others = users.get(one, set()) - {image.image_id}
+        if others:
+            raise VolumeIsShared(one, ", ".join(sorted(others)[:5]))
+
+
+def remove_remnant(domain: FileDomain, remnant: str, progress: Progress) -> None:
+    """Phase 2. What this image alone has is zeroed first, when its name says so. Interrupted, it is begun again."""
+    where = image_path(remnant)
+    try:
+        if remnant.startswith(REMOVED_ZERO):
+            for entry in domain.io.read_directory(where):
+                if entry.stat.kind == "file" and not entry.path.endswith(META) and entry.stat.links == 1:
+                    _wipe(domain, f"{where}/{entry.path}", entry.stat.size_bytes, progress)
+    except StorageFileMissing:  # another host has opened the domain and removed it
+        return
+    progress.check()
+    domain.io.remove_tree(where)
+
+
+def _wipe(domain: FileDomain, path: str, size_bytes: int, progress: Progress) -> None:
+    offset = 0
+    while offset < size_bytes:
+        progress.check()
+        offset = domain.io.wipe(path, offset, _WIPE_STEP)
+        progress.at(100.0 * offset / max(size_bytes, 1))
+
+
+def sweep_remnants(domain: FileDomain, progress: Progress) -> list[str]:
+    """Finish what interrupted deletions left; for the SPM. Returns the names of the remnants."""
+    found = [e.name for e in domain.io.readdir(IMAGES) if e.kind == "dir" and e.name.startswith(REMOVED)]
+    for name in found:
+        _log.info("domain %s: %s is removed", domain.sd_id, name)
+        remove_remnant(domain, name, progress)
+    return found

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a verb about volumes gets at what it names: role, pool, domain, claims. Composed once, handed to the handlers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from vdsm_mp.api.errors_storage import DomainNotInPool
+from vdsm_mp.api.types import BLANK
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.image_prepare import RunLinks
+from vdsm_mp.storage.locks import ClusterLock, Locks
+from vdsm_mp.storage.pool import Pools
+from vdsm_mp.storage.registry import Domains
+from vdsm_mp.storage.resources import Resources
+from vdsm_mp.storage.sanlock import SanlockLock
+from vdsm_mp.storage.spm import Spm
+from vdsm_mp.tasks.registry import Tasks
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """The volume side of the room. links: what is prepared on this host."""
+
+    domains: Domains
+    locks: Locks
+    pools: Pools
+    spm: Spm
+    tasks: Tasks
+    resources: Resources
+    links: RunLinks
+
+    def of_spm(self, pool_id: str, sd_id: str) -> FileDomain:
+        """For verbs that only the SPM may serve. Raises: PoolNotConnected, NotSpm, DomainNotInPool, DomainNotFound."""
+        state = self.spm.require(pool_id)
+        if sd_id not in state.domains:
+            raise DomainNotInPool(sd_id, f"it is not attached to pool {pool_id}")
+        return self.domains.find(sd_id)
+
+    def of_host(self, pool_id: str, sd_id: str) -> FileDomain:
+        """For verbs that any host of the pool serves; with a blank pool, any host. Raises: PoolNotConnected, …"""
+        if pool_id != BLANK:
+            self.pools.require(pool_id)
+        return self.domains.find(sd_id)
+
+    def lock_of(self, domain: FileDomain) -> ClusterLock:
+        return self.locks.of(domain)
+
+    def leases_of(self, domain: FileDomain) -> SanlockLock | None:
+        """Who writes and holds volume leases; None on a domain whose volumes have none."""
+        lock = self.locks.of(domain)
+        return lock if domain.format.volume_leases and isinstance(lock, SanlockLock) else None
+
+    @contextmanager
+    def changing(self, holder: str, domain: FileDomain, *image_ids: str, within_s: float = 120.0) -> Iterator[None]:
+        """Hold images exclusively and the domain shared. Raises: ClaimTimedOut."""
+        names = tuple(("image", domain.sd_id, image_id) for image_id in image_ids)
+        with self.resources.claim(holder, shared=(("domain", domain.sd_id),), exclusive=names, within_s=within_s):
+            yield
+
+    @contextmanager
+    def using(self, holder: str, domain: FileDomain, *image_ids: str, within_s: float = 60.0) -> Iterator[None]:
+        """Hold images and the domain shared. Raises: ClaimTimedOut."""
+        names = tuple(("image", domain.sd_id, image_id) for image_id in image_ids)
+        with self.resources.claim(holder, shared=(("domain", domain.sd_id), *names), within_s=within_s):
+            yield
+
+
+def key_of(image_id: str) -> str:
+    """Background work on one image runs in order."""
+    return f"image {image_id}"

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A new volume: raw or qcow2, sparse or preallocated, with or without a parent. The job of a `createVolume` task.
+
+Order: image directory, template's links, parent INTERNAL, empty file, content, metadata, lease. Each step has its
+recovery stored before it, so a death between any two leaves what the roll-back removes; the metadata makes the volume
+visible to others and is therefore late.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from vdsm_mp.api.errors_storage import StorageFileExists
+from vdsm_mp.api.errors_volume import (
+    ImageDoesNotExist,
+    IncorrectFormat,
+    IncorrectType,
+    InvalidVolumeParameter,
+    ParentIsIllegal,
+    VolumeAlreadyExists,
+    VolumeCreationFailed,
+    VolumeNotShareable,
+)
+from vdsm_mp.api.types import BLANK
+from vdsm_mp.api.volume import CreateVolume
+from vdsm_mp.common.command import CommandFailed, CommandOverdue
+from vdsm_mp.storage import bitmaps, qemuimg, volume_undo
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.locks import Lease
+from vdsm_mp.storage.volume_file import (
+    LEASE,
+    META,
+    VOLUME_MODE,
+    ImageFiles,
+    image_path,
+    read_image,
+    share,
+    volume_path,
+    write_metadata,
+)
+from vdsm_mp.storage.volume_info import lease_of
+from vdsm_mp.storage.volume_metadata import DISK_TYPES, MAX_SEQUENCE, VolumeMetadata, description_of
+from vdsm_mp.tasks.record import Recovery
+from vdsm_mp.tasks.registry import TaskRun
+
+_log = logging.getLogger("storage.create")
+
+FORMATS = {4: "COW", 5: "RAW"}
+ALLOCATIONS = {1: "PREALLOCATED", 2: "SPARSE"}
+QEMU_FORMAT = {"COW": "qcow2", "RAW": "raw"}
+#: Capacities are whole blocks of 4K sectors.
+BLOCK = 4096
+#: What VDSM allows a qcow2 file to take beyond its capacity.
+COW_OVERHEAD = 1.1
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSpec:
+    """A volume to be made. parent_image_id: of the template, or image_id itself; BLANK like parent for a base."""
+
+    image_id: str
+    volume_id: str
+    capacity: int
+    format: str
+    type: str
+    disk_type: str
+    description: str
+    parent_image_id: str = BLANK
+    parent: str = BLANK
+    initial_bytes: int | None = None
+    legal: bool = True
+    sequence: int = 0
+    add_bitmaps: bool = False
+    bitmap: str | None = None
+
+    @property
+    def based_on_template(self) -> bool:
+        return self.parent != BLANK and self.parent_image_id != self.image_id
+
+
+class LeaseWriter(Protocol):
+    def write_lease(self, lease: Lease) -> None: ...
+
+
+def spec_of(ask: CreateVolume) -> VolumeSpec:
+    """Check everything that needs no storage. Raises: IncorrectFormat, IncorrectType, InvalidVolumeParameter."""
+    if ask.vol_format not in FORMATS:
+        raise IncorrectFormat(f"format {ask.vol_format} is neither COW (4) nor RAW (5)")
+    if ask.preallocate not in ALLOCATIONS:
+        raise IncorrectType(f"allocation {ask.preallocate} is neither preallocated (1) nor sparse (2)")
+    if ask.disk_type not in DISK_TYPES:
+        raise InvalidVolumeParameter("diskType", ask.disk_type)
+    if (ask.sequence or 0) not in range(MAX_SEQUENCE + 1):
+        raise InvalidVolumeParameter("sequence", str(ask.sequence))
+    spec = VolumeSpec(
+        image_id=ask.image_id,
+        volume_id=ask.volume_id,
+        capacity=round_up(size_of("size", ask.size), BLOCK),
+        format=FORMATS[ask.vol_format],
+        type=ALLOCATIONS[ask.preallocate],
+        disk_type=ask.disk_type,
+        description=description_of(ask.desc),
+        parent_image_id=ask.src_image_id,
+        parent=ask.src_volume_id,
+        initial_bytes=size_of("initialSize", ask.initial_size) if ask.initial_size not in (None, "", "0") else None,
+        legal=ask.legal is not False,
+        sequence=ask.sequence or 0,
+        add_bitmaps=bool(ask.add_bitmaps),
+        bitmap=ask.bitmap,
+    )
+    return _checked(spec)
+
+
+def _checked(spec: VolumeSpec) -> VolumeSpec:
+    if spec.parent == BLANK:
+        if spec.add_bitmaps:
+            raise InvalidVolumeParameter("addBitmaps", "there is no parent to take bitmaps from")
+    elif spec.format != "COW":
+        raise IncorrectFormat("a volume with a parent must be COW")
+    if spec.parent != BLANK and spec.parent_image_id == BLANK:
+        spec = replace(spec, parent_image_id=spec.image_id)
+    if spec.parent == spec.volume_id:
+        raise InvalidVolumeParameter("srcVolUUID", "a volume cannot be its own parent")
+    if spec.capacity < 1:
+        raise InvalidVolumeParameter("size", str(spec.capacity))
+    if (spec.add_bitmaps or spec.bitmap) and spec.format != "COW":
+        raise IncorrectFormat("only COW volumes have bitmaps")
+    if spec.initial_bytes is not None:
+        if spec.format == "RAW" and spec.type == "SPARSE":
+            raise InvalidVolumeParameter("initialSize", "not for a sparse raw volume")
+        if spec.format == "COW" and spec.initial_bytes > round_up(int(spec.capacity * COW_OVERHEAD), MIB):
+            raise InvalidVolumeParameter("initialSize", "more than the volume can take")
+    return spec
+
+
+def size_of(name: str, text: str | None) -> int:
+    """A size in bytes from the wire's digits. Raises: InvalidVolumeParameter."""
+    digits = (text or "").strip()
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 19):
+        raise InvalidVolumeParameter(name, repr(text)[:60])
+    return int(digits)
+
+
+def round_up(size: int, step: int) -> int:
+    return -(-size // step) * step
+
+
+def recoveries(domain: FileDomain, spec: VolumeSpec) -> tuple[Recovery, ...]:
+    """What undoes the whole creation, to be stored before it begins.
+
+    Raises: VolumeAlreadyExists; nothing of this task may then be undone, least of all that volume.
+    """
+    image_id, volume_id = spec.image_id, spec.volume_id
+    try:
+        image: ImageFiles | None = read_image(domain, image_id)
+    except ImageDoesNotExist:
+        image = None
+    if image is not None and (volume_id in image.files or volume_id + META in image.files):
+        raise VolumeAlreadyExists(volume_id)
+    steps = []
+    if image is None:
+        steps.append(volume_undo.image_created(domain, image_id))
+    if spec.based_on_template and (image is None or spec.parent not in image.files):
+        steps.append(volume_undo.volume_shared(domain, image_id, spec.parent))
+    steps.append(volume_undo.creation_began(domain, image_id, volume_id))
+    steps.append(volume_undo.volume_half_made(domain, image_id, volume_id))
+    if spec.parent != BLANK and not spec.based_on_template:
+        steps.append(volume_undo.parent_made_internal(domain, image_id, spec.parent))
+    steps.append(volume_undo.metadata_made(domain, image_id, volume_id))
+    return tuple(steps)
+
+
+def create(domain: FileDomain, leases: LeaseWriter | None, spec: VolumeSpec, run: TaskRun) -> dict[str, str]:
+    """The job. The caller holds the image exclusively. Returns {"uuid": …}. leases: None where volumes have none.
+
+    Raises: VolumeAlreadyExists, ImageDoesNotExist, VolumeDoesNotExist, VolumeNotShareable, ParentIsIllegal,
+    InvalidVolumeParameter, VolumeCreationFailed, storage errors; the task's recoveries then undo what was done.
+    """
+    io = domain.io
+    run.check()
+    new_image = any(r.function == "create_image_rollback" for r in run.recoveries)
+    io.mkdir(image_path(spec.image_id), mode=0o755, exist_ok=True)
+    parent = _prepare_parent(domain, spec) if spec.parent != BLANK else None
+    run.check()
+    path = volume_path(spec.image_id, spec.volume_id)
+    raw = spec.format == "RAW"
+    try:
+        # QEMU, too, allocates the first block of a raw image: it finds the alignment by reading it.
+        io.create(path, bytes(BLOCK) if raw else b"", mode=VOLUME_MODE, size=spec.capacity if raw else 0)
+    except StorageFileExists:
+        run.settle(save=True)  # it is not ours to undo
+        raise VolumeAlreadyExists(spec.volume_id) from None
+    with as_creation_failure(spec.volume_id):
+        _fill(domain, spec, parent, run)
+    io.fsync(path)
+    run.check()
+    write_metadata(domain, spec.image_id, spec.volume_id, _metadata(domain, spec))
+    _add_lease(domain, leases, spec)
+    done = [volume_undo.volume_created(domain, spec.image_id, spec.volume_id)]
+    if new_image:
+        done.insert(0, volume_undo.image_created(domain, spec.image_id))
+    run.settle(*done)
+    return {"uuid": spec.volume_id}
+
+
+@contextmanager
+def as_creation_failure(volume_id: str) -> Iterator[None]:
+    """What a program says becomes 205."""
+    try:
+        yield
+    except (CommandFailed, CommandOverdue) as e:
+        raise VolumeCreationFailed(volume_id, str(e)) from e
+
+
+def _metadata(domain: FileDomain, spec: VolumeSpec) -> VolumeMetadata:
+    return VolumeMetadata(
+        capacity=spec.capacity,
+        ctime=int(time.time()),
+        description=spec.description,
+        disk_type=spec.disk_type,
+        sd_id=domain.sd_id,
+        format=spec.format,
+        generation=0,
+        image_id=spec.image_id,
+        legality="LEGAL" if spec.legal else "ILLEGAL",
+        parent=spec.parent,
+        type=spec.type,
+        voltype="LEAF",
+        sequence=spec.sequence,
+    )
+
+
+def _prepare_parent(domain: FileDomain, spec: VolumeSpec) -> VolumeMetadata:
+    """Check the parent, bring a template's links into this image, and make a leaf INTERNAL."""
+    parent = read_image(domain, spec.parent_image_id).metadata(spec.parent)
+    if spec.based_on_template and not parent.shared:
+        raise VolumeNotShareable(spec.parent)
+    if not parent.legal:
+        raise ParentIsIllegal(spec.parent)
+    if spec.capacity < parent.capacity:
+        raise InvalidVolumeParameter("size", f"{spec.capacity} is less than the parent's {parent.capacity}")
+    if spec.based_on_template:
+        share(domain, spec.parent_image_id, spec.parent, spec.image_id)
+    elif parent.voltype == "LEAF":
+        write_metadata(domain, spec.image_id, spec.parent, replace(parent, voltype="INTERNAL"))
+    return parent
+
+
+def _fill(domain: FileDomain, spec: VolumeSpec, parent: VolumeMetadata | None, run: TaskRun) -> None:
+    path = domain.io.path_of(volume_path(spec.image_id, spec.volume_id))
+    start = BLOCK
+    if spec.format == "COW":
+        qemuimg.create(
+            path,
+            "qcow2",
+            spec.capacity,
+            compat=domain.format.qcow2_compat,
+            backing=spec.parent if parent is not None else "",
+            backing_fmt=QEMU_FORMAT[parent.format] if parent is not None else "",
+        )
+        if spec.add_bitmaps:
+            bitmaps.copy_names(domain.io.path_of(volume_path(spec.image_id, spec.parent)), path)
+        if spec.bitmap:
+            qemuimg.bitmap(path, spec.bitmap, "--add", "--enable")
+        if spec.type == "PREALLOCATED":
+            start = round_up(qemuimg.end_offset(path, "qcow2"), BLOCK)
+    if spec.type == "PREALLOCATED":
+        qemuimg.fallocate(path, start, spec.capacity - start, run.progress)
+
+
+def _add_lease(domain: FileDomain, leases: LeaseWriter | None, spec: VolumeSpec) -> None:
+    lease = lease_of(domain, spec.image_id, spec.volume_id)
+    if lease is None or leases is None:
+        return
+    domain.io.create(volume_path(spec.image_id, spec.volume_id) + LEASE, mode=VOLUME_MODE)
+    leases.write_lease(lease)

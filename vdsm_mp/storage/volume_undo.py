@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the steps of storage tasks are undone: recoveries by VDSM's names, made here and run here.
+
+What another SPM of the pool stored is run by this one and the other way round, so a name means what it means to VDSM.
+Every function may find its step not begun, half done, done, or undone before: all four are fine. Paths in parameters
+are those of the host that wrote them; only their end (`SD/images/IMAGE/VOLUME`) is believed.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from vdsm_mp.api.errors_storage import StorageFileExists
+from vdsm_mp.api.errors_task import RecoveryInvalid
+from vdsm_mp.api.errors_volume import ImageDoesNotExist, VolumeDoesNotExist
+from vdsm_mp.api.types import UUID_PATTERN
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.registry import Domains
+from vdsm_mp.storage.resources import Resources
+from vdsm_mp.storage.volume_file import (
+    LEASE,
+    META,
+    image_path,
+    read_image,
+    recheck_leaf,
+    unlink_volume,
+    volume_path,
+)
+from vdsm_mp.tasks.record import Recovery
+from vdsm_mp.tasks.registry import unknown_recovery
+
+_log = logging.getLogger("storage.undo")
+
+_ID = re.compile(UUID_PATTERN)
+
+
+# --- made
+
+
+def image_created(domain: FileDomain, image_id: str) -> Recovery:
+    """The image's directory is there because of this task."""
+    where = domain.io.path_of(image_path(image_id))
+    return Recovery(f"create image rollback: {image_id}", "sd", "StorageDomain", "create_image_rollback", (where,))
+
+
+def volume_shared(domain: FileDomain, image_id: str, volume_id: str) -> Recovery:
+    where = domain.io.path_of(volume_path(image_id, volume_id))
+    return _of_file(f"share volume rollback: {where}", "shareVolumeRollback", where)
+
+
+def creation_began(domain: FileDomain, image_id: str, volume_id: str) -> Recovery:
+    """A mark; does nothing."""
+    return _of_file("rollback sentinel", "startCreateVolumeRollback", domain.sd_id, image_id, volume_id)
+
+
+def volume_half_made(domain: FileDomain, image_id: str, volume_id: str) -> Recovery:
+    where = domain.io.path_of(volume_path(image_id, volume_id))
+    return _of_file("Halfbaked volume rollback", "halfbakedVolumeRollback", domain.sd_id, volume_id, where)
+
+
+def metadata_made(domain: FileDomain, image_id: str, volume_id: str) -> Recovery:
+    where = domain.io.path_of(volume_path(image_id, volume_id))
+    return _of_file("Create volume metadata rollback", "createVolumeMetadataRollback", where)
+
+
+def parent_made_internal(domain: FileDomain, image_id: str, parent_id: str) -> Recovery:
+    return Recovery(
+        f"parent volume rollback: {parent_id}",
+        "volume",
+        "Volume",
+        "parentVolumeRollback",
+        (domain.sd_id, image_id, parent_id),
+    )
+
+
+def volume_created(domain: FileDomain, image_id: str, volume_id: str) -> Recovery:
+    """The whole volume: what a finished creation leaves to be reverted."""
+    where = domain.io.path_of(image_path(image_id))
+    repository = domain.io.root.rpartition("/")[0]
+    return _of_file(
+        "Create volume rollback", "createVolumeRollback", repository, domain.sd_id, image_id, volume_id, where
+    )
+
+
+def _of_file(name: str, function: str, *params: str) -> Recovery:
+    return Recovery(name, "fileVolume", "FileVolume", function, params)
+
+
+# --- run
+
+
+class Undoing:
+    """Runs recoveries; an `Undo` of `tasks.registry`."""
+
+    def __init__(self, domains: Domains, resources: Resources) -> None:
+        self._domains = domains
+        self._resources = resources
+        volume: dict[str, Callable[[Recovery], None]] = {
+            "startCreateVolumeRollback": self._nothing,
+            "killProcRollback": self._nothing,
+            "halfbakedVolumeRollback": self._half_made,
+            "createVolumeMetadataRollback": self._metadata,
+            "createVolumeRollback": self._created,
+            "shareVolumeRollback": self._shared,
+            "parentVolumeRollback": self._parent,
+            "extendSizeFinalize": self._nothing,
+            "renameVolumeRollback": self._renamed,
+        }
+        self._table: dict[tuple[str, str, str], Callable[[Recovery], None]] = {
+            (module, owner, name): function
+            for module, owner in (
+                ("fileVolume", "FileVolume"),
+                ("glusterVolume", "GlusterVolume"),
+                ("volume", "Volume"),
+            )
+            for name, function in volume.items()
+        }
+        self._table["sd", "StorageDomain", "create_image_rollback"] = self._image
+
+    def __call__(self, recovery: Recovery, task_id: str) -> None:
+        """Raises: RecoveryInvalid (not known here), DomainNotFound, ClaimTimedOut, storage errors."""
+        function = self._table.get((recovery.module, recovery.owner, recovery.function))
+        if function is None:
+            raise unknown_recovery(recovery)
+        _log.info("task %s: %s %s", task_id, recovery.name, ",".join(recovery.params))
+        function(recovery)
+
+    def _nothing(self, recovery: Recovery) -> None:
+        """A mark, or about a process that died with its worker."""
+
+    def _image(self, recovery: Recovery) -> None:
+        found = self._image_at(recovery.params[0])
+        if found is None:
+            return
+        domain, image_id = found
+        with self._holding(domain, image_id):
+            try:
+                domain.io.rmdir(image_path(image_id), missing_ok=True)
+            except StorageFileExists:  # ENOTEMPTY: somebody else's volumes are in it
+                _log.info("image %s is not empty and stays", image_id)
+
+    def _half_made(self, recovery: Recovery) -> None:
+        domain, image_id, volume_id = self._volume_at(recovery)
+        with self._holding(domain, image_id):
+            for suffix in ("", LEASE):
+                domain.io.unlink(volume_path(image_id, volume_id) + suffix, missing_ok=True)
+
+    def _metadata(self, recovery: Recovery) -> None:
+        domain, image_id, volume_id = self._volume_at(recovery)
+        with self._holding(domain, image_id):
+            for suffix in (LEASE, META + ".new", META):
+                domain.io.unlink(volume_path(image_id, volume_id) + suffix, missing_ok=True)
+
+    def _shared(self, recovery: Recovery) -> None:
+        domain, image_id, volume_id = self._volume_at(recovery)
+        with self._holding(domain, image_id):
+            unlink_volume(domain, image_id, volume_id)
+
+    def _parent(self, recovery: Recovery) -> None:
+        domain, image_id, volume_id = self._named(recovery, *recovery.params[:3])
+        with self._holding(domain, image_id):
+            try:
+                recheck_leaf(domain, image_id, volume_id)
+            except (ImageDoesNotExist, VolumeDoesNotExist):
+                _log.info("parent %s is gone", volume_id)
+
+    def _created(self, recovery: Recovery) -> None:
+        if len(recovery.params) < 4:
+            raise RecoveryInvalid(recovery.name, f"parameters {recovery.params}")
+        domain, image_id, volume_id = self._named(recovery, *recovery.params[1:4])
+        with self._holding(domain, image_id):
+            remove_created(domain, image_id, volume_id)
+
+    def _renamed(self, recovery: Recovery) -> None:
+        raise RecoveryInvalid(recovery.name, "renamed volumes are of a format that is not written any more")
+
+    def _holding(self, domain: FileDomain, image_id: str) -> AbstractContextManager[None]:
+        return self._resources.claim("roll-back", exclusive=(("image", domain.sd_id, image_id),))
+
+    def _named(self, recovery: Recovery, *ids: str) -> tuple[FileDomain, str, str]:
+        if len(ids) != 3 or not all(_ID.match(one) for one in ids):
+            raise RecoveryInvalid(recovery.name, f"parameters {recovery.params}")
+        return self._domains.find(ids[0]), ids[1], ids[2]
+
+    def _volume_at(self, recovery: Recovery) -> tuple[FileDomain, str, str]:
+        """Of a recovery whose last parameter is the path of a volume."""
+        return self._named(recovery, *_end_of(recovery.params[-1], 4)[:1], *_end_of(recovery.params[-1], 4)[2:])
+
+    def _image_at(self, path: str) -> tuple[FileDomain, str] | None:
+        sd_id, images, image_id = _end_of(path, 3)
+        if images != "images" or not _ID.match(sd_id) or not _ID.match(image_id):
+            _log.warning("%s is no image directory; there is nothing to undo in it", path)
+            return None
+        return self._domains.find(sd_id), image_id
+
+
+def _end_of(path: str, count: int) -> list[str]:
+    """The last parts of a path, empty strings before them when it has fewer."""
+    return (["" for _ in range(count)] + path.split("/"))[-count:]
+
+
+def remove_created(domain: FileDomain, image_id: str, volume_id: str) -> None:
+    """A whole volume that nothing stands on; its image's directory too, when only a template's links are left in it."""
+    try:
+        image = read_image(domain, image_id)
+    except ImageDoesNotExist:
+        return
+    metadata = image.volumes.get(volume_id)
+    unlink_volume(domain, image_id, volume_id)
+    left = {one: other for one, other in image.volumes.items() if one != volume_id}
+    if any(other.image_id == image_id for other in left.values()):
+        if metadata is not None and metadata.has_parent and metadata.parent in left:
+            recheck_leaf(domain, image_id, metadata.parent)
+        return
+    domain.io.remove_tree(image_path(image_id))
