@@ -69,9 +69,7 @@ def info(path: str, fmt: str, *, shared: bool = True, untrusted: bool = False) -
     return msgspec.json.decode(done.out, type=ImageInfo)
 
 
-def create(
-    path: str, fmt: str, size_bytes: int, *, compat: str = "", backing: str = "", backing_fmt: str = ""
-) -> None:
+def create(path: str, fmt: str, size_bytes: int, *, compat: str = "", backing: str = "", backing_fmt: str = "") -> None:
     """backing: a bare name beside path; it is written down, not opened."""
     argv = [QEMU_IMG, "create", "-q", "-f", fmt]
     if compat:
@@ -155,7 +153,9 @@ def end_offset(path: str, fmt: str) -> int:
     return int(found["image-end-offset"])
 
 
-def bitmap(path: str, name: str, *actions: str, granularity: int = 0, merge_from: tuple[str, str] | None = None) -> None:
+def bitmap(
+    path: str, name: str, *actions: str, granularity: int = 0, merge_from: tuple[str, str] | None = None
+) -> None:
     """actions: --add --remove --clear --enable --disable --merge. merge_from: (path of the source, bitmap in it)."""
     argv = [QEMU_IMG, "bitmap", *actions]
     if granularity:

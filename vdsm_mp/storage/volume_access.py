@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a verb about volumes gets at what it names: role, pool, domain, claims. Composed once, handed to the handlers."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vdsm_mp.api.errors_storage import DomainNotInPool
 from vdsm_mp.api.types import BLANK
+from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.image_delete import sweep_remnants
 from vdsm_mp.storage.image_prepare import RunLinks
 from vdsm_mp.storage.locks import ClusterLock, Locks
 from vdsm_mp.storage.pool import Pools
@@ -15,7 +18,10 @@ from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.sanlock import SanlockLock
 from vdsm_mp.storage.spm import Spm
+from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.tasks.registry import Tasks
+
+_log = logging.getLogger("storage.volume")
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,15 @@ class Volumes:
         names = tuple(("image", domain.sd_id, image_id) for image_id in image_ids)
         with self.resources.claim(holder, shared=(("domain", domain.sd_id), *names), within_s=within_s):
             yield
+
+    def sweep(self) -> None:
+        """As the new SPM: finish what interrupted deletions left in the pool's active domains."""
+        state = self.pools.state
+        for sd_id in sorted(state.domains) if state is not None else ():
+            try:
+                sweep_remnants(self.domains.find(sd_id), Progress(lambda: self.pools.state is None))
+            except Error as e:
+                _log.warning("domain %s: remains of deleted images stay for now: %s", sd_id, e)
 
 
 def key_of(image_id: str) -> str:

@@ -10,11 +10,13 @@ import os
 
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.common.options import Config
-from vdsm_mp.storage import domain_verbs, pool_verbs, status_verbs
+from vdsm_mp.storage import domain_verbs, image_verbs, pool_verbs, status_verbs, volume_verbs
+from vdsm_mp.storage import tasks as task_verbs
 from vdsm_mp.storage.connect_local import LocalConnector
 from vdsm_mp.storage.connections import Connections
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import DomainType
+from vdsm_mp.storage.image_prepare import RunLinks
 from vdsm_mp.storage.locks import ClusterLock, LocalLock, Locks
 from vdsm_mp.storage.monitors import Monitors
 from vdsm_mp.storage.pool import Pools
@@ -23,6 +25,7 @@ from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.sanlock import SanlockLock
 from vdsm_mp.storage.spm import Spm
+from vdsm_mp.storage.volume_access import Volumes
 from vdsm_mp.storage.volume_undo import Undoing
 from vdsm_mp.tasks.registry import Tasks
 from vdsm_mp.workers.base import Room
@@ -46,9 +49,19 @@ def build(config: Config, ports: Ports) -> Room:
     resources = Resources()
     tasks = Tasks(ports.background, Undoing(domains, resources))
     spm = Spm(pools, locks, tasks, ports.background, _panic)
+    volumes = Volumes(
+        domains=domains,
+        locks=locks,
+        pools=pools,
+        spm=spm,
+        tasks=tasks,
+        resources=resources,
+        links=RunLinks(config.vdsm_mp.vdsm_run_dir),
+    )
+    tasks.after_recovery = volumes.sweep
     return Room(
-        state=(connections, domains, locks, monitors, pools, members, resources, tasks, spm),
-        handlers=(domain_verbs, pool_verbs, status_verbs),
+        state=(connections, domains, locks, monitors, pools, members, resources, tasks, spm, volumes),
+        handlers=(domain_verbs, image_verbs, pool_verbs, status_verbs, task_verbs, volume_verbs),
         before_ready=(pools.restore,),
         on_drain=(lambda: spm.stop_now("the worker is stopping"), monitors.close, domains.drop_all),
         vitals=lambda: {"tasks": tasks.vitals(), "spm": spm.state.value},
