@@ -54,6 +54,7 @@ mount --bind {root}/lib /var/lib/libvirt
 mount --bind {root}/log /var/log/libvirt
 mount --bind {root}/cache /var/cache/libvirt
 mount --bind {root}/etc /etc/libvirt
+mount --bind {root}/hosts /etc/hosts
 ip link set lo up
 hostname {name}
 touch {root}/ready
@@ -189,6 +190,8 @@ class PrivateLibvirtd:
         (self.root / "etc" / "libvirtd.conf").write_text(config)
         (self.root / "etc" / "qemu.conf").write_text(_QEMU_CONFIG)
         _share_capabilities_cache(self.root / "cache" / "qemu")
+        # libvirt asks for its own name often; without this line each time waits for a name server.
+        (self.root / "hosts").write_text(f"127.0.0.1 localhost {self._name}\n::1 localhost\n")
         script = _INIT.format(root=self.root, name=self._name)
         self._init = subprocess.Popen(
             [*_die_with_us(), "unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child",

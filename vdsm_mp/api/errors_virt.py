@@ -1,2 +1,155 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of the virt room that cross a boundary, with VDSM's codes."""
+
+from vdsm_mp.common.errors import BadRequest, Conflict, Failed, NotFound, Unavailable
+
+
+class NoSuchVm(NotFound):
+    code = 1
+    msg = "Virtual machine does not exist: {self.vm_id}"
+
+    def __init__(self, vm_id: str) -> None:
+        super().__init__(vm_id)
+        self.vm_id = vm_id
+
+
+class VmExists(Conflict):
+    code = 4
+    msg = "Virtual machine already exists: {self.vm_id}"
+
+    def __init__(self, vm_id: str) -> None:
+        super().__init__(vm_id)
+        self.vm_id = vm_id
+
+
+class VmWrongState(Conflict):
+    """The VM is in a state in which this cannot be done."""
+
+    code = 16
+    msg = "Virtual machine {self.vm_id} is {self.status}: {self.what} is not possible now"
+
+    def __init__(self, vm_id: str, status: str, what: str) -> None:
+        super().__init__(vm_id, status, what)
+        self.vm_id = vm_id
+        self.status = status
+        self.what = what
+
+
+class VmIsDown(Conflict):
+    code = 6
+    msg = "Virtual machine is down: {self.vm_id}"
+
+    def __init__(self, vm_id: str) -> None:
+        super().__init__(vm_id)
+        self.vm_id = vm_id
+
+
+class _Sentence(Exception):
+    """Errors that carry one sentence, `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class CannotCreateVm(_Sentence, BadRequest):
+    """Refused before anything was started."""
+
+    code = 9
+    msg = "Cannot create the virtual machine: {self.reason}"
+
+
+class MissingVmParameter(_Sentence, BadRequest):
+    code = 11
+    msg = "Missing parameter: {self.reason}"
+
+
+class InvalidVmParameter(_Sentence, BadRequest):
+    code = 91
+    msg = "Invalid parameter: {self.reason}"
+
+
+class DiskNotFound(_Sentence, NotFound):
+    code = 13
+    msg = "No such disk: {self.reason}"
+
+
+class DeviceNotFound(_Sentence, NotFound):
+    code = 56
+    msg = "No such device: {self.reason}"
+
+
+class TicketFailed(_Sentence, Failed):
+    code = 18
+    msg = "Cannot set the console ticket: {self.reason}"
+
+
+class NoGuestAgent(_Sentence, Unavailable):
+    code = 19
+    msg = "The guest agent does not answer: {self.reason}"
+
+
+class ChangeDiskFailed(_Sentence, Failed):
+    """The drive keeps what it had."""
+
+    code = 41
+    msg = "Cannot change the disk: {self.reason}"
+
+
+class DestroyFailed(_Sentence, Failed):
+    """The VM may still run."""
+
+    code = 42
+    msg = "Cannot destroy the virtual machine: {self.reason}"
+
+
+class MigrationInProgress(Conflict):
+    code = 51
+    msg = "Virtual machine {self.vm_id} is migrating"
+
+    def __init__(self, vm_id: str) -> None:
+        super().__init__(vm_id)
+        self.vm_id = vm_id
+
+
+class UpdateDeviceFailed(_Sentence, Failed):
+    """The device keeps its old settings."""
+
+    code = 56
+    msg = "Cannot update the device: {self.reason}"
+
+
+class ExternalDataFailed(_Sentence, Failed):
+    code = 89
+    msg = "Cannot get the external data: {self.reason}"
+
+
+class ShutdownFailed(_Sentence, Failed):
+    code = 4
+    msg = "Cannot shut down the virtual machine: {self.reason}"
+
+
+class VmOperationFailed(_Sentence, Failed):
+    """libvirt or QEMU said no; its own sentence."""
+
+    code = 100
+    msg = "{self.reason}"
+
+
+class VmNotResponding(_Sentence, Unavailable):
+    """QEMU does not answer libvirt; the operation may run later or never."""
+
+    code = 100
+    msg = "The virtual machine does not respond: {self.reason}"
+
+
+class LibvirtUnavailable(_Sentence, Unavailable):
+    """No connection to libvirt now; it is being made again. VMs are not touched by that."""
+
+    code = -32603
+    msg = "libvirt is not available: {self.reason}"
+
+
+class ResetFailed(_Sentence, Failed):
+    code = 90
+    msg = "Cannot reset the virtual machine: {self.reason}"

@@ -45,7 +45,7 @@ class GetVmExternalData(Message, frozen=True, kw_only=True):
     force_update: bool | None = field(default=None, name="forceUpdate")
 
 
-@verb("VM.getInfo", owner="virt", reply=dict[str, Any], safe=True, tier=3, planned=True)
+@verb("VM.getInfo", owner="virt", reply=dict[str, Any], safe=True, tier=3)
 class GetVmInfo(Message, frozen=True, kw_only=True):
     """Status dict of one VM."""
 
@@ -77,7 +77,7 @@ class PauseVm(Message, frozen=True, kw_only=True):
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.reset", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb("VM.reset", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2)
 class ResetVm(Message, frozen=True, kw_only=True):
     """Hard reset."""
 
@@ -99,7 +99,7 @@ class ShutdownVm(Message, frozen=True, kw_only=True):
     force: bool | None = None
 
 
-@verb("VM.setDestroyOnReboot", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb("VM.setDestroyOnReboot", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2)
 class SetVmDestroyOnReboot(Message, frozen=True, kw_only=True):
     """Turn the next reboot into a power-off."""
 

@@ -40,7 +40,7 @@ class UnregisterSecrets(Message, frozen=True, kw_only=True):
     uuids: list[Uuid]
 
 
-@verb("Host.getVMFullList", owner="virt", reply=list[dict[str, Any]], safe=True, tier=2, planned=True)
+@verb("Host.getVMFullList", owner="virt", reply=list[dict[str, Any]], safe=True, tier=2)
 class GetVmFullList(Message, frozen=True, kw_only=True):
     """VMs with (nominally) full data; today the same short list as getVMList."""
 

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""libvirt's callbacks -> moves of the machine, one row each. They run in libvirt's event thread: no waits, no libvirt.
+
+Registered on every new connection. A callback that is not there in this libvirt is left out with one log line.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import libvirt
+
+from vdsm_mp.common import clock, log
+from vdsm_mp.virt import machine
+from vdsm_mp.virt.machine import ExitReason
+from vdsm_mp.virt.records import VmRecord
+from vdsm_mp.virt.registry import Vms
+
+logger = log.named(__name__)
+
+_WATCHDOG_ACTIONS = 6
+
+
+class Callbacks:
+    """Routes events of one connection. unknown: called with the id of a VM that we do not know."""
+
+    def __init__(self, vms: Vms, unknown: Callable[[str], None], changed: Callable[[str], None]) -> None:
+        self._vms = vms
+        self._unknown = unknown
+        self._changed = changed
+
+    def register(self, conn: Any) -> None:
+        """Raises: libvirtError when the connection is lost meanwhile."""
+        rows: tuple[tuple[str, Callable[..., None]], ...] = (
+            ("LIFECYCLE", self._lifecycle),
+            ("REBOOT", self._reboot),
+            ("RTC_CHANGE", self._rtc),
+            ("IO_ERROR_REASON", self._io_error),
+            ("GRAPHICS", self._graphics),
+            ("WATCHDOG", self._watchdog),
+            ("AGENT_LIFECYCLE", self._agent),
+            ("DEVICE_REMOVED", self._device_removed),
+        )
+        for name, callback in rows:
+            number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{name}", None)
+            if number is None:
+                logger.warning("this libvirt has no %s event; what it would tell stays unknown", name)
+                continue
+            try:
+                conn.domainEventRegisterAny(None, number, _guarded(name, callback), None)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_UNSUPPORTED):
+                    raise
+
+    def _lifecycle(self, conn: Any, dom: Any, event: int, detail: int, opaque: object) -> None:
+        vm_id = dom.UUIDString()
+        if self._vms.get(vm_id) is None:
+            if event != libvirt.VIR_DOMAIN_EVENT_UNDEFINED:
+                self._unknown(vm_id)
+            return
+        now = clock.mono_s()
+        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
+            migrated = detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED
+            saved = detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED
+            self._vms.move(vm_id, lambda life: machine.on_stopped(life, migrated=migrated, saved=saved))
+        elif event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED:
+            io_error = detail == libvirt.VIR_DOMAIN_EVENT_SUSPENDED_IOERROR
+            postcopy = detail == libvirt.VIR_DOMAIN_EVENT_SUSPENDED_POSTCOPY
+            how = machine.on_suspended
+            self._vms.move(vm_id, lambda life: how(life, now, io_error=io_error, postcopy=postcopy))
+        elif event == libvirt.VIR_DOMAIN_EVENT_RESUMED:
+            self._vms.move(vm_id, machine.on_resumed)
+        elif event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN:
+            by_host = detail == getattr(libvirt, "VIR_DOMAIN_EVENT_SHUTDOWN_HOST", 2)
+            reason = ExitReason.HOST_SHUTDOWN if by_host else ExitReason.USER_SHUTDOWN
+            self._vms.move(vm_id, lambda life: machine.on_shutdown(life, reason))
+
+    def _reboot(self, conn: Any, dom: Any, opaque: object) -> None:
+        vm_id, wall = dom.UUIDString(), clock.wall_s()
+        self._vms.change(vm_id, lambda record: replace(record, started_wall=wall, guest={}))
+        self._vms.move(vm_id, lambda life: machine.on_reboot(life, clock.mono_s()))
+
+    def _rtc(self, conn: Any, dom: Any, offset_s: int, opaque: object) -> None:
+        def shifted(record: VmRecord) -> VmRecord:
+            return replace(record, time_offset=str(record.initial_time_offset_s + offset_s))
+
+        self._vms.change(dom.UUIDString(), shifted, tell=("timeOffset",))
+
+    def _io_error(  # noqa: PLR0917 - the signature is libvirt's
+        self, conn: Any, dom: Any, path: str, alias: str, action: int, reason: str, opaque: object
+    ) -> None:
+        vm_id = dom.UUIDString()
+        if action != libvirt.VIR_DOMAIN_EVENT_IO_ERROR_PAUSE:
+            logger.warning("vm=%s I/O error on %s (%s), reported to the guest", vm_id, alias, reason)
+            return
+        code = reason.upper() or "EOTHER"
+
+        def failed(record: VmRecord) -> VmRecord:
+            name = next((drive.name for drive in record.devices.drives if drive.alias == alias), "")
+            return replace(record, io_error={"alias": alias, "name": name, "path": path})
+
+        self._vms.change(vm_id, failed)
+        self._vms.move(vm_id, lambda life: machine.on_io_error(life, clock.mono_s(), code))
+
+    def _graphics(  # noqa: PLR0917 - the signature is libvirt's
+        self, conn: Any, dom: Any, phase: int, local: Any, remote: Any, auth: str, subject: Any, opaque: object
+    ) -> None:
+        if phase == libvirt.VIR_DOMAIN_EVENT_GRAPHICS_CONNECT:
+            return
+        came = phase == libvirt.VIR_DOMAIN_EVENT_GRAPHICS_INITIALIZE
+        address = str(remote.get("node", "")) if came else ""
+        self._vms.change(dom.UUIDString(), lambda record: replace(record, client_ip=address), tell=("clientIp",))
+
+    def _watchdog(self, conn: Any, dom: Any, action: int, opaque: object) -> None:
+        event = {"time": clock.wall_s(), "action": action if 0 <= action < _WATCHDOG_ACTIONS else 0}
+        self._vms.change(
+            dom.UUIDString(), lambda record: replace(record, watchdog=event), tell=("watchdogEvent",)
+        )  # fmt: skip
+
+    def _agent(self, conn: Any, dom: Any, state: int, reason: int, opaque: object) -> None:
+        connected = state == libvirt.VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED
+
+        def said(record: VmRecord) -> VmRecord:
+            return replace(record, devices=replace(record.devices, agent_connected=connected))
+
+        self._vms.change(dom.UUIDString(), said)
+
+    def _device_removed(self, conn: Any, dom: Any, alias: str, opaque: object) -> None:
+        self._changed(dom.UUIDString())
+
+
+def _guarded(name: str, callback: Callable[..., None]) -> Callable[..., None]:
+    """An exception in a callback would vanish inside libvirt's binding: say it."""
+
+    def call(*args: Any) -> None:
+        try:
+            callback(*args)
+        except Exception:
+            logger.exception("the handler of libvirt's %s event failed", name)
+
+    return call

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connection to libvirt: opened, kept alive, made again when it is lost. libvirt's errors become ours here.
+
+One keeper thread opens connections, one at a time, and after each success registers the callbacks again and takes
+stock of the domains (`on_connect`), because what happened in the gap is told by nobody. Calls fail at once while
+there is no connection. libvirt's own event loop runs in a second thread and is registered before anything connects;
+callbacks arrive there and must not call libvirt.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import libvirt
+
+from vdsm_mp.api.errors_virt import LibvirtUnavailable, NoSuchVm, VmNotResponding, VmOperationFailed
+from vdsm_mp.common import log
+from vdsm_mp.common.errors import Error
+
+logger = log.named(__name__)
+
+#: Seconds between keep-alive messages and how many may stay unanswered: a frozen libvirtd is seen after 8 s.
+KEEPALIVE = (2, 3)
+_OPEN_DEADLINE_S = 10.0
+_BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+#: open() against a frozen daemon never returns; so many threads may hang in it before we only wait for them.
+_MAX_HANGING_OPENS = 3
+_TICK_MS = 1000
+
+_LOST = {
+    libvirt.VIR_ERR_SYSTEM_ERROR,
+    libvirt.VIR_ERR_INTERNAL_ERROR,
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_INVALID_CONN,
+    libvirt.VIR_ERR_RPC,
+}
+_TRANSPORT = {libvirt.VIR_FROM_REMOTE, libvirt.VIR_FROM_RPC}
+
+OnConnect = Callable[[Any], None]
+
+
+class Connection:
+    """Owns the only connection. `on_connect(conn)` runs in the keeper thread after every (re)connect."""
+
+    def __init__(self, uri: str, *, keepalive: tuple[int, int] = KEEPALIVE) -> None:
+        self._uri = uri
+        self._keepalive = keepalive
+        self._on_connect: OnConnect = _nothing
+        self._conn: Any = None
+        self._why_not = "not connected yet"
+        self._lost = threading.Event()
+        self._ready = threading.Event()
+        self._stopping = threading.Event()
+        self._hanging = threading.Semaphore(_MAX_HANGING_OPENS)
+        self._keeper = threading.Thread(target=self._keep, name="libvirt-keeper", daemon=True)
+        self.reconnects = 0
+
+    def start(self, on_connect: OnConnect, *, wait_s: float = 5.0) -> bool:
+        """Begin to connect; True when stock was taken within `wait_s`. Goes on trying for ever otherwise."""
+        _start_event_loop()
+        self._on_connect = on_connect
+        self._keeper.start()
+        return self._ready.wait(wait_s)
+
+    def close(self) -> None:
+        """Stop connecting and close. Guests go on."""
+        self._stopping.set()
+        self._lost.set()
+        if self._keeper.is_alive():
+            self._keeper.join(5)
+
+    @property
+    def alive(self) -> bool:
+        return self._ready.is_set()
+
+    def get(self) -> Any:
+        """The virConnect. Raises: LibvirtUnavailable, at once."""
+        conn = self._conn
+        if conn is None:
+            raise LibvirtUnavailable(self._why_not)
+        return conn
+
+    def domain(self, vm_id: str) -> Any:
+        """The virDomain of a VM, looked up again for every use. Raises: NoSuchVm, LibvirtUnavailable."""
+        with translated(vm_id):
+            return self.get().lookupByUUIDString(vm_id)
+
+    # -- the keeper thread
+
+    def _keep(self) -> None:
+        attempt = 0
+        while not self._stopping.is_set():
+            conn = self._open()
+            if conn is None:
+                self._stopping.wait(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+                attempt += 1
+                continue
+            self._lost.clear()
+            if self._greet(conn):
+                attempt = 0
+                self._lost.wait()
+            else:
+                attempt += 1
+                self._stopping.wait(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+            self._ready.clear()
+            self._conn = None
+            if not self._stopping.is_set():
+                logger.warning("the connection to libvirt is lost (%s); connecting again", self._why_not)
+            _close(conn)
+
+    def _open(self) -> Any:
+        """Open in a thread that can be left behind; None when it failed or took too long."""
+        if not self._hanging.acquire(blocking=False):
+            self._why_not = "libvirtd accepts connections but does not answer"
+            return None
+        attempt = _Attempt(self._uri, self._hanging)
+        conn, why_not = attempt.wait(_OPEN_DEADLINE_S, self._stopping)
+        if conn is None:
+            if why_not != self._why_not:
+                logger.warning("cannot connect to %s: %s", self._uri, why_not)
+            self._why_not = why_not
+        return conn
+
+    def _greet(self, conn: Any) -> bool:
+        try:
+            with _unsupported_is_fine():
+                conn.registerCloseCallback(self._closed, None)
+            with _unsupported_is_fine():
+                conn.setKeepAlive(*self._keepalive)
+            self._conn = conn
+            self._on_connect(conn)
+        except (libvirt.libvirtError, Error) as error:
+            self._why_not = str(error)
+            logger.warning("libvirt went away while we took stock: %s", error)
+            return False
+        self.reconnects += 1
+        self._ready.set()
+        logger.info("connected to %s", self._uri)
+        return True
+
+    def _closed(self, conn: Any, reason: int, opaque: object) -> None:
+        """libvirt's close callback, in the event thread."""
+        reasons = ("error", "end of file", "no answer to keep-alive", "closed by us")
+        self._why_not = f"connection closed: {reasons[reason] if reason < len(reasons) else reason}"
+        self._lost.set()
+
+
+class _Attempt:
+    """One open() in a thread of its own. Whoever comes second, result or deadline, cleans up."""
+
+    def __init__(self, uri: str, slot: threading.Semaphore) -> None:
+        self._uri = uri
+        self._slot = slot
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._done = threading.Event()
+        self._conn: Any = None
+        self._why_not = ""
+        threading.Thread(target=self._run, name="libvirt-open", daemon=True).start()
+
+    def wait(self, deadline_s: float, stopping: threading.Event) -> tuple[Any, str]:
+        until = time.monotonic() + deadline_s
+        while not self._done.wait(0.1) and time.monotonic() < until and not stopping.is_set():
+            pass
+        with self._lock:
+            if not self._done.is_set():
+                self._abandoned = True
+                return None, f"no answer to open within {deadline_s:g} s"
+        return self._conn, self._why_not
+
+    def _run(self) -> None:
+        conn = None
+        try:
+            conn = libvirt.open(self._uri)
+        except libvirt.libvirtError as error:
+            self._why_not = error.get_error_message() or str(error)
+        finally:
+            self._slot.release()
+        with self._lock:
+            self._conn = conn
+            self._done.set()
+            if not self._abandoned:
+                return
+        if conn is not None:
+            _close(conn)
+
+
+def translate(
+    error: libvirt.libvirtError, vm_id: str = "", failed: Callable[[str], Error] = VmOperationFailed
+) -> Error:
+    """Ours for libvirt's. failed: makes the error for "it was tried and refused" out of libvirt's sentence."""
+    code, source = error.get_error_code(), error.get_error_domain()
+    sentence = error.get_error_message() or str(error)
+    if code == libvirt.VIR_ERR_NO_DOMAIN:
+        return NoSuchVm(vm_id)
+    if source in _TRANSPORT and code in _LOST:
+        return LibvirtUnavailable(sentence)
+    if code in (libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_AGENT_UNRESPONSIVE):
+        return VmNotResponding(sentence)
+    return failed(sentence)
+
+
+@contextlib.contextmanager
+def translated(vm_id: str = "", failed: Callable[[str], Error] = VmOperationFailed) -> Iterator[None]:
+    """Around libvirt calls: what leaves is ours. See `translate`."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise translate(error, vm_id, failed) from error
+
+
+@contextlib.contextmanager
+def _unsupported_is_fine() -> Iterator[None]:
+    """Drivers without a transport (test:///) have no keep-alive and no close callback, and no need of them."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
+
+
+def _close(conn: Any) -> None:
+    with contextlib.suppress(libvirt.libvirtError):
+        conn.unregisterCloseCallback()
+    with contextlib.suppress(libvirt.libvirtError):
+        conn.close()
+
+
+def _nothing(conn: Any) -> None:
+    return
+
+
+_loop_lock = threading.Lock()
+_loop: threading.Thread | None = None
+
+
+def _start_event_loop() -> None:
+    """Register libvirt's own event loop, once a process and before the first open, and run it in a thread."""
+    global _loop
+    with _loop_lock:
+        if _loop is None:
+            libvirt.registerErrorHandler(_quiet, None)
+            libvirt.virEventRegisterDefaultImpl()
+            # A timer that does nothing: without it a pass of the loop may sleep through what was added meanwhile.
+            libvirt.virEventAddTimeout(_TICK_MS, _tick, None)
+            _loop = threading.Thread(target=_run_events, name="libvirt-events", daemon=True)
+            _loop.start()
+
+
+def _run_events() -> None:
+    while True:
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except libvirt.libvirtError:
+            logger.exception("libvirt's event loop failed one pass")
+            time.sleep(0.1)
+
+
+def _tick(timer: int, opaque: object) -> None:
+    return
+
+
+def _quiet(context: object, error: object) -> None:
+    """libvirt prints errors to stderr unless told otherwise; we raise and log them ourselves."""

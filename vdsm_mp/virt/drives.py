@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The disks of a VM as storage knows them: asked to prepare, and given back."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from dataclasses import replace
+
+from vdsm_mp.api.internal import PreparedDrive, PrepareDrive, TeardownDrive
+from vdsm_mp.api.ports import Caller
+from vdsm_mp.common import log
+from vdsm_mp.common.errors import Error
+from vdsm_mp.virt import domxml_parse
+from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
+
+logger = log.named(__name__)
+
+_PREPARE_S = 120.0
+_TEARDOWN_S = 60.0
+
+
+class Drives:
+    """Speaks with storage. From pool threads only."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def prepare(self, ids: VolumeIds) -> PreparedDrive:
+        """Idempotent. Raises: what storage raised, PeerRestarted, DeadlineExceeded."""
+        ask = PrepareDrive(
+            pool_id=ids.pool_id, sd_id=ids.sd_id, image_id=ids.image_id, volume_id=ids.volume_id
+        )  # fmt: skip
+        answer = self._caller.ask(ask, deadline_s=_PREPARE_S)
+        assert isinstance(answer, PreparedDrive)
+        return answer
+
+    def prepare_all(self, domain: ET.Element, metadata: Metadata) -> dict[str, PreparedDrive]:
+        """{target dev: drive} of every disk that is named by its volume. On failure nothing stays prepared."""
+        done: dict[str, PreparedDrive] = {}
+        held: list[VolumeIds] = []
+        try:
+            for disk in domain.iterfind("devices/disk"):
+                drive = domxml_parse.drive(disk, metadata)
+                if drive.ids is not None:
+                    held.append(drive.ids)
+                    done[drive.name] = self.prepare(drive.ids)
+        except BaseException:
+            for ids in held:
+                self.teardown(ids)
+            raise
+        return done
+
+    def teardown(self, ids: VolumeIds) -> None:
+        """Idempotent; a failure is logged: storage forgets by itself what nobody prepared again."""
+        try:
+            ask = TeardownDrive(pool_id=ids.pool_id, sd_id=ids.sd_id, image_id=ids.image_id)
+            self._caller.ask(ask, deadline_s=_TEARDOWN_S)
+        except Error as error:
+            logger.warning("image %s could not be given back: %s", ids.image_id, error)
+
+    def claim(self, records: Iterable[VmRecord]) -> bool:
+        """Prepare again what running VMs use, after a restart of us or of storage. False when any failed."""
+        fine = True
+        for ids in (drive.ids for record in records for drive in record.devices.drives if drive.ids is not None):
+            try:
+                self.prepare(ids)
+            except Error as error:
+                logger.info("image %s cannot be claimed yet: %s", ids.image_id, error)
+                fine = False
+        return fine
+
+
+def with_sizes(drive: Drive, prepared: PreparedDrive) -> Drive:
+    """The drive with the sizes that storage told."""
+    return replace(drive, apparent_size_bytes=prepared.apparent_size_bytes, true_size_bytes=prepared.true_size_bytes)

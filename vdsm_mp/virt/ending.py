@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How VMs end: VM.destroy, and what follows a move of the machine (the exit is written down, disks are given back).
+
+Destroy runs beside the VM's key, never behind it: it is the way out of a stuck one. A Down VM stays listed, and
+defined, until somebody destroys it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import libvirt
+
+from vdsm_mp.api.errors import Busy
+from vdsm_mp.api.errors_virt import DestroyFailed, NoSuchVm
+from vdsm_mp.api.ports import Background
+from vdsm_mp.api.verb import handles
+from vdsm_mp.api.vm import DestroyVm
+from vdsm_mp.common import clock, log
+from vdsm_mp.common.errors import Error
+from vdsm_mp.virt import machine
+from vdsm_mp.virt.connection import Connection, translate, translated
+from vdsm_mp.virt.drives import Drives
+from vdsm_mp.virt.keeping import Keeper
+from vdsm_mp.virt.machine import Do, VmStatus
+from vdsm_mp.virt.records import VmRecord
+from vdsm_mp.virt.registry import Vms
+from vdsm_mp.virt.starting import UNDEFINE, Starter
+from vdsm_mp.virt.stats import Stats
+
+logger = log.named(__name__)
+
+#: How long a destroy waits for a start in progress to notice; a start that hangs in storage cleans up after itself.
+_START_NOTICES_S = 10.0
+_PAUSE_CODES = {
+    libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE: "ENOSPC",
+    libvirt.VIR_DOMAIN_DISK_ERROR_UNSPEC: "EIO",
+}
+_RETRY_S = 1.0
+
+
+class Ender:
+    """Ends VMs and does what the machine asks for."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        vms: Vms,
+        *,
+        keeper: Keeper,
+        drives: Drives,
+        stats: Stats,
+        starter: Starter,
+        background: Background,
+    ) -> None:
+        self._connection = connection
+        self._vms = vms
+        self._keeper = keeper
+        self._drives = drives
+        self._stats = stats
+        self._starter = starter
+        self._background = background
+
+    # -- destroy
+
+    def destroy(self, vm_id: str, graceful_attempts: int) -> None:
+        """Gone when it returns. Raises: NoSuchVm, DestroyFailed, LibvirtUnavailable."""
+        record = self._vms.find(vm_id)
+        self._vms.move(vm_id, machine.on_destroy_request)
+        if record.life.status is VmStatus.WAIT_FOR_LAUNCH:
+            self._starter.wait_ended(vm_id, _START_NOTICES_S)
+        if record.life.status is not VmStatus.DOWN:
+            self._end(vm_id, graceful_attempts)
+            self._vms.move(vm_id, machine.on_stopped)
+        self._undefine(vm_id)
+        self._vms.forget(vm_id)
+        self._stats.forget(vm_id)
+
+    def _end(self, vm_id: str, graceful_attempts: int) -> None:
+        try:
+            dom = self._connection.domain(vm_id)
+        except NoSuchVm:
+            return
+        # SIGTERM lets QEMU write out what it caches; whatever does not react to it is killed.
+        for flags in [libvirt.VIR_DOMAIN_DESTROY_GRACEFUL] * graceful_attempts + [libvirt.VIR_DOMAIN_DESTROY_DEFAULT]:
+            try:
+                dom.destroyFlags(flags)
+            except libvirt.libvirtError as error:
+                code = error.get_error_code()
+                if code == libvirt.VIR_ERR_NO_DOMAIN or (code == libvirt.VIR_ERR_OPERATION_INVALID and not _runs(dom)):
+                    return
+                stubborn = code in (libvirt.VIR_ERR_OPERATION_FAILED, libvirt.VIR_ERR_SYSTEM_ERROR)
+                if stubborn and flags == libvirt.VIR_DOMAIN_DESTROY_GRACEFUL:
+                    logger.warning("vm=%s did not end gracefully: %s", vm_id, error)
+                    continue
+                raise translate(error, vm_id, DestroyFailed) from error
+            else:
+                return
+
+    def _undefine(self, vm_id: str) -> None:
+        try:
+            dom = self._connection.domain(vm_id)
+            with translated(vm_id, DestroyFailed):
+                if dom.isPersistent():
+                    dom.undefineFlags(UNDEFINE)
+        except NoSuchVm:
+            return
+
+    # -- what the machine asks for
+
+    def perform(self, record: VmRecord, what: Do) -> None:
+        """Any thread; the work is done in the background."""
+        jobs: dict[Do, Callable[[VmRecord], None]] = {
+            Do.RELEASE: self._release,
+            Do.READ_PAUSE_CODE: self._read_pause_code,
+            Do.REMEMBER_PAUSE: self._remember_pause,
+            Do.DESTROY: lambda gone: end_if_running(self._connection, gone.vm_id),
+        }
+        job = jobs.get(what)
+        if job is None:
+            return
+        name = f"{what.value} vm={record.vm_id}"
+
+        def run() -> None:
+            try:
+                job(record)
+            except NoSuchVm:
+                return  # forgotten meanwhile, and its definition with it
+            except Error as error:
+                logger.warning("%s: %s", name, error)
+
+        try:
+            self._background.start(name, run)
+        except Busy:
+            self._background.later(_RETRY_S, name, run)
+
+    def _release(self, record: VmRecord) -> None:
+        """Write the exit down, then give the disks back. A failure to write must not keep the disks."""
+        end = record.life.exit
+        try:
+            if end is not None:
+                self._keeper.remember(
+                    record.vm_id, exitCode=end.code, exitReason=int(end.reason), exitMessage=end.message
+                )
+        finally:
+            if not record.external:
+                for drive in record.devices.drives:
+                    if drive.ids is not None:
+                        self._drives.teardown(drive.ids)
+
+    def _read_pause_code(self, record: VmRecord) -> None:
+        with translated(record.vm_id):
+            errors = self._connection.domain(record.vm_id).diskErrors()
+        codes = {_PAUSE_CODES.get(code, "EOTHER") for code in errors.values()}
+        code = "ENOSPC" if "ENOSPC" in codes else next(iter(codes), "EOTHER")
+        self._vms.move(record.vm_id, lambda life: machine.on_io_error(life, clock.mono_s(), code))
+
+    def _remember_pause(self, record: VmRecord) -> None:
+        self._keeper.remember(record.vm_id, pauseTime=record.life.paused_mono)
+
+
+def end_if_running(connection: Connection, vm_id: str) -> None:
+    """Destroy what runs; its definition stays, and with it what it must remember."""
+    with translated(vm_id):
+        dom = connection.domain(vm_id)
+        if dom.isActive():
+            dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_DEFAULT)
+
+
+def _runs(dom: Any) -> bool:
+    try:
+        return bool(dom.isActive())
+    except libvirt.libvirtError:
+        return False
+
+
+@handles(DestroyVm)
+def destroy(ender: Ender, ask: DestroyVm) -> None:
+    attempts = 1 if ask.graceful_attempts is None else ask.graceful_attempts
+    ender.destroy(ask.vm_id, max(0, min(attempts, 3)))

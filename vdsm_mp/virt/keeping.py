@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must survive us is written into the domain, live and persistent definition alike, before it is acted upon."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import libvirt
+
+from vdsm_mp.common import xml
+from vdsm_mp.virt import domxml_parse
+from vdsm_mp.virt.connection import Connection, translated
+from vdsm_mp.virt.metadata import VM_PREFIX, VM_URI, Data, Metadata, Scalar
+from vdsm_mp.virt.records import VmRecord
+from vdsm_mp.virt.registry import Vms
+
+
+class Keeper:
+    """Writes metadata and reads devices again. VMs that are not ours are only read."""
+
+    def __init__(self, connection: Connection, vms: Vms) -> None:
+        self._connection = connection
+        self._vms = vms
+
+    def remember(self, vm_id: str, **values: Scalar | None) -> None:
+        """Set flat values; None removes one. Raises: NoSuchVm, LibvirtUnavailable, VmOperationFailed."""
+        self._write(vm_id, lambda metadata: metadata.with_values(**values))
+
+    def remember_device(self, vm_id: str, identity: Mapping[str, str], data: Data | None) -> None:
+        """Replace the data of a device; None forgets it."""
+        self._write(vm_id, lambda metadata: metadata.with_device(identity, data))
+
+    def _write(self, vm_id: str, how: Callable[[Metadata], Metadata]) -> None:
+        record = self._vms.get(vm_id)
+        if record is None or record.external:
+            return
+        metadata = how(record.metadata)
+        dom = self._connection.domain(vm_id)
+        with translated(vm_id):
+            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+            if dom.isActive():
+                flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
+            dom.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, metadata.dump(), VM_PREFIX, VM_URI, flags)
+        # Applied again, because another write may have come between.
+        self._vms.change(vm_id, lambda now: replace(now, metadata=how(now.metadata)))
+
+    def refresh(self, vm_id: str, *, tell: tuple[str, ...] = ()) -> VmRecord | None:
+        """Read the live devices again; tell: statistics to publish afterwards, `hash` among them.
+
+        Raises: NoSuchVm, LibvirtUnavailable.
+        """
+        dom = self._connection.domain(vm_id)
+        with translated(vm_id):
+            domain = xml.parse(dom.XMLDesc(0))
+        return self._vms.change(vm_id, lambda record: with_devices(record, domain), tell=tell)
+
+
+def with_devices(record: VmRecord, domain: Any) -> VmRecord:
+    """The record with what a live XML says."""
+    return replace(record, devices=domxml_parse.devices(domain, record.metadata, record.devices))

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What we know of a VM, as frozen records. They are replaced, never edited; see `registry.Vms.change`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vdsm_mp.virt.machine import Life
+from vdsm_mp.virt.metadata import Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeIds:
+    """The four names of a volume on storage; VDSM calls it PDIV."""
+
+    pool_id: str
+    sd_id: str
+    image_id: str
+    volume_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """A disk, CD-ROM or floppy. name: target dev (`sda`); path: what QEMU has open, "" when empty."""
+
+    name: str
+    device: str
+    bus: str = ""
+    alias: str = ""
+    path: str = ""
+    format: str = "raw"
+    readonly: bool = False
+    ids: VolumeIds | None = None
+    guid: str = ""
+    apparent_size_bytes: int = 0
+    true_size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """name: the tap device on the host, "" until it runs."""
+
+    mac: str
+    name: str = ""
+    model: str = ""
+    alias: str = ""
+    network: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Graphics:
+    """A console. Ports as text, "-1" when there is none: that is how clients want them."""
+
+    type: str
+    port: str = "-1"
+    tls_port: str = "-1"
+    address: str = "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What the live XML says. hash: changes when anything in it does."""
+
+    drives: tuple[Drive, ...] = ()
+    nics: tuple[Nic, ...] = ()
+    graphics: tuple[Graphics, ...] = ()
+    vcpus: int = 1
+    max_memory_kib: int = 0
+    memory_kib: int = 0
+    has_balloon: bool = False
+    acpi: bool = True
+    kvm: bool = True
+    agent_channel: bool = False
+    agent_connected: bool = False
+    has_tpm: bool = False
+    nvram_path: str = ""
+    hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VmRecord:
+    """One VM.
+
+    started_wall: seconds since the epoch, None while it has not started. time_offset: seconds, as text.
+    guest: what its agent told, in the shape of the statistics. jobs: {job id: entry of vmJobs}; None = not known yet.
+    """
+
+    vm_id: str
+    name: str
+    life: Life = field(default_factory=Life)
+    external: bool = False
+    metadata: Metadata = field(default_factory=Metadata, compare=False)
+    devices: Devices = field(default_factory=Devices)
+    started_wall: float | None = None
+    time_offset: str = "0"
+    initial_time_offset_s: int = 0
+    client_ip: str = ""
+    #: {alias, name, path} of the disk that failed last.
+    io_error: Mapping[str, str] | None = None
+    watchdog: Mapping[str, Any] | None = None
+    guest: Mapping[str, Any] = field(default_factory=dict)
+    jobs: Mapping[str, Mapping[str, Any]] | None = field(default_factory=dict)
+    vcpu_quota: int | None = None
+    vcpu_period: int | None = None
+    vcpu_limit: str = ""
+    io_tune: tuple[Mapping[str, Any], ...] = ()
+    migration_progress: int | None = None
+
+    def with_life(self, life: Life) -> "VmRecord":
+        return replace(self, life=life)
+
+    def drive(self, ids: VolumeIds) -> Drive | None:
+        """The drive on that image."""
+        return next((d for d in self.devices.drives if d.ids is not None and d.ids.image_id == ids.image_id), None)

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Taking stock: after each connect, which VMs are there and what happened while nobody listened.
+
+There is no state file. What runs is known to libvirt, what must survive stands in the domain's metadata. The same
+walk serves a start of the worker, a restart of libvirtd, and VMs that somebody else made ("external": listed and
+watched, but never written to and never destroyed by us on our own account).
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import libvirt
+
+from vdsm_mp.api.errors import Busy
+from vdsm_mp.api.errors_virt import VmExists
+from vdsm_mp.api.ports import Background
+from vdsm_mp.common import clock, log, xml
+from vdsm_mp.common.errors import Error
+from vdsm_mp.virt import domxml_parse, machine
+from vdsm_mp.virt.callbacks import Callbacks
+from vdsm_mp.virt.connection import Connection, translated
+from vdsm_mp.virt.drives import Drives
+from vdsm_mp.virt.keeping import Keeper, with_devices
+from vdsm_mp.virt.machine import Do, Exit, ExitReason, Life, VmStatus
+from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.records import VmRecord
+from vdsm_mp.virt.registry import Vms
+from vdsm_mp.virt.sampling import Sampler
+
+logger = log.named(__name__)
+
+_CLAIM_AGAIN_S = 5.0
+
+_SHUTOFF = {
+    libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: ExitReason.USER_SHUTDOWN,
+    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: ExitReason.ADMIN_SHUTDOWN,
+    libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: ExitReason.MIGRATED,
+    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: ExitReason.SAVED,
+    libvirt.VIR_DOMAIN_SHUTOFF_FAILED: ExitReason.START_FAILED,
+}
+_INACTIVE = {libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED}
+
+
+class Recovery:
+    """Takes stock. Runs in the connection's keeper thread and, for single VMs, in the background."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        vms: Vms,
+        *,
+        keeper: Keeper,
+        drives: Drives,
+        sampler: Sampler,
+        background: Background,
+    ) -> None:
+        self._connection = connection
+        self._vms = vms
+        self._keeper = keeper
+        self._drives = drives
+        self._sampler = sampler
+        self._background = background
+        self._callbacks = Callbacks(vms, self.look_at, self._devices_changed)
+        self._unclaimed: set[str] = set()
+        self._lock = threading.Lock()
+
+    def take_stock(self, conn: Any) -> None:
+        """After a connect. Callbacks first, then the list: what happens in between is seen twice, never missed."""
+        self._callbacks.register(conn)
+        began = clock.mono_s()
+        waiting = {r.vm_id for r in self._vms.all() if r.life.status is VmStatus.WAIT_FOR_LAUNCH}
+        before = {r.vm_id for r in self._vms.all()} - waiting
+        there = set()
+        for dom in conn.listAllDomains(0):
+            vm_id = dom.UUIDString()
+            there.add(vm_id)
+            if vm_id not in waiting:
+                self._examine(dom, vm_id)
+        for vm_id in before - there:
+            end = Exit.because(ExitReason.DOMAIN_MISSING)
+            self._vms.move(vm_id, lambda life, end=end: machine.go_down(life, end))  # type: ignore[misc]
+        self._vms.become_known()
+        logger.info("%d domains examined, took=%dms", len(there), (clock.mono_s() - began) * 1000)
+        self._in_background("sample all VMs", self._sampler.beat)
+        self.claim(r.vm_id for r in self._vms.all())
+
+    def look_at(self, vm_id: str) -> None:
+        """A VM we do not know did something: it becomes known if it is one. Any thread."""
+
+        def look() -> None:
+            if self._vms.get(vm_id) is None:
+                dom = self._connection.domain(vm_id)
+                with translated(vm_id):
+                    self._examine(dom, vm_id)
+
+        self._in_background(f"look at vm={vm_id}", look)
+
+    def storage_is_back(self) -> None:
+        """Storage has restarted: it does not know any more what our VMs use."""
+        self.claim(r.vm_id for r in self._vms.all())
+
+    def claim(self, vm_ids: Any) -> None:
+        """Have the drives of these VMs prepared (again), as often as it takes."""
+        with self._lock:
+            idle = not self._unclaimed
+            self._unclaimed |= set(vm_ids)
+        if idle and self._unclaimed:
+            self._in_background("claim drives", self._claim)
+
+    def _claim(self) -> None:
+        with self._lock:
+            todo = list(self._unclaimed)
+        for vm_id in todo:
+            record = self._vms.get(vm_id)
+            gone = record is None or record.external or record.life.status is VmStatus.DOWN
+            if gone or self._drives.claim([record] if record is not None else []):
+                with self._lock:
+                    self._unclaimed.discard(vm_id)
+        if self._unclaimed and not self._background.draining:
+            self._background.later(_CLAIM_AGAIN_S, "claim drives", self._claim)
+
+    def _examine(self, dom: Any, vm_id: str) -> None:
+        """Make one domain known, or tell what has become of it."""
+        try:
+            state, reason = dom.state()
+            domain = xml.parse(dom.XMLDesc(0))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return  # it went while we looked; the missing are handled by the caller
+            raise
+        active = state not in _INACTIVE
+        external = not domxml_parse.is_ours(domain)
+        if domxml_parse.is_helper(domain) or (external and not active):
+            return
+        metadata = Metadata.of_domain(domain) or Metadata()
+        found = _life(state, reason, metadata)
+        if self._vms.get(vm_id) is not None:
+            if active:
+                self._vms.change(vm_id, lambda record: with_devices(record, domain))
+            self._vms.move(vm_id, lambda life: machine.on_recovered(life, found))
+            return
+        record = _record(vm_id, domain, metadata, found, external=external)
+        try:
+            self._vms.add(record)
+        except VmExists:
+            return  # created by a call meanwhile
+        logger.info("vm=%s (%s) is %s%s", vm_id, record.name, found.status, ", external" if external else "")
+        todo = Do.READ_PAUSE_CODE if _unknown_error(state, reason) else None
+        if todo is not None:
+            self._vms.perform(record, todo)
+        if active:
+            self._sampler.soon(vm_id)
+
+    def _devices_changed(self, vm_id: str) -> None:
+        if self._vms.get(vm_id) is not None:
+            self._in_background(f"read devices of vm={vm_id}", lambda: self._refresh(vm_id))
+
+    def _refresh(self, vm_id: str) -> None:
+        self._keeper.refresh(vm_id, tell=("hash",))
+
+    def _in_background(self, name: str, job: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                job()
+            except (Error, libvirt.libvirtError) as error:
+                logger.info("%s: %s", name, error)
+
+        try:
+            self._background.start(name, run)
+        except Busy:
+            self._background.later(1.0, name, run)
+
+
+def _record(vm_id: str, domain: Any, metadata: Metadata, life: Life, *, external: bool) -> VmRecord:
+    offset = xml.attributes(domain.find("clock")).get("adjustment", "0")
+    record = VmRecord(
+        vm_id=vm_id,
+        name=xml.text_of(domain, "name"),
+        life=replace(life, destroy_on_reboot=metadata.flag("destroy_on_reboot")),
+        external=external,
+        metadata=metadata,
+        started_wall=metadata.number("startTime") or clock.wall_s(),
+        time_offset=offset if offset.lstrip("-").isdigit() else "0",
+    )
+    return with_devices(record, domain)
+
+
+def _life(state: int, reason: int, metadata: Metadata) -> Life:
+    """libvirt's state -> ours."""
+    if state in _INACTIVE:
+        return Life(status=VmStatus.DOWN, exit=_exit(state, reason, metadata))
+    if state == libvirt.VIR_DOMAIN_PAUSED:
+        if reason == libvirt.VIR_DOMAIN_PAUSED_POSTCOPY:
+            return Life(status=VmStatus.MIGRATION_SOURCE, postcopy=True, pause_code="POSTCOPY")
+        if reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION:
+            return Life(status=VmStatus.MIGRATION_DESTINATION)
+        failed = reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
+        paused = metadata.number("pauseTime")
+        return Life(status=VmStatus.PAUSED, pause_code="EOTHER" if failed else "NOERR", paused_mono=paused)
+    return Life(status=VmStatus.UP, cpus_run=True)
+
+
+def _exit(state: int, reason: int, metadata: Metadata) -> Exit:
+    """How it ended: as we wrote it down, else as libvirt remembers."""
+    code, number = metadata.get("exitCode"), metadata.get("exitReason")
+    if isinstance(code, int) and isinstance(number, int) and number in list(ExitReason):
+        recorded = ExitReason(number)
+        return Exit(code, recorded, str(metadata.get("exitMessage") or recorded.message))
+    if state == libvirt.VIR_DOMAIN_SHUTOFF:
+        return Exit.because(_SHUTOFF.get(reason, ExitReason.GENERIC_ERROR))
+    return Exit.because(ExitReason.GENERIC_ERROR)
+
+
+def _unknown_error(state: int, reason: int) -> bool:
+    return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VMs we know: add, find, change, forget; events are published from here, after the change and in its order.
+
+Libvirt's callbacks, the lanes and the sampler all move VMs, and no key orders them, because a stuck job must never
+keep a Down event waiting. So a move is a pure function applied under one short lock; nothing under it waits.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vdsm_mp.api.errors import StillStarting
+from vdsm_mp.api.errors_virt import MigrationInProgress, NoSuchVm, VmExists, VmIsDown, VmWrongState
+from vdsm_mp.api.events import VmStatusChanged
+from vdsm_mp.api.ports import Publisher
+from vdsm_mp.common import clock, log
+from vdsm_mp.virt.machine import Do, Life, Move, VmStatus, reported
+from vdsm_mp.virt.records import VmRecord
+
+logger = log.named(__name__)
+
+Describe = Callable[[VmRecord], dict[str, Any]]
+Perform = Callable[[VmRecord, Do], None]
+
+_MIGRATING = {VmStatus.MIGRATION_SOURCE, VmStatus.MIGRATION_DESTINATION, VmStatus.SAVING}
+
+
+class Vms:
+    """{vm_id: VmRecord} with a mover. `describe` gives the running statistics of a record for its events."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publish = publisher.publish
+        self._records: dict[str, VmRecord] = {}
+        self._lock = threading.Lock()
+        self._known = False
+        self.describe: Describe = lambda record: {}
+        self.perform: Perform = lambda record, what: None
+
+    # -- reading; whole records, no lock
+
+    def known(self) -> "Vms":
+        """Self, once it is known which VMs run. Raises: StillStarting; an empty list would be taken for the truth."""
+        if not self._known:
+            raise StillStarting
+        return self
+
+    def become_known(self) -> None:
+        self._known = True
+
+    def all(self) -> list[VmRecord]:
+        return list(self._records.values())
+
+    def get(self, vm_id: str) -> VmRecord | None:
+        return self._records.get(vm_id)
+
+    def find(self, vm_id: str) -> VmRecord:
+        """Raises: NoSuchVm, StillStarting."""
+        self.known()
+        found = self._records.get(vm_id)
+        if found is None:
+            raise NoSuchVm(vm_id)
+        return found
+
+    def running(self, vm_id: str, what: str) -> VmRecord:
+        """One that has a QEMU and is not on the move. Raises: NoSuchVm, VmIsDown, VmWrongState, MigrationInProgress."""
+        record = self.find(vm_id)
+        status = record.life.status
+        if status is VmStatus.DOWN:
+            raise VmIsDown(vm_id)
+        if status in _MIGRATING:
+            raise MigrationInProgress(vm_id)
+        if status in (VmStatus.WAIT_FOR_LAUNCH, VmStatus.RESTORING):
+            raise VmWrongState(vm_id, status, what)
+        return record
+
+    # -- moving
+
+    def add(self, record: VmRecord) -> None:
+        """Raises: VmExists."""
+        with self._lock:
+            if record.vm_id in self._records:
+                raise VmExists(record.vm_id)
+            self._records[record.vm_id] = record
+
+    def forget(self, vm_id: str) -> None:
+        with self._lock:
+            self._records.pop(vm_id, None)
+
+    def change(self, vm_id: str, how: Callable[[VmRecord], VmRecord], *, tell: tuple[str, ...] = ()) -> VmRecord | None:
+        """Replace a record; None when it is unknown. tell: statistics keys to publish with the status afterwards."""
+        with self._lock:
+            old = self._records.get(vm_id)
+            if old is None:
+                return None
+            new = self._records[vm_id] = how(old)
+            if tell:
+                stats = self.describe(new)
+                self._tell(new, {key: stats[key] for key in tell if key in stats})
+        return new
+
+    def move(self, vm_id: str, how: Callable[[Life], Move]) -> VmRecord | None:
+        """Apply a function of `machine`, publish what it says, and hand the rest to `perform`. None = unknown VM."""
+        with self._lock:
+            old = self._records.get(vm_id)
+            if old is None:
+                return None
+            life, todo = how(old.life)
+            new = self._records[vm_id] = old.with_life(life)
+            if old.life.status is not life.status:
+                logger.info("vm=%s %s -> %s%s", vm_id, old.life.status, life.status, _why(life))
+            for what in todo:
+                self._announce(new, what)
+        for what in todo:
+            self.perform(new, what)
+        return new
+
+    def tell(self, vm_id: str, info: Mapping[str, Any]) -> None:
+        """Publish something besides a status change, with the status of this moment."""
+        with self._lock:
+            record = self._records.get(vm_id)
+            if record is not None:
+                self._tell(record, info)
+
+    def _announce(self, record: VmRecord, what: Do) -> None:
+        if what is Do.TELL_RUNNING:
+            self._tell(record, self.describe(record))
+        elif what is Do.TELL_STATUS:
+            failed = {} if record.io_error is None or record.life.pause_code == "NOERR" else dict(record.io_error)
+            self._tell(record, {"pauseCode": record.life.pause_code} | ({"ioerror": failed} if failed else {}))
+        elif what is Do.TELL_DOWN:
+            self._tell(record, down_info(record))
+
+    def _tell(self, record: VmRecord, info: Mapping[str, Any]) -> None:
+        stamp = clock.notify_time()
+        status = reported(record.life, clock.mono_s())
+        body = {key: value for key, value in info.items() if key not in ("vmId", "statusTime")}
+        self._publish(VmStatusChanged(vm_id=record.vm_id, info={**body, "status": str(status)}, notify_time=stamp))
+
+
+def down_info(record: VmRecord) -> dict[str, Any]:
+    """The exit of a Down VM as statistics and events carry it."""
+    end = record.life.exit
+    if end is None:
+        return {}
+    return {
+        "exitCode": end.code,
+        "exitMessage": end.message,
+        "exitReason": int(end.reason),
+        "timeOffset": record.time_offset,
+    }
+
+
+def short_status(record: VmRecord) -> dict[str, str]:
+    """{vmId, status, statusTime}: what lists and most device verbs return."""
+    now = clock.notify_time()
+    return {"vmId": record.vm_id, "status": str(reported(record.life, clock.mono_s())), "statusTime": str(now)}
+
+
+def _why(life: Life) -> str:
+    if life.exit is not None:
+        return f" ({life.exit.message})"
+    return f" ({life.pause_code})" if life.status is VmStatus.PAUSED else ""

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VM.create: accepted when a placeholder with its metadata is defined, answered at once, started in the background.
+
+From the answer on the VM survives us: dying in the middle leaves the placeholder, which recovery turns into Down.
+Between the steps of a start a destroy request is looked for; each failure ends in Down with an event.
+"""
+
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import libvirt
+
+from vdsm_mp.api.errors_virt import CannotCreateVm, MissingVmParameter, VmExists
+from vdsm_mp.api.internal import PreparedDrive
+from vdsm_mp.api.verb import handles
+from vdsm_mp.api.vm import CreateVm
+from vdsm_mp.common import clock, log, xml
+from vdsm_mp.common.errors import Error
+from vdsm_mp.virt import domxml_build, domxml_parse, machine
+from vdsm_mp.virt.connection import Connection, translate, translated
+from vdsm_mp.virt.domxml_build import Policy
+from vdsm_mp.virt.drives import Drives, with_sizes
+from vdsm_mp.virt.hostfacts import HostFacts
+from vdsm_mp.virt.keeping import with_devices
+from vdsm_mp.virt.launch import Launches
+from vdsm_mp.virt.machine import Exit, ExitReason, VmStatus
+from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.records import VmRecord
+from vdsm_mp.virt.registry import Vms, short_status
+from vdsm_mp.virt.sampling import Sampler
+
+logger = log.named(__name__)
+
+UNDEFINE = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+)
+
+
+class _Unwanted(Exception):
+    """Destroyed while it started."""
+
+
+class Starter:
+    """Starts VMs, a few at a time."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        vms: Vms,
+        *,
+        drives: Drives,
+        sampler: Sampler,
+        launches: Launches,
+        facts: HostFacts,
+        policy: Policy,
+    ) -> None:
+        self._connection = connection
+        self._vms = vms
+        self._drives = drives
+        self._sampler = sampler
+        self._launches = launches
+        self._facts = facts
+        self.policy = policy
+        self._ends: dict[str, threading.Event] = {}
+
+    def accept(self, vm_id: str, params: Mapping[str, Any]) -> VmRecord:
+        """Check, persist, register and queue. Raises: VmExists, CannotCreateVm, BadXml, LibvirtUnavailable."""
+        text = params.get("xml")
+        if not isinstance(text, str) or not text:
+            raise MissingVmParameter("xml")
+        domain = xml.parse(text)
+        who = domxml_parse.identity(domain)
+        if who.vm_id != vm_id:
+            raise CannotCreateVm(f"the XML describes another VM, {who.vm_id}")
+        metadata = Metadata.of_domain(domain) or Metadata()
+        domxml_build.check(domain, metadata, self.policy)
+        if domxml_build.destroy_on_reboot(domain):
+            metadata = metadata.with_values(destroy_on_reboot=True)
+        if self._vms.known().get(vm_id) is not None:
+            raise VmExists(vm_id)
+        devices = domxml_parse.devices(domain, metadata)
+        record = VmRecord(
+            vm_id=vm_id,
+            name=who.name,
+            metadata=metadata,
+            devices=replace(devices, hash="", kvm=devices.kvm and self._facts.kvm),
+            time_offset=str(params.get("timeOffset") or "0"),
+        )
+        life = replace(record.life, destroy_on_reboot=metadata.flag("destroy_on_reboot"))
+        record = record.with_life(life)
+        self._define_placeholder(record, who.memory_kib)
+        self._vms.add(record)
+        self._ends[vm_id] = threading.Event()
+        self._launches.submit(
+            f"start vm={vm_id}",
+            lambda: self._start(vm_id, domain, str(params.get("serial") or "")),
+            lambda error: self._refused(vm_id, error),
+        )
+        return record
+
+    def wait_ended(self, vm_id: str, within_s: float) -> bool:
+        """True when no start of this VM is in progress any more."""
+        end = self._ends.get(vm_id)
+        return end is None or end.wait(within_s)
+
+    # -- the start itself, in the background
+
+    def _start(self, vm_id: str, domain: ET.Element, serial: str) -> None:
+        began = clock.mono_s()
+        prepared: dict[str, PreparedDrive] = {}
+        try:
+            record = self._wanted(vm_id)
+            prepared = self._drives.prepare_all(domain, record.metadata)
+            self._wanted(vm_id)
+            self._run(record, domain, prepared, serial)
+            logger.info("VM.create vm=%s runs, took=%dms", vm_id, (clock.mono_s() - began) * 1000)
+        except _Unwanted:
+            self._failed(vm_id, Exit.because(ExitReason.DESTROYED_ON_STARTUP))
+        except libvirt.libvirtError as error:
+            sentence = str(translate(error, vm_id))
+            self._failed(vm_id, Exit.because(ExitReason.START_FAILED, sentence))
+        except Error as error:
+            self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR, str(error)))
+        except Exception:
+            # Not ours to hide: the lane logs it. But a VM that hangs in WaitForLaunch for ever helps nobody.
+            self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR))
+            raise
+        finally:
+            self._ends.pop(vm_id, threading.Event()).set()
+
+    def _run(self, record: VmRecord, domain: ET.Element, prepared: dict[str, PreparedDrive], serial: str) -> None:
+        vm_id = record.vm_id
+        started_wall = clock.wall_s()
+        metadata = record.metadata.with_values(startTime=started_wall)
+        final = domxml_build.build(domain, prepared, self._facts, serial=serial)
+        metadata.put_into(final)
+        conn = self._connection.get()
+        dom = conn.defineXML(xml.dump(final))
+        self._wanted(vm_id)
+        paused = metadata.flag("launchPaused")
+        dom.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+        live = xml.parse(dom.XMLDesc(0))
+
+        def started(now: VmRecord) -> VmRecord:
+            fresh = with_devices(replace(now, metadata=metadata, started_wall=started_wall), live)
+            drives = tuple(
+                with_sizes(drive, prepared[drive.name]) if drive.name in prepared else drive
+                for drive in fresh.devices.drives
+            )
+            return replace(fresh, devices=replace(fresh.devices, drives=drives))
+
+        if self._vms.change(vm_id, started) is None:
+            raise _Unwanted
+        self._vms.move(vm_id, lambda life: machine.on_started(life, clock.mono_s(), paused=paused))
+        self._sampler.soon(vm_id)
+
+    def _refused(self, vm_id: str, error: Error) -> None:
+        self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR, str(error)))
+        self._ends.pop(vm_id, threading.Event()).set()
+
+    def _wanted(self, vm_id: str) -> VmRecord:
+        record = self._vms.get(vm_id)
+        if record is None or record.life.destroy_requested:
+            raise _Unwanted
+        return record
+
+    def _failed(self, vm_id: str, end: Exit) -> None:
+        logger.warning("VM.create vm=%s failed: %s", vm_id, end.message)
+        if self._vms.move(vm_id, lambda life: machine.on_start_failed(life, end)) is None:
+            # Destroyed and forgotten meanwhile: nobody else will clean up behind this start.
+            end_domain(self._connection, vm_id)
+
+    def _define_placeholder(self, record: VmRecord, memory_kib: int) -> None:
+        conn = self._connection.get()
+        with translated(record.vm_id, CannotCreateVm):
+            for dom in _same(conn, record):
+                if dom.isActive():
+                    raise VmExists(record.vm_id)
+                dom.undefineFlags(UNDEFINE)
+            holder = domxml_build.placeholder(
+                record.vm_id, record.name, memory_kib, kvm=record.devices.kvm, metadata=record.metadata.element()
+            )
+            conn.defineXML(xml.dump(holder))
+
+
+def _same(conn: Any, record: VmRecord) -> list[Any]:
+    """Domains left behind under the same id or name."""
+    found: list[Any] = []
+    for look, what in ((conn.lookupByUUIDString, record.vm_id), (conn.lookupByName, record.name)):
+        try:
+            dom = look(what)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+        else:
+            if all(dom.UUIDString() != other.UUIDString() for other in found):
+                found.append(dom)
+    return found
+
+
+def end_domain(connection: Connection, vm_id: str) -> None:
+    """Destroy if it runs, undefine if it is defined. What is gone already is fine."""
+    try:
+        dom = connection.get().lookupByUUIDString(vm_id)
+        if dom.isActive():
+            dom.destroy()
+        if dom.isPersistent():
+            dom.undefineFlags(UNDEFINE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            logger.warning("vm=%s could not be cleaned up: %s", vm_id, error)
+
+
+@handles(CreateVm)
+def create(starter: Starter, ask: CreateVm) -> dict[str, Any]:
+    record = starter.accept(ask.vm_id, ask.vm_params)
+    # The start may already be further; what was accepted is what is answered.
+    return {**short_status(record), "status": str(VmStatus.WAIT_FOR_LAUNCH), "vmName": record.name}

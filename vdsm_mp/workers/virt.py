@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Libvirt and the VMs. Owns the libvirt connection and the VM registry. Blocks in lanes and in the background only."""
+
+from vdsm_mp.api.events import DomainValidityChanged
+from vdsm_mp.api.ports import Ports
+from vdsm_mp.common.options import Config
+from vdsm_mp.virt import ending, hostfacts, listing, power, sampling, starting, stats
+from vdsm_mp.virt.connection import Connection
+from vdsm_mp.virt.domxml_build import Policy
+from vdsm_mp.virt.drives import Drives
+from vdsm_mp.virt.ending import Ender
+from vdsm_mp.virt.keeping import Keeper
+from vdsm_mp.virt.launch import Launches
+from vdsm_mp.virt.power import Power
+from vdsm_mp.virt.recovery import Recovery
+from vdsm_mp.virt.registry import Vms
+from vdsm_mp.virt.resuming import Resumer
+from vdsm_mp.virt.sampling import Sampler
+from vdsm_mp.virt.starting import Starter
+from vdsm_mp.virt.stats import Stats
+from vdsm_mp.workers.base import Room
+
+#: Where disks may lie that are not named by their volume; CDs of drivers come with the host.
+_CD_FOLDERS = ("/usr/share/virtio-win", "/usr/share/rhev-guest-tools-iso")
+
+
+def build(config: Config, ports: Ports) -> Room:
+    house = config.vdsm_mp
+    policy = Policy(
+        disk_folders=(config.irs.repository, f"{house.vdsm_run_dir}/storage", *_CD_FOLDERS),
+        qemu_commandline=house.allow_qemu_commandline,
+    )
+    connection = Connection(house.libvirt_uri)
+    vms = Vms(ports.publish)
+    numbers = Stats(config.vars.vm_command_timeout)
+    keeper = Keeper(connection, vms)
+    drives = Drives(ports.call)
+    sampler = Sampler(connection, vms, numbers, ports.background)
+    launches = Launches(ports.background)
+    facts = hostfacts.gather(house.vdsm_id_file)
+    starter = Starter(connection, vms, drives=drives, sampler=sampler, launches=launches, facts=facts, policy=policy)
+    ender = Ender(
+        connection, vms, keeper=keeper, drives=drives, stats=numbers, starter=starter, background=ports.background
+    )
+    powers = Power(connection, vms, keeper, ports.background, config.vars)
+    resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
+    recovery = Recovery(connection, vms, keeper=keeper, drives=drives, sampler=sampler, background=ports.background)
+    vms.describe = numbers.running
+    vms.perform = ender.perform
+
+    def storage_changed(worker: str, up: bool) -> None:
+        if worker == "storage" and up:
+            recovery.storage_is_back()
+
+    return Room(
+        state=(connection, vms, numbers, keeper, drives, sampler, starter, ender, powers),
+        handlers=(ending, listing, power, sampling, starting, stats),
+        before_ready=(lambda: connection.start(recovery.take_stock),),
+        subscribes={DomainValidityChanged: resumer.storage_changed},
+        peer_changed=storage_changed,
+        on_drain=(connection.close,),
+        vitals=lambda: {
+            "libvirt": "connected" if connection.alive else "not connected",
+            "libvirt_reconnects": connection.reconnects,
+            "vms": len(vms.all()),
+            "starts_waiting": len(launches),
+            "samples_hanging": sampler.hanging,
+            "samples_skipped": sampler.skipped,
+        },
+    )
