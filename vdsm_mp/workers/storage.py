@@ -11,6 +11,7 @@ import os
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.common.options import Config
 from vdsm_mp.storage import domain_verbs, image_verbs, pool_verbs, status_verbs, volume_verbs
+from vdsm_mp.storage import jobs as job_verbs
 from vdsm_mp.storage import tasks as task_verbs
 from vdsm_mp.storage.connect_local import LocalConnector
 from vdsm_mp.storage.connections import Connections
@@ -27,6 +28,7 @@ from vdsm_mp.storage.sanlock import SanlockLock
 from vdsm_mp.storage.spm import Spm
 from vdsm_mp.storage.volume_access import Volumes
 from vdsm_mp.storage.volume_undo import Undoing
+from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.tasks.registry import Tasks
 from vdsm_mp.workers.base import Room
 
@@ -59,9 +61,10 @@ def build(config: Config, ports: Ports) -> Room:
         links=RunLinks(config.vdsm_mp.vdsm_run_dir),
     )
     tasks.after_recovery = volumes.sweep
+    jobs = Jobs(ports.background, ports.publish, "storage")
     return Room(
-        state=(connections, domains, locks, monitors, pools, members, resources, tasks, spm, volumes),
-        handlers=(domain_verbs, image_verbs, pool_verbs, status_verbs, task_verbs, volume_verbs),
+        state=(connections, domains, locks, monitors, pools, members, resources, tasks, spm, volumes, jobs),
+        handlers=(domain_verbs, image_verbs, job_verbs, pool_verbs, status_verbs, task_verbs, volume_verbs),
         before_ready=(pools.restore,),
         on_drain=(lambda: spm.stop_now("the worker is stopping"), monitors.close, domains.drop_all),
         vitals=lambda: {"tasks": tasks.vitals(), "spm": spm.state.value},
