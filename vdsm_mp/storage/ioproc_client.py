@@ -189,7 +189,19 @@ class IoProcess:
 
     #: Operations that may simply be sent again when the child died under them.
     _REPEATABLE = frozenset(
-        {"ping", "stat", "statvfs", "readdir", "read_directory", "read_volume", "scan", "read", "access", "fsync", "open_locked"}
+        {
+            "ping",
+            "stat",
+            "statvfs",
+            "readdir",
+            "read_directory",
+            "read_volume",
+            "scan",
+            "read",
+            "access",
+            "fsync",
+            "open_locked",
+        }
     )
 
     def __init__(self, children: Children, name: str, root: str, beneath: str, *, replace_after_s: float) -> None:
