@@ -55,6 +55,12 @@ mount --bind {root}/log /var/log/libvirt
 mount --bind {root}/cache /var/cache/libvirt
 mount --bind {root}/etc /etc/libvirt
 mount --bind {root}/hosts /etc/hosts
+if [ -c /dev/kvm ]; then
+    # As udev has it. When root may open the device and QEMU may not, libvirt probes QEMU anew at every call.
+    mknod -m 660 {root}/kvm c 10 232
+    chgrp kvm {root}/kvm
+    mount --bind {root}/kvm /dev/kvm
+fi
 ip link set lo up
 hostname {name}
 touch {root}/ready
