@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A storage room with a local domain, a pool and the SPM role, driven through its verbs as an engine would."""
+
+import json
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any
+
+from tests.support.children import LocalChildren
+from tests.support.eventually import eventually
+from tests.support.room import Called
+from vdsm_mp.api.types import BLANK
+from vdsm_mp.common.options import Config, House, Irs
+
+MIB = 2**20
+COW, RAW = 4, 5
+PREALLOCATED, SPARSE = 1, 2
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+class StorageRoom:
+    """root: holds the repository, the run directory and the exported directory."""
+
+    def __init__(self, root: Path, children: LocalChildren | None = None) -> None:
+        self.root = root
+        for name in ("run", "export"):
+            (root / name).mkdir(exist_ok=True)
+        self.config = Config(
+            irs=Irs(repository=f"{root}/data-center"),
+            vdsm_mp=House(run_dir=f"{root}/run", vdsm_run_dir=f"{root}/run"),
+        )
+        self.sd_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{root} domain"))
+        self.pool_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{root} pool"))
+        self.room = Called("vdsm_mp.workers.storage", self.config, children=children)
+        self.call = self.room.call
+
+    @property
+    def domain(self) -> Path:
+        return self.root / "export" / self.sd_id
+
+    def image(self, image_id: str) -> Path:
+        return self.domain / "images" / image_id
+
+    # --- the way to SPM
+
+    def connect_server(self) -> None:
+        params = [{"id": new_id(), "connection": f"{self.root}/export"}]
+        found = self.call(
+            "StoragePool.connectStorageServer", storagepoolID=BLANK, domainType=4, connectionParams=params
+        )
+        assert found[0]["status"] == 0, found
+
+    def make(self) -> "StorageRoom":
+        """From nothing to SPM."""
+        self.connect_server()
+        self.call(
+            "StorageDomain.create",
+            storagedomainID=self.sd_id,
+            domainType=4,
+            typeArgs=f"{self.root}/export",
+            name="test",
+            domainClass=1,
+            version="5",
+        )
+        self.call(
+            "StoragePool.create",
+            storagepoolID=self.pool_id,
+            name="pool",
+            masterSdUUID=self.sd_id,
+            masterVersion=1,
+            domainList=[self.sd_id],
+            lockRenewalIntervalSec=5,
+            leaseTimeSec=60,
+            ioOpTimeoutSec=10,
+            leaseRetries=3,
+        )
+        return self.take_role()
+
+    def take_role(self) -> "StorageRoom":
+        """Connect the pool and become SPM (after `make`, or as a new worker over what an old one left)."""
+        self.connect_server()
+        self.call(
+            "StoragePool.connect",
+            storagepoolID=self.pool_id,
+            hostID=1,
+            scsiKey="",
+            masterSdUUID=self.sd_id,
+            masterVersion=1,
+            domainDict={self.sd_id: "active"},
+        )
+        task_id = self.call(
+            "StoragePool.spmStart",
+            storagepoolID=self.pool_id,
+            prevID=-1,
+            prevLver="-1",
+            enableScsiFencing="false",
+            maxHostID=250,
+            domVersion="5",
+        )
+        self.finished(task_id)
+        return self
+
+    def stop(self) -> None:
+        self.room.stop()
+
+    # --- tasks
+
+    def ended(self, task_id: str) -> dict[str, Any]:
+        """The status of a task, once it is over."""
+
+        def over() -> dict[str, Any] | None:
+            status: dict[str, Any] = self.call("Task.getStatus", taskID=task_id)
+            return status if status["taskState"] == "finished" else None
+
+        found = eventually(over, within_s=30, every_s=0.002)
+        assert found is not None
+        return found
+
+    def finished(self, task_id: str) -> None:
+        """Wait for success and clear."""
+        status = self.ended(task_id)
+        assert (status["taskResult"], status["code"]) == ("success", 0), status
+        self.call("Task.clear", taskID=task_id)
+
+    # --- volumes
+
+    def start_create(self, image_id: str, volume_id: str, **changes: Any) -> str:
+        params: dict[str, Any] = {
+            "volumeID": volume_id,
+            "storagepoolID": self.pool_id,
+            "storagedomainID": self.sd_id,
+            "imageID": image_id,
+            "size": str(16 * MIB),
+            "volFormat": COW,
+            "preallocate": SPARSE,
+            "diskType": "DATA",
+            "desc": '{"DiskAlias": "disk"}',
+            "srcImgUUID": BLANK,
+            "srcVolUUID": BLANK,
+            "sequence": 1,
+        }
+        task_id: str = self.call("Volume.create", **(params | changes))
+        return task_id
+
+    def create(self, image_id: str | None = None, volume_id: str | None = None, **changes: Any) -> tuple[str, str]:
+        """A volume, made to its end; (image id, volume id)."""
+        image_id, volume_id = image_id or new_id(), volume_id or new_id()
+        self.finished(self.start_create(image_id, volume_id, **changes))
+        return image_id, volume_id
+
+    def names(self, image_id: str, volume_id: str) -> dict[str, str]:
+        """The four ids that most verbs take."""
+        return {
+            "volumeID": volume_id,
+            "storagepoolID": self.pool_id,
+            "storagedomainID": self.sd_id,
+            "imageID": image_id,
+        }
+
+    def info(self, image_id: str, volume_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.call("Volume.getInfo", **self.names(image_id, volume_id))
+        return found
+
+
+def qemu_info(path: Path, fmt: str = "qcow2") -> dict[str, Any]:
+    done = subprocess.run(
+        ["qemu-img", "info", "--output", "json", "-f", fmt, path], check=True, capture_output=True, text=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def qemu_check(path: Path) -> None:
+    subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", path], check=True, capture_output=True)
