@@ -44,7 +44,7 @@ class LocalConnector:
 
 def check_access(children: Children, path: str) -> None:
     """The agent's user may read, write and search the directory. Raises: ServerConnectionFailed, ServerAccessDenied."""
-    io = DomainIO(children, f"mount {path}", path, deadline_s=30)
+    io = DomainIO(children, f"check-{uuid.uuid4()}", path, deadline_s=30)
     try:
         access = io.access()
     except StorageAccessFailed as e:

@@ -3,6 +3,7 @@
 child for each. Handed to whoever needs it; keeps no opinion about their health (that is `monitor.py`).
 """
 
+import itertools
 import logging
 import threading
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ class Domains:
         self._connections = connections
         self._children = children
         self._lock = threading.Lock()
+        self._scanning = threading.Lock()
+        self._mount_names = itertools.count(1)
         self._roots: dict[str, str] = {}
         self._domains: dict[str, FileDomain] = {}
 
@@ -112,7 +115,9 @@ class Domains:
     @contextmanager
     def mount_io(self, root: str) -> Iterator[DomainIO]:
         """A child on the mount point itself, for creating and destroying domains; ends with the block."""
-        io = DomainIO(self._children, f"mount {root}", root, deadline_s=SCAN_DEADLINE_S)
+        # Numbered: a second child of one name would end the first.
+        name = f"mount-{next(self._mount_names)}"
+        io = DomainIO(self._children, name, root, deadline_s=SCAN_DEADLINE_S)
         try:
             yield io
         finally:
@@ -124,7 +129,9 @@ class Domains:
 
     def _root_of(self, sd_id: str) -> str:
         if sd_id not in self._roots:
-            self.scan()
+            with self._scanning:  # one scan answers all who wait for one
+                if sd_id not in self._roots:
+                    self.scan()
         try:
             return self._roots[sd_id]
         except KeyError:
