@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real ports: what `api/ports.py` promises, on top of the bus. Safe from pool threads."""
+
+import contextvars
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from vdsm_mp.api.errors import Busy
+from vdsm_mp.api.ports import CallContext
+from vdsm_mp.api.verb import Message
+from vdsm_mp.common import log
+from vdsm_mp.ipc.lanes import Job
+
+if TYPE_CHECKING:
+    from vdsm_mp.ipc.node import Bus
+
+logger = log.named(__name__)
+
+#: The call that this thread or task is serving; calls made meanwhile inherit what is left of its time.
+current: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("call", default=None)
+
+
+class BusCaller:
+    """`ports.Caller`. `bus` is for the client's door, which lives on the loop and forwards sealed letters."""
+
+    def __init__(self, bus: "Bus") -> None:
+        self.bus = bus
+
+    def ask(self, message: Message, *, deadline_s: float | None = None) -> Any:
+        """See `ports.Caller.ask`. Raises RuntimeError on the loop, which may not wait."""
+        return self.bus.ask_blocking(message, deadline_s=deadline_s)
+
+
+class BusPublisher:
+    """`ports.Publisher`."""
+
+    def __init__(self, bus: "Bus") -> None:
+        self._bus = bus
+
+    def publish(self, event: Message) -> None:
+        self._bus.publish(event)
+
+
+class _Later:
+    """A `ports.Timer`; may be cancelled from any thread, and before the loop has heard of it."""
+
+    def __init__(self) -> None:
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+
+class PoolBackground:
+    """`ports.Background`: a bounded pool of its own, so that long work takes no thread from calls."""
+
+    def __init__(self, bus: "Bus") -> None:
+        self._bus = bus
+        self._draining = False
+        self.lost = 0
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def drain(self) -> None:
+        """Ask long jobs to end at their next step."""
+        self._draining = True
+
+    def start(self, name: str, job: Callable[[], None], *, key: str | None = None) -> None:
+        flow = log.flow.get()
+        self._bus.lanes.start_background(key, Job(name, float("inf"), partial(_work, name, flow, job)))
+
+    def later(self, delay_s: float, name: str, job: Callable[[], None], *, key: str | None = None) -> _Later:
+        timer = _Later()
+        due_mono = time.monotonic() + delay_s
+        self._bus.on_loop(lambda: self._bus.call_at(due_mono, partial(self._due, timer, name, job, key)))
+        return timer
+
+    def _due(self, timer: _Later, name: str, job: Callable[[], None], key: str | None) -> None:
+        if timer.cancelled or self._draining:
+            return
+        try:
+            self.start(name, job, key=key)
+        except Busy as error:
+            self.lost += 1
+            logger.warning("%s is not started: %s", name, error)
+
+
+def _work(name: str, flow: str, job: Callable[[], None]) -> None:
+    token = log.flow.set(flow)
+    try:
+        job()
+    except Exception:
+        logger.exception("background work %s failed", name)
+    finally:
+        log.flow.reset(token)
