@@ -37,7 +37,7 @@ class LocalConnector:
             return
         replace_link(path, root, self._mnt_dir)
 
-    def disconnect(self, root: str) -> None:
+    def disconnect(self, server: Server, root: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             Path(root).unlink()
 

@@ -66,7 +66,7 @@ class Connector(Protocol):
         """Make `root` usable; finding it usable already is fine. Raises: ServerConnectionFailed."""
         ...
 
-    def disconnect(self, root: str) -> None:
+    def disconnect(self, server: Server, root: str) -> None:
         """Undo connect; being undone already is fine. Raises: ServerConnectionFailed."""
         ...
 
@@ -112,7 +112,7 @@ class Connections:
         connector = self._connector(kind)
         root = connector.root_of(server)
         if self.root_to_leave(kind, server) is not None:
-            connector.disconnect(root)
+            connector.disconnect(server, root)
             with self._lock:
                 self._held.pop(root, None)
         else:

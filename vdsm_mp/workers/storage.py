@@ -14,6 +14,9 @@ from vdsm_mp.storage import domain_verbs, image_verbs, pool_verbs, status_verbs,
 from vdsm_mp.storage import jobs as job_verbs
 from vdsm_mp.storage import tasks as task_verbs
 from vdsm_mp.storage.connect_local import LocalConnector
+from vdsm_mp.storage.connect_mounted import Mounter
+from vdsm_mp.storage.connect_nfs import NfsConnector
+from vdsm_mp.storage.connect_posix import PosixConnector
 from vdsm_mp.storage.connections import Connections
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import DomainType
@@ -40,7 +43,15 @@ INCONSISTENT = 70
 
 def build(config: Config, ports: Ports) -> Room:
     mnt_dir = f"{config.irs.repository}/mnt"
-    connections = Connections(mnt_dir, {DomainType.LOCALFS: LocalConnector(mnt_dir, ports.children)})
+    mounter = Mounter(mnt_dir, ports.children, ports.root)
+    connections = Connections(
+        mnt_dir,
+        {
+            DomainType.LOCALFS: LocalConnector(mnt_dir, ports.children),
+            DomainType.NFS: NfsConnector(mnt_dir, mounter),
+            DomainType.POSIXFS: PosixConnector(mnt_dir, mounter),
+        },
+    )
     domains = Domains(connections, ports.children)
     locks = Locks(lambda domain: _lock_of(domain, config.sanlock.io_timeout))
     monitors = Monitors(

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What NFS and POSIX connections share: mounting through root, checking what was mounted, unmounting.
+
+Never touches the mount in this process: mounting is root's, looking is an I/O child's, and what is mounted is read
+from /proc. The mount point is named by its remote path; root derives the same name itself.
+"""
+
+import contextlib
+import grp
+import logging
+import os
+import pwd
+from collections.abc import Callable
+from pathlib import Path
+
+from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed
+from vdsm_mp.api.errors_storage import (
+    MountFailed,
+    ServerAccessDenied,
+    ServerConnectionFailed,
+    ServerDisconnectFailed,
+    StorageAccessFailed,
+)
+from vdsm_mp.api.ports import Children, Root
+from vdsm_mp.common.errors import Error
+from vdsm_mp.storage.connect_local import check_access
+from vdsm_mp.storage.connections import make_directory
+from vdsm_mp.storage.domain_io import DomainIO, FileStat
+from vdsm_mp.storage.mount import mounts_below
+
+_log = logging.getLogger("storage.connect")
+
+MOUNT_DEADLINE_S = 120.0
+#: A server that is alive unmounts at once.
+UMOUNT_DEADLINE_S = 15.0
+#: Whoever runs guests; the first that exists on this host.
+_QEMU_USERS = ("qemu", "libvirt-qemu")
+
+
+class Mounter:
+    def __init__(self, mnt_dir: str, children: Children, root: Root) -> None:
+        self._mnt_dir = mnt_dir
+        self._children = children
+        self._root = root
+
+    def mount(self, target: str, source: str, do: Callable[[Root], object]) -> None:
+        """Have `source` at `target`; there already is fine. do: the mount itself.
+
+        Raises: MountFailed, ServerAccessDenied, ServerConnectionFailed; what was mounted here is unmounted then.
+        """
+        there = mounts_below(self._mnt_dir).get(target)
+        if there is not None:
+            if there.source.rstrip("/") != source.rstrip("/"):
+                raise MountFailed(source, f"{target} holds {there.source}")
+            self._check(target)
+            return
+        make_directory(target)
+        try:
+            do(self._root)
+        except (PrivilegedFailed, DeadlineExceeded) as e:
+            self._remove_point(target)
+            raise MountFailed(source, str(e)) from e
+        try:
+            self._check(target)
+        except Error:
+            self._undo(target, source)
+            raise
+
+    def unmount(self, target: str, name: str) -> None:
+        """Undo mount; not mounted is fine. name: the remote path. Raises: ServerDisconnectFailed."""
+        if target in mounts_below(self._mnt_dir):
+            try:
+                self._root.do("umount", remote=name, deadline_s=UMOUNT_DEADLINE_S)
+            except DeadlineExceeded:
+                # The server does not answer. What still waits for it keeps the mount until the kernel lets go.
+                _log.warning("%s: the server does not answer, it is detached", target)
+                self._detach(name)
+            except PrivilegedFailed as e:
+                raise ServerDisconnectFailed(name, str(e)) from e
+        self._remove_point(target)
+
+    def _detach(self, name: str) -> None:
+        try:
+            self._root.do("umount-detach", remote=name, deadline_s=UMOUNT_DEADLINE_S)
+        except (PrivilegedFailed, DeadlineExceeded) as e:
+            raise ServerDisconnectFailed(name, str(e)) from e
+
+    def _undo(self, target: str, name: str) -> None:
+        try:
+            self.unmount(target, name)
+        except Error as e:
+            _log.warning("%s stays mounted: %s", target, e)
+
+    def _check(self, target: str) -> None:
+        check_access(self._children, target)
+        io = DomainIO(self._children, f"check-{os.path.basename(target)}", target, deadline_s=30)  # noqa: PTH119
+        try:
+            found = io.stat()
+        except StorageAccessFailed as e:
+            raise ServerConnectionFailed(target, e.reason) from e
+        finally:
+            io.close()
+        user = qemu_user()
+        if user is not None and not may_read(found, *user):
+            raise ServerAccessDenied(target, "the user that runs guests may not read and search it")
+
+    def _remove_point(self, target: str) -> None:
+        with contextlib.suppress(OSError):  # not empty, or in use by the next connect: it does no harm
+            Path(target).rmdir()
+
+
+def qemu_user() -> tuple[int, set[int]] | None:
+    """(uid, gids) of whoever runs guests on this host."""
+    for name in _QEMU_USERS:
+        try:
+            user = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return user.pw_uid, {user.pw_gid, *(g.gr_gid for g in grp.getgrall() if name in g.gr_mem)}
+    return None
+
+
+def may_read(found: FileStat, uid: int, gids: set[int]) -> bool:
+    """r-x by the permission bits, which is all that can be told without being that user."""
+    if found.uid == uid:
+        bits = found.mode >> 6
+    elif found.gid in gids:
+        bits = found.mode >> 3
+    else:
+        bits = found.mode
+    return bits & 0o5 == 0o5
