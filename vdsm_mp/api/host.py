@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import field
 
 from vdsm_mp.api.types import Uuid
-from vdsm_mp.api.verb import Message, Status, verb
+from vdsm_mp.api.verb import Lane, Message, Status, verb
 
 
 @verb("Host.fenceNode", owner="scheduler", reply=dict[str, Any], tier=2, planned=True)
@@ -88,7 +88,7 @@ class Ping(Message, frozen=True, kw_only=True):
     """Old liveness check; also confirms connectivity."""
 
 
-@verb("Host.ping2", owner="scheduler", safe=True, tier=1)
+@verb("Host.ping2", owner="clientif", lane=Lane.LOOP, safe=True, tier=1)
 class Ping2(Message, frozen=True, kw_only=True):
     """Liveness check without side effect."""
 

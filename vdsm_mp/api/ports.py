@@ -6,8 +6,8 @@ the runner; a test hands a room a list that records.
 """
 
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from vdsm_mp.api.verb import Message
@@ -95,3 +95,5 @@ class Ports:
     background: Background
     children: Children
     root: Root
+    #: Sockets that the master opened before the first fork: {"public": the listening socket}.
+    inherited: Mapping[str, socket.socket] = field(default_factory=dict)

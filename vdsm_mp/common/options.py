@@ -16,6 +16,10 @@ class Vars(Section, frozen=True, kw_only=True):
     """[vars] the daemon as a whole."""
 
     ssl: bool = True
+    # A client's certificate must name its address, or what a reverse lookup of the address gives.
+    verify_client_cert: bool = False
+    # OVF stores by PUT and GET on the same port.
+    http_enable: bool = True
     cpu_affinity: str = "auto"
     core_dump_enable: bool = True
     vm_sample_interval: int = 15
@@ -65,6 +69,11 @@ class House(Section, frozen=True, kw_only=True):
     libexec_dir: str = "/usr/libexec/vdsm-mp"
     # keys/vdsmkey.pem, certs/vdsmcert.pem, certs/cacert.pem below it.
     pki_dir: str = "/etc/pki/vdsm"
+    # Certificate revocation list (PEM) of the CA; empty: none.
+    crl_file: str = ""
+    # Common names of the engine's certificate, comma separated. When set, other hosts may only call what a migration
+    # needs; everything is left to the engine and to this host. Empty: every certificate of the CA may call everything.
+    engine_names: str = ""
     vdsm_id_file: str = "/etc/vdsm/vdsm.id"
     hooks_dir: str = "/usr/libexec/vdsm/hooks"
     libvirt_uri: str = "qemu:///system"

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A connection from accept until it is known what it speaks: TLS handshake, who it is, its first octets.
+
+Nothing is spent on a client before it has said something: the TLS object is made when the first octets are there.
+Both parts have a deadline. No octet of a client without a valid certificate reaches any parser.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from enum import Enum
+
+from vdsm_mp.clientif.limits import Limits
+from vdsm_mp.clientif.stream import reset
+from vdsm_mp.wire.tls import NOBODY, Peer, peer_of
+
+_COMMANDS = (b"CONNECT", b"SEND", b"SUBSCRIBE", b"UNSUBSCRIBE", b"DISCONNECT", b"MESSAGE", b"RECEIPT", b"ERROR")
+_METHODS = (b"PUT /", b"GET /")
+#: Enough to tell them all apart.
+_ENOUGH = 5
+
+
+class Protocol(Enum):
+    STOMP = "STOMP"
+    HTTP = "HTTP"
+
+
+def detect(octets: bytes) -> Protocol | None:
+    """What the first octets are; None when they are not enough. Raises: ValueError (nothing that is spoken here)."""
+    for starts, protocol in ((_METHODS, Protocol.HTTP), (_COMMANDS, Protocol.STOMP)):
+        for start in starts:
+            if octets.startswith(start[:_ENOUGH]):
+                return protocol
+    if any(start.startswith(octets) for start in (*_METHODS, *_COMMANDS)):
+        return None
+    raise ValueError("it speaks neither STOMP nor HTTP")
+
+
+class Arrival:
+    """One newcomer. On the loop only.
+
+    context: gives the TLS context when it is needed, None = clear text. step: lets one handshake step run when it is
+    its turn. check: awaited with (peer, address) when the peer is known; raises PermissionError. ready: called with
+    (arrival, protocol, first octets). refused: called with (arrival, reason). Either is called once, and then the
+    socket is the callee's.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        address: str,
+        port: int,
+        *,
+        limits: Limits,
+        context: Callable[[], ssl.SSLContext] | None,
+        step: Callable[[Callable[[], None]], None],
+        check: Callable[[Peer, str], Awaitable[None]] | None,
+        ready: Callable[["Arrival", Protocol, bytes], None],
+        refused: Callable[["Arrival", str], None],
+    ) -> None:
+        self._loop = loop
+        self.sock: socket.socket | ssl.SSLSocket = sock
+        self.address = address
+        self.port = port
+        self.peer = NOBODY
+        self._limits = limits
+        self._context = context
+        self._step = step
+        self._check = check
+        self._ready = ready
+        self._refused = refused
+        self._octets = b""
+        self._done = False
+        self._checking: asyncio.Task[None] | None = None
+        self._deadline = loop.call_later(limits.handshake_s, self._late)
+
+    def start(self) -> None:
+        if self._context is None:
+            self._identified()
+        else:
+            self._loop.add_reader(self.sock, self._knocks)
+
+    def _knocks(self) -> None:
+        """It has said something; go on when it is our turn, so that many newcomers do not delay those inside."""
+        self._loop.remove_reader(self.sock)
+        self._step(self._handshake)
+
+    def _handshake(self) -> None:
+        if self._done:
+            return
+        sock = self.sock
+        try:
+            if not isinstance(sock, ssl.SSLSocket):
+                assert self._context is not None
+                sock = self.sock = self._context().wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            sock.do_handshake()
+        except ssl.SSLWantReadError:
+            self._loop.add_reader(self.sock, self._knocks)
+        except ssl.SSLWantWriteError:
+            self._loop.add_writer(self.sock, self._can_write)
+        except OSError as error:
+            self._refuse(f"TLS: {_reason(error)}")
+        except Exception as error:
+            self._refuse(str(error))
+        else:
+            self.peer = peer_of(sock)
+            self._inside()
+
+    def _can_write(self) -> None:
+        self._loop.remove_writer(self.sock)
+        self._step(self._handshake)
+
+    def _inside(self) -> None:
+        if self._check is None:
+            self._identified()
+        else:
+            self._checking = self._loop.create_task(self._checked(self._check))
+
+    async def _checked(self, check: Callable[[Peer, str], Awaitable[None]]) -> None:
+        try:
+            await check(self.peer, self.address)
+        except PermissionError as error:
+            self._refuse(str(error))
+            return
+        if not self._done:
+            self._identified()
+
+    def _identified(self) -> None:
+        self._deadline.cancel()
+        self._deadline = self._loop.call_later(self._limits.detect_s, self._late)
+        self._loop.add_reader(self.sock, self._readable)
+        if self._context is not None:
+            # The first frame often comes together with the end of the handshake.
+            self._readable()
+
+    def _readable(self) -> None:
+        try:
+            octets = self.sock.recv(16 * 1024)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            # A client whose certificate we cannot take learns so only now, in TLS 1.3, and may say why.
+            self._refuse(_reason(error))
+            return
+        if not octets:
+            self._refuse("it left without a word")
+            return
+        self._octets += octets
+        try:
+            protocol = detect(self._octets)
+        except ValueError as error:
+            self._refuse(str(error))
+            return
+        if protocol is not None:
+            self._forget()
+            self._ready(self, protocol, self._octets)
+
+    def _late(self) -> None:
+        self._refuse("it took too long")
+
+    def _refuse(self, why: str) -> None:
+        if not self._done:
+            self._forget()
+            self._refused(self, why)
+
+    def _forget(self) -> None:
+        self._done = True
+        self._deadline.cancel()
+        if self._checking is not None and self._checking is not asyncio.current_task(self._loop):
+            self._checking.cancel()
+        self._loop.remove_reader(self.sock)
+        self._loop.remove_writer(self.sock)
+
+    def reset(self) -> None:
+        """Throw it out, quietly."""
+        if not self._done:
+            self._forget()
+            reset(self.sock)
+
+
+def _reason(error: OSError) -> str:
+    """Why a handshake failed, in OpenSSL's or the kernel's words."""
+    verdict = getattr(error, "verify_message", None)
+    reason = getattr(error, "reason", None)
+    return f"{reason}: {verdict}" if verdict else str(reason or error.strerror or error)

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The listener: accepts, brings newcomers in, keeps the count, and sends everybody home.
+
+The socket is the master's: it stays open while this worker restarts. Limits are by address and in all; when file
+descriptors run out accepting pauses, and those inside are served on.
+"""
+
+import asyncio
+import errno
+import socket
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vdsm_mp.clientif.arrival import Arrival, Protocol
+from vdsm_mp.clientif.gate import Authorisation, Gate
+from vdsm_mp.clientif.http import Exchange
+from vdsm_mp.clientif.limits import Limits
+from vdsm_mp.clientif.quota import Quota
+from vdsm_mp.clientif.router import Caller, Router
+from vdsm_mp.clientif.session import Session
+from vdsm_mp.clientif.stream import Stream, reset
+from vdsm_mp.clientif.subscriptions import Broker
+from vdsm_mp.common import log
+from vdsm_mp.wire.tls import Peer, ServerTls, matches_address, plain_address
+
+logger = log.named(__name__)
+
+_ACCEPTS_PER_TURN = 16
+_ACCEPT_PAUSE_S = 0.2
+_LOOKUP_S = 5.0
+#: Errors of accept that concern us, not the one who came.
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+#: Lines about refused newcomers in ten seconds.
+_GRUMBLES = 20
+_GRUMBLE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the configuration says. tls: None = clear text. verify_names: `verify_client_cert`."""
+
+    request_queues: tuple[str, ...]
+    tls: ServerTls | None
+    verify_names: bool = False
+    http: bool = True
+
+
+class Server:
+    """See the module. On the loop only, but for `drain`, which waits for the loop from outside."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        policy: Policy,
+        *,
+        gate: Gate,
+        authorisation: Authorisation,
+        router: Router,
+        broker: Broker,
+        limits: Limits,
+    ) -> None:
+        self._listener = listener
+        self._policy = policy
+        self._gate = gate
+        self._authorisation = authorisation
+        self._router = router
+        self._broker = broker
+        self._limits = limits
+        self._arrivals: set[Arrival] = set()
+        self._sessions: dict[Session | Exchange, str] = {}
+        self._by_address: Counter[str] = Counter()
+        self._steps: deque[Callable[[], None]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._quota: Quota | None = None
+        self._accepting = False
+        self._pausing: asyncio.TimerHandle | None = None
+        self._grumbles = self._unsaid = 0
+        self._grumble_from = 0.0
+        self.counts: Counter[str] = Counter()
+
+    def open(self) -> None:
+        """Begin to accept, on the running loop."""
+        self._loop = loop = asyncio.get_running_loop()
+        self._quota = Quota(loop, self._limits, lambda: [s for s in self._sessions if isinstance(s, Session)])
+        self._listener.setblocking(False)
+        self._accept_again()
+
+    def _accept_again(self) -> None:
+        assert self._loop is not None
+        self._pausing = None
+        self._accepting = True
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                sock, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno not in _OURS:
+                    # It was reset while it waited in the backlog.
+                    continue
+                self._pause(error)
+                return
+            self._arrive(sock, plain_address(str(address[0])), int(address[1]))
+
+    def _pause(self, error: OSError) -> None:
+        """The backlog keeps them; a reader on the listener would only spin."""
+        assert self._loop is not None
+        self.counts["accept_pauses"] += 1
+        self._grumble("accepting pauses: %s", error)
+        self._stop_accepting()
+        self._pausing = self._loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
+
+    def _stop_accepting(self) -> None:
+        assert self._loop is not None
+        if self._pausing is not None:
+            self._pausing.cancel()
+            self._pausing = None
+        if self._accepting:
+            self._accepting = False
+            self._loop.remove_reader(self._listener)
+
+    def _arrive(self, sock: socket.socket, address: str, port: int) -> None:
+        assert self._loop is not None
+        self.counts["accepted"] += 1
+        if self.connections >= self._limits.connections:
+            self._turn_away(sock, address, f"{self.connections} connections are open")
+            return
+        if self._by_address[address] >= self._limits.connections_per_address:
+            self._turn_away(sock, address, f"it has {self._by_address[address]} connections already")
+            return
+        self._by_address[address] += 1
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Neither client sends heart-beats, so only the kernel can find out that one has vanished.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
+        except OSError:
+            # Gone already.
+            self._leave(address)
+            sock.close()
+            return
+        tls = self._policy.tls
+        arrival = Arrival(
+            self._loop,
+            sock,
+            address,
+            port,
+            limits=self._limits,
+            context=None if tls is None else tls.context,
+            step=self._queue_step,
+            check=self._check_name if tls is not None and self._policy.verify_names else None,
+            ready=self._welcome,
+            refused=self._refused,
+        )
+        self._arrivals.add(arrival)
+        arrival.start()
+
+    def _turn_away(self, sock: socket.socket, address: str, why: str) -> None:
+        self.counts["turned_away"] += 1
+        reset(sock)
+        self._grumble("turned %s away: %s", address, why)
+
+    def _queue_step(self, step: Callable[[], None]) -> None:
+        """One handshake step a turn of the loop: each costs a millisecond that those inside would have to wait."""
+        assert self._loop is not None
+        self._steps.append(step)
+        if len(self._steps) == 1:
+            self._loop.call_soon(self._run_step)
+
+    def _run_step(self) -> None:
+        assert self._loop is not None
+        step = self._steps[0]
+        try:
+            step()
+        finally:
+            self._steps.popleft()
+            if self._steps:
+                self._loop.call_soon(self._run_step)
+
+    async def _check_name(self, peer: Peer, address: str) -> None:
+        assert self._loop is not None
+        if matches_address(peer, address, ()):
+            return
+        names: list[str] = []
+        try:
+            async with asyncio.timeout(_LOOKUP_S):
+                name, aliases, addresses = await self._loop.run_in_executor(None, socket.gethostbyaddr, address)
+            names = [name, *aliases, *addresses]
+        except (OSError, TimeoutError) as error:
+            logger.debug("no name for %s: %s", address, error)
+        if not matches_address(peer, address, names):
+            raise PermissionError(f"its certificate is of {peer.subject}, which is not its name or address")
+
+    def _welcome(self, arrival: Arrival, protocol: Protocol, octets: bytes) -> None:
+        assert self._loop is not None and self._quota is not None
+        self._arrivals.discard(arrival)
+        if protocol is Protocol.HTTP and not self._policy.http:
+            self._refused(arrival, "HTTP is switched off")
+            return
+        name = f"[{arrival.address}]:{arrival.port}" if ":" in arrival.address else f"{arrival.address}:{arrival.port}"
+        caller = Caller(name, self._authorisation.trusts(arrival.peer, arrival.address))
+        stream = Stream(self._loop, arrival.sock)
+        session: Session | Exchange
+        if protocol is Protocol.HTTP:
+            session = Exchange(self._loop, stream, caller, self._ended)
+        else:
+            session = Session(
+                self._loop,
+                stream,
+                caller,
+                router=self._router,
+                broker=self._broker,
+                quota=self._quota,
+                request_queues=self._policy.request_queues,
+                limits=self._limits,
+                ended=self._ended,
+            )
+        self._sessions[session] = arrival.address
+        session.start(octets)
+
+    def _refused(self, arrival: Arrival, why: str) -> None:
+        self._arrivals.discard(arrival)
+        self._leave(arrival.address)
+        self.counts["refused"] += 1
+        # With FIN: what OpenSSL has told it should arrive.
+        arrival.sock.close()
+        self._grumble("refused %s: %s", f"{arrival.address}:{arrival.port}", why)
+
+    def _ended(self, session: Session | Exchange) -> None:
+        address = self._sessions.pop(session, None)
+        if address is None:
+            return
+        self._leave(address)
+        if isinstance(session, Session) and self._quota is not None:
+            self._quota.gone(session)
+
+    def _leave(self, address: str) -> None:
+        self._by_address[address] -= 1
+        if self._by_address[address] <= 0:
+            del self._by_address[address]
+
+    def _grumble(self, text: str, *about: object) -> None:
+        """A warning, but not a million of them."""
+        assert self._loop is not None
+        now = self._loop.time()
+        if now - self._grumble_from > _GRUMBLE_S:
+            if self._unsaid:
+                logger.warning("%d more like these were not written", self._unsaid)
+            self._grumble_from, self._grumbles, self._unsaid = now, 0, 0
+        self._grumbles += 1
+        if self._grumbles > _GRUMBLES:
+            self._unsaid += 1
+        else:
+            logger.warning(text, *about)
+
+    @property
+    def connections(self) -> int:
+        return len(self._arrivals) + len(self._sessions)
+
+    def vitals(self) -> dict[str, object]:
+        """For `status`."""
+        sessions = [session for session in self._sessions if isinstance(session, Session)]
+        return {
+            "connections": self.connections,
+            "engines": sum(session.is_engine for session in sessions),
+            "calls_in_flight": 0 if self._quota is None else self._quota.calls,
+            "unread_bytes": sum(session.stream.unread_bytes for session in sessions),
+            "served": self._router.served,
+            "failed": self._router.failed,
+            **self.counts,
+        }
+
+    def drain(self) -> None:
+        """Take no more calls, let those in flight answer, then close so that every peer notices. Off the loop."""
+        if self._loop is not None:
+            leaving = asyncio.run_coroutine_threadsafe(self.leave(), self._loop)
+            leaving.result(self._limits.drain_s + 2.0)
+
+    def _busy(self) -> bool:
+        return any(not session.stream.idle or session.calls for session in self._sessions)
+
+    async def leave(self) -> None:
+        """What `drain` does, on the loop."""
+        assert self._loop is not None and self._quota is not None
+        self._gate.draining = True
+        self._stop_accepting()
+        for arrival in list(self._arrivals):
+            arrival.reset()
+            self._leave(arrival.address)
+        self._arrivals.clear()
+        until = self._loop.time() + self._limits.drain_s
+        while self._loop.time() < until and self._busy():  # noqa: ASYNC110 - five seconds of a whole life
+            await asyncio.sleep(0.01)
+        if self._quota.calls:
+            logger.warning("%d calls are not answered any more", self._quota.calls)
+        for session in list(self._sessions):
+            session.reset()

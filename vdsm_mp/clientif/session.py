@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One STOMP client: its frames, subscriptions, heart-beats, and calls in flight.
+
+Replies go to the connection that asked, with the id of its own subscription. A client that asks faster than it can
+be served, or does not read its answers, is not read itself until that changes; one that never reads is dropped.
+Heart-beats come from a timer that needs nothing but the loop.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+from vdsm_mp.clientif.limits import ENGINE_GAP_S, HEARTBEAT_EARLY, HEARTBEAT_FLOOR_MS, Limits
+from vdsm_mp.clientif.quota import Quota
+from vdsm_mp.clientif.router import Caller, Router
+from vdsm_mp.clientif.stream import Stream
+from vdsm_mp.clientif.subscriptions import Broker
+from vdsm_mp.common import log
+from vdsm_mp.wire import jsonrpc, stomp
+
+logger = log.named(__name__)
+
+#: Room in an outgoing header block of 1024 octets for a destination and a subscription id together.
+_MAX_NAMES = 700
+_MAX_FLOW_ID = 64
+_MAX_RECEIPT = 512
+#: A refused client has this long to read why.
+_LAST_WORDS_S = 0.25
+_DAY_MS = 24 * 3600 * 1000
+
+
+class Session:
+    """See the module. On the loop only. ended: called once, when the connection is gone."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        stream: Stream,
+        caller: Caller,
+        *,
+        router: Router,
+        broker: Broker,
+        quota: Quota,
+        request_queues: Sequence[str],
+        limits: Limits,
+        ended: Callable[["Session"], None],
+    ) -> None:
+        self._loop = loop
+        self.stream = stream
+        self.caller = caller
+        self._router = router
+        self._broker = broker
+        self._quota = quota
+        self._queues = frozenset(request_queues)
+        self._queue_prefixes = tuple(f"{queue}." for queue in request_queues)
+        self._limits = limits
+        self._ended = ended
+        self._parser = stomp.Parser()
+        #: {subscription id: destination}
+        self._subscriptions: dict[str, str] = {}
+        #: {reply-to: everything of a MESSAGE before content-length, None = nobody listens there}
+        self._reply_heads: dict[str, bytes | None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.calls = 0
+        self._more: asyncio.Handle | None = None
+        self._beat: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._beat_s = self._silence_s = 0.0
+        self._leaving = False
+
+    @property
+    def is_engine(self) -> bool:
+        return self.stream.gap_s > 0
+
+    def start(self, octets: bytes) -> None:
+        """Begin with what was read to find out that this is STOMP."""
+        self.stream.start(self._took, self._lost, self._drained)
+        self._took(octets)
+
+    def _took(self, octets: bytes) -> None:
+        if self._leaving:
+            return
+        self._parser.feed(octets)
+        if self._more is None:
+            self._turn()
+
+    def _turn(self) -> None:
+        """Handle frames until there are none, it is the others' turn, or answers must go out first."""
+        self._more = None
+        for _ in range(self._limits.frames_per_turn):
+            if self._leaving or not self.stream.open:
+                return
+            if self._must_wait():
+                self.stream.pause()
+                return
+            try:
+                frame = self._parser.next()
+            except stomp.Broken as error:
+                self._refuse(str(error))
+                return
+            if frame is None:
+                self.stream.resume()
+                return
+            self._handle(frame)
+        if self._leaving or not self.stream.open:
+            return
+        if self._parser.pending:
+            self.stream.pause()
+            self._more = self._loop.call_soon(self._turn)
+
+    def _must_wait(self) -> bool:
+        if self.calls >= self._limits.calls_per_connection or self.stream.unread_bytes > self._limits.unread_soft_bytes:
+            return True
+        return not self._quota.may_call(self)
+
+    def go_on(self) -> None:
+        """What this session had to wait for may be over."""
+        if self._more is None and not self.stream.reading and not self._leaving and self.stream.open:
+            self._more = self._loop.call_soon(self._turn)
+
+    def _drained(self) -> None:
+        self.go_on()
+
+    def _handle(self, frame: stomp.Frame) -> None:
+        if frame.command == "SEND":
+            self._send(frame)
+        elif frame.command == "SUBSCRIBE":
+            self._subscribe(frame)
+        elif frame.command == "UNSUBSCRIBE":
+            self._unsubscribe(frame)
+        elif frame.command == "CONNECT":
+            self._connect(frame)
+        elif frame.command == "DISCONNECT":
+            self._disconnect(frame)
+        else:
+            self._refuse(f"Unknown command: {jsonrpc.shown(frame.command)}")
+
+    def _connect(self, frame: stomp.Frame) -> None:
+        headers = frame.headers
+        if headers.get("accept-version") != "1.2":
+            self._error("Version unsupported")
+            return
+        if "host" in headers:
+            # Of the two known clients only the engine names a host.
+            self.stream.gap_s = ENGINE_GAP_S
+        theirs_ms, ours_ms = _heart_beat(headers.get("heart-beat", "0,0"))
+        ours_ms = min(max(ours_ms, HEARTBEAT_FLOOR_MS), _DAY_MS) if ours_ms else 0
+        theirs_ms = min(max(theirs_ms, 1000), _DAY_MS) if theirs_ms else 0
+        self.stream.write(stomp.encode("CONNECTED", (("version", "1.2"), ("heart-beat", f"{ours_ms},{theirs_ms}"))))
+        self._beat_s = ours_ms / 1000 * HEARTBEAT_EARLY
+        # Half as much again, for beats that are late on the way.
+        self._silence_s = theirs_ms / 1000 * 1.5
+        self._stop_timers()
+        if self._beat_s:
+            self._beat = self._loop.call_later(self._beat_s, self._beat_due)
+        if self._silence_s:
+            self._watch = self._loop.call_later(self._silence_s, self._watch_due)
+
+    def _beat_due(self) -> None:
+        due = self.stream.wrote_at + self._beat_s
+        if self._loop.time() >= due - 0.001:
+            if self.stream.idle:
+                self.stream.write(stomp.HEARTBEAT)
+            due = self._loop.time() + self._beat_s
+        self._beat = self._loop.call_at(due, self._beat_due)
+
+    def _watch_due(self) -> None:
+        due = self.stream.read_at + self._silence_s
+        # Its silence means nothing while it is us who do not listen.
+        if self._loop.time() >= due and self.stream.reading:
+            self.drop(f"nothing heard for {self._silence_s:g} s")
+            return
+        self._watch = self._loop.call_at(max(due, self._loop.time() + 1.0), self._watch_due)
+
+    def _subscribe(self, frame: stomp.Frame) -> None:
+        destination, subscription = frame.headers.get("destination"), frame.headers.get("id")
+        if not destination or not subscription:
+            self._error("Missing destination or subscription id header")
+        elif subscription in self._subscriptions:
+            self._error("Subscription id already exists")
+        elif len(stomp.escape(destination).encode()) + len(stomp.escape(subscription).encode()) > _MAX_NAMES:
+            self._error("Destination and subscription id are too long")
+        elif len(self._subscriptions) >= self._limits.subscriptions_per_connection:
+            self._error("Too many subscriptions")
+        else:
+            self._subscriptions[subscription] = destination
+            self._reply_heads.clear()
+            self._broker.add(destination, self, subscription)
+
+    def _unsubscribe(self, frame: stomp.Frame) -> None:
+        subscription = frame.headers.get("id")
+        if not subscription:
+            self._error("Missing id header")
+            return
+        destination = self._subscriptions.pop(subscription, None)
+        if destination is not None:
+            self._reply_heads.clear()
+            self._broker.remove(destination, self, subscription)
+
+    def _disconnect(self, frame: stomp.Frame) -> None:
+        receipt = frame.headers.get("receipt", "")
+        if not receipt or len(stomp.escape(receipt).encode()) > _MAX_RECEIPT:
+            self.close()
+            return
+        # The peer closes.
+        self.stream.write(stomp.encode("RECEIPT", (("receipt-id", receipt),)))
+
+    def _send(self, frame: stomp.Frame) -> None:
+        destination = frame.headers.get("destination", "")
+        if destination in self._queues or destination.startswith(self._queue_prefixes):
+            self._request(frame)
+        elif not destination or not self._may_tell(destination) or not self._broker.pass_on(destination, frame):
+            self._error("Subscription not available")
+
+    def _may_tell(self, destination: str) -> bool:
+        return self.caller.trusted or destination in self._subscriptions.values()
+
+    def _request(self, frame: stomp.Frame) -> None:
+        headers = frame.headers
+        reply_to = headers.get("reply-to", "")
+        if not self.stream.gap_s and reply_to.startswith("jms.topic."):
+            self.stream.gap_s = ENGINE_GAP_S
+        parsed = jsonrpc.parse(frame.body)
+        if not parsed.batch:
+            item = parsed.items[0]
+            if isinstance(item, jsonrpc.Refused):
+                self._reply(reply_to, jsonrpc.error(item.id, item.code, item.message))
+                return
+            reply = self._router.at_once(item, self.caller)
+            if isinstance(reply, bytes):
+                if item.id:
+                    self._reply(reply_to, reply)
+                return
+        self._start(self._serve(parsed, reply_to, _flow_id(headers)), len(parsed.items))
+
+    def _start(self, work: Coroutine[None, None, None], calls: int) -> None:
+        self.calls += calls
+        self._quota.took(calls)
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._finished(done, calls))
+
+    def _finished(self, task: "asyncio.Task[None]", calls: int) -> None:
+        self._tasks.discard(task)
+        self.calls -= calls
+        self._quota.gave_back(calls)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a call of %s broke the door", self.caller.name, exc_info=error)
+        self.go_on()
+
+    async def _serve(self, parsed: jsonrpc.Parsed, reply_to: str, flow_id: str) -> None:
+        if not parsed.batch:
+            body = await self._answer(parsed.items[0], flow_id)
+        else:
+            async with asyncio.TaskGroup() as group:
+                parts = [group.create_task(self._answer(item, flow_id)) for item in parsed.items]
+            bodies = [answer for part in parts if (answer := part.result())]
+            body = jsonrpc.batch(bodies) if bodies else b""
+        if body:
+            self._reply(reply_to, body)
+
+    async def _answer(self, item: jsonrpc.Request | jsonrpc.Refused, flow_id: str) -> bytes:
+        """One item's reply; empty for a notification, which nobody waits for."""
+        if isinstance(item, jsonrpc.Refused):
+            return jsonrpc.error(item.id, item.code, item.message)
+        reply = self._router.at_once(item, self.caller)
+        if not isinstance(reply, bytes):
+            reply = await self._router.forward(reply, item, self.caller, flow_id)
+        return reply if item.id else b""
+
+    def _reply(self, reply_to: str, body: bytes) -> None:
+        try:
+            head = self._reply_heads[reply_to]
+        except KeyError:
+            head = self._reply_heads[reply_to] = self._reply_head(reply_to)
+        if head is not None:
+            self._write(stomp.with_body(head, body))
+
+    def _reply_head(self, reply_to: str) -> bytes | None:
+        if len(self._reply_heads) >= self._limits.subscriptions_per_connection:
+            self._reply_heads.clear()
+        if not reply_to:
+            return None
+        for subscription, destination in self._subscriptions.items():
+            if destination == reply_to:
+                return _message_head(destination, subscription)
+        if self.is_engine and len(stomp.escape(reply_to)) < _MAX_NAMES // 2:
+            # In clear text the engine can lose one of its SUBSCRIBE frames; it finds the call by its id anyway.
+            return _message_head(reply_to, reply_to)
+        logger.warning("%s does not listen where it wants its replies", self.caller.name)
+        return None
+
+    def deliver(self, destination: str, subscription: str, body: bytes) -> None:
+        """See `subscriptions.Listener`."""
+        self._write(stomp.with_body(_message_head(destination, subscription), body))
+
+    def pass_on(self, subscription: str, frame: stomp.Frame) -> None:
+        """See `subscriptions.Listener`. What would not fit into the header block of a frame is not passed on."""
+        headers = [
+            (name, text) for name, text in frame.headers.items() if name not in ("content-length", "subscription")
+        ]
+        try:
+            message = stomp.encode("MESSAGE", (*headers, ("subscription", subscription)), frame.body)
+        except stomp.TooLong as error:
+            logger.warning("a message for %s is not passed on: %s", self.caller.name, error)
+            return
+        self._write(message)
+
+    def _write(self, frame: bytes) -> None:
+        stream = self.stream
+        stream.write(frame)
+        if stream.unread_bytes > self._limits.unread_hard_bytes and stream.unread_bytes > len(frame):
+            self.drop(f"{stream.unread_bytes} octets are waiting and it does not read")
+        elif stream.unread_bytes:
+            self._quota.check_unread()
+
+    def _error(self, text: str) -> None:
+        self.stream.write(stomp.encode("ERROR", (), text.encode("utf-8", "replace")))
+
+    def _refuse(self, why: str) -> None:
+        """Say what is wrong, then close: what follows cannot be understood."""
+        logger.info("closing %s: %s", self.caller.name, why)
+        self._error(why)
+        self._leave()
+        self.stream.pause()
+        self._loop.call_later(_LAST_WORDS_S, self.reset)
+
+    def _leave(self) -> None:
+        """Stop everything that belongs to the session but the stream."""
+        if self._leaving:
+            return
+        self._leaving = True
+        self._stop_timers()
+        if self._more is not None:
+            self._more.cancel()
+            self._more = None
+        for subscription, destination in self._subscriptions.items():
+            self._broker.remove(destination, self, subscription)
+        self._subscriptions.clear()
+        for task in self._tasks:
+            # Nobody is left to hear the answer; the worker goes on, as with any late reply.
+            task.cancel()
+
+    def _stop_timers(self) -> None:
+        for timer in (self._beat, self._watch):
+            if timer is not None:
+                timer.cancel()
+        self._beat = self._watch = None
+
+    def _lost(self, why: str) -> None:
+        logger.debug("%s has gone: %s", self.caller.name, why)
+        self._leave()
+        self._ended(self)
+
+    def drop(self, why: str) -> None:
+        """Throw the client out, so that it notices."""
+        logger.warning("dropping %s: %s", self.caller.name, why)
+        self.reset()
+
+    def reset(self) -> None:
+        """Close with RST."""
+        self._leave()
+        if self.stream.open:
+            self.stream.reset()
+            self._ended(self)
+
+    def close(self) -> None:
+        """Close with FIN, for a client that asked to leave."""
+        self._leave()
+        if self.stream.open:
+            self.stream.close()
+            self._ended(self)
+
+
+def _message_head(destination: str, subscription: str) -> bytes:
+    return stomp.head(
+        "MESSAGE",
+        (("destination", destination), ("content-type", "application/json"), ("subscription", subscription)),
+    )
+
+
+def _heart_beat(text: str) -> tuple[int, int]:
+    """(what the client can send, what it wants to receive) in ms; malformed numbers count as 0."""
+    first, _, second = text.partition(",")
+    return _milliseconds(first), _milliseconds(second)
+
+
+def _milliseconds(text: str) -> int:
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else 0
+
+
+def _flow_id(headers: Mapping[str, str]) -> str:
+    """The client's flow id as it may stand in a log."""
+    return jsonrpc.printable(headers.get("ovirtCorrelationId", "")[:_MAX_FLOW_ID])

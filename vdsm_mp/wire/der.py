@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Just enough of DER to tell from when until when a certificate, or a revocation list, is valid (RFC 5280).
+
+The standard library parses only certificates of peers; ours has to be looked at too. Raises ValueError on anything
+that is not what it should be.
+"""
+
+from calendar import timegm
+from collections.abc import Iterator
+from time import strptime
+from typing import NamedTuple
+
+_SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _INTEGER = 0x30, 0x17, 0x18, 0x02
+_VERSION = 0xA0
+
+
+class Validity(NamedTuple):
+    """Seconds since the epoch."""
+
+    not_before_s: int
+    not_after_s: int
+
+
+def _items(octets: bytes) -> Iterator[tuple[int, bytes]]:
+    """(tag, content) of each element."""
+    at = 0
+    while at < len(octets):
+        if at + 2 > len(octets):
+            raise ValueError("truncated DER")
+        tag, length = octets[at], octets[at + 1]
+        at += 2
+        if length & 0x80:
+            size = length & 0x7F
+            if not 0 < size <= 4:
+                raise ValueError("DER length out of range")
+            length = int.from_bytes(octets[at : at + size])
+            at += size
+        if at + length > len(octets):
+            raise ValueError("truncated DER")
+        yield tag, octets[at : at + length]
+        at += length
+
+
+def _inner(octets: bytes) -> list[tuple[int, bytes]]:
+    """Elements of the signed part of a certificate or revocation list."""
+    for tag, content in _items(octets):
+        for inner_tag, inner in _items(content):
+            if tag == inner_tag == _SEQUENCE:
+                return list(_items(inner))
+            break
+        break
+    raise ValueError("not a signed DER structure")
+
+
+def _time(tag: int, content: bytes) -> int:
+    text = content.decode("ascii")
+    if tag == _UTC_TIME:
+        # Two digits of the year; RFC 5280 puts 50-99 into the last century.
+        text = ("19" if text[:2] >= "50" else "20") + text
+    elif tag != _GENERALIZED_TIME:
+        raise ValueError("not a time")
+    return timegm(strptime(text, "%Y%m%d%H%M%SZ"))
+
+
+def validity(certificate: bytes) -> Validity:
+    """When a certificate is valid."""
+    fields = [item for item in _inner(certificate) if item[0] != _VERSION]
+    # serial number, signature algorithm, issuer, validity
+    if len(fields) < 4:
+        raise ValueError("not a certificate")
+    times = list(_items(fields[3][1]))
+    if len(times) != 2:
+        raise ValueError("a validity has two times")
+    return Validity(_time(*times[0]), _time(*times[1]))
+
+
+def next_update(revocation_list: bytes) -> int | None:
+    """Seconds since the epoch until which a revocation list is good; None when it does not say."""
+    fields = [item for item in _inner(revocation_list) if item[0] != _INTEGER]
+    # signature algorithm, issuer, this update, next update
+    if len(fields) < 3:
+        raise ValueError("not a revocation list")
+    if len(fields) > 3 and fields[3][0] in (_UTC_TIME, _GENERALIZED_TIME):
+        return _time(*fields[3])
+    return None
