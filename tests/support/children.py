@@ -61,10 +61,10 @@ class LocalChildren:
     def stop(self) -> None:
         for kind, name in list(self.pids):
             self.close(kind, name)
-        self._reap_lost()
+        self._reap_lost(within_s=5)
 
-    def _reap_lost(self) -> None:
-        self.lost = [pid for pid in self.lost if not _reaped(pid, within_s=0)]
+    def _reap_lost(self, within_s: float = 0) -> None:
+        self.lost = [pid for pid in self.lost if not _reaped(pid, within_s)]
 
 
 def _reaped(pid: int, within_s: float) -> bool:

@@ -17,6 +17,10 @@ MIB = 2**20
 COW, RAW = 4, 5
 PREALLOCATED, SPARSE = 1, 2
 
+#: The same in every room: each has a repository of its own.
+SD_ID = "5d000000-1111-4222-8333-444444444444"
+POOL_ID = "90010000-1111-4222-8333-444444444444"
+
 
 def new_id() -> str:
     return str(uuid.uuid4())
@@ -25,16 +29,16 @@ def new_id() -> str:
 class StorageRoom:
     """root: holds the repository, the run directory and the exported directory."""
 
-    def __init__(self, root: Path, children: LocalChildren | None = None) -> None:
+    def __init__(self, root: Path, children: LocalChildren | None = None, *, sd_health_check_delay: int = 10) -> None:
         self.root = root
         for name in ("run", "export"):
             (root / name).mkdir(exist_ok=True)
         self.config = Config(
-            irs=Irs(repository=f"{root}/data-center"),
+            irs=Irs(repository=f"{root}/data-center", sd_health_check_delay=sd_health_check_delay),
             vdsm_mp=House(run_dir=f"{root}/run", vdsm_run_dir=f"{root}/run"),
         )
-        self.sd_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{root} domain"))
-        self.pool_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{root} pool"))
+        self.sd_id = SD_ID
+        self.pool_id = POOL_ID
         self.room = Called("vdsm_mp.workers.storage", self.config, children=children)
         self.call = self.room.call
 

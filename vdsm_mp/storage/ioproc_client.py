@@ -279,9 +279,9 @@ class IoProcess:
             now = time.monotonic()
             if now < self._not_before:
                 raise StoragePathBlocked(self._label(), "earlier requests still hang in the kernel")
-            # Two attempts at once, then pauses of 1, 2, 4 … 10 minutes: the master's count of lost children is finite.
+            # One replacement at once, another, then pauses that grow: the count of lost children is finite.
             self._failures += 1
-            self._not_before = now + (0.0 if self._failures <= 2 else min(600.0, 30.0 * 2 ** (self._failures - 2)))
+            self._not_before = now + (0.0 if self._failures <= 1 else min(600.0, 30.0 * 2 ** (self._failures - 2)))
             if self._link is not None:
                 _log.warning("I/O child of %s hangs; it is given up and replaced", self._label())
                 self._link.close()
