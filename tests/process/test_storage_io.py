@@ -98,6 +98,7 @@ def test_children_that_cannot_be_killed_are_counted_and_capped(hanging: HangFs) 
     assert children.lost == []
     ios[2]._process._not_before = 0.0
     ios[2].stat(".")
+    ios[2].close()
     children.stop()
 
 
