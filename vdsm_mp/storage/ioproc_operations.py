@@ -189,17 +189,23 @@ def mkdir(root: Root, path: str, mode: int, parents: bool, exist_ok: bool) -> No
 
 
 def link(root: Root, source: str, target: str, overwrite: bool) -> None:
-    """Hard link; overwrite: an existing target is replaced in one step."""
+    """Hard link; overwrite: an existing target is replaced in one step (its new name is `TARGET.new` meanwhile)."""
     with root.parent(source) as (from_fd, from_name), root.parent(target) as (to_fd, to_name):
         if not stat.S_ISREG(os.stat(from_name, dir_fd=from_fd, follow_symlinks=False).st_mode):
             raise OSError(errno.ELOOP, "not a regular file", source)
-        name = f".link-{uuid.uuid4()}" if overwrite else to_name
-        os.link(from_name, name, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
-        if overwrite:
-            os.rename(name, to_name, src_dir_fd=to_fd, dst_dir_fd=to_fd)
+        try:
+            os.link(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
+        except FileExistsError:
+            if not overwrite:
+                raise
+            aside = f"{to_name}.new"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(aside, dir_fd=to_fd)
+            os.link(from_name, aside, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
+            os.rename(aside, to_name, src_dir_fd=to_fd, dst_dir_fd=to_fd)
             # rename(2) does nothing when both names are the same file already; the helper name then stays.
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=to_fd)
+                os.unlink(aside, dir_fd=to_fd)
     sync_above(root, target)
 
 

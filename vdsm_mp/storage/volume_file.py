@@ -154,8 +154,9 @@ def share(domain: FileDomain, image_id: str, volume_id: str, to_image_id: str) -
 def unlink_volume(domain: FileDomain, image_id: str, volume_id: str) -> None:
     """The volume, then its lease, then its metadata, as far as they are there."""
     path = volume_path(image_id, volume_id)
-    for suffix in ("", LEASE, META, META + ".new"):
+    for suffix in ("", LEASE, META):
         domain.io.unlink(path + suffix, missing_ok=True)
+        domain.io.unlink(f"{path}{suffix}.new", missing_ok=True)
 
 
 def images_of(domain: FileDomain) -> dict[str, set[str]]:

@@ -160,6 +160,7 @@ class Undoing:
     def _parent(self, recovery: Recovery) -> None:
         domain, image_id, volume_id = self._named(recovery, *recovery.params[:3])
         with self._holding(domain, image_id):
+            domain.io.unlink(f"{volume_path(image_id, volume_id)}{META}.new", missing_ok=True)
             try:
                 recheck_leaf(domain, image_id, volume_id)
             except (ImageDoesNotExist, VolumeDoesNotExist):

@@ -20,6 +20,8 @@ from vdsm_mp.tasks.record import TaskRecord, from_files, to_files
 
 _ID = re.compile(UUID_PATTERN)
 _MAX_FILE_BYTES = 64 * 1024
+#: In the order in which they are believed.
+_FORMS = ("", ".temp", ".backup")
 
 
 class ScannedFile(Protocol):
@@ -29,8 +31,17 @@ class ScannedFile(Protocol):
     def data(self) -> bytes | None: ...
 
 
+class Listed(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+
+
 class Files(Protocol):
     """What is needed of the master domain's files; `storage.domain_io.DomainIO` is one. Paths are relative to it."""
+
+    def readdir(self, path: str) -> Iterable[Listed]: ...
 
     def scan(self, path: str, suffix: str = "", *, data_limit: int = 0) -> Iterable[ScannedFile]: ...
 
@@ -83,7 +94,9 @@ class TaskStore:
 
         Raises: the storage's errors when the directory itself cannot be read.
         """
-        stored: dict[str, dict[str, bytes]] = {}
+        stored: dict[str, dict[str, bytes]] = {
+            entry.name: {} for entry in self._files.readdir(self._path) if entry.kind == "dir"
+        }
         for found in self._files.scan(self._path, data_limit=_MAX_FILE_BYTES):
             directory, _, name = found.path.removeprefix(f"{self._path}/").partition("/")
             stored.setdefault(directory, {})[name] = found.data or b""
@@ -93,17 +106,18 @@ class TaskStore:
             if not _ID.match(task_id):
                 aside.append(SetAside(task_id, "its name is not an id"))
                 continue
-            forms = {
-                form: stored[f"{task_id}{form}"] for form in ("", ".temp", ".backup") if f"{task_id}{form}" in stored
-            }
+            forms = {form: stored[task_id + form] for form in _FORMS if task_id + form in stored}
             whole = {form: files for form, files in forms.items() if f"{task_id}.task" in files}
-            if not whole:
-                self.remove(task_id)
-                continue
             try:
-                tasks.append(_first_readable(task_id, whole))
+                if whole:
+                    tasks.append(_first_readable(task_id, whole))
+                    continue
             except TaskNotLoaded as e:
-                aside.append(SetAside(task_id, e.reason))
+                if list(forms) != [".temp"]:
+                    aside.append(SetAside(task_id, e.reason))
+                    continue
+            # Cleared, or never told to anybody: its first saving was cut short.
+            self.remove(task_id)
         return tasks, aside
 
 
