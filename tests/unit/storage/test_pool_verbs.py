@@ -333,7 +333,7 @@ def test_a_domain_belongs_to_one_pool(spm: StorageRoom) -> None:
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"storagedomainID": new_id()}, 361),
+        ({"storagedomainID": "5d000000-0000-4000-8000-000000000009"}, 361),
         ({"domainType": 9}, 372),
         ({"domainType": 3}, 453),
         ({"domainClass": 4}, 386),
