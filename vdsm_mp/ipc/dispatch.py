@@ -18,9 +18,10 @@ from typing import Any
 
 import msgspec
 
+from vdsm_mp.api.catalogue import VERBS
 from vdsm_mp.api.errors import NotSupported, UnknownVerb
 from vdsm_mp.api.ports import CallContext
-from vdsm_mp.api.verb import VERBS, Lane, Message, VerbSpec, spec_of
+from vdsm_mp.api.verb import Lane, Message, VerbSpec, spec_of
 from vdsm_mp.common.errors import Error, Internal
 from vdsm_mp.ipc import codec
 

@@ -9,6 +9,7 @@ only `Outlet.publish` is for any thread.
 """
 
 import asyncio
+import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -67,7 +68,9 @@ class Outlet:
         self._inbox = inbox
         self._counts = counts
         self._queue: deque[tuple[EventSpec, object, bytes]] = deque()
-        self._overflowed = False
+        self._lock = threading.Lock()
+        #: What did not fit into the queue: only the newest value per key, so that no last value is lost.
+        self._overflow: dict[tuple[str, object], tuple[EventSpec, object, bytes]] = {}
         self._numbers: Counter[str] = Counter()
         self._last: dict[str, dict[object, bytes]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -90,24 +93,34 @@ class Outlet:
         except Exception:
             logger.exception("%s cannot be published", type(event).__name__)
             return
-        if len(self._queue) >= MOST_WAITING:
-            self._overflowed = True
-            return
-        self._queue.append((spec, key, body))
-        if self._inbox.on_loop:
+        on_loop = self._inbox.on_loop
+        if on_loop:
+            self._flush()
+        with self._lock:
+            if len(self._queue) < MOST_WAITING:
+                self._queue.append((spec, key, body))
+            else:
+                self._overflow[spec.topic, key] = (spec, key, body)
+        if on_loop:
             self._flush()
         else:
             self._inbox.put(self._flush)
 
     def _flush(self) -> None:
-        while self._queue:
-            self._send(*self._queue.popleft())
-        if self._overflowed:
-            self._overflowed = False
+        if not self._queue:
+            return
+        with self._lock:
+            queue, self._queue = self._queue, deque()
+            overflow, self._overflow = self._overflow, {}
+        for spec, key, body in queue:
+            self._send(spec, key, body)
+        if overflow:
             self._counts["events_overflowed"] += 1
             # A number nobody gets: every subscriber sees the gap.
             for topic in EVENTS:
                 self._numbers[topic] += 1
+            for spec, key, body in overflow.values():
+                self._send(spec, key, body)
 
     def _send(self, spec: EventSpec, key: object, body: bytes) -> None:
         self._numbers[spec.topic] += 1
@@ -343,6 +356,7 @@ class Inlet:
         if self._pump is not None:
             self._pump.close()
             self._pump = self._socket = None
+        self._peers.clear()
 
 
 def _guarded(function: Callable[[Any], None], argument: object) -> None:

@@ -24,9 +24,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vdsm_mp.api.catalogue import VERBS
 from vdsm_mp.api.errors import DeadlineExceeded, NotAllowed, UnknownVerb
 from vdsm_mp.api.ports import CallContext
-from vdsm_mp.api.verb import VERBS, Message, VerbSpec, spec_of
+from vdsm_mp.api.verb import Message, VerbSpec, spec_of
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.ipc import codec
@@ -48,6 +49,8 @@ WATCH_S = 1.0
 LAST_VALUES_S = 5.0
 #: A blocking caller waits so much longer than its deadline for the loop to say that it has passed.
 LOOP_GRACE_S = 2.0
+#: Of a flow id and of a client's address.
+MAX_TEXT = 128
 DRAIN_STEP_S = 0.01
 
 
@@ -161,13 +164,14 @@ class Bus:
     # Calls
 
     async def call_raw(
-        self, verb: str, params: bytes, *, deadline_s: float, flow_id: str = "", peer: str = ""
+        self, verb: str, params: bytes, *, deadline_s: float | None = None, flow_id: str = "", peer: str = ""
     ) -> bytes:
         """Ask the owner of a verb; both letters stay sealed.
 
-        params: JSON object or array, or empty. Returns the encoded `result`. Raises: the error of the other side,
-        as its own class where this process knows it and as RemoteError (code and sentence kept) where not;
-        UnknownVerb, NotAllowed, StillStarting, Busy, PeerRestarted, DeadlineExceeded.
+        params: JSON object or array, or empty. deadline_s: the verb's own when not given. Returns the encoded
+        `result`. Raises: the error of the other side, as its own class where this process knows it and as
+        RemoteError (code and sentence kept) where not; UnknownVerb, NotAllowed, StillStarting, Busy,
+        PeerRestarted, DeadlineExceeded.
         """
         assert self._loop is not None
         future: asyncio.Future[bytes] = self._loop.create_future()
@@ -182,7 +186,14 @@ class Bus:
             raise
 
     def call_then(
-        self, verb: str, params: bytes, done: Done, *, deadline_s: float, flow_id: str = "", peer: str = ""
+        self,
+        verb: str,
+        params: bytes,
+        done: Done,
+        *,
+        deadline_s: float | None = None,
+        flow_id: str = "",
+        peer: str = "",
     ) -> Question | None:
         """`call_raw` without a task: `done(result, None)` or `done(None, error)` is called once, on the loop.
 
@@ -193,7 +204,8 @@ class Bus:
             done(None, UnknownVerb(verb))
             return None
         now_mono = time.monotonic()
-        ctx = CallContext(verb, flow_id, peer, now_mono + deadline_s)
+        until_mono = now_mono + (spec.deadline_s if deadline_s is None else deadline_s)
+        ctx = CallContext(verb, _printable(flow_id), _printable(peer), until_mono)
         return self._start(spec, params, ctx, now_mono, done)
 
     def forget(self, question: Question | None) -> None:
@@ -336,6 +348,12 @@ class _Answer:
         if self._body is None:
             raise self._error or Error()
         return self._body
+
+
+def _printable(untrusted_text: str) -> str:
+    """A flow id or address as a header may carry it."""
+    text = untrusted_text[:MAX_TEXT]
+    return text if text.isascii() else text.encode("ascii", "replace").decode()
 
 
 def _fulfil(future: "asyncio.Future[bytes]", body: bytes | None, error: Error | None) -> None:
