@@ -26,6 +26,10 @@ from vdsm_mp.storage.volume_info import volume_info
 pytestmark = needs_program("qemu-img")
 
 
+#: Of nothing that exists; always the same, so that every worker of a parallel run collects the same tests.
+ANOTHER = "0e000000-0000-4000-8000-000000000001"
+
+
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageRoom]:
     made = StorageRoom(tmp_path_factory.mktemp("storage")).make()
@@ -150,14 +154,14 @@ def test_nothing_is_based_on_an_illegal_volume(house: StorageRoom) -> None:
         ({"size": "9" * 30}, InvalidVolumeParameter),
         ({"desc": "two\nlines"}, InvalidVolumeParameter),
         ({"sequence": 2**32}, InvalidVolumeParameter),
-        ({"volFormat": RAW, "srcVolUUID": new_id()}, IncorrectFormat),
+        ({"volFormat": RAW, "srcVolUUID": ANOTHER}, IncorrectFormat),
         ({"volFormat": RAW, "initialSize": "1048576"}, InvalidVolumeParameter),
         ({"initialSize": str(100 * MIB)}, InvalidVolumeParameter),
         ({"addBitmaps": True}, InvalidVolumeParameter),
-        ({"storagedomainID": new_id()}, DomainNotInPool),
-        ({"storagepoolID": new_id()}, PoolNotConnected),
+        ({"storagedomainID": ANOTHER}, DomainNotInPool),
+        ({"storagepoolID": ANOTHER}, PoolNotConnected),
         ({"volumeID": "../../etc/passwd"}, InvalidParameters),
-        ({"imageID": new_id() + "\n"}, InvalidParameters),
+        ({"imageID": ANOTHER + "\n"}, InvalidParameters),
     ],
     ids=str,
 )
