@@ -55,6 +55,6 @@ def test_a_job_is_never_shown_as_aborting(state: JobState) -> None:
     assert job_reported(state) in {"pending", "running", "done", "aborted", "failed"}
 
 
-@pytest.mark.parametrize(("state", "to"), list(itertools.product(JOB_OVER, JobState)))
+@pytest.mark.parametrize(("state", "to"), list(itertools.product(sorted(JOB_OVER, key=str), JobState)))
 def test_a_job_that_is_over_stays_so(state: JobState, to: JobState) -> None:
     assert not job_allowed(state, to)
