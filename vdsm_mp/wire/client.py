@@ -93,13 +93,7 @@ class Client:
         self._connected = False
         self._heard_mono = time.monotonic()
         until = time.monotonic() + timeout_s
-        try:
-            self._sock = socket.create_connection((host, port), timeout=timeout_s)
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if context is not None:
-                self._sock = context.wrap_socket(self._sock, server_hostname=host)
-        except OSError as error:
-            raise ConnectionLost(self.address, _reason(error)) from error
+        self._sock = _connect(self.address, host, port, context, timeout_s)
         try:
             heart_beat = f"0,{_HEARTBEAT_MS}"
             self._write(stomp.encode("CONNECT", (("accept-version", "1.2"), ("heart-beat", heart_beat))))
@@ -227,6 +221,18 @@ class Client:
             self._events.append(Event(message.method, msgspec.json.decode(message.params)))
         elif (request_id := bytes(message.id)) in self._waiting:
             self._answers[request_id] = message
+
+
+def _connect(address: str, host: str, port: int, context: ssl.SSLContext | None, timeout_s: float) -> socket.socket:
+    sock = None
+    try:
+        sock = socket.create_connection((host, port), timeout=timeout_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock if context is None else context.wrap_socket(sock, server_hostname=host)
+    except OSError as error:
+        if sock is not None:
+            sock.close()
+        raise ConnectionLost(address, _reason(error)) from error
 
 
 def _frame(command: str, headers: list[tuple[str, str]], body: bytes) -> bytes:
