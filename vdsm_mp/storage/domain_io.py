@@ -212,6 +212,21 @@ class DomainIO:
         """Zero about `limit` allocated bytes from `offset`; returns where to go on, the file's size when done."""
         return int(self._call("wipe", path, path=path, offset=offset, limit=limit))
 
+    def begin_volume(self, image: str, volume: str, *, mode: int, size: int, zeros: int) -> None:
+        """A file `image`/`volume` in a directory that may have to be made; nothing lasting yet. See `ioproc_compound`.
+
+        Raises: StorageFileExists (untouched).
+        """
+        self._call("begin_volume", image, image=image, volume=volume, mode=mode, size=size, zeros=zeros)
+
+    def finish_volume(self, image: str, volume: str, metadata: str, text: str) -> None:
+        """Content of `image`/`volume` on disk, and the file `image`/`metadata` with this text."""
+        self._call("finish_volume", image, image=image, volume=volume, metadata=metadata, text=text)
+
+    def drop_directory(self, path: str, last: str) -> None:
+        """Undo `save_directory`; once its file `last` is gone it counts as removed. Absent is fine."""
+        self._call("drop_directory", path, path=path, last=last)
+
     def save_directory(self, path: str, files: Mapping[str, str]) -> None:
         """The directory `path` has exactly these files afterwards, or is as it was; see `ioproc_compound`."""
         self._call("save_directory", path, path=path, files=dict(files))

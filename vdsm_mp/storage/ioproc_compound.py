@@ -7,7 +7,9 @@ The steps and their order are what a crash between them must not spoil; they sta
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 from vdsm_mp.storage.ioproc_operations import entry_names, read, readable, remove_tree, stat_fields, sync_above
@@ -33,12 +35,10 @@ def save_directory(root: Root, path: str, files: dict[str, str]) -> None:
                 written.append(os.open(name, flags, 0o600, dir_fd=fd))
                 os.fchmod(written[-1], 0o644)
                 os.write(written[-1], text.encode())
-            for one in written:
-                os.fsync(one)
+            sync_all([*written, fd])
         finally:
             for one in written:
                 os.close(one)
-        os.fsync(fd)
     with root.parent(path) as (above, name):
         replaced = True
         try:
@@ -52,6 +52,74 @@ def save_directory(root: Root, path: str, files: dict[str, str]) -> None:
     sync_above(root, path)
     if replaced:
         _remove_flat(root, backup)
+
+
+def drop_directory(root: Root, path: str, last: str) -> None:
+    """Remove a directory that `save_directory` made; without its file `last` it counts as removed already."""
+    try:
+        with root.directory(path) as fd:
+            os.unlink(last, dir_fd=fd)
+            os.fsync(fd)
+    except FileNotFoundError:
+        pass  # cut short before
+    for form in ("", ".temp", ".backup"):
+        try:
+            _remove_flat(root, path + form)
+        except FileNotFoundError:
+            continue
+
+
+def begin_volume(root: Root, image: str, volume: str, mode: int, size: int, zeros: int) -> None:
+    """The image's directory, and an empty file in it: `size` bytes of which the first `zeros` are allocated.
+
+    Not synced: before `finish_volume` a volume is nothing that has to last. EEXIST when the file is there.
+    """
+    try:
+        _make_directory(root, image)
+    except FileExistsError:
+        if not stat.S_ISDIR(root.stat(image).st_mode):
+            raise
+    with root.directory(image) as above:
+        fd = os.open(volume, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=above)
+        try:
+            os.fchmod(fd, mode)
+            os.pwrite(fd, bytes(zeros), 0)
+            if size > zeros:
+                os.ftruncate(fd, size)
+        except OSError:
+            os.unlink(volume, dir_fd=above)
+            raise
+        finally:
+            os.close(fd)
+
+
+def finish_volume(root: Root, image: str, volume: str, metadata: str, text: str) -> None:
+    """The volume's content, its metadata (written aside, renamed) and both their names are on disk when it returns."""
+    aside = f"{metadata}.new"
+    with root.directory(image) as above, root.directory(image.rpartition("/")[0]) as images:
+        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(aside, flags, 0o600, dir_fd=above)
+        try:
+            os.fchmod(fd, 0o644)
+            os.write(fd, text.encode())
+            with root.file(f"{image}/{volume}", os.O_RDONLY) as data:
+                sync_all([data, fd, images])
+        finally:
+            os.close(fd)
+        os.rename(aside, metadata, src_dir_fd=above, dst_dir_fd=above)
+        os.fsync(above)
+
+
+def sync_all(fds: Sequence[int]) -> None:
+    """Side by side: a journal commits once for all who wait for it at the same time."""
+    for _ in _syncers(os.getpid()).map(os.fsync, fds):
+        pass
+
+
+@cache
+def _syncers(pid: int) -> ThreadPoolExecutor:
+    """Of this process: threads do not follow a fork."""
+    return ThreadPoolExecutor(8, thread_name_prefix="sync")
 
 
 def read_directory(root: Root, path: str, suffix: str, limit: int) -> list[dict[str, Any]]:
@@ -137,4 +205,7 @@ COMPOUND: dict[str, Callable[..., Any]] = {
     "read_directory": read_directory,
     "read_volume": read_volume,
     "wipe": wipe,
+    "drop_directory": drop_directory,
+    "begin_volume": begin_volume,
+    "finish_volume": finish_volume,
 }

@@ -42,7 +42,7 @@ from vdsm_mp.storage.volume_file import (
     write_metadata,
 )
 from vdsm_mp.storage.volume_info import lease_of
-from vdsm_mp.storage.volume_metadata import DISK_TYPES, MAX_SEQUENCE, VolumeMetadata, description_of
+from vdsm_mp.storage.volume_metadata import DISK_TYPES, MAX_SEQUENCE, VolumeMetadata, description_of, to_bytes
 from vdsm_mp.tasks.record import Recovery
 from vdsm_mp.tasks.registry import TaskRun
 
@@ -166,7 +166,6 @@ def recoveries(domain: FileDomain, spec: VolumeSpec) -> tuple[Recovery, ...]:
         steps.append(volume_undo.image_created(domain, image_id))
     if spec.based_on_template and (image is None or spec.parent not in image.files):
         steps.append(volume_undo.volume_shared(domain, image_id, spec.parent))
-    steps.append(volume_undo.creation_began(domain, image_id, volume_id))
     steps.append(volume_undo.volume_half_made(domain, image_id, volume_id))
     if spec.parent != BLANK and not spec.based_on_template:
         steps.append(volume_undo.parent_made_internal(domain, image_id, spec.parent))
@@ -183,22 +182,28 @@ def create(domain: FileDomain, leases: LeaseWriter | None, spec: VolumeSpec, run
     io = domain.io
     run.check()
     new_image = any(r.function == "create_image_rollback" for r in run.recoveries)
-    io.mkdir(image_path(spec.image_id), mode=0o755, exist_ok=True)
+    if spec.based_on_template:
+        io.mkdir(image_path(spec.image_id), mode=0o755, exist_ok=True)
     parent = _prepare_parent(domain, spec) if spec.parent != BLANK else None
     run.check()
-    path = volume_path(spec.image_id, spec.volume_id)
     raw = spec.format == "RAW"
     try:
-        # QEMU, too, allocates the first block of a raw image: it finds the alignment by reading it.
-        io.create(path, bytes(BLOCK) if raw else b"", mode=VOLUME_MODE, size=spec.capacity if raw else 0)
+        io.begin_volume(
+            image_path(spec.image_id),
+            spec.volume_id,
+            mode=VOLUME_MODE,
+            size=spec.capacity if raw else 0,
+            # QEMU, too, allocates the first block of a raw image: it finds the alignment by reading it.
+            zeros=BLOCK if raw else 0,
+        )
     except StorageFileExists:
         run.settle(save=True)  # it is not ours to undo
         raise VolumeAlreadyExists(spec.volume_id) from None
     with as_creation_failure(spec.volume_id):
         _fill(domain, spec, parent, run)
-    io.fsync(path)
     run.check()
-    write_metadata(domain, spec.image_id, spec.volume_id, _metadata(domain, spec))
+    text = to_bytes(spec.volume_id, _metadata(domain, spec), domain.meta.version).decode()
+    io.finish_volume(image_path(spec.image_id), spec.volume_id, spec.volume_id + META, text)
     _add_lease(domain, leases, spec)
     done = [volume_undo.volume_created(domain, spec.image_id, spec.volume_id)]
     if new_image:

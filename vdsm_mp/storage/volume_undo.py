@@ -49,11 +49,6 @@ def volume_shared(domain: FileDomain, image_id: str, volume_id: str) -> Recovery
     return _of_file(f"share volume rollback: {where}", "shareVolumeRollback", where)
 
 
-def creation_began(domain: FileDomain, image_id: str, volume_id: str) -> Recovery:
-    """A mark; does nothing."""
-    return _of_file("rollback sentinel", "startCreateVolumeRollback", domain.sd_id, image_id, volume_id)
-
-
 def volume_half_made(domain: FileDomain, image_id: str, volume_id: str) -> Recovery:
     where = domain.io.path_of(volume_path(image_id, volume_id))
     return _of_file("Halfbaked volume rollback", "halfbakedVolumeRollback", domain.sd_id, volume_id, where)

@@ -49,9 +49,9 @@ class Files(Protocol):
         """The directory `path` has exactly these files, or is as it was. On disk when it returns."""
         ...
 
-    def unlink(self, path: str, *, missing_ok: bool = False) -> None: ...
-
-    def remove_tree(self, path: str) -> None: ...
+    def drop_directory(self, path: str, last: str) -> None:
+        """Remove what `save_directory` made, beginning with the file `last`. Absent is fine."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,9 @@ class TaskStore:
 
     def remove(self, task_id: str) -> None:
         """Forget a task; absent is fine. Raises: TaskNotCleared; it may come back with the next SPM."""
-        where = f"{self._path}/{task_id}"
         try:
-            # This name makes it a task: without it, whatever is left is swept by the next load.
-            self._files.unlink(f"{where}/{task_id}.task", missing_ok=True)
-            for path in (where, f"{where}.temp", f"{where}.backup"):
-                self._files.remove_tree(path)
+            # The name that makes it a task goes first: whatever is left without it is swept by the next load.
+            self._files.drop_directory(f"{self._path}/{task_id}", f"{task_id}.task")
         except Error as e:
             raise TaskNotCleared(task_id, str(e)) from e
 
