@@ -227,7 +227,7 @@ def test_an_error_has_no_result_and_a_result_no_error(engine: EngineReader) -> N
 
 
 def test_a_bug_behind_the_door_is_one_sentence_to_the_client(client: Client) -> None:
-    with pytest.raises(RemoteError, match="^Internal error$") as caught:
+    with pytest.raises(RemoteError, match=r"^Internal error$") as caught:
         client.call("VM.shutdown")
     assert caught.value.code == -32603
 
@@ -309,7 +309,7 @@ def test_notifications_are_executed_and_never_answered(raw: Records, door: Door)
         (b"hello", -32700, None),
         (b'{"jsonrpc":"2.0","method":"Host.ping2","params":{"a":NaN},"id":"u"}', -32700, "u"),
         (
-            b'{"jsonrpc":"2.0","method":"Host.ping2","params":' + b"[" * 100_000 + b"]" * 100_000 + b',"id":"u"}',
+            b'{"jsonrpc":"2.0","method":"a","params":' + b"[" * 100_000 + b"]" * 100_000 + b',"id":"u"}',
             -32700,
             "u",
         ),

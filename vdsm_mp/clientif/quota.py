@@ -50,6 +50,11 @@ class Quota:
             self._waiting.append(session)
         return False
 
+    @property
+    def waiting(self) -> int:
+        """Sessions that wait for their turn."""
+        return len(self._waiting)
+
     def took(self, calls: int) -> None:
         self.calls += calls
 

@@ -6,6 +6,7 @@ descriptors run out accepting pauses, and those inside are served on.
 """
 
 import asyncio
+import contextlib
 import errno
 import socket
 from collections import Counter, deque
@@ -29,6 +30,7 @@ logger = log.named(__name__)
 _ACCEPTS_PER_TURN = 16
 _ACCEPT_PAUSE_S = 0.2
 _LOOKUP_S = 5.0
+_LAST_WORDS_S = 0.25
 #: Errors of accept that concern us, not the one who came.
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 #: Lines about refused newcomers in ten seconds.
@@ -61,7 +63,7 @@ class Server:
         limits: Limits,
     ) -> None:
         self._listener = listener
-        self._policy = policy
+        self.policy = policy
         self._gate = gate
         self._authorisation = authorisation
         self._router = router
@@ -69,6 +71,8 @@ class Server:
         self._limits = limits
         self._arrivals: set[Arrival] = set()
         self._sessions: dict[Session | Exchange, str] = {}
+        #: Refused, and still open for the little time that the reason needs to arrive.
+        self._shut: set[socket.socket] = set()
         self._by_address: Counter[str] = Counter()
         self._steps: deque[Callable[[], None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -145,7 +149,7 @@ class Server:
             self._leave(address)
             sock.close()
             return
-        tls = self._policy.tls
+        tls = self.policy.tls
         arrival = Arrival(
             self._loop,
             sock,
@@ -154,7 +158,7 @@ class Server:
             limits=self._limits,
             context=None if tls is None else tls.context,
             step=self._queue_step,
-            check=self._check_name if tls is not None and self._policy.verify_names else None,
+            check=self._check if tls is not None and (tls.crl_expired or self.policy.verify_names) else None,
             ready=self._welcome,
             refused=self._refused,
         )
@@ -183,9 +187,11 @@ class Server:
             if self._steps:
                 self._loop.call_soon(self._run_step)
 
-    async def _check_name(self, peer: Peer, address: str) -> None:
-        assert self._loop is not None
-        if matches_address(peer, address, ()):
+    async def _check(self, peer: Peer, address: str) -> None:
+        assert self._loop is not None and self.policy.tls is not None
+        if self.policy.tls.revokes(peer):
+            raise PermissionError(f"its certificate, of {peer.subject}, is revoked")
+        if not self.policy.verify_names or matches_address(peer, address, ()):
             return
         names: list[str] = []
         try:
@@ -200,7 +206,7 @@ class Server:
     def _welcome(self, arrival: Arrival, protocol: Protocol, octets: bytes) -> None:
         assert self._loop is not None and self._quota is not None
         self._arrivals.discard(arrival)
-        if protocol is Protocol.HTTP and not self._policy.http:
+        if protocol is Protocol.HTTP and not self.policy.http:
             self._refused(arrival, "HTTP is switched off")
             return
         name = f"[{arrival.address}]:{arrival.port}" if ":" in arrival.address else f"{arrival.address}:{arrival.port}"
@@ -217,7 +223,7 @@ class Server:
                 router=self._router,
                 broker=self._broker,
                 quota=self._quota,
-                request_queues=self._policy.request_queues,
+                request_queues=self.policy.request_queues,
                 limits=self._limits,
                 ended=self._ended,
             )
@@ -228,9 +234,17 @@ class Server:
         self._arrivals.discard(arrival)
         self._leave(arrival.address)
         self.counts["refused"] += 1
-        # With FIN: what OpenSSL has told it should arrive.
-        arrival.sock.close()
+        # Closed for good a little later: what OpenSSL has told it must not be overtaken by a reset.
+        with contextlib.suppress(OSError):
+            arrival.sock.shutdown(socket.SHUT_WR)
+        assert self._loop is not None
+        self._shut.add(arrival.sock)
+        self._loop.call_later(_LAST_WORDS_S, self._close, arrival.sock)
         self._grumble("refused %s: %s", f"{arrival.address}:{arrival.port}", why)
+
+    def _close(self, sock: socket.socket) -> None:
+        self._shut.discard(sock)
+        sock.close()
 
     def _ended(self, session: Session | Exchange) -> None:
         address = self._sessions.pop(session, None)
@@ -270,6 +284,7 @@ class Server:
             "connections": self.connections,
             "engines": sum(session.is_engine for session in sessions),
             "calls_in_flight": 0 if self._quota is None else self._quota.calls,
+            "waiting_sessions": 0 if self._quota is None else self._quota.waiting,
             "unread_bytes": sum(session.stream.unread_bytes for session in sessions),
             "served": self._router.served,
             "failed": self._router.failed,
@@ -294,6 +309,8 @@ class Server:
             arrival.reset()
             self._leave(arrival.address)
         self._arrivals.clear()
+        for sock in list(self._shut):
+            self._close(sock)
         until = self._loop.time() + self._limits.drain_s
         while self._loop.time() < until and self._busy():  # noqa: ASYNC110 - five seconds of a whole life
             await asyncio.sleep(0.01)

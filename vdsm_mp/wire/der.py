@@ -74,12 +74,24 @@ def validity(certificate: bytes) -> Validity:
     return Validity(_time(*times[0]), _time(*times[1]))
 
 
-def next_update(revocation_list: bytes) -> int | None:
-    """Seconds since the epoch until which a revocation list is good; None when it does not say."""
+class Revocations(NamedTuple):
+    """A revocation list. until_s: seconds since the epoch, None when it does not say. serials: what it revokes."""
+
+    until_s: int | None
+    serials: frozenset[int]
+
+
+def revocations(revocation_list: bytes) -> Revocations:
+    """What a revocation list says. Its signature is not looked at."""
     fields = [item for item in _inner(revocation_list) if item[0] != _INTEGER]
-    # signature algorithm, issuer, this update, next update
+    # signature algorithm, issuer, this update, perhaps next update, perhaps the revoked, perhaps extensions
     if len(fields) < 3:
         raise ValueError("not a revocation list")
-    if len(fields) > 3 and fields[3][0] in (_UTC_TIME, _GENERALIZED_TIME):
-        return _time(*fields[3])
-    return None
+    until_s = None
+    serials: list[int] = []
+    for tag, content in fields[3:]:
+        if tag in (_UTC_TIME, _GENERALIZED_TIME):
+            until_s = _time(tag, content)
+        elif tag == _SEQUENCE:
+            serials += [int.from_bytes(next(_items(entry))[1], signed=True) for _, entry in _items(content)]
+    return Revocations(until_s, frozenset(serials))

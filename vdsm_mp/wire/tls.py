@@ -5,13 +5,17 @@ A renewed certificate is in force for the next connection, without a restart and
 changed: `ServerTls.context()` looks at their inodes, sizes and times only. A new set that cannot work (a key that
 does not fit, a certificate that its own CA refuses, expired, unreadable) is refused and named in the log, and the
 old one stays. Only the CA of the set is trusted; client certificates are required.
+
+A revocation list that has expired goes on revoking whom it names, and the door stays open: a forgotten renewal must
+not make a host vanish. The log says so.
 """
 
+import base64
 import contextlib
 import ssl
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +56,10 @@ class Files:
 
 
 def server_context(files: Files) -> ssl.SSLContext:
-    """A new server context from the files. Raises: OSError (ssl.SSLError is one of them)."""
+    """A new server context from the files. Raises: OSError (ssl.SSLError is one of them).
+
+    With a revocation list, OpenSSL refuses whom it names, and everybody once the list has expired.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
     # Nobody resumes TLS 1.3 sessions here, and their tickets would only delay the first answer.
@@ -116,6 +123,18 @@ class ServerTls:
         self._context: ssl.SSLContext | None = None
         self._stamps: Sequence[_Stamp | None] | None = None
         self._refused = ""
+        self._revocations: der.Revocations | None = None
+        self._crl_expired = False
+
+    @property
+    def crl_expired(self) -> bool:
+        """Is the revocation list in use older than it may be?"""
+        until_s = None if self._revocations is None else self._revocations.until_s
+        return until_s is not None and time.time() >= until_s
+
+    def revokes(self, peer: "Peer") -> bool:
+        """For the time after the list has expired, when OpenSSL looks at it no more."""
+        return self._revocations is not None and peer.serial in self._revocations.serials
 
     @property
     def refused(self) -> str:
@@ -125,9 +144,10 @@ class ServerTls:
     def context(self) -> ssl.SSLContext:
         """The context for the next connection. Raises: NoCertificates (none has ever worked)."""
         stamps = self._look()
-        if stamps != self._stamps:
+        if stamps != self._stamps or self.crl_expired != self._crl_expired:
             self._stamps = stamps
             self._reload()
+            self._crl_expired = self.crl_expired
         if self._context is None:
             raise NoCertificates(self._refused)
         return self._context
@@ -142,15 +162,21 @@ class ServerTls:
 
     def _reload(self) -> None:
         try:
-            context = server_context(self.files)
-            handshake_with_itself(context, client_context(self.files))
+            files, revocations = self.files, None
+            if files.crl is not None:
+                revocations = der.revocations(_der(files.crl.read_text("ascii"), "X509 CRL"))
+                if revocations.until_s is not None and time.time() >= revocations.until_s:
+                    logger.warning("revocation list %s has expired; whom it names stays out", files.crl)
+                    files = replace(files, crl=None)
+            context = server_context(files)
+            handshake_with_itself(context, client_context(files))
         except (OSError, ValueError) as error:
             self._refused = f"{_named(error, self.files)}"
             kept = "the set in use stays" if self._context else "no client can come in"
             logger.error("certificates refused: %s; %s", self._refused, kept)
             return
         again = self._context is not None
-        self._context, self._refused = context, ""
+        self._context, self._refused, self._revocations = context, "", revocations
         left = self.days_left()
         logger.info("certificates %s, valid for %.0f days", "renewed" if again else "loaded", left or 0.0)
 
@@ -187,18 +213,18 @@ def _named(error: Exception, files: Files) -> str:
 def days_left(cert: Path, *, now_s: float | None = None) -> float | None:
     """Days until the first certificate of a PEM file expires; negative when it has, None when it cannot be read."""
     with contextlib.suppress(OSError, ValueError):
-        validity = der.validity(first_certificate(cert.read_text("ascii")))
+        validity = der.validity(_der(cert.read_text("ascii"), "CERTIFICATE"))
         return (validity.not_after_s - (time.time() if now_s is None else now_s)) / 86400
     return None
 
 
-def first_certificate(pem: str) -> bytes:
-    """DER of the first certificate of a PEM text. Raises: ValueError."""
-    begin = pem.find(ssl.PEM_HEADER)
-    end = pem.find(ssl.PEM_FOOTER, begin)
-    if begin < 0 or end < 0:
-        raise ValueError("no certificate in the file")
-    return ssl.PEM_cert_to_DER_cert(pem[begin : end + len(ssl.PEM_FOOTER)] + "\n")
+def _der(pem: str, what: str) -> bytes:
+    """DER of the first thing of a kind in a PEM text. Raises: ValueError."""
+    _, begin, rest = pem.partition(f"-----BEGIN {what}-----")
+    text, end, _ = rest.partition(f"-----END {what}-----")
+    if not begin or not end:
+        raise ValueError(f"no {what} in the file")
+    return base64.b64decode(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +233,7 @@ class Peer:
 
     common_name: str
     subject: str
+    serial: int = -1
 
 
 NOBODY = Peer("", "")
@@ -217,7 +244,11 @@ def peer_of(connection: ssl.SSLSocket | ssl.SSLObject) -> Peer:
     certificate: Any = connection.getpeercert() or {}
     names = [(str(pair[0]), str(pair[1])) for rdn in certificate.get("subject", ()) for pair in rdn]
     common_names = [value for key, value in names if key == "commonName"]
-    return Peer(common_names[-1] if common_names else "", ",".join(f"{key}={value}" for key, value in names))
+    return Peer(
+        common_names[-1] if common_names else "",
+        ",".join(f"{key}={value}" for key, value in names),
+        int(certificate.get("serialNumber", "-1"), 16),
+    )
 
 
 def plain_address(address: str) -> str:

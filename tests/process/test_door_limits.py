@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that a client may take too much of has an end, and nobody else notices."""
+
+import asyncio
+import contextlib
+import resource
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.certificates import make_authority
+from tests.support.door import Door, always, open_door
+from tests.support.eventually import eventually
+from tests.support.wirepeers import EngineReader, Records, was_closed, was_reset
+from vdsm_mp.api.events import HostConnectivityChanged
+from vdsm_mp.clientif.limits import Limits
+from vdsm_mp.wire import stomp
+from vdsm_mp.wire.client import ConnectionLost
+from vdsm_mp.wire.tls import Files
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return make_authority(tmp_path_factory.mktemp("pki") / "ca").issue("host", "127.0.0.1")
+
+
+def vital(door: Door, name: str) -> int:
+    return int(door.call(door.server.vitals).get(name, 0))
+
+
+def request(method: str, request_id: int, reply_to: str = "me") -> bytes:
+    body = b'{"jsonrpc":"2.0","method":"%b","id":%d}' % (method.encode(), request_id)
+    return stomp.encode("SEND", (("destination", "jms.topic.vdsm_requests"), ("reply-to", reply_to)), body)
+
+
+@contextlib.contextmanager
+def many(address: tuple[str, int], count: int) -> Iterator[list[socket.socket]]:
+    socks = [socket.create_connection(address) for _ in range(count)]
+    try:
+        yield socks
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+def test_one_address_cannot_take_all_connections(files: Files) -> None:
+    with open_door(files, limits=Limits(connections_per_address=5)) as door, many(door.address, 5):
+        eventually(lambda: vital(door, "connections") == 5)
+        with socket.create_connection(door.address) as late:
+            assert was_reset(late)
+    assert door.server.connections == 0
+
+
+def test_there_is_a_limit_for_all_addresses_together_and_places_become_free_again(files: Files) -> None:
+    with open_door(files, limits=Limits(connections=5)) as door:
+        with many(door.address, 5):
+            eventually(lambda: vital(door, "connections") == 5)
+            with pytest.raises(ConnectionLost):
+                door.client(files)
+            assert vital(door, "turned_away") == 1
+        eventually(lambda: vital(door, "connections") == 0)
+        door.client(files).close()
+
+
+def test_a_handshake_that_does_not_end_is_cut_off(files: Files) -> None:
+    limits = Limits(handshake_s=0.3)
+    with (
+        open_door(files, limits=limits) as door,
+        socket.create_connection(door.address) as silent,
+        socket.create_connection(door.address) as slow,
+    ):
+        # The beginning of a ClientHello, octet by octet.
+        with contextlib.suppress(OSError):
+            for octet in bytes.fromhex("16030100c8010000c40303") * 10:
+                slow.sendall(bytes([octet]))
+                time.sleep(0.01)
+        assert was_closed(silent)
+        assert was_closed(slow)
+        assert vital(door, "connections") == 0
+
+
+def test_a_client_that_says_nothing_after_the_handshake_is_cut_off(files: Files) -> None:
+    with open_door(files, limits=Limits(detect_s=0.3)) as door, Records(door.address, files) as raw:
+        raw.send(b"SEN")
+        assert was_closed(raw.sock)
+
+
+@pytest.mark.parametrize("sent", [b"HELLO", b"STOMP\n", b"\nCONNECT", b"\0\0\0\0\0", b"POST / HTTP/1.1\r\n"])
+def test_what_is_neither_stomp_nor_http_is_closed_at_once(files: Files, sent: bytes) -> None:
+    with open_door(files) as door, Records(door.address, files) as raw:
+        raw.send(sent)
+        assert was_closed(raw.sock, within_s=2)
+
+
+def test_handshakes_of_many_do_not_delay_a_call_for_long(files: Files) -> None:
+    with open_door(files) as door, door.client(files) as client, many(door.address, 100) as socks:
+        for sock in socks:
+            sock.sendall(bytes.fromhex("16030100050100000100"))
+        assert client.call("Host.ping2") is True
+        for sock in socks:
+            assert was_closed(sock)
+        assert client.call("Host.ping2") is True
+
+
+def test_a_client_is_not_read_while_too_many_of_its_calls_are_open(files: Files) -> None:
+    gate = asyncio.Event()
+    began = 0
+
+    async def waits(_params: bytes) -> bytes:
+        nonlocal began
+        began += 1
+        await gate.wait()
+        return b"true"
+
+    limits = Limits(calls_per_connection=4)
+    with (
+        open_door(files, limits=limits, answers={"Host.getStats": waits}) as door,
+        door.client(files) as greedy,
+        door.client(files) as modest,
+    ):
+        ids = [greedy.start("Host.getStats", b"{}") for _ in range(20)]
+        eventually(lambda: began == 4)
+        assert modest.call("Host.ping2") is True
+        assert began == 4
+        door.call(gate.set)
+        for request_id in ids:
+            assert greedy.wait(request_id, timeout_s=5) == b"true"
+
+
+def test_when_all_calls_together_are_too_many_everybody_gets_a_turn(files: Files) -> None:
+    gate = asyncio.Event()
+    served: list[bytes] = []
+
+    async def waits(params: bytes) -> bytes:
+        served.append(params)
+        await gate.wait()
+        return b"true"
+
+    with (
+        open_door(files, limits=Limits(calls=2), answers={"Host.getStats": waits}) as door,
+        door.client(files) as greedy,
+        door.client(files) as modest,
+    ):
+        ids = [greedy.start("Host.getStats", b'{"who":"greedy"}') for _ in range(50)]
+        eventually(lambda: len(served) == 2)
+        one = modest.start("Host.getStats", b'{"who":"modest"}')
+        # It waits in the row now; the greedy one had been there before.
+        eventually(lambda: vital(door, "waiting_sessions") == 2)
+        door.call(gate.set)
+        assert modest.wait(one, timeout_s=5) == b"true"
+        for request_id in ids:
+            greedy.wait(request_id, timeout_s=5)
+        assert served.index(b'{"who":"modest"}') <= 6
+
+
+def test_a_hundred_thousand_requests_unread_are_held_back_not_stored(files: Files) -> None:
+    answers = {"Host.getStats": always({"x": "y" * 10_000})}
+    limits = Limits(unread_soft_bytes=100_000)
+    with open_door(files, limits=limits, answers=answers) as door, Records(door.address, files) as greedy:
+        greedy.send(b"SUBSCRIBE\ndestination:me\nid:1\n\n\0")
+        greedy.sock.settimeout(0.5)
+        sent = 0
+        with pytest.raises(TimeoutError):
+            for number in range(100_000):
+                greedy.send(request("Host.getStats", number))
+                sent += 1
+        assert vital(door, "unread_bytes") < 100_000 + 300 * 10_200
+        with door.client(files) as other:
+            assert other.call("Host.ping2") is True
+
+
+def test_a_subscriber_that_never_reads_is_dropped_and_others_hear_on(files: Files) -> None:
+    limits = Limits(unread_hard_bytes=200_000)
+    with (
+        open_door(files, limits=limits) as door,
+        Records(door.address, files) as deaf,
+        door.client(files) as listener,
+    ):
+        deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.send(b"SUBSCRIBE\ndestination:jms.queue.events\nid:1\n\n\0")
+        deaf.send(b"CONNECT\naccept-version:1.2\n\n\0")
+        deaf.next()
+        listener.subscribe()
+        listener.call("Host.ping2")
+        number = 0
+
+        def tell_until_gone() -> bool:
+            nonlocal number
+            for _ in range(500):
+                number += 1
+                door.call(door.broker.publish, HostConnectivityChanged(notify_time=number))
+            return vital(door, "connections") == 1
+
+        heard = 0
+        while not tell_until_gone():
+            heard += sum(1 for _ in listener.events(timeout_s=0.05))
+            assert number < 200_000
+        while heard < number:
+            next(listener.events(timeout_s=5))
+            heard += 1
+        assert was_reset(deaf.sock)
+
+
+def test_one_reply_larger_than_the_limit_may_be_sent(files: Files) -> None:
+    answers = {"Host.getStats": always("x" * 3_000_000)}
+    limits = Limits(unread_hard_bytes=100_000)
+    with open_door(files, limits=limits, answers=answers) as door, door.client(files) as client:
+        time.sleep(0)
+        assert len(client.call("Host.getStats")) == 3_000_000
+
+
+def test_a_connection_has_a_bounded_number_of_subscriptions(files: Files) -> None:
+    with open_door(files) as door, Records(door.address, files) as raw:
+        for number in range(65):
+            raw.send(b"SUBSCRIBE\ndestination:q\nid:%d\n\n\0" % number)
+        assert b"Too many subscriptions" in raw.next().octets
+
+
+def test_a_million_tiny_frames_of_one_do_not_starve_another(files: Files) -> None:
+    with open_door(files) as door, Records(door.address, files) as busy, door.client(files) as client:
+        flood = b"UNSUBSCRIBE\nid:x\n\n\0" * 5000
+        for _ in range(20):
+            busy.send(flood)
+            assert client.call("Host.ping2", timeout_s=5) is True
+
+
+def test_accepting_pauses_when_descriptors_run_out_and_those_inside_are_served(files: Files) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open_door(files) as door, door.client(files) as client:
+        # The client's sockets are made before there are none left.
+        waiting = [socket.socket() for _ in range(5)]
+        lowest = socket.socket()
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno() + 1, hard))
+            for sock in waiting:
+                sock.connect(door.address)
+            eventually(lambda: door.server.counts["accept_pauses"] >= 1)
+            pauses = door.server.counts["accept_pauses"]
+            assert client.call("Host.ping2") is True
+            assert door.server.counts["accept_pauses"] <= pauses + 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            lowest.close()
+        eventually(lambda: door.server.counts["accepted"] == 6)
+        for sock in waiting:
+            sock.close()
+
+
+def test_refusals_do_not_fill_the_log(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    with open_door(files) as door:
+        for _ in range(60):
+            with socket.create_connection(door.address) as sock:
+                sock.sendall(b"garbage\n" * 4)
+                assert was_closed(sock)
+        assert vital(door, "refused") == 60
+    assert len([record for record in caplog.records if "refused" in record.message]) <= 20
+
+
+def test_an_engine_that_drowns_in_events_still_gets_its_beats_and_answers(files: Files) -> None:
+    with open_door(files) as door, EngineReader(door.address, files) as engine:
+        for number in range(50):
+            door.call(door.broker.publish, HostConnectivityChanged(notify_time=number))
+        wanted = engine.ask("Host.ping2")
+        *_, answer = engine.messages(51)
+        assert answer["id"] == wanted
+
+
+def test_a_frame_of_the_largest_size_goes_through(files: Files) -> None:
+    async def measures(params: bytes) -> bytes:
+        return b"%d" % len(params)
+
+    size = stomp.MAX_FRAME - 1000
+    with open_door(files, answers={"Host.getStats": measures}) as door, door.client(files) as client:
+        params = b'{"x":"%b"}' % (b"y" * (size - 8))
+        assert client.call_raw("Host.getStats", params, timeout_s=30) == b"%d" % size
+        with pytest.raises(ConnectionLost):
+            client.call_raw("Host.getStats", b'{"x":"%b"}' % (b"y" * stomp.MAX_FRAME), timeout_s=30)
