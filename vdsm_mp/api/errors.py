@@ -5,7 +5,11 @@ On the bus an error travels as (code, name, message, details); the receiver make
 `by_name`, never by importing what the wire says, and an unknown name becomes `RemoteError`.
 """
 
+from vdsm_mp.common.command import CommandAborted, CommandFailed, CommandOverdue
 from vdsm_mp.common.errors import BadRequest, Conflict, Denied, Error, Failed, Unavailable
+
+
+__all__ = ["CommandAborted", "CommandFailed", "CommandOverdue"]
 
 
 class InvalidParameters(BadRequest):
@@ -115,17 +119,16 @@ class PrivilegedFailed(Failed):
         self.detail = detail
 
 
-class CommandFailed(Failed):
-    """A program ended badly. `err` is the tail of its stderr."""
+class RootHelperGone(Unavailable):
+    """The root helper died while it had the call (which may have run), or could not be started."""
 
     code = 100
-    msg = "{self.command} failed with status {self.status}: {self.err}"
+    msg = "The root helper for {self.helper} is gone: {self.operation}"
 
-    def __init__(self, command: str, status: int, err: str) -> None:
-        super().__init__(command, status, err)
-        self.command = command
-        self.status = status
-        self.err = err
+    def __init__(self, helper: str, operation: str) -> None:
+        super().__init__(helper, operation)
+        self.helper = helper
+        self.operation = operation
 
 
 class ResourceUnavailable(Conflict):

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's side of root: implements `ports.Root` over one `sudo -n <libexec>/helper-CLASS`.
+
+The helper starts with the first call and again after it died; calls in flight at its death fail, none is repeated.
+Any thread may call. Owns one reading thread per helper life; knows nothing of asyncio or the bus.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed, RootHelperGone
+from vdsm_mp.priv.table import LINE_LIMIT, OPERATIONS, helper_of
+
+_SUDO = "/usr/bin/sudo"
+#: Seconds between two starts of a helper that keeps dying (a wrong sudo rule): each start costs a PAM session.
+_PAUSE_S = 1.0
+#: What the helper may need on top of the caller's deadline to put a child down and to say so.
+_GRACE_S = 3.0
+
+
+class NoRoot:
+    """The port of a worker that has no helper: every operation is refused."""
+
+    def do(self, operation: str, /, *, deadline_s: float = 30.0, **params: Any) -> Any:
+        raise PrivilegedFailed(operation, "this worker may not ask for anything as root")
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def root_for(worker: str, libexec_dir: str) -> "NoRoot | RootHelper":
+    """The Root port of `worker`; nothing is started yet."""
+    helper = helper_of(worker)
+    return NoRoot() if helper is None else RootHelper(helper, libexec_dir)
+
+
+class _Waiting:
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.answer: dict[str, Any] | None = None
+
+
+class RootHelper:
+    """One helper class. `close` ends the helper; a later call would start it again."""
+
+    def __init__(self, helper: str, libexec_dir: str, *, sudo: Sequence[str] = (_SUDO, "-n")) -> None:
+        self._helper = helper
+        self._argv = [*sudo, str(Path(libexec_dir) / f"helper-{helper}")]
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._life: _Life | None = None
+        self._not_before = 0.0
+        self._last_words = ""
+
+    def do(self, operation: str, /, *, deadline_s: float = 30.0, **params: Any) -> Any:
+        """See `ports.Root.do`. A parameter that is None is the same as an absent one."""
+        given = {name: value for name, value in params.items() if value is not None}
+        row = OPERATIONS.get((self._helper, operation))
+        if row is None:
+            raise PrivilegedFailed(operation, f"helper-{self._helper} has no such operation")
+        if (fault := row.fault(given)) is not None:
+            raise PrivilegedFailed(operation, fault)
+        number, waiting = next(self._numbers), _Waiting()
+        request = {"id": number, "op": operation, "params": given, "deadline_s": deadline_s}
+        line = json.dumps(request, separators=(",", ":")).encode() + b"\n"
+        if len(line) > LINE_LIMIT:
+            raise PrivilegedFailed(operation, "the request is too long")
+        life = self._alive()
+        life.send(number, waiting, line)
+        if not waiting.done.wait(deadline_s + _GRACE_S):
+            life.forget(number)
+            raise DeadlineExceeded(f"{operation} as root", deadline_s)
+        return self._result(operation, deadline_s, waiting.answer)
+
+    def close(self) -> None:
+        """End the helper and what it runs; returns within about three seconds."""
+        with self._lock:
+            life, self._life = self._life, None
+        if life is not None:
+            life.end()
+
+    def _result(self, operation: str, deadline_s: float, answer: dict[str, Any] | None) -> Any:
+        if answer is None:
+            raise RootHelperGone(self._helper, operation)
+        if answer.get("error") == "timeout":
+            raise DeadlineExceeded(f"{operation} as root", deadline_s)
+        if "error" in answer:
+            raise PrivilegedFailed(operation, str(answer.get("detail", "")))
+        return answer.get("result")
+
+    def _alive(self) -> "_Life":
+        with self._lock:
+            if self._life is not None:
+                if self._life.up:
+                    return self._life
+                self._last_words = self._life.last_words() or self._last_words
+                self._life = None
+            if time.monotonic() < self._not_before:
+                raise RootHelperGone(self._helper, f"start: {self._last_words or 'it ended at once'}")
+            self._not_before = time.monotonic() + _PAUSE_S
+            self._life = _Life(self._argv)
+            return self._life
+
+
+class _Life:
+    """One helper process, from start to EOF."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/"
+        )
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._waiting: dict[int, _Waiting] = {}
+        self.up = True
+        self._reader = threading.Thread(target=self._read, name="root-answers", daemon=True)
+        self._reader.start()
+
+    def send(self, number: int, waiting: _Waiting, line: bytes) -> None:
+        with self._lock:
+            if not self.up:
+                waiting.done.set()
+                return
+            self._waiting[number] = waiting
+        stdin = self._process.stdin
+        assert stdin is not None
+        # A broken pipe is the helper's death, which the reader notices and answers for all.
+        with self._writing, contextlib.suppress(OSError, ValueError):
+            stdin.write(line)
+            stdin.flush()
+
+    def forget(self, number: int) -> None:
+        with self._lock:
+            self._waiting.pop(number, None)
+
+    def _read(self) -> None:
+        stdout = self._process.stdout
+        assert stdout is not None
+        while line := stdout.readline(LINE_LIMIT + 1):
+            try:
+                answer = json.loads(line)
+            except ValueError:
+                break
+            with self._lock:
+                waiting = self._waiting.pop(answer.get("id"), None)
+            if waiting is not None:
+                waiting.answer = answer
+                waiting.done.set()
+        self._over()
+
+    def _over(self) -> None:
+        with self._lock:
+            self.up = False
+            waiting, self._waiting = list(self._waiting.values()), {}
+        for one in waiting:
+            one.done.set()
+
+    def last_words(self) -> str:
+        """The end of stderr of a helper that is gone; closes what is left of it."""
+        stderr = self._process.stderr
+        text = b""
+        if stderr is not None and not stderr.closed:
+            os.set_blocking(stderr.fileno(), False)
+            text = stderr.read(4096) or b""
+        self._close()
+        return text.decode(errors="replace").strip().replace("\n", "; ")[-400:]
+
+    def end(self) -> None:
+        self._close_stdin()
+        try:
+            # sudo hands no signal of ours on to a root process in time; EOF is what ends it.
+            self._process.wait(3)
+        except subprocess.TimeoutExpired:
+            return
+        self._reader.join(1)
+        self._close()
+
+    def _close(self) -> None:
+        self._close_stdin()
+        self._reader.join(1)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+
+    def _close_stdin(self) -> None:
+        stdin = self._process.stdin
+        if stdin is not None:
+            with self._writing, contextlib.suppress(OSError):
+                stdin.close()

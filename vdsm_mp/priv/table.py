@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Root, as a list: every operation that runs as root, its parameters, and which worker's helper knows it.
+
+Read by both sides: `call.py` (as vdsm) and `helper.py` (as root). Standard library only, because the root side imports
+nothing else. Parameters name objects (an export, a NIC, a VM); paths and program options are derived by root alone.
+Questions for whoever adds a row: why root? who owns the object? what if its path is swapped in between, or hangs?
+which option could a value turn into? what if called twice at once, or killed half way?
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+#: helper class -> workers that may start it. One sudo rule each.
+CLASSES: Mapping[str, tuple[str, ...]] = {
+    "storage": ("storage",),
+    "network": ("network",),
+    "virt": ("virt", "scheduler"),
+}
+
+#: Bytes of one request line or one answer line, newline included.
+LINE_LIMIT = 64 * 1024
+
+UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string that matches `pattern` from end to end and does not start with "-"."""
+
+    pattern: str
+    max_length: int = 255
+    optional: bool = False
+
+    def fault(self, value: Any) -> str | None:
+        if not isinstance(value, str):
+            return "is not a string"
+        if len(value) > self.max_length:
+            return f"is longer than {self.max_length} characters"
+        if value.startswith("-") or not re.fullmatch(self.pattern, value, re.ASCII):
+            return "has a form that is not allowed"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An integer within bounds; true and false are not integers."""
+
+    low: int
+    high: int
+    optional: bool = False
+
+    def fault(self, value: Any) -> str | None:
+        if type(value) is not int:
+            return "is not a whole number"
+        if not self.low <= value <= self.high:
+            return f"is not between {self.low} and {self.high}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """true or false."""
+
+    optional: bool = False
+
+    def fault(self, value: Any) -> str | None:
+        return None if isinstance(value, bool) else "is not true or false"
+
+
+Field = Text | Whole | Flag
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One row. deadline_s: upper bound, whatever the caller asks. at_once: how many of it may run at a time."""
+
+    name: str
+    helper: str
+    params: Mapping[str, Field]
+    doc: str
+    deadline_s: float = 30.0
+    at_once: int = 4
+
+    def fault(self, params: Any) -> str | None:
+        """Why `params` do not fit this row (a closed schema: unknown names are refused), or None."""
+        if not isinstance(params, dict):
+            return "parameters are not an object"
+        for name in params:
+            if name not in self.params:
+                return f"unknown parameter {str(name)[:40]!r}"
+        for name, field in self.params.items():
+            if name not in params or (field.optional and params[name] is None):
+                if not field.optional:
+                    return f"parameter {name} is missing"
+            elif (wrong := field.fault(params[name])) is not None:
+                return f"parameter {name} {wrong}"
+        return None
+
+
+HOST = r"\[[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9_.-]{1,15})?\]|[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
+EXPORT = r"/[^\x00-\x1f\x7f,\\]*"
+OPTIONS = Text(r"[A-Za-z0-9_=.,+:/\[\]-]*", max_length=1024, optional=True)
+LINK = Text(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", max_length=15)
+CIDR = Text(r"[0-9A-Fa-f:.]{2,45}/[0-9]{1,3}", max_length=49)
+IP = Text(r"[0-9A-Fa-f:.]{2,45}", max_length=45)
+MTU = Whole(68, 65535)
+VM = Text(UUID, max_length=36)
+TABLE = Whole(1, 2**32 - 1, optional=True)
+
+#: POSIX file systems that a storage domain may live on. Nothing of FUSE that runs a program of the caller's choice.
+POSIX_TYPES = ("btrfs", "ceph", "ext2", "ext3", "ext4", "gfs2", "glusterfs", "lustre", "nfs", "nfs4", "ocfs2", "xfs")
+
+_ROWS = (
+    Operation(
+        "mount-nfs",
+        "storage",
+        {"server": Text(HOST), "export": Text(EXPORT, max_length=1024), "options": OPTIONS},
+        "Mount server:export below <repository>/mnt. The mount point is derived; options from an allow-list.",
+        deadline_s=120,
+    ),
+    Operation(
+        "mount-posix",
+        "storage",
+        {
+            "spec": Text(r"[^\x00-\x1f\x7f\\]+", max_length=1024),
+            "vfs_type": Text("|".join(POSIX_TYPES), max_length=16),
+            "options": OPTIONS,
+        },
+        "Mount a block device below /dev or a host:/path below <repository>/mnt (gluster: mnt/glusterSD).",
+        deadline_s=120,
+    ),
+    Operation(
+        "umount",
+        "storage",
+        {
+            "spec": Text(r"[^\x00-\x1f\x7f\\]+", max_length=1280),
+            "gluster": Flag(optional=True),
+            "force": Flag(optional=True),
+            "lazy": Flag(optional=True),
+        },
+        "Unmount what mount-nfs or mount-posix mounted for `spec` (server:export of NFS), and remove its directory.",
+        deadline_s=60,
+    ),
+    Operation("bridge-create", "network", {"name": LINK, "stp": Flag(optional=True)}, "Make a bridge."),
+    Operation("bond-create", "network", {"name": LINK, "options": OPTIONS}, "Make a bond."),
+    Operation(
+        "vlan-create",
+        "network",
+        {"name": LINK, "nic": LINK, "tag": Whole(0, 4094)},
+        "Make a VLAN device on a NIC or bond.",
+    ),
+    Operation("link-remove", "network", {"name": LINK}, "Remove a bridge, bond or VLAN device; never a NIC."),
+    Operation("port-attach", "network", {"port": LINK, "to": LINK}, "Put a device under a bridge or bond."),
+    Operation("port-detach", "network", {"port": LINK}, "Take a device from its bridge or bond."),
+    Operation("link-up", "network", {"name": LINK}, "Set a device up."),
+    Operation("link-down", "network", {"name": LINK}, "Set a device down."),
+    Operation("mtu-set", "network", {"name": LINK, "mtu": MTU}, "Set a device's MTU."),
+    Operation("address-add", "network", {"name": LINK, "address": CIDR}, "Give a device an address; idempotent."),
+    Operation("address-remove", "network", {"name": LINK, "address": CIDR}, "Take an address away; idempotent."),
+    Operation("addresses-flush", "network", {"name": LINK}, "Take all addresses of a device away."),
+    Operation("ipv6-set", "network", {"name": LINK, "enabled": Flag()}, "Switch IPv6 of a device."),
+    Operation("stp-set", "network", {"name": LINK, "enabled": Flag()}, "Switch a bridge's spanning tree."),
+    Operation(
+        "route-set", "network", {"name": LINK, "gateway": IP, "table": TABLE}, "Replace the default route of a table."
+    ),
+    Operation("route-remove", "network", {"name": LINK, "gateway": IP, "table": TABLE}, "Remove a default route."),
+    Operation("hardware-info", "virt", {}, "The machine's DMI identity, which only root may read in full."),
+    Operation(
+        "ksm-tune",
+        "virt",
+        {
+            "run": Whole(0, 2, optional=True),
+            "sleep_millisecs": Whole(0, 2**32 - 1, optional=True),
+            "pages_to_scan": Whole(0, 2**32 - 1, optional=True),
+            "merge_across_nodes": Whole(0, 1, optional=True),
+        },
+        "Set kernel same-page merging.",
+        at_once=1,
+    ),
+    Operation("nvram-read", "virt", {"vm_id": VM, "offset": Whole(0, 2**24)}, "One piece of a VM's UEFI variables."),
+    Operation("tpm-read", "virt", {"vm_id": VM, "offset": Whole(0, 2**24)}, "One piece of a VM's TPM state (tar)."),
+    Operation(
+        "nvram-write",
+        "virt",
+        {"vm_id": VM, "offset": Whole(0, 2**24), "data": Text(r"[A-Za-z0-9+/=]*", 48 * 1024), "last": Flag()},
+        "One piece of a VM's UEFI variables; the last one puts them in place.",
+    ),
+    Operation(
+        "tpm-write",
+        "virt",
+        {"vm_id": VM, "offset": Whole(0, 2**24), "data": Text(r"[A-Za-z0-9+/=]*", 48 * 1024), "last": Flag()},
+        "One piece of a VM's TPM state; the last one puts it in place.",
+    ),
+)
+
+#: Every helper answers `ping`; the rest as listed.
+OPERATIONS: Mapping[tuple[str, str], Operation] = {
+    **{
+        (c, "ping"): Operation("ping", c, {}, "Prove that the helper runs; answers its uid and class.") for c in CLASSES
+    },
+    **{(row.helper, row.name): row for row in _ROWS},
+}
+
+
+def helper_of(worker: str) -> str | None:
+    """The helper class that a worker may start, or None."""
+    return next((helper for helper, workers in CLASSES.items() if worker in workers), None)

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A VM's UEFI variables and TPM state, which belong to QEMU's and swtpm's users. Root side, standard library only.
+
+Moved in pieces of base64 because a request line is short. UEFI variables are one file; the TPM state is a folder and
+travels as a tar of plain files, whose names, count and size are checked before anything is written.
+"""
+
+import base64
+import contextlib
+import io
+import os
+import shutil
+import stat
+import tarfile
+import threading
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from vdsm_mp.priv.beneath import open_beneath, open_root
+from vdsm_mp.priv.child import Refused
+from vdsm_mp.priv.context import Context
+
+_PIECE = 32 * 1024
+_LIMIT = 4 * 1024 * 1024
+_FILES_LIMIT = 32
+
+#: Pieces that have arrived for (kind, vm_id). Bounded by _LIMIT each and by _VMS in number.
+_arriving: dict[tuple[str, str], bytearray] = {}
+_VMS = 16
+_lock = threading.Lock()
+
+
+def nvram_read(context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
+    """-> {"data": base64 of one piece from `offset`, "size": bytes in all, "modified": mtime}. Absent: size 0."""
+    folder = open_root(context.config["nvram_dir"])
+    try:
+        try:
+            fd = open_beneath(folder, _nvram(params["vm_id"]), os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return {"data": "", "size": 0, "modified": 0.0}
+        with os.fdopen(fd, "rb") as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode) or info.st_size > _LIMIT:
+                raise Refused("the UEFI variables are not a plain file of a sane size")
+            file.seek(params["offset"])
+            return {"data": _text(file.read(_PIECE)), "size": info.st_size, "modified": info.st_mtime}
+    finally:
+        os.close(folder)
+
+
+def nvram_write(context: Context, params: Mapping[str, Any]) -> bool:
+    """Put the variables in place with the last piece: a new file renamed over the old one, same owner as before."""
+    content = _gather("nvram", params)
+    if content is None:
+        return False
+    folder = open_root(context.config["nvram_dir"])
+    name = _nvram(params["vm_id"])
+    try:
+        _replace(folder, name, content)
+    finally:
+        os.close(folder)
+    return True
+
+
+def tpm_read(context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
+    """-> {"data", "size", "modified"} as nvram_read, of a tar that is the same bytes as long as no file changed."""
+    folder = _tpm_folder(context, params["vm_id"])
+    if folder is None:
+        return {"data": "", "size": 0, "modified": 0.0}
+    try:
+        packed, modified = _pack(folder)
+    finally:
+        os.close(folder)
+    offset = params["offset"]
+    return {"data": _text(packed[offset : offset + _PIECE]), "size": len(packed), "modified": modified}
+
+
+def tpm_write(context: Context, params: Mapping[str, Any]) -> bool:
+    """Replace the TPM state with the last piece's tar. libvirt gives the files to swtpm's user when it starts it."""
+    content = _gather("tpm", params)
+    if content is None:
+        return False
+    files = _unpack(content)
+    root = open_root(context.config["tpm_dir"])
+    vm_id = params["vm_id"]
+    try:
+        owner = os.fstat(root)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(vm_id, dir_fd=root)
+        for made in (vm_id, f"{vm_id}/tpm2"):
+            os.mkdir(made, 0o711, dir_fd=root)
+        folder = open_beneath(root, f"{vm_id}/tpm2", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name, data in files.items():
+                _replace(folder, name, data)
+            os.fchown(folder, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(folder)
+    finally:
+        os.close(root)
+    return True
+
+
+def _nvram(vm_id: str) -> str:
+    return f"{vm_id}.fd"
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _gather(kind: str, params: Mapping[str, Any]) -> bytes | None:
+    key, piece = (kind, params["vm_id"]), base64.b64decode(params["data"], validate=True)
+    with _lock:
+        if params["offset"] == 0:
+            if key not in _arriving and len(_arriving) >= _VMS:
+                _arriving.pop(next(iter(_arriving)))
+            _arriving[key] = bytearray()
+        so_far = _arriving.get(key)
+        if so_far is None or len(so_far) != params["offset"] or len(so_far) + len(piece) > _LIMIT:
+            _arriving.pop(key, None)
+            raise Refused("the pieces do not follow each other, or are too much")
+        so_far += piece
+        return bytes(_arriving.pop(key)) if params["last"] else None
+
+
+def _replace(folder: int, name: str, content: bytes) -> None:
+    fresh = f"{name}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(fresh, dir_fd=folder)
+    fd = open_beneath(folder, fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        owner = os.fstat(folder)
+        with contextlib.suppress(FileNotFoundError):
+            owner = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(fresh, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _tpm_folder(context: Context, vm_id: str) -> int | None:
+    root = open_root(context.config["tpm_dir"])
+    try:
+        return open_beneath(root, f"{vm_id}/tpm2", os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(root)
+
+
+def _pack(folder: int) -> tuple[bytes, float]:
+    packed, modified = io.BytesIO(), 0.0
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in sorted(os.listdir(folder))[:_FILES_LIMIT]:
+            fd = open_beneath(folder, name, os.O_RDONLY | os.O_NONBLOCK)
+            with os.fdopen(fd, "rb") as file:
+                info = os.fstat(fd)
+                if not stat.S_ISREG(info.st_mode) or name.startswith("."):
+                    continue
+                if packed.tell() + info.st_size > _LIMIT:
+                    raise Refused("the TPM state is larger than it may be")
+                member = tarfile.TarInfo(name)
+                member.size, member.mtime, member.mode = info.st_size, int(info.st_mtime), 0o600
+                tar.addfile(member, file)
+                modified = max(modified, info.st_mtime)
+    return packed.getvalue(), modified
+
+
+def _unpack(content: bytes) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+            for member in tar:
+                name = PurePosixPath(member.name).name
+                if not member.isreg() or name != member.name or name.startswith(".") or len(files) >= _FILES_LIMIT:
+                    raise Refused("the TPM state has other things than a few plain files")
+                file = tar.extractfile(member)
+                files[name] = file.read(_LIMIT) if file else b""
+    except tarfile.TarError as error:
+        raise Refused(f"the TPM state is not readable: {error}") from None
+    return files
