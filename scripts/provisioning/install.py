@@ -149,22 +149,9 @@ def _vdsm_id() -> None:
 
 
 def _helpers() -> None:
-    """The programs that sudo may run: each a link to the helper, owned by root all the way down."""
-    helper = next((VENV / "lib").glob("python3*/site-packages/vdsm_mp/priv/helper.py"), None)
-    if helper is None:
-        raise Failure("installing root's helpers: the agent has no vdsm_mp/priv/helper.py")
-    LIBEXEC.mkdir(parents=True, exist_ok=True)
-    LIBEXEC.chmod(0o755)
-    site = helper.parent.parent.parent
-    for role in ("storage", "network", "virt"):
-        path = LIBEXEC / f"helper-{role}"
-        text = (
-            f"#!/usr/bin/python3 -I\nimport sys\nsys.path.insert(0, {str(site)!r})\n"
-            f"from vdsm_mp.priv.helper import main\nsys.exit(main({role!r}))\n"
-        )
-        if not path.exists() or path.read_text() != text:
-            path.write_text(text)
-        path.chmod(0o755)
+    """The programs that sudo may run: copies, owned by root all the way down."""
+    argv = [VENV / "bin/python", "-m", "vdsm_mp.priv.install", "--libexec", LIBEXEC]
+    run(argv, why="installing root's helpers")
 
 
 def _sudoers() -> None:
