@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed, RootHelperGone
-from vdsm_mp.priv.table import LINE_LIMIT, OPERATIONS, helper_of
+from vdsm_mp.priv.table import ANSWER_LIMIT, LINE_LIMIT, OPERATIONS, helper_of
 
 _SUDO = "/usr/bin/sudo"
 #: Seconds between two starts of a helper that keeps dying (a wrong sudo rule): each start costs a PAM session.
@@ -26,34 +26,19 @@ _PAUSE_S = 1.0
 _GRACE_S = 3.0
 
 
-class NoRoot:
-    """The port of a worker that has no helper: every operation is refused."""
-
-    def do(self, operation: str, /, *, deadline_s: float = 30.0, **params: Any) -> Any:
-        raise PrivilegedFailed(operation, "this worker may not ask for anything as root")
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
-def root_for(worker: str, libexec_dir: str) -> "NoRoot | RootHelper":
-    """The Root port of `worker`; nothing is started yet."""
-    helper = helper_of(worker)
-    return NoRoot() if helper is None else RootHelper(helper, libexec_dir)
-
-
 class _Waiting:
     def __init__(self) -> None:
         self.done = threading.Event()
         self.answer: dict[str, Any] | None = None
 
 
-class RootHelper:
-    """One helper class. `close` ends the helper; a later call would start it again."""
+class SudoRoot:
+    """The port of one worker. `close` ends its helper; a later call would start it again."""
 
-    def __init__(self, helper: str, libexec_dir: str, *, sudo: Sequence[str] = (_SUDO, "-n")) -> None:
-        self._helper = helper
-        self._argv = [*sudo, str(Path(libexec_dir) / f"helper-{helper}")]
+    def __init__(self, worker: str, libexec_dir: str, *, sudo: Sequence[str] = (_SUDO, "-n")) -> None:
+        self._worker = worker
+        self._helper = helper_of(worker)
+        self._argv = [*sudo, str(Path(libexec_dir) / f"helper-{self._helper}")]
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._life: _Life | None = None
@@ -63,9 +48,9 @@ class RootHelper:
     def do(self, operation: str, /, *, deadline_s: float = 30.0, **params: Any) -> Any:
         """See `ports.Root.do`. A parameter that is None is the same as an absent one."""
         given = {name: value for name, value in params.items() if value is not None}
-        row = OPERATIONS.get((self._helper, operation))
+        row = OPERATIONS.get((self._helper or "", operation))
         if row is None:
-            raise PrivilegedFailed(operation, f"helper-{self._helper} has no such operation")
+            raise PrivilegedFailed(operation, f"the {self._worker} worker has no such operation")
         if (fault := row.fault(given)) is not None:
             raise PrivilegedFailed(operation, fault)
         number, waiting = next(self._numbers), _Waiting()
@@ -89,7 +74,7 @@ class RootHelper:
 
     def _result(self, operation: str, deadline_s: float, answer: dict[str, Any] | None) -> Any:
         if answer is None:
-            raise RootHelperGone(self._helper, operation)
+            raise RootHelperGone(self._worker, operation)
         if answer.get("error") == "timeout":
             raise DeadlineExceeded(f"{operation} as root", deadline_s)
         if "error" in answer:
@@ -104,7 +89,7 @@ class RootHelper:
                 self._last_words = self._life.last_words() or self._last_words
                 self._life = None
             if time.monotonic() < self._not_before:
-                raise RootHelperGone(self._helper, f"start: {self._last_words or 'it ended at once'}")
+                raise RootHelperGone(self._worker, f"start: {self._last_words or 'it ended at once'}")
             self._not_before = time.monotonic() + _PAUSE_S
             self._life = _Life(self._argv)
             return self._life
@@ -144,7 +129,7 @@ class _Life:
     def _read(self) -> None:
         stdout = self._process.stdout
         assert stdout is not None
-        while line := stdout.readline(LINE_LIMIT + 1):
+        while line := stdout.readline(ANSWER_LIMIT + 1):
             try:
                 answer = json.loads(line)
             except ValueError:

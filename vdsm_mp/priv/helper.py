@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 from vdsm_mp.priv import hardware, mount, net, vmdata
 from vdsm_mp.priv.child import Children, OperationFailed, OutOfTime, Refused
 from vdsm_mp.priv.context import Context
-from vdsm_mp.priv.table import LINE_LIMIT, OPERATIONS, Operation
+from vdsm_mp.priv.table import ANSWER_LIMIT, LINE_LIMIT, OPERATIONS, Operation
 
 _THREADS = 8
 _WAITING = 32
@@ -35,13 +35,14 @@ _HANDLERS: Mapping[str, Handler] = {
     "mount-nfs": mount.mount_nfs,
     "mount-posix": mount.mount_posix,
     "umount": mount.umount,
+    "umount-detach": mount.umount_detach,
     **net.HANDLERS,
     "hardware-info": hardware.info,
     "ksm-tune": hardware.ksm_tune,
-    "nvram-read": vmdata.nvram_read,
-    "nvram-write": vmdata.nvram_write,
-    "tpm-read": vmdata.tpm_read,
-    "tpm-write": vmdata.tpm_write,
+    "read-nvram": vmdata.read_nvram,
+    "read-tpm": vmdata.read_tpm,
+    "write-nvram": vmdata.write_nvram,
+    "write-tpm": vmdata.write_tpm,
 }
 
 
@@ -162,7 +163,7 @@ class Helper:
 
     def _answer(self, answer: dict[str, Any]) -> None:
         line = json.dumps(answer, separators=(",", ":")).encode() + b"\n"
-        if len(line) > LINE_LIMIT:
+        if len(line) > ANSWER_LIMIT:
             line = json.dumps({"id": answer["id"], "error": "failed", "detail": "the answer is too long"}).encode()
             line += b"\n"
         with self._lock:

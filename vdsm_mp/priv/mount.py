@@ -23,19 +23,25 @@ from vdsm_mp.priv.table import HOST
 _MOUNT = "/usr/bin/mount"
 
 _FLAGS = frozenset(
-    """
+    re.findall(
+        r"\S+",
+        """
     ac acl async atime barrier cto defaults delalloc discard fg fsc hard inode64 intr lazytime lock
     migration noac noacl noatime nobarrier nocto nodelalloc nodev nodiratime nodiscard noexec nofail
     nofsc nointr nolock nordirplus noresvport nosharecache nosuid nouser_xattr nowsync rdirplus rdma
     relatime resvport ro rw sharecache soft softerr softreval strictatime sync tcp udp user_xattr wsync
     _netdev
-    """.split()
+        """,
+    )
 )
 _NUMBERS = frozenset(
-    """
+    re.findall(
+        r"\S+",
+        """
     acdirmax acdirmin acregmax acregmin actimeo commit max_connect minorversion mountport mountvers
     namlen nconnect port retrans retry rsize timeo wsize
-    """.split()
+        """,
+    )
 )
 _VALUES: Mapping[str, str] = {
     "backup-volfile-servers": r"[A-Za-z0-9.:-]+",
@@ -99,35 +105,43 @@ def escaped(spec: str) -> str:
 
 def mount_nfs(context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
     """-> {"path", "already"}"""
-    spec = f"{params['server']}:{params['export']}"
-    return _mount(context, "nfs", spec, spec, params.get("options"), "mnt")
+    return _mount(context, "nfs", params["remote"], params["remote"], params.get("options"), "mnt")
 
 
 def mount_posix(context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
     """-> {"path", "already"}"""
-    spec, vfs_type = params["spec"], params["vfs_type"]
+    spec, vfs_type = params["remote"], params["vfs_type"]
     source = _block_device(spec) if spec.startswith("/") else _remote(spec, vfs_type)
     return _mount(context, vfs_type, source, spec, params.get("options"), _below(vfs_type == "glusterfs"))
 
 
 def umount(context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
     """-> {"path", "already"}. `already`: nothing was mounted there. Raises: OperationFailed (busy: what it says)."""
-    below, name = _below(bool(params.get("gluster"))), _name(params["spec"])
+    return _umount(context, params, _UMOUNT_NOFOLLOW)
+
+
+def umount_detach(context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
+    """As umount, but never waits for a server: what still uses the mount keeps it until the kernel lets go."""
+    with contextlib.suppress(OperationFailed):
+        # Frees those who wait for a dead NFS server; only some file systems know it.
+        _umount(context, params, _UMOUNT_NOFOLLOW | _MNT_FORCE)
+    return _umount(context, params, _UMOUNT_NOFOLLOW | _MNT_DETACH)
+
+
+def _umount(context: Context, params: Mapping[str, Any], flags: int) -> dict[str, Any]:
+    below, name = _below(bool(params.get("gluster"))), _name(params["remote"])
+    path = f"{context.config['repository']}/{below}/{name}"
     parent = _folder(context, below)
     try:
-        path = f"{context.config['repository']}/{below}/{name}"
         mounted = _mounted(path)
         if mounted:
-            flags = _UMOUNT_NOFOLLOW
-            flags |= _MNT_FORCE if params.get("force") else 0
-            flags |= _MNT_DETACH if params.get("lazy") else 0
             argv = [sys.executable, "-I", "-S", "-c", _UMOUNT_SCRIPT, str(parent), name, str(flags)]
             context.children.run(argv, context.deadline_mono, pass_fds=[parent])
-        with contextlib.suppress(FileNotFoundError, OSError):  # still mounted below another mount, or not empty
+        with contextlib.suppress(OSError):  # absent, or something else is in it
             os.rmdir(name, dir_fd=parent)
-        return {"path": path, "already": not mounted}
     finally:
         os.close(parent)
+    return {"path": path, "already": not mounted}
 
 
 def _mount(context: Context, vfs_type: str, source: str, spec: str, options: str | None, below: str) -> dict[str, Any]:

@@ -19,8 +19,10 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
     "virt": ("virt", "scheduler"),
 }
 
-#: Bytes of one request line or one answer line, newline included.
+#: Bytes of one request line, newline included.
 LINE_LIMIT = 64 * 1024
+#: Bytes of one answer line: the UEFI variables of a VM (528 KiB, in base64) must fit.
+ANSWER_LIMIT = 8 * 1024 * 1024
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
@@ -101,12 +103,15 @@ class Operation:
 
 HOST = r"\[[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9_.-]{1,15})?\]|[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
 EXPORT = r"/[^\x00-\x1f\x7f,\\]*"
+REMOTE = Text(r"[^\x00-\x1f\x7f\\]+", max_length=1280)
 OPTIONS = Text(r"[A-Za-z0-9_=.,+:/\[\]-]*", max_length=1024, optional=True)
 LINK = Text(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", max_length=15)
 CIDR = Text(r"[0-9A-Fa-f:.]{2,45}/[0-9]{1,3}", max_length=49)
 IP = Text(r"[0-9A-Fa-f:.]{2,45}", max_length=45)
 MTU = Whole(68, 65535)
 VM = Text(UUID, max_length=36)
+VM_NAME = Text(r"[^/\x00-\x1f\x7f]+", max_length=240, optional=True)
+PIECE = Text(r"[A-Za-z0-9+/=]*", max_length=48 * 1024)
 TABLE = Whole(1, 2**32 - 1, optional=True)
 
 #: POSIX file systems that a storage domain may live on. Nothing of FUSE that runs a program of the caller's choice.
@@ -116,32 +121,29 @@ _ROWS = (
     Operation(
         "mount-nfs",
         "storage",
-        {"server": Text(HOST), "export": Text(EXPORT, max_length=1024), "options": OPTIONS},
-        "Mount server:export below <repository>/mnt. The mount point is derived; options from an allow-list.",
+        {"remote": Text(rf"({HOST}):({EXPORT})", max_length=1280), "options": OPTIONS},
+        "Mount server:/export below <repository>/mnt. The mount point is derived; options from an allow-list.",
         deadline_s=120,
     ),
     Operation(
         "mount-posix",
         "storage",
-        {
-            "spec": Text(r"[^\x00-\x1f\x7f\\]+", max_length=1024),
-            "vfs_type": Text("|".join(POSIX_TYPES), max_length=16),
-            "options": OPTIONS,
-        },
+        {"remote": REMOTE, "vfs_type": Text("|".join(POSIX_TYPES), max_length=16), "options": OPTIONS},
         "Mount a block device below /dev or a host:/path below <repository>/mnt (gluster: mnt/glusterSD).",
         deadline_s=120,
     ),
     Operation(
         "umount",
         "storage",
-        {
-            "spec": Text(r"[^\x00-\x1f\x7f\\]+", max_length=1280),
-            "gluster": Flag(optional=True),
-            "force": Flag(optional=True),
-            "lazy": Flag(optional=True),
-        },
-        "Unmount what mount-nfs or mount-posix mounted for `spec` (server:export of NFS), and remove its directory.",
+        {"remote": REMOTE, "gluster": Flag(optional=True)},
+        "Unmount what mount-nfs or mount-posix mounted for `remote`, and remove the empty mount point.",
         deadline_s=60,
+    ),
+    Operation(
+        "umount-detach",
+        "storage",
+        {"remote": REMOTE, "gluster": Flag(optional=True)},
+        "The same for a server that does not answer: forced, and out of sight at once.",
     ),
     Operation("bridge-create", "network", {"name": LINK, "stp": Flag(optional=True)}, "Make a bridge."),
     Operation("bond-create", "network", {"name": LINK, "options": OPTIONS}, "Make a bond."),
@@ -179,18 +181,18 @@ _ROWS = (
         "Set kernel same-page merging.",
         at_once=1,
     ),
-    Operation("nvram-read", "virt", {"vm_id": VM, "offset": Whole(0, 2**24)}, "One piece of a VM's UEFI variables."),
-    Operation("tpm-read", "virt", {"vm_id": VM, "offset": Whole(0, 2**24)}, "One piece of a VM's TPM state (tar)."),
+    Operation("read-nvram", "virt", {"vm_id": VM, "vm_name": VM_NAME}, "A VM's UEFI variables, in base64."),
+    Operation("read-tpm", "virt", {"vm_id": VM, "vm_name": VM_NAME}, "A VM's TPM state: base64 of a tar."),
     Operation(
-        "nvram-write",
+        "write-nvram",
         "virt",
-        {"vm_id": VM, "offset": Whole(0, 2**24), "data": Text(r"[A-Za-z0-9+/=]*", 48 * 1024), "last": Flag()},
+        {"vm_id": VM, "offset": Whole(0, 2**24), "data": PIECE, "last": Flag()},
         "One piece of a VM's UEFI variables; the last one puts them in place.",
     ),
     Operation(
-        "tpm-write",
+        "write-tpm",
         "virt",
-        {"vm_id": VM, "offset": Whole(0, 2**24), "data": Text(r"[A-Za-z0-9+/=]*", 48 * 1024), "last": Flag()},
+        {"vm_id": VM, "offset": Whole(0, 2**24), "data": PIECE, "last": Flag()},
         "One piece of a VM's TPM state; the last one puts it in place.",
     ),
 )

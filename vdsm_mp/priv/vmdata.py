@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A VM's UEFI variables and TPM state, which belong to QEMU's and swtpm's users. Root side, standard library only.
 
-Moved in pieces of base64 because a request line is short. UEFI variables are one file; the TPM state is a folder and
+Written in pieces of base64 because a request line is short. UEFI variables are one file; the TPM state is a folder and
 travels as a tar of plain files, whose names, count and size are checked before anything is written.
 """
 
@@ -21,7 +21,6 @@ from vdsm_mp.priv.beneath import open_beneath, open_root
 from vdsm_mp.priv.child import Refused
 from vdsm_mp.priv.context import Context
 
-_PIECE = 32 * 1024
 _LIMIT = 4 * 1024 * 1024
 _FILES_LIMIT = 32
 
@@ -31,31 +30,32 @@ _VMS = 16
 _lock = threading.Lock()
 
 
-def nvram_read(context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
-    """-> {"data": base64 of one piece from `offset`, "size": bytes in all, "modified": mtime}. Absent: size 0."""
+def read_nvram(context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
+    """-> {"data": base64, "modified": mtime}. A VM without such a file: data "", modified 0.0."""
     folder = open_root(context.config["nvram_dir"])
     try:
-        try:
-            fd = open_beneath(folder, _nvram(params["vm_id"]), os.O_RDONLY | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return {"data": "", "size": 0, "modified": 0.0}
-        with os.fdopen(fd, "rb") as file:
-            info = os.fstat(file.fileno())
-            if not stat.S_ISREG(info.st_mode) or info.st_size > _LIMIT:
-                raise Refused("the UEFI variables are not a plain file of a sane size")
-            file.seek(params["offset"])
-            return {"data": _text(file.read(_PIECE)), "size": info.st_size, "modified": info.st_mtime}
+        for name in _nvram_names(params):
+            try:
+                fd = open_beneath(folder, name, os.O_RDONLY | os.O_NONBLOCK)
+            except FileNotFoundError:
+                continue
+            with os.fdopen(fd, "rb") as file:
+                info = os.fstat(file.fileno())
+                if not stat.S_ISREG(info.st_mode) or info.st_size > _LIMIT:
+                    raise Refused("the UEFI variables are not a plain file of a sane size")
+                return {"data": _text(file.read(_LIMIT)), "modified": info.st_mtime}
     finally:
         os.close(folder)
+    return {"data": "", "modified": 0.0}
 
 
-def nvram_write(context: Context, params: Mapping[str, Any]) -> bool:
+def write_nvram(context: Context, params: Mapping[str, Any]) -> bool:
     """Put the variables in place with the last piece: a new file renamed over the old one, same owner as before."""
     content = _gather("nvram", params)
     if content is None:
         return False
     folder = open_root(context.config["nvram_dir"])
-    name = _nvram(params["vm_id"])
+    name = _nvram_names(params)[0]
     try:
         _replace(folder, name, content)
     finally:
@@ -63,20 +63,19 @@ def nvram_write(context: Context, params: Mapping[str, Any]) -> bool:
     return True
 
 
-def tpm_read(context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
-    """-> {"data", "size", "modified"} as nvram_read, of a tar that is the same bytes as long as no file changed."""
+def read_tpm(context: Context, params: Mapping[str, Any]) -> dict[str, Any]:
+    """-> {"data", "modified"} as read_nvram, of a tar that is the same bytes as long as no file changed."""
     folder = _tpm_folder(context, params["vm_id"])
     if folder is None:
-        return {"data": "", "size": 0, "modified": 0.0}
+        return {"data": "", "modified": 0.0}
     try:
         packed, modified = _pack(folder)
     finally:
         os.close(folder)
-    offset = params["offset"]
-    return {"data": _text(packed[offset : offset + _PIECE]), "size": len(packed), "modified": modified}
+    return {"data": _text(packed), "modified": modified}
 
 
-def tpm_write(context: Context, params: Mapping[str, Any]) -> bool:
+def write_tpm(context: Context, params: Mapping[str, Any]) -> bool:
     """Replace the TPM state with the last piece's tar. libvirt gives the files to swtpm's user when it starts it."""
     content = _gather("tpm", params)
     if content is None:
@@ -102,8 +101,10 @@ def tpm_write(context: Context, params: Mapping[str, Any]) -> bool:
     return True
 
 
-def _nvram(vm_id: str) -> str:
-    return f"{vm_id}.fd"
+def _nvram_names(params: Mapping[str, Any]) -> list[str]:
+    """By id, as engines name the file in the domain XML, or by name, as libvirt does on its own."""
+    by_name = [f"{params['vm_name']}_VARS.fd"] if params.get("vm_name") else []
+    return [f"{params['vm_id']}.fd", *by_name]
 
 
 def _text(data: bytes) -> str:
