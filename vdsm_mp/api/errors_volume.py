@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of volumes and images, with VDSM's numbers (200-268, 349, 750-757, 911-947, 1000)."""
+"""Errors of volumes and images, with VDSM's numbers (200-268, 349, 484, 750-757, 911-947, 1000)."""
 
 from vdsm_mp.common.errors import BadRequest, Conflict, Failed, NotFound
 
@@ -253,6 +253,16 @@ class DiscardNotSupported(BadRequest):
     def __init__(self, sd_id: str) -> None:
         super().__init__(sd_id)
         self.sd_id = sd_id
+
+
+class ImageVerificationFailed(Failed):
+    code = 484
+    msg = "Volume {self.volume_id} must not be used: {self.reason}"
+
+    def __init__(self, volume_id: str, reason: str) -> None:
+        super().__init__(volume_id, reason)
+        self.volume_id = volume_id
+        self.reason = reason
 
 
 class VolumeMetadataInvalid(Failed):

@@ -24,7 +24,7 @@ class DeleteImage(Message, frozen=True, kw_only=True):
     discard: bool | None = None
 
 
-@verb("Image.deleteVolumes", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+@verb("Image.deleteVolumes", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2)
 class DeleteImageVolumes(Message, frozen=True, kw_only=True):
     """Remove some volumes of an image.
 
@@ -40,7 +40,7 @@ class DeleteImageVolumes(Message, frozen=True, kw_only=True):
     discard: bool | None = None
 
 
-@verb("Image.getVolumes", owner="storage", reply=list[Uuid], safe=True, tier=3, planned=True)
+@verb("Image.getVolumes", owner="storage", reply=list[Uuid], safe=True, tier=3)
 class GetImageVolumes(Message, frozen=True, kw_only=True):
     """Volume ids of an image."""
 

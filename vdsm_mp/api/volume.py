@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Volume.*"""
 
-from typing import Any
-
 from msgspec import UNSET, UnsetType, field
 
 from vdsm_mp.api.types import Uuid
@@ -57,7 +55,7 @@ class CreateVolume(Message, frozen=True, kw_only=True):
     bitmap: Uuid | None = None
 
 
-@verb("Volume.delete", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=3, planned=True)
+@verb("Volume.delete", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=3)
 class DeleteVolume(Message, frozen=True, kw_only=True):
     """Delete volumes (older form of Image.deleteVolumes).
 
@@ -73,7 +71,7 @@ class DeleteVolume(Message, frozen=True, kw_only=True):
     discard: bool | None = None
 
 
-@verb("Volume.verify_untrusted", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+@verb("Volume.verify_untrusted", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2)
 class VerifyUntrustedVolume(Message, frozen=True, kw_only=True):
     """Check an uploaded image before use."""
 
@@ -83,7 +81,7 @@ class VerifyUntrustedVolume(Message, frozen=True, kw_only=True):
     volume_id: Uuid = field(name="volumeID")
 
 
-@verb("Volume.extendSize", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+@verb("Volume.extendSize", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2)
 class ExtendVolumeSize(Message, frozen=True, kw_only=True):
     """Grow the virtual size.
 
@@ -142,7 +140,15 @@ class GetVolumeInfo(Message, frozen=True, kw_only=True):
     image_id: Uuid = field(name="imageID")
 
 
-@verb("Volume.measure", owner="storage", reply=dict[str, Any], safe=True, tier=2, planned=True)
+class VolumeMeasure(Message, frozen=True, kw_only=True):
+    """Bytes the data takes in the other format; fully_allocated: at most, ever. bitmaps: on top of that."""
+
+    required: int
+    fully_allocated: int = field(name="fully-allocated")
+    bitmaps: int | UnsetType = UNSET
+
+
+@verb("Volume.measure", owner="storage", reply=VolumeMeasure, safe=True, tier=2)
 class MeasureVolume(Message, frozen=True, kw_only=True):
     """Required size in another format."""
 
@@ -155,7 +161,24 @@ class MeasureVolume(Message, frozen=True, kw_only=True):
     base_id: Uuid | None = field(default=None, name="baseID")
 
 
-@verb("Volume.getQemuImageInfo", owner="storage", reply=dict[str, Any], safe=True, tier=2, planned=True)
+class QemuBitmap(Message, frozen=True, kw_only=True):
+    name: str
+    granularity: int
+    flags: list[str]
+
+
+class QemuImageInfo(Message, frozen=True, kw_only=True):
+    """What is absent does not exist in that format."""
+
+    format: str
+    virtualsize: int
+    clustersize: int | UnsetType = UNSET
+    backingfile: str | UnsetType = UNSET
+    compat: str | UnsetType = UNSET
+    bitmaps: list[QemuBitmap] | UnsetType = UNSET
+
+
+@verb("Volume.getQemuImageInfo", owner="storage", reply=QemuImageInfo, safe=True, tier=2)
 class GetVolumeQemuImageInfo(Message, frozen=True, kw_only=True):
     """Qemu-img info subset."""
 
@@ -165,7 +188,14 @@ class GetVolumeQemuImageInfo(Message, frozen=True, kw_only=True):
     image_id: Uuid = field(name="imageID")
 
 
-@verb("Volume.getSize", owner="storage", reply=dict[str, Any], safe=True, tier=3, planned=True)
+class VolumeSize(Message, frozen=True, kw_only=True):
+    """Bytes, as digits."""
+
+    truesize: str
+    apparentsize: str
+
+
+@verb("Volume.getSize", owner="storage", reply=VolumeSize, safe=True, tier=3)
 class GetVolumeSize(Message, frozen=True, kw_only=True):
     """Sizes only."""
 
@@ -175,7 +205,7 @@ class GetVolumeSize(Message, frozen=True, kw_only=True):
     image_id: Uuid = field(name="imageID")
 
 
-@verb("Volume.refresh", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+@verb("Volume.refresh", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2)
 class RefreshVolume(Message, frozen=True, kw_only=True):
     """Re-activate an LV that grew."""
 
@@ -185,7 +215,7 @@ class RefreshVolume(Message, frozen=True, kw_only=True):
     image_id: Uuid = field(name="imageID")
 
 
-@verb("Volume.setDescription", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+@verb("Volume.setDescription", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2)
 class SetVolumeDescription(Message, frozen=True, kw_only=True):
     """Disk alias stored with the volume.
 
@@ -199,7 +229,7 @@ class SetVolumeDescription(Message, frozen=True, kw_only=True):
     description: str
 
 
-@verb("Volume.setLegality", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+@verb("Volume.setLegality", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2)
 class SetVolumeLegality(Message, frozen=True, kw_only=True):
     """LEGAL / ILLEGAL.
 
@@ -213,7 +243,7 @@ class SetVolumeLegality(Message, frozen=True, kw_only=True):
     legality: str
 
 
-@verb("Volume.teardown", owner="storage", lane=Lane.KEYED, key="sd_id", tier=3, planned=True)
+@verb("Volume.teardown", owner="storage", lane=Lane.KEYED, key="sd_id", tier=3)
 class TeardownVolume(Message, frozen=True, kw_only=True):
     """Deactivate one volume."""
 

@@ -78,14 +78,15 @@ def remove_remnant(domain: FileDomain, remnant: str, progress: Progress) -> None
         if remnant.startswith(REMOVED_ZERO):
             for entry in domain.io.read_directory(where):
                 if entry.stat.kind == "file" and not entry.path.endswith(META) and entry.stat.links == 1:
-                    _wipe(domain, f"{where}/{entry.path}", entry.stat.size_bytes, progress)
+                    wipe_file(domain, f"{where}/{entry.path}", entry.stat.size_bytes, progress)
     except StorageFileMissing:  # another host has opened the domain and removed it
         return
     progress.check()
     domain.io.remove_tree(where)
 
 
-def _wipe(domain: FileDomain, path: str, size_bytes: int, progress: Progress) -> None:
+def wipe_file(domain: FileDomain, path: str, size_bytes: int, progress: Progress) -> None:
+    """Zero what is allocated in a file. Raises: TaskAborted, storage errors."""
     offset = 0
     while offset < size_bytes:
         progress.check()

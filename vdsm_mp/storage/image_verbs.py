@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handlers of Image.prepare, Image.teardown, Image.delete, and their forms for the virt worker."""
+"""Handlers of Image.*, and of preparing and tearing down disks for the virt worker."""
 
 import logging
 
@@ -8,6 +8,8 @@ from msgspec import UNSET
 from vdsm_mp.api.errors_volume import DiscardNotSupported
 from vdsm_mp.api.image import (
     DeleteImage,
+    DeleteImageVolumes,
+    GetImageVolumes,
     PreparedImagePaths,
     PreparedVolume,
     PrepareImage,
@@ -18,10 +20,10 @@ from vdsm_mp.api.internal import ChainLink, PreparedDrive, PrepareDrive, Teardow
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.api.verb import handles
 from vdsm_mp.common.errors import Error
-from vdsm_mp.storage import image_delete
+from vdsm_mp.storage import image_delete, volume_delete
 from vdsm_mp.storage.image_prepare import PreparedImage, prepare
 from vdsm_mp.storage.volume_access import Volumes, key_of
-from vdsm_mp.storage.volume_file import volume_path
+from vdsm_mp.storage.volume_file import read_image, volume_path
 from vdsm_mp.storage.volume_info import lease_of
 from vdsm_mp.tasks.registry import TaskRun
 
@@ -83,6 +85,30 @@ def delete_image(volumes: Volumes, ask: DeleteImage) -> str:
     except Error:
         image_delete.put_back(domain, ask.image_id, remnant)
         raise
+
+
+@handles(DeleteImageVolumes)
+def delete_volumes(volumes: Volumes, ask: DeleteImageVolumes) -> str:
+    domain = volumes.of_spm(ask.pool_id, ask.sd_id)
+    if ask.discard:
+        raise DiscardNotSupported(ask.sd_id)
+
+    def job(run: TaskRun) -> None:
+        with volumes.changing(f"deleteVolume {ask.image_id}", domain, ask.image_id):
+            for n, volume_id in enumerate(ask.volume_list):
+                run.check()
+                run.progress.part(100.0 * n / len(ask.volume_list), 100.0 * (n + 1) / len(ask.volume_list))
+                volume_delete.delete(
+                    domain, ask.image_id, volume_id, run.progress, wipe=bool(ask.post_zero), force=bool(ask.force)
+                )
+
+    return volumes.tasks.start("deleteVolume", job, spm=True, key=key_of(ask.image_id))
+
+
+@handles(GetImageVolumes)
+def get_volumes(volumes: Volumes, ask: GetImageVolumes) -> list[str]:
+    image = read_image(volumes.of_host(ask.pool_id, ask.sd_id), ask.image_id)
+    return sorted([*image.volumes, *image.broken])
 
 
 def _prepare(volumes: Volumes, ask: PrepareImage | PrepareDrive) -> PreparedImage:

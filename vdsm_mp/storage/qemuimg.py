@@ -137,11 +137,17 @@ def amend(path: str, compat: str) -> None:
     command.run([QEMU_IMG, "amend", "-f", "qcow2", "-o", f"compat={compat}", path], deadline_s=SHORT_S)
 
 
-def measure(path: str, fmt: str, target_fmt: str, *, chain: bool = True) -> Measured:
-    """How much `path` takes in another format. chain: with all below it; otherwise the layer alone."""
-    image: dict[str, Any] = {"driver": fmt, "file": {"driver": "file", "filename": path, "locking": "off"}}
-    if not chain and fmt == "qcow2":
-        image["backing"] = None
+def measure(layers: Sequence[tuple[str, str]], target_fmt: str) -> Measured:
+    """How much the data of a chain takes in another format.
+
+    layers: [(path, format)], base first; what lies below the first is left out.
+    """
+    image: dict[str, Any] | None = None
+    for path, fmt in layers:
+        below = image
+        image = {"driver": fmt, "file": {"driver": "file", "filename": path, "locking": "off"}}
+        if fmt == "qcow2":
+            image["backing"] = below
     argv = [QEMU_IMG, "measure", "--output", "json", "-O", target_fmt, "json:" + msgspec.json.encode(image).decode()]
     return msgspec.json.decode(command.run(argv, deadline_s=SHORT_S).out, type=Measured)
 

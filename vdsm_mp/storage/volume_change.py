@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes to one existing volume: description, legality, size. The caller holds its image exclusively."""
+
+import logging
+
+from vdsm_mp.api.errors_volume import (
+    InvalidVolumeParameter,
+    VolumeExtendFailed,
+    VolumeNotWritable,
+    VolumeResizeRefused,
+)
+from vdsm_mp.common.command import CommandFailed, CommandOverdue
+from vdsm_mp.storage import qemuimg
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.volume_file import change_metadata, read_volume, volume_path
+from vdsm_mp.storage.volume_metadata import description_of
+from vdsm_mp.tasks.progress import Progress
+
+_log = logging.getLogger("storage.volume")
+
+#: QEMU's sentence when somebody has the image open.
+_LOCKED = "lock"
+
+
+def set_description(domain: FileDomain, image_id: str, volume_id: str, text: str) -> None:
+    change_metadata(domain, image_id, volume_id, description=description_of(text))
+
+
+def set_legality(domain: FileDomain, image_id: str, volume_id: str, legality: str) -> None:
+    if legality not in ("LEGAL", "ILLEGAL"):
+        raise InvalidVolumeParameter("legality", legality)
+    change_metadata(domain, image_id, volume_id, legality=legality)
+
+
+def extend(domain: FileDomain, image_id: str, volume_id: str, to_bytes: int, progress: Progress) -> None:
+    """Let the guest see a larger disk; absolute, so that asking twice is harmless.
+
+    A raw base may grow under its children, otherwise only a leaf. A qcow2 leaf that a VM has open is left to that VM.
+    Raises: VolumeNotWritable, VolumeResizeRefused (smaller than it is), VolumeExtendFailed.
+    """
+    metadata, file = read_volume(domain, image_id, volume_id)
+    if metadata.shared or not (metadata.voltype == "LEAF" or (not metadata.cow and not metadata.has_parent)):
+        raise VolumeNotWritable(volume_id, f"it is {metadata.voltype}")
+    now = metadata.capacity if metadata.cow else max(metadata.capacity, file.size_bytes)
+    if to_bytes < now:
+        raise VolumeResizeRefused(volume_id, f"{to_bytes} is less than the {now} bytes it has")
+    try:
+        if metadata.cow:
+            _extend_cow(domain, image_id, volume_id, to_bytes)
+        else:
+            _extend_raw(domain, image_id, volume_id, to_bytes, progress)
+    except (CommandFailed, CommandOverdue) as e:
+        raise VolumeExtendFailed(volume_id, str(e)) from e
+
+
+def _extend_raw(domain: FileDomain, image_id: str, volume_id: str, to_bytes: int, progress: Progress) -> None:
+    metadata, file = read_volume(domain, image_id, volume_id)
+    path = volume_path(image_id, volume_id)
+    if file.size_bytes < to_bytes:
+        if metadata.type == "PREALLOCATED":
+            qemuimg.fallocate(domain.io.path_of(path), file.size_bytes, to_bytes - file.size_bytes, progress)
+        domain.io.truncate(path, to_bytes)
+    # From here on the metadata is what is behind; preparing the image, too, would correct it.
+    change_metadata(domain, image_id, volume_id, capacity=to_bytes)
+
+
+def _extend_cow(domain: FileDomain, image_id: str, volume_id: str, to_bytes: int) -> None:
+    before, _ = read_volume(domain, image_id, volume_id)
+    path = domain.io.path_of(volume_path(image_id, volume_id))
+    # Zero says "look into the file": whoever prepares the image after a crash here takes the size from the header.
+    change_metadata(domain, image_id, volume_id, capacity=0)
+    try:
+        qemuimg.resize(path, "qcow2", to_bytes)
+    except (CommandFailed, CommandOverdue) as e:
+        change_metadata(domain, image_id, volume_id, capacity=before.capacity)
+        if isinstance(e, CommandFailed) and _LOCKED in e.err:
+            _log.info("volume %s is open in a VM, which will grow it", volume_id)
+            return
+        raise
+    change_metadata(domain, image_id, volume_id, capacity=to_bytes)
