@@ -58,8 +58,8 @@ class StorageRoom:
         )
         assert found[0]["status"] == 0, found
 
-    def make(self) -> "StorageRoom":
-        """From nothing to SPM."""
+    def make(self, *, version: str = "5") -> "StorageRoom":
+        """From nothing to SPM. version: of the domain."""
         self.connect_server()
         self.call(
             "StorageDomain.create",
@@ -68,7 +68,7 @@ class StorageRoom:
             typeArgs=f"{self.root}/export",
             name="test",
             domainClass=1,
-            version="5",
+            version=version,
         )
         self.call(
             "StoragePool.create",
@@ -82,9 +82,9 @@ class StorageRoom:
             ioOpTimeoutSec=10,
             leaseRetries=3,
         )
-        return self.take_role()
+        return self.take_role(version=version)
 
-    def take_role(self) -> "StorageRoom":
+    def take_role(self, *, version: str = "5") -> "StorageRoom":
         """Connect the pool and become SPM (after `make`, or as a new worker over what an old one left)."""
         self.connect_server()
         self.call(
@@ -103,7 +103,7 @@ class StorageRoom:
             prevLver="-1",
             enableScsiFencing="false",
             maxHostID=250,
-            domVersion="5",
+            domVersion=version,
         )
         self.finished(task_id)
         return self

@@ -289,6 +289,10 @@ class PoolDescriptionTooLong(PoolError, BadRequest):
     code = 327
 
 
+class PoolUpgradeInProgress(PoolError, Conflict):
+    code = 396
+
+
 class SpmStartFailed(PoolError):
     code = 650
 

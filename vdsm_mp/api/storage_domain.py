@@ -9,7 +9,7 @@ from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
 
-@verb("StorageDomain.activate", owner="storage", lane=Lane.KEYED, key="sd_id", tier=1)
+@verb("StorageDomain.activate", owner="storage", lane=Lane.KEYED, key="sd_id", tier=1, deadline_s=180)
 class ActivateStorageDomain(Message, frozen=True, kw_only=True):
     """Attached -> active.
 
@@ -20,7 +20,7 @@ class ActivateStorageDomain(Message, frozen=True, kw_only=True):
     pool_id: Uuid = field(name="storagepoolID")
 
 
-@verb("StorageDomain.attach", owner="storage", lane=Lane.KEYED, key="sd_id", tier=1)
+@verb("StorageDomain.attach", owner="storage", lane=Lane.KEYED, key="sd_id", tier=1, deadline_s=180)
 class AttachStorageDomain(Message, frozen=True, kw_only=True):
     """Add a domain to the pool.
 
@@ -31,7 +31,7 @@ class AttachStorageDomain(Message, frozen=True, kw_only=True):
     pool_id: Uuid = field(name="storagepoolID")
 
 
-@verb("StorageDomain.create", owner="storage", lane=Lane.KEYED, key="sd_id", tier=1)
+@verb("StorageDomain.create", owner="storage", lane=Lane.KEYED, key="sd_id", tier=1, deadline_s=180)
 class CreateStorageDomain(Message, frozen=True, kw_only=True):
     """Format a new domain on a connected target."""
 
@@ -51,7 +51,7 @@ class CreateStorageDomain(Message, frozen=True, kw_only=True):
         return str(self.type_args.get("remotePath", ""))
 
 
-@verb("StorageDomain.deactivate", owner="storage", lane=Lane.KEYED, key="sd_id", tier=1)
+@verb("StorageDomain.deactivate", owner="storage", lane=Lane.KEYED, key="sd_id", tier=1, deadline_s=180)
 class DeactivateStorageDomain(Message, frozen=True, kw_only=True):
     """Active -> attached; may move the master role.
 
@@ -64,7 +64,7 @@ class DeactivateStorageDomain(Message, frozen=True, kw_only=True):
     master_version: int = field(name="masterVersion")
 
 
-@verb("StorageDomain.detach", owner="storage", lane=Lane.KEYED, key="sd_id", tier=1)
+@verb("StorageDomain.detach", owner="storage", lane=Lane.KEYED, key="sd_id", tier=1, deadline_s=180)
 class DetachStorageDomain(Message, frozen=True, kw_only=True):
     """Remove a domain from the pool."""
 
@@ -100,7 +100,7 @@ class ResizeStorageDomainPv(Message, frozen=True, kw_only=True):
     guid: str
 
 
-@verb("StorageDomain.format", owner="storage", lane=Lane.KEYED, key="sd_id", tier=1)
+@verb("StorageDomain.format", owner="storage", lane=Lane.KEYED, key="sd_id", tier=1, deadline_s=180)
 class FormatStorageDomain(Message, frozen=True, kw_only=True):
     """Destroy a detached domain."""
 
@@ -108,16 +108,16 @@ class FormatStorageDomain(Message, frozen=True, kw_only=True):
     auto_detach: bool = field(name="autoDetach")
 
 
-@verb("StorageDomain.getFileStats", owner="storage", reply=dict[str, Any], safe=True, tier=2, planned=True)
+@verb("StorageDomain.getFileStats", owner="storage", reply=dict[str, Any], safe=True, tier=2)
 class GetStorageDomainFileStats(Message, frozen=True, kw_only=True):
     """Files of an ISO domain."""
 
     sd_id: Uuid = field(name="storagedomainID")
-    pattern: str
-    case_sensitive: bool = field(name="caseSensitive")
+    pattern: str = "*"
+    case_sensitive: bool = field(default=False, name="caseSensitive")
 
 
-@verb("StorageDomain.getImages", owner="storage", reply=list[Uuid], safe=True, tier=2, planned=True)
+@verb("StorageDomain.getImages", owner="storage", reply=list[Uuid], safe=True, tier=2)
 class GetStorageDomainImages(Message, frozen=True, kw_only=True):
     """Image ids of a domain."""
 
@@ -138,16 +138,16 @@ class GetStorageDomainStats(Message, frozen=True, kw_only=True):
     sd_id: Uuid = field(name="storagedomainID")
 
 
-@verb("StorageDomain.getVolumes", owner="storage", reply=list[Uuid], safe=True, tier=2, planned=True)
+@verb("StorageDomain.getVolumes", owner="storage", reply=list[Uuid], safe=True, tier=2)
 class GetStorageDomainVolumes(Message, frozen=True, kw_only=True):
     """Volume ids of a domain or image."""
 
     sd_id: Uuid = field(name="storagedomainID")
-    pool_id: Uuid = field(name="storagepoolID")
-    image_id: Uuid = field(name="imageID")
+    pool_id: Uuid | None = field(default=None, name="storagepoolID")
+    image_id: Uuid | None = field(default=None, name="imageID")
 
 
-@verb("StorageDomain.setDescription", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+@verb("StorageDomain.setDescription", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2)
 class SetStorageDomainDescription(Message, frozen=True, kw_only=True):
     """Rename a domain.
 
@@ -158,14 +158,14 @@ class SetStorageDomainDescription(Message, frozen=True, kw_only=True):
     description: str
 
 
-@verb("StorageDomain.validate", owner="storage", safe=True, tier=3, planned=True)
+@verb("StorageDomain.validate", owner="storage", safe=True, tier=3)
 class ValidateStorageDomain(Message, frozen=True, kw_only=True):
     """Self check."""
 
     sd_id: Uuid = field(name="storagedomainID")
 
 
-@verb("StorageDomain.dump", owner="storage", reply=dict[str, Any], safe=True, tier=3, planned=True)
+@verb("StorageDomain.dump", owner="storage", reply=dict[str, Any], safe=True, tier=3)
 class DumpStorageDomain(Message, frozen=True, kw_only=True):
     """Metadata of all volumes and leases."""
 

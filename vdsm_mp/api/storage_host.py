@@ -9,7 +9,7 @@ from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
 
-@verb("Host.getConnectedStoragePools", owner="storage", reply=list[Uuid], safe=True, tier=2, planned=True)
+@verb("Host.getConnectedStoragePools", owner="storage", reply=list[Uuid], safe=True, tier=2)
 class GetConnectedStoragePools(Message, frozen=True, kw_only=True):
     """Ids of connected pools."""
 
@@ -38,7 +38,7 @@ class GetLvmVolumeGroups(Message, frozen=True, kw_only=True):
     storage_type: str | None = field(default=None, name="storageType")
 
 
-@verb("Host.getStorageDomains", owner="storage", reply=list[Uuid], safe=True, tier=2, planned=True)
+@verb("Host.getStorageDomains", owner="storage", reply=list[Uuid], safe=True, tier=2)
 class GetStorageDomains(Message, frozen=True, kw_only=True):
     """Ids of domains found (import flow)."""
 
@@ -48,14 +48,14 @@ class GetStorageDomains(Message, frozen=True, kw_only=True):
     remote_path: str | None = field(default=None, name="remotePath")
 
 
-@verb("Host.getStorageRepoStats", owner="storage", reply=dict[str, Any], safe=True, tier=2, planned=True)
+@verb("Host.getStorageRepoStats", owner="storage", reply=dict[str, Any], safe=True, tier=2)
 class GetStorageRepoStats(Message, frozen=True, kw_only=True):
     """Health of the monitored domains only."""
 
     domains: list[Uuid] | None = None
 
 
-@verb("Host.startMonitoringDomain", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+@verb("Host.startMonitoringDomain", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2)
 class StartMonitoringDomain(Message, frozen=True, kw_only=True):
     """Monitor a domain (and take its host id) without a pool."""
 
@@ -63,7 +63,7 @@ class StartMonitoringDomain(Message, frozen=True, kw_only=True):
     host_id: int = field(name="hostID")
 
 
-@verb("Host.stopMonitoringDomain", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+@verb("Host.stopMonitoringDomain", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2)
 class StopMonitoringDomain(Message, frozen=True, kw_only=True):
     """Undo startMonitoringDomain."""
 

@@ -9,7 +9,7 @@ from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
 
-@verb("StoragePool.connect", owner="storage", lane=Lane.KEYED, key="pool_id", tier=1)
+@verb("StoragePool.connect", owner="storage", lane=Lane.KEYED, key="pool_id", tier=1, deadline_s=200)
 class ConnectStoragePool(Message, frozen=True, kw_only=True):
     """Join a pool, start domain monitoring; also refreshes when already connected."""
 
@@ -28,6 +28,7 @@ class ConnectStoragePool(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="pool_id",
     tier=1,
+    deadline_s=180,
 )
 class ConnectStorageServer(Message, frozen=True, kw_only=True):
     """Mount or log in to targets."""
@@ -37,7 +38,7 @@ class ConnectStorageServer(Message, frozen=True, kw_only=True):
     connection_params: list[dict[str, Any]] = field(name="connectionParams")
 
 
-@verb("StoragePool.create", owner="storage", lane=Lane.KEYED, key="pool_id", tier=1)
+@verb("StoragePool.create", owner="storage", lane=Lane.KEYED, key="pool_id", tier=1, deadline_s=200)
 class CreateStoragePool(Message, frozen=True, kw_only=True):
     """Create a pool on a master domain."""
 
@@ -81,6 +82,7 @@ class DisconnectStoragePool(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="pool_id",
     tier=1,
+    deadline_s=180,
 )
 class DisconnectStorageServer(Message, frozen=True, kw_only=True):
     """Unmount or log out."""
@@ -129,7 +131,7 @@ class GetStoragePoolInfo(Message, frozen=True, kw_only=True):
     pool_id: Uuid = field(name="storagepoolID")
 
 
-@verb("StoragePool.reconstructMaster", owner="storage", lane=Lane.KEYED, key="pool_id", tier=2, planned=True)
+@verb("StoragePool.reconstructMaster", owner="storage", lane=Lane.KEYED, key="pool_id", tier=2, deadline_s=180)
 class ReconstructMaster(Message, frozen=True, kw_only=True):
     """Make another domain master."""
 
@@ -145,7 +147,7 @@ class ReconstructMaster(Message, frozen=True, kw_only=True):
     lease_retries: int = field(name="leaseRetries")
 
 
-@verb("StoragePool.refresh", owner="storage", lane=Lane.KEYED, key="pool_id", tier=3, planned=True)
+@verb("StoragePool.refresh", owner="storage", lane=Lane.KEYED, key="pool_id", tier=3, deadline_s=180)
 class RefreshStoragePool(Message, frozen=True, kw_only=True):
     """Re-read pool metadata."""
 
@@ -154,7 +156,7 @@ class RefreshStoragePool(Message, frozen=True, kw_only=True):
     master_version: int = field(name="masterVersion")
 
 
-@verb("StoragePool.setDescription", owner="storage", lane=Lane.KEYED, key="pool_id", tier=3, planned=True)
+@verb("StoragePool.setDescription", owner="storage", lane=Lane.KEYED, key="pool_id", tier=3, deadline_s=180)
 class SetStoragePoolDescription(Message, frozen=True, kw_only=True):
     """Rename the pool.
 
@@ -187,11 +189,9 @@ class StopSpm(Message, frozen=True, kw_only=True):
     pool_id: Uuid = field(name="storagepoolID")
 
 
-@verb(
-    "StoragePool.upgrade", owner="storage", reply=dict[str, Any], lane=Lane.KEYED, key="pool_id", tier=2, planned=True
-)
+@verb("StoragePool.upgrade", owner="storage", reply=str, lane=Lane.KEYED, key="pool_id", tier=2, deadline_s=180)
 class UpgradeStoragePool(Message, frozen=True, kw_only=True):
-    """Upgrade the domain format of the pool."""
+    """Upgrade the domain format of the pool: the master at once, the others in the background. Returns "started"."""
 
     pool_id: Uuid = field(name="storagepoolID")
     target_dom_version: int = field(name="targetDomVersion")
@@ -257,7 +257,7 @@ class ReduceVolume(Message, frozen=True, kw_only=True):
     allow_active: bool | None = field(default=None, name="allowActive")
 
 
-@verb("StoragePool.switchMaster", owner="storage", reply=Uuid, lane=Lane.KEYED, key="pool_id", tier=2, planned=True)
+@verb("StoragePool.switchMaster", owner="storage", reply=Uuid, lane=Lane.KEYED, key="pool_id", tier=2, deadline_s=180)
 class SwitchMaster(Message, frozen=True, kw_only=True):
     """Move the master role to another active domain.
 

@@ -232,8 +232,12 @@ def with_pool_role(meta: DomainMetadata, spm_id: int, lver: int) -> DomainMetada
 
 def without_pool(meta: DomainMetadata) -> DomainMetadata:
     """Of no pool any more: Regular, no pool keys."""
-    pairs = {key: value for key, value in meta.pairs.items() if key not in POOL_KEYS}
-    return replace(meta, role=Role.REGULAR, pool_ids=(), pairs=pairs)
+    return replace(without_pool_keys(meta), role=Role.REGULAR, pool_ids=())
+
+
+def without_pool_keys(meta: DomainMetadata) -> DomainMetadata:
+    """Not the place of the pool's keys any more."""
+    return replace(meta, pairs={key: value for key, value in meta.pairs.items() if key not in POOL_KEYS})
 
 
 POOL_KEYS = ("POOL_DESCRIPTION", "POOL_DOMAINS", "POOL_SPM_LVER", "POOL_SPM_ID", "MASTER_VERSION")

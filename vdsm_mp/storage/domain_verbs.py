@@ -34,6 +34,7 @@ from vdsm_mp.storage.domain_file import DomainSpec
 from vdsm_mp.storage.domain_format import CLASS_BY_NUMBER, LATEST, DomainType
 from vdsm_mp.storage.locks import Locks
 from vdsm_mp.storage.pool import Pools, PoolState
+from vdsm_mp.storage.pool_master import MasterMoves
 from vdsm_mp.storage.pool_members import Members
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
@@ -130,11 +131,16 @@ def activate(ask: ActivateStorageDomain, spm: Spm, members: Members, resources: 
 
 
 @handles(DeactivateStorageDomain)
-def deactivate(ask: DeactivateStorageDomain, spm: Spm, members: Members, resources: Resources) -> None:
-    with _changing(ask, "deactivate", spm, resources) as state:
-        if ask.sd_id == state.master_sd_id and ask.master_sd_id == BLANK:
-            return  # the last domain: the pool itself goes to maintenance next
-        members.deactivate(state, ask.sd_id)
+def deactivate(
+    ask: DeactivateStorageDomain, spm: Spm, members: Members, masters: MasterMoves, resources: Resources
+) -> None:
+    moves = ask.master_sd_id != BLANK
+    with _changing(ask, "deactivate", spm, resources, *((ask.master_sd_id,) if moves else ())) as state:
+        if ask.sd_id == state.master_sd_id:
+            if not moves:
+                return  # the last domain: the pool itself goes to maintenance next
+            masters.migrate(state, ask.master_sd_id, ask.master_version)
+        members.deactivate(spm.require(ask.pool_id), ask.sd_id)
 
 
 @contextmanager
@@ -143,10 +149,11 @@ def _changing(
     what: str,
     spm: Spm,
     resources: Resources,
+    *more: str,
 ) -> Iterator[PoolState]:
-    """The pool, claimed together with the domain, while this host is SPM."""
+    """The pool, claimed together with the domain (and more domains), while this host is SPM."""
     spm.require(ask.pool_id)
-    names = (("pool", ask.pool_id), ("domain", ask.sd_id))
+    names = (("pool", ask.pool_id), ("domain", ask.sd_id), *(("domain", sd_id) for sd_id in more))
     with resources.claim(f"StorageDomain.{what}", exclusive=names):
         yield spm.require(ask.pool_id)
 

@@ -48,29 +48,41 @@ class Monitors:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="monitor")
         self._lock = threading.Lock()
         self._watches: dict[str, Watch] = {}
+        self._holders: dict[str, set[str]] = {}
         self._timers: dict[str, Timer] = {}
         self._due: dict[str, float] = {}
         self._in_flight: set[str] = set()
         #: Called with (sd_id, valid) after a verdict is new or has changed, from the checking thread.
-        self.on_verdict: Callable[[str, bool], None] = lambda sd_id, valid: None
+        self.on_verdict: list[Callable[[str, bool], None]] = []
 
-    def start(self, sd_id: str, host_id: int) -> None:
-        """Watch a domain from now on; being watched already is fine. Touches no storage itself."""
+    def start(self, sd_id: str, host_id: int, *, holder: str = "pool") -> None:
+        """Watch a domain from now on; being watched already is fine. Touches no storage itself.
+
+        holder: who wants it; it is watched until the last holder stops.
+        """
         with self._lock:
+            self._holders.setdefault(sd_id, set()).add(holder)
             if sd_id in self._watches:
                 return
             self._watches[sd_id] = Watch(sd_id, host_id, mono_s())
             self._due[sd_id] = mono_s()
         self._submit(sd_id)
 
-    def stop(self, sd_ids: Iterable[str], *, release: bool) -> None:
+    def stop(self, sd_ids: Iterable[str], *, release: bool, holder: str = "pool") -> None:
         """Stop watching: the domains vanish from the reports at once. release: give their host ids back, and wait.
+
+        A domain that another holder wants goes on being watched.
 
         What cannot be given back is logged: nobody could do anything about it here.
         """
         gone = []
         for sd_id in sd_ids:
             with self._lock:
+                holders = self._holders.get(sd_id, set())
+                holders.discard(holder)
+                if holders:
+                    continue
+                self._holders.pop(sd_id, None)
                 watch = self._watches.pop(sd_id, None)
                 timer = self._timers.pop(sd_id, None)
                 self._due.pop(sd_id, None)
@@ -199,7 +211,8 @@ class Monitors:
         else:
             _log.warning("domain %s is not valid: %s", sd_id, told.reason)
         self._publish.publish(DomainValidityChanged(sd_id=sd_id, valid=told.valid))
-        self.on_verdict(sd_id, told.valid)
+        for listener in self.on_verdict:
+            listener(sd_id, told.valid)
 
     def _leave(self, watch: Watch) -> None:
         domain = self._domains.known(watch.sd_id)

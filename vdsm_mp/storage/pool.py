@@ -73,7 +73,7 @@ class Pools:
         self._domains = domains
         self._monitors = monitors
         self._state: PoolState | None = None
-        monitors.on_verdict = self._on_verdict
+        monitors.on_verdict.append(self._on_verdict)
 
     @property
     def state(self) -> PoolState | None:

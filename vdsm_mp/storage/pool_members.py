@@ -31,6 +31,7 @@ from vdsm_mp.storage.domain_metadata import (
     with_pool,
     without_pool,
 )
+from vdsm_mp.storage.domain_upgrade import upgrade
 from vdsm_mp.storage.locks import Locks
 from vdsm_mp.storage.pool import ACTIVE, ATTACHED, Pools, PoolState
 from vdsm_mp.storage.registry import Domains
@@ -72,7 +73,7 @@ class Members:
             raise TooManyDomains(new.pool_id, f"more than {MAX_DOMAINS} domains")
         domains = [self._domains.find(sd_id) for sd_id in ids]
         master, others = domains[0], domains[1:]
-        _check_can_be_master(new.pool_id, master.refresh())
+        check_can_be_master(new.pool_id, master.refresh())
         for domain in domains:
             _check_attachable(domain.refresh(), new.pool_id, master.meta.version)
         statuses = {master.sd_id: ACTIVE, **{d.sd_id: ATTACHED for d in others}}
@@ -111,7 +112,12 @@ class Members:
         _log.info("pool %s: destroyed", state.pool_id)
 
     def attach(self, state: PoolState, sd_id: str) -> None:
-        """Raises: TooManyDomains, DomainAttachedElsewhere, DomainVersionsMixed, lock errors (nothing changed)."""
+        """Being attached already is fine.
+
+        Raises: TooManyDomains, DomainAttachedElsewhere, DomainVersionsMixed, lock errors (nothing changed).
+        """
+        if sd_id in state.domains:
+            return
         if len(state.domains) >= MAX_DOMAINS:
             raise TooManyDomains(state.pool_id, f"more than {MAX_DOMAINS} domains")
         domain = self._domains.find(sd_id)
@@ -147,6 +153,10 @@ class Members:
         meta = domain.refresh()
         if state.pool_id not in meta.pool_ids:
             raise DomainNotInPool(sd_id, f"it says it belongs to {meta.pool_ids or 'no pool'}")
+        master_version = self._pools.master(state).meta.version
+        if meta.cls is DomainClass.DATA and meta.version < master_version:
+            with self._sdm_held(domain, state.host_id):
+                upgrade(domain, master_version)
         if meta.cls is DomainClass.BACKUP:
             domain.make_master_tree()
         self._pools.set_status(sd_id, ACTIVE)
@@ -162,6 +172,9 @@ class Members:
     def _sdm_held(self, domain: FileDomain, host_id: int) -> Iterator[None]:
         """Inside the block nobody else changes the domain's membership. A host id taken for it is given back."""
         lock = self._locks.of(domain)
+        if lock.holds(lock.sdm):  # the master's, which is the SPM role itself
+            yield
+            return
         had = lock.has_host_id(host_id)
         lock.wait_host_id(host_id)
         try:
@@ -182,7 +195,8 @@ def _status(state: PoolState, sd_id: str) -> str:
         raise DomainNotInPool(sd_id, f"it is not attached to pool {state.pool_id}") from None
 
 
-def _check_can_be_master(pool_id: str, meta: DomainMetadata) -> None:
+def check_can_be_master(pool_id: str, meta: DomainMetadata) -> None:
+    """Raises: IsoCannotBeMaster, BackupCannotBeMaster."""
     if meta.cls is DomainClass.ISO:
         raise IsoCannotBeMaster(pool_id, f"{meta.sd_id} is an ISO domain")
     if meta.cls is DomainClass.BACKUP:

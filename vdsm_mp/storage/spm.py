@@ -27,6 +27,7 @@ from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_metadata import decode_pool, with_pool_role
 from vdsm_mp.storage.locks import ClusterLock, Locks
 from vdsm_mp.storage.pool import Pools, PoolState
+from vdsm_mp.storage.pool_upgrade import Upgrades
 from vdsm_mp.tasks.registry import TaskRun, Tasks
 from vdsm_mp.tasks.store import TaskStore
 
@@ -50,12 +51,21 @@ class Spm:
     """The role. Changes are serialised by the callers' claim on the pool; readers look at `state`."""
 
     def __init__(
-        self, pools: Pools, locks: Locks, tasks: Tasks, background: Background, panic: Callable[[str], None]
+        self,
+        pools: Pools,
+        locks: Locks,
+        tasks: Tasks,
+        upgrades: Upgrades,
+        background: Background,
+        panic: Callable[[str], None],
     ) -> None:
         """panic: end this process now, saying why."""
         self._pools = pools
         self._locks = locks
         self._tasks = tasks
+        self._upgrades = upgrades
+        #: Called in the background with the pool once the role is ours.
+        self.after_start: Callable[[PoolState], None] | None = None
         self._background = background
         self._panic = panic
         self._state = SpmState.FREE
@@ -139,18 +149,24 @@ class Spm:
             self._state = SpmState.FREE
             raise
         try:
-            self._begin(pool, master, lock)
+            self._begin(pool, master, lock, max_version)
         except Exception:
             self._give_back(master, lock)
             raise
         _log.info("pool %s: this host is SPM (lver %d)", pool_id, self._lver)
         self._tasks.recover()
+        if max_version is not None:
+            self._upgrades.begin(pool, max_version)
+        if self.after_start is not None:
+            self.after_start(pool)
 
-    def _begin(self, pool: PoolState, master: FileDomain, lock: ClusterLock) -> None:
+    def _begin(self, pool: PoolState, master: FileDomain, lock: ClusterLock, max_version: int | None) -> None:
         self._lver = lock.inspect(lock.sdm).version
         if not pool.memory:
             self._lver = decode_pool(master.sd_id, master.meta.pairs).lver + 1
             master.change(lambda meta: with_pool_role(meta, pool.host_id, self._lver))
+        if max_version is not None:
+            self._upgrades.master(master, max_version)
         master.make_master_tree()
         if not master.meta.kind.is_local:
             master.make_mailboxes()
@@ -192,6 +208,7 @@ class Spm:
     def _give_back(self, master: FileDomain, lock: ClusterLock) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._upgrades.cancel()
         self._tasks.let_go()
         self._state = SpmState.FREE
         self._lver = -1

@@ -298,6 +298,17 @@ class Tasks:
             self._aside = tuple(aside)
             self._records.update((task.id, task) for task in found)
 
+    def move_to(self, store: TaskStore) -> None:
+        """The master role moved: SPM tasks are kept in `store` from now on. Raises: TaskNotSaved."""
+        with self._lock:
+            self._store = store
+        saved: dict[str, TaskRecord] = {}
+        # Again until nothing changed meanwhile: a task may have been saved to the old place while we began.
+        while changed := [task for task in self._spm_tasks() if saved.get(task.id) is not task]:
+            for task in changed:
+                store.save(task)
+                saved[task.id] = task
+
     def recover(self) -> list[str]:
         """The role is ours: tasks whose worker is gone are rolled back in the background. Returns their ids."""
         begun = []

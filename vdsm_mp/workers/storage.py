@@ -10,7 +10,16 @@ import os
 
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.common.options import Config
-from vdsm_mp.storage import domain_verbs, image_verbs, pool_verbs, status_verbs, volume_verbs
+from vdsm_mp.storage import (
+    content_verbs,
+    domain_verbs,
+    host_verbs,
+    image_verbs,
+    pool_master_verbs,
+    pool_verbs,
+    status_verbs,
+    volume_verbs,
+)
 from vdsm_mp.storage import jobs as job_verbs
 from vdsm_mp.storage import tasks as task_verbs
 from vdsm_mp.storage.connect_local import LocalConnector
@@ -24,11 +33,13 @@ from vdsm_mp.storage.image_prepare import RunLinks
 from vdsm_mp.storage.locks import ClusterLock, LocalLock, Locks
 from vdsm_mp.storage.monitors import Monitors
 from vdsm_mp.storage.pool import Pools
+from vdsm_mp.storage.pool_master import MasterMoves
 from vdsm_mp.storage.pool_members import Members
+from vdsm_mp.storage.pool_upgrade import Upgrades
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.sanlock import SanlockLock
-from vdsm_mp.storage.spm import Spm
+from vdsm_mp.storage.spm import Spm, SpmState
 from vdsm_mp.storage.volume_access import Volumes
 from vdsm_mp.storage.volume_undo import Undoing
 from vdsm_mp.tasks.jobs import Jobs
@@ -61,7 +72,11 @@ def build(config: Config, ports: Ports) -> Room:
     members = Members(domains, locks, pools)
     resources = Resources()
     tasks = Tasks(ports.background, Undoing(domains, resources))
-    spm = Spm(pools, locks, tasks, ports.background, _panic)
+    upgrades = Upgrades(domains, locks, monitors, resources, ports.background)
+    spm = Spm(pools, locks, tasks, upgrades, ports.background, _panic)
+    masters = MasterMoves(domains, locks, pools, tasks, ports.background, lambda: spm.state is SpmState.SPM)
+    spm.after_start = masters.repair_roles
+    monitors.on_verdict.append(masters.on_verdict)
     volumes = Volumes(
         domains=domains,
         locks=locks,
@@ -74,8 +89,33 @@ def build(config: Config, ports: Ports) -> Room:
     tasks.after_recovery = volumes.sweep
     jobs = Jobs(ports.background, ports.publish, "storage")
     return Room(
-        state=(connections, domains, locks, monitors, pools, members, resources, tasks, spm, volumes, jobs),
-        handlers=(domain_verbs, image_verbs, job_verbs, pool_verbs, status_verbs, task_verbs, volume_verbs),
+        state=(
+            connections,
+            domains,
+            locks,
+            monitors,
+            pools,
+            members,
+            masters,
+            upgrades,
+            resources,
+            tasks,
+            spm,
+            volumes,
+            jobs,
+        ),
+        handlers=(
+            content_verbs,
+            domain_verbs,
+            host_verbs,
+            image_verbs,
+            job_verbs,
+            pool_master_verbs,
+            pool_verbs,
+            status_verbs,
+            task_verbs,
+            volume_verbs,
+        ),
         before_ready=(pools.restore,),
         on_drain=(lambda: spm.stop_now("the worker is stopping"), monitors.close, domains.drop_all),
         vitals=lambda: {"tasks": tasks.vitals(), "spm": spm.state.value},

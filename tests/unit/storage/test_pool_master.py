@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moving and rebuilding the master, upgrading formats, and the lesser verbs of pools and domains."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import domains as written
+from tests.support.eventually import eventually
+from tests.support.needs import needs_program
+from tests.support.storage_room import StorageRoom, new_id
+from vdsm_mp.api.types import BLANK
+from vdsm_mp.common.errors import Error
+from vdsm_mp.storage.domain_metadata import parse
+
+pytestmark = needs_program("qemu-img")
+
+
+@pytest.fixture
+def spm(tmp_path: Path) -> Iterator[StorageRoom]:
+    made = StorageRoom(tmp_path)
+    made.make()
+    yield made
+    made.stop()
+
+
+def code_of(function: Callable[..., Any], *args: Any, **params: Any) -> int:
+    with pytest.raises(Error) as e:
+        function(*args, **params)
+    return e.value.code
+
+
+def add_domain(room: StorageRoom, name: str, *, active: bool = True, **changes: Any) -> str:
+    (room.root / name).mkdir()
+    row = {"id": name, "connection": f"{room.root}/{name}"}
+    room.call("StoragePool.connectStorageServer", storagepoolID=BLANK, domainType=4, connectionParams=[row])
+    sd_id = new_id()
+    params = {"domainType": 4, "typeArgs": f"{room.root}/{name}", "name": name, "domainClass": 1, "version": "5"}
+    room.call("StorageDomain.create", storagedomainID=sd_id, **(params | changes))
+    ids = {"storagepoolID": room.pool_id, "storagedomainID": sd_id}
+    if active:
+        room.call("StorageDomain.attach", **ids)
+        room.call("StorageDomain.activate", **ids)
+    return sd_id
+
+
+def metadata(room: StorageRoom, name: str, sd_id: str) -> dict[str, str]:
+    return parse(sd_id, (room.root / name / sd_id / "dom_md/metadata").read_bytes())
+
+
+def leave_unfinished(room: StorageRoom) -> str:
+    """A finished task nobody has cleared, and an OVF."""
+    task_id = room.start_create(new_id(), new_id())
+    room.ended(task_id)
+    vm = new_id()
+    (room.domain / "master/vms" / vm).mkdir()
+    (room.domain / "master/vms" / vm / f"{vm}.ovf").write_text("<ovf/>")
+    return task_id
+
+
+def check_moved(room: StorageRoom, second: str, task_id: str) -> None:
+    info = room.call("StoragePool.getInfo", storagepoolID=room.pool_id)
+    assert (info["info"]["master_uuid"], info["info"]["master_ver"]) == (second, 2)
+    assert metadata(room, "second", second)["ROLE"] == "Master"
+    assert metadata(room, "export", room.sd_id)["ROLE"] == "Regular"
+    tree = room.root / "second" / second / "master"
+    assert task_id in os.listdir(tree / "tasks")
+    assert len(list((tree / "vms").rglob("*.ovf"))) == 1
+    assert os.listdir(room.domain / "master/tasks") == []
+    link = room.root / "data-center" / room.pool_id / "mastersd"
+    assert link.resolve() == room.root / "second" / second
+    assert room.call("Host.getAllTasksStatuses")[task_id]["taskResult"] == "success"
+    room.call("Task.clear", taskID=task_id)
+    assert task_id not in os.listdir(tree / "tasks")
+
+
+def test_the_master_moves_with_its_tasks_and_the_role_stays(spm: StorageRoom) -> None:
+    second = add_domain(spm, "second")
+    task_id = leave_unfinished(spm)
+    moving = spm.call(
+        "StoragePool.switchMaster",
+        storagepoolID=spm.pool_id,
+        oldMasterUUID=spm.sd_id,
+        newMasterUUID=second,
+        masterVersion=2,
+    )
+    spm.finished(moving)
+    check_moved(spm, second, task_id)
+    assert spm.call("StoragePool.getSpmStatus", storagepoolID=spm.pool_id)["spmStatus"] == "SPM"
+    spm.create()
+    spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
+
+
+def test_deactivating_the_master_moves_the_role_first(spm: StorageRoom) -> None:
+    second = add_domain(spm, "second")
+    task_id = leave_unfinished(spm)
+    ids = {"storagepoolID": spm.pool_id, "storagedomainID": spm.sd_id}
+    spm.call("StorageDomain.deactivate", **ids, masterSdUUID=second, masterVersion=2)
+    assert list(spm.call("internal.domain_vitals")) == [second]
+    check_moved(spm, second, task_id)
+    spm.call("StorageDomain.detach", **ids, masterSdUUID=second, masterVersion=2)
+
+
+def test_a_master_is_chosen_among_active_data_domains(spm: StorageRoom) -> None:
+    iso = add_domain(spm, "iso", domainClass=2)
+    idle = add_domain(spm, "idle", active=False)
+    ids = {"storagepoolID": spm.pool_id, "storagedomainID": spm.sd_id, "masterVersion": 2}
+    before = metadata(spm, "export", spm.sd_id)
+    assert code_of(spm.call, "StorageDomain.deactivate", **ids, masterSdUUID=iso) == 317
+    assert code_of(spm.call, "StorageDomain.deactivate", **ids, masterSdUUID=idle) == 353
+    spm.call("StorageDomain.attach", storagepoolID=spm.pool_id, storagedomainID=idle)
+    assert code_of(spm.call, "StorageDomain.deactivate", **ids, masterSdUUID=idle) == 369
+    assert metadata(spm, "export", spm.sd_id) == before
+    assert spm.call("StoragePool.getInfo", storagepoolID=spm.pool_id)["info"]["master_uuid"] == spm.sd_id
+
+
+def reconstruct_params(room: StorageRoom, master: str, version: int = 5) -> dict[str, Any]:
+    return {
+        "storagepoolID": room.pool_id,
+        "hostId": 1,
+        "name": "again",
+        "masterSdUUID": master,
+        "masterVersion": version,
+        "domainDict": {room.sd_id: "attached", master: "active"},
+        "lockRenewalIntervalSec": 5,
+        "leaseTimeSec": 60,
+        "ioOpTimeoutSec": 10,
+        "leaseRetries": 3,
+    }
+
+
+def test_a_pool_is_rebuilt_on_another_domain_when_the_master_is_lost(spm: StorageRoom) -> None:
+    second = add_domain(spm, "second")
+    assert code_of(spm.call, "StoragePool.reconstructMaster", **reconstruct_params(spm, second)) == 656
+    spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
+    shutil.move(spm.domain, spm.root / "lost")
+    spm.call("StoragePool.reconstructMaster", **reconstruct_params(spm, second))
+    pairs = metadata(spm, "second", second)
+    assert (pairs["ROLE"], pairs["MASTER_VERSION"], pairs["POOL_DESCRIPTION"]) == ("Master", "5", "again")
+    assert pairs["POOL_DOMAINS"] == f"{spm.sd_id}:Attached,{second}:Active"
+    task_id = spm.call(
+        "StoragePool.spmStart", storagepoolID=spm.pool_id, prevID=-1, prevLver="-1", enableScsiFencing="false"
+    )
+    spm.finished(task_id)
+    info = spm.call("StoragePool.getInfo", storagepoolID=spm.pool_id)
+    assert (info["info"]["master_uuid"], info["info"]["master_ver"]) == (second, 5)
+    assert set(info["dominfo"]) == {spm.sd_id, second}
+    # The lost one comes back and still says that it is master.
+    shutil.move(spm.root / "lost", spm.domain)
+    assert metadata(spm, "export", spm.sd_id)["ROLE"] == "Master"
+    spm.call("StorageDomain.activate", storagepoolID=spm.pool_id, storagedomainID=spm.sd_id)
+    eventually(lambda: metadata(spm, "export", spm.sd_id)["ROLE"] == "Regular")
+
+
+def test_a_domain_of_another_pool_does_not_become_master(spm: StorageRoom) -> None:
+    stranger = add_domain(spm, "stranger", active=False)
+    spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
+    before = metadata(spm, "stranger", stranger)
+    assert code_of(spm.call, "StoragePool.reconstructMaster", **reconstruct_params(spm, stranger)) == 324
+    assert metadata(spm, "stranger", stranger) == before
+
+
+def old_pool(root: Path, version: str) -> StorageRoom:
+    return StorageRoom(root).make(version=version)
+
+
+@pytest.mark.parametrize("version", ["3", "4"])
+def test_a_pool_of_an_old_format_works_and_is_upgraded_with_its_volumes(tmp_path: Path, version: str) -> None:
+    room = old_pool(tmp_path, version)
+    try:
+        second = add_domain(room, "second", version=version)
+        base_image, base = room.create()
+        room.create(base_image, srcImgUUID=base_image, srcVolUUID=base)
+        meta = room.image(base_image) / f"{base}.meta"
+        text = meta.read_text()
+        assert "SIZE=32768\n" in text
+        assert "MTIME=0\n" in text
+        assert "CAP=" not in text
+        before = room.info(base_image, base)
+        assert room.call("StorageDomain.getInfo", storagedomainID=room.sd_id)["version"] == version
+        assert "BLOCK_SIZE" not in metadata(room, "export", room.sd_id)
+
+        assert room.call("StoragePool.upgrade", storagepoolID=room.pool_id, targetDomVersion=5) == "started"
+        pairs = metadata(room, "export", room.sd_id)
+        assert (pairs["VERSION"], pairs["BLOCK_SIZE"], pairs["ALIGNMENT"]) == ("5", "512", "1048576")
+        eventually(lambda: metadata(room, "second", second)["VERSION"] == "5")
+        text = meta.read_text()
+        assert f"CAP={16 * 2**20}\n" in text
+        assert "SIZE=" not in text
+        assert "MTIME=" not in text
+        after = room.info(base_image, base)
+        assert after == before
+        room.create(base_image, srcImgUUID=base_image, srcVolUUID=_leaf(room, base_image))
+    finally:
+        room.stop()
+
+
+def _leaf(room: StorageRoom, image_id: str) -> str:
+    volumes = room.call("StorageDomain.getVolumes", storagedomainID=room.sd_id, imageID=image_id)
+    [leaf] = [v for v in volumes if room.info(image_id, v)["voltype"] == "LEAF"]
+    return str(leaf)
+
+
+def test_becoming_spm_with_a_newer_format_upgrades_and_with_an_older_refuses(tmp_path: Path) -> None:
+    room = old_pool(tmp_path, "4")
+    try:
+        room.call("StoragePool.spmStop", storagepoolID=room.pool_id)
+        start = {"storagepoolID": room.pool_id, "prevID": -1, "prevLver": "-1", "enableScsiFencing": "false"}
+        assert room.ended(room.call("StoragePool.spmStart", **start, domVersion="3"))["code"] == 395
+        assert room.call("StoragePool.getSpmStatus", storagepoolID=room.pool_id)["spmStatus"] == "Free"
+        room.finished(room.call("StoragePool.spmStart", **start, domVersion="5"))
+        assert metadata(room, "export", room.sd_id)["VERSION"] == "5"
+    finally:
+        room.stop()
+
+
+def test_a_newer_domain_is_not_attached_to_an_older_pool_and_an_older_one_is_upgraded(tmp_path: Path) -> None:
+    room = old_pool(tmp_path, "4")
+    try:
+        newer = add_domain(room, "newer", active=False, version="5")
+        ids = {"storagepoolID": room.pool_id, "storagedomainID": newer}
+        assert code_of(room.call, "StorageDomain.attach", **ids) == 398
+        older = add_domain(room, "older", version="3")
+        assert metadata(room, "older", older)["VERSION"] == "4"
+    finally:
+        room.stop()
+
+
+def test_names_are_changed_by_the_spm(spm: StorageRoom) -> None:
+    spm.call("StorageDomain.setDescription", storagedomainID=spm.sd_id, description="neu é")
+    assert spm.call("StorageDomain.getInfo", storagedomainID=spm.sd_id)["name"] == "neu é"
+    bad = {"storagedomainID": spm.sd_id, "description": "two\nlines"}
+    assert code_of(spm.call, "StorageDomain.setDescription", **bad) == 753
+    spm.call("StoragePool.setDescription", storagepoolID=spm.pool_id, description="neu")
+    long = {"storagepoolID": spm.pool_id, "description": "x" * 51}
+    assert code_of(spm.call, "StoragePool.setDescription", **long) == 327
+    spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
+    ok = {"storagedomainID": spm.sd_id, "description": "n"}
+    assert code_of(spm.call, "StorageDomain.setDescription", **ok) == 654
+
+
+def test_domains_are_found_by_what_is_asked(spm: StorageRoom) -> None:
+    iso = add_domain(spm, "iso", domainClass=2, active=False)
+    find = "Host.getStorageDomains"
+    assert spm.call(find) == sorted([spm.sd_id, iso])
+    assert spm.call(find, storagepoolID=spm.pool_id) == [spm.sd_id]
+    assert spm.call(find, domainClass=2, storageType=4) == [iso]
+    assert spm.call(find, storageType=1) == []
+    assert spm.call(find, remotePath=f"{spm.root}//iso/") == [iso]
+    assert spm.call("Host.getConnectedStoragePools") == [spm.pool_id]
+
+
+def test_a_domain_is_watched_until_everybody_who_asked_stops(spm: StorageRoom) -> None:
+    other = add_domain(spm, "other", active=False)
+    stats = "Host.getStorageRepoStats"
+    spm.call("Host.startMonitoringDomain", sdUUID=other, hostID=1)
+    spm.call("Host.startMonitoringDomain", sdUUID=spm.sd_id, hostID=1)
+    assert set(spm.call(stats)) == {spm.sd_id, other}
+    eventually(lambda: spm.call(stats, domains=[other])[other]["actual"])
+    assert list(spm.call(stats, domains=[other])) == [other]
+    spm.call("Host.stopMonitoringDomain", sdUUID=other)
+    spm.call("Host.stopMonitoringDomain", sdUUID=spm.sd_id)
+    assert list(spm.call(stats)) == [spm.sd_id]
+    spm.call("Host.stopMonitoringDomain", sdUUID=other)
+
+
+def test_files_of_an_iso_domain_are_listed(spm: StorageRoom) -> None:
+    iso = add_domain(spm, "iso", domainClass=2)
+    files = spm.root / "iso" / iso / "images/11111111-1111-1111-1111-111111111111"
+    (files / "sub").mkdir()
+    for name in ("Debian.ISO", "sub/b.iso", "notes.txt"):
+        (files / name).write_bytes(b"12345")
+    (files / "private.iso").touch(mode=0o600)
+    (files / "link.iso").symlink_to("/etc/passwd")
+    stats = "StorageDomain.getFileStats"
+    found = spm.call(stats, storagedomainID=iso, pattern="*.iso", caseSensitive=False)
+    assert set(found) == {"Debian.ISO", "sub/b.iso", "private.iso"}
+    assert (found["sub/b.iso"]["size"], found["sub/b.iso"]["status"]) == ("5", 0)
+    assert found["private.iso"]["status"] == 469
+    assert set(spm.call(stats, storagedomainID=iso, pattern="*.iso", caseSensitive=True)) == {
+        "sub/b.iso",
+        "private.iso",
+    }
+    assert code_of(spm.call, stats, storagedomainID=spm.sd_id, pattern="*", caseSensitive=True) == 386
+    eventually(lambda: spm.call("internal.domain_vitals")[iso]["actual"])
+    prefix = spm.call("StoragePool.getInfo", storagepoolID=spm.pool_id)["info"]["isoprefix"]
+    assert Path(prefix).resolve() == files
+
+
+def contents(root: Path) -> dict[Path, tuple[Any, ...]]:
+    """What each file is; of the large ones, which are mostly holes, when they were written."""
+    found: dict[Path, tuple[Any, ...]] = {}
+    for path in root.rglob("*"):
+        stats = path.lstat()
+        small = path.is_file() and stats.st_size < 2**20
+        found[path] = (stats.st_mode, stats.st_size, stats.st_mtime_ns, path.read_bytes() if small else None)
+    return found
+
+
+@pytest.mark.parametrize("which", ["export", "shared"])
+def test_what_vdsm_wrote_is_listed_and_dumped_as_vdsm_does(tmp_path: Path, which: str) -> None:
+    theirs = written.unpack(tmp_path)[which]
+    room = StorageRoom(tmp_path)
+    try:
+        row = {"id": "x", "connection": str(theirs.root.parent)}
+        room.call("StoragePool.connectStorageServer", storagepoolID=BLANK, domainType=4, connectionParams=[row])
+        before = contents(theirs.root)
+        info = room.call("StorageDomain.getInfo", storagedomainID=theirs.sd_id)
+        assert theirs.facts["info"].items() <= info.items()
+        assert info["remotePath"] == theirs.facts["domain"]["remote_path"]
+        ids = {"storagedomainID": theirs.sd_id}
+        assert room.call("StorageDomain.getImages", **ids) == sorted(theirs.facts["images"])
+        assert room.call("StorageDomain.getVolumes", **ids) == sorted(theirs.facts["volumes"])
+        image, chain = next((i, c) for i, c in theirs.facts["chains"].items() if len(c) == 3)
+        assert room.call("StorageDomain.getVolumes", **ids, imageID=image) == sorted(chain)
+        room.call("StorageDomain.validate", **ids)
+        dump = room.call("StorageDomain.dump", sd_id=theirs.sd_id)
+        assert {v: row["status"] for v, row in dump["volumes"].items()} == theirs.facts["dump_statuses"]
+        for volume_id, facts in theirs.facts["volumes"].items():
+            row = dump["volumes"][volume_id]
+            for key in ("capacity", "description", "format", "generation", "legality", "parent", "type", "voltype"):
+                assert row[key] == facts[key], (volume_id, key)
+        assert contents(theirs.root) == before
+    finally:
+        room.stop()
+
+
+def test_the_pool_vdsm_made_is_joined_and_its_tasks_are_kept(tmp_path: Path) -> None:
+    theirs = written.unpack(tmp_path)["export"]
+    pool_id = theirs.facts["info"]["pool"][0]
+    room = StorageRoom(tmp_path)
+    try:
+        row = {"id": "x", "connection": str(theirs.root.parent)}
+        room.call("StoragePool.connectStorageServer", storagepoolID=BLANK, domainType=4, connectionParams=[row])
+        ids = {"storagepoolID": pool_id, "hostID": 1, "scsiKey": "", "masterSdUUID": theirs.sd_id, "masterVersion": 1}
+        room.call("StoragePool.connect", **ids)
+        start = {"storagepoolID": pool_id, "prevID": -1, "prevLver": "-1", "enableScsiFencing": "false"}
+        task_id = room.call("StoragePool.spmStart", **start)
+        room.finished(task_id)
+        info = room.call("StoragePool.getInfo", storagepoolID=pool_id)
+        assert info["info"]["name"] == "fixture pool"
+        assert {sd: row["status"] for sd, row in info["dominfo"].items()} == theirs.facts["pool_decoded"][
+            "POOL_DOMAINS"
+        ]
+        assert len(room.call("Host.getAllTasksStatuses")) == 3
+    finally:
+        room.stop()
