@@ -18,7 +18,7 @@ class DirectRoot:
     def do(self, operation: str, /, *, deadline_s: float = 30.0, **params: Any) -> Any:
         self.asked.append(operation)
         target = f"{self._mnt_dir}/{escape(params['remote'])}"
-        options = ",".join(params.get("options", [])) or "defaults"
+        options = params.get("options") or "defaults"
         argv = {
             "mount-posix": ["mount", "-t", params.get("vfs_type", ""), "-o", options, params["remote"], target],
             "mount-nfs": ["mount", "-t", "nfs", "-o", options, params["remote"], target],

@@ -43,7 +43,7 @@ class Mounter:
         self._children = children
         self._root = root
 
-    def mount(self, target: str, source: str, do: Callable[[Root], object]) -> None:
+    def mount(self, target: str, source: str, do: Callable[[Root], object], *, gluster: bool = False) -> None:
         """Have `source` at `target`; there already is fine. do: the mount itself.
 
         Raises: MountFailed, ServerAccessDenied, ServerConnectionFailed; what was mounted here is unmounted then.
@@ -63,31 +63,31 @@ class Mounter:
         try:
             self._check(target)
         except Error:
-            self._undo(target, source)
+            self._undo(target, source, gluster)
             raise
 
-    def unmount(self, target: str, name: str) -> None:
+    def unmount(self, target: str, name: str, *, gluster: bool = False) -> None:
         """Undo mount; not mounted is fine. name: the remote path. Raises: ServerDisconnectFailed."""
         if target in mounts_below(self._mnt_dir):
             try:
-                self._root.do("umount", remote=name, deadline_s=UMOUNT_DEADLINE_S)
+                self._root.do("umount", remote=name, gluster=gluster, deadline_s=UMOUNT_DEADLINE_S)
             except DeadlineExceeded:
                 # The server does not answer. What still waits for it keeps the mount until the kernel lets go.
                 _log.warning("%s: the server does not answer, it is detached", target)
-                self._detach(name)
+                self._detach(name, gluster)
             except PrivilegedFailed as e:
                 raise ServerDisconnectFailed(name, str(e)) from e
         self._remove_point(target)
 
-    def _detach(self, name: str) -> None:
+    def _detach(self, name: str, gluster: bool) -> None:
         try:
-            self._root.do("umount-detach", remote=name, deadline_s=UMOUNT_DEADLINE_S)
+            self._root.do("umount-detach", remote=name, gluster=gluster, deadline_s=UMOUNT_DEADLINE_S)
         except (PrivilegedFailed, DeadlineExceeded) as e:
             raise ServerDisconnectFailed(name, str(e)) from e
 
-    def _undo(self, target: str, name: str) -> None:
+    def _undo(self, target: str, name: str, gluster: bool) -> None:
         try:
-            self.unmount(target, name)
+            self.unmount(target, name, gluster=gluster)
         except Error as e:
             _log.warning("%s stays mounted: %s", target, e)
 

@@ -29,7 +29,7 @@ class NfsConnector:
 
     def connect(self, server: Server, root: str) -> None:
         remote = remote_of(server)
-        options = nfs_options(server)
+        options = ",".join(nfs_options(server))
 
         def do(helper: Root) -> object:
             return helper.do("mount-nfs", remote=remote, options=options, deadline_s=MOUNT_DEADLINE_S)

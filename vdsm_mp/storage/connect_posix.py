@@ -13,6 +13,10 @@ _VFS_TYPE = re.compile(r"\A[a-z0-9][a-z0-9_.-]{0,31}\Z")
 #: One mount option as root will accept it: a word, perhaps with a value; no commas, blanks or control characters.
 _OPTION = re.compile(r"\A[A-Za-z0-9_.-]+(=[A-Za-z0-9_./:@%+-]+)?\Z")
 
+GLUSTER = "glusterfs"
+#: Below the mount points, where other programs look for volumes of gluster.
+GLUSTER_DIR = "glusterSD"
+
 
 class PosixConnector:
     def __init__(self, mnt_dir: str, mounter: Mounter) -> None:
@@ -20,13 +24,14 @@ class PosixConnector:
         self._mounter = mounter
 
     def root_of(self, server: Server) -> str:
-        return f"{self._mnt_dir}/{escape(source_of(server))}"
+        below = f"{self._mnt_dir}/{GLUSTER_DIR}" if server.vfs_type == GLUSTER else self._mnt_dir
+        return f"{below}/{escape(source_of(server))}"
 
     def connect(self, server: Server, root: str) -> None:
         source = source_of(server)
         if not _VFS_TYPE.match(server.vfs_type):
             raise MountTypeInvalid(source, f"{server.vfs_type!r} is not a type of file system")
-        options = options_of(server.mnt_options, source)
+        options = ",".join(options_of(server.mnt_options, source))
 
         def do(helper: Root) -> object:
             return helper.do(
@@ -37,10 +42,10 @@ class PosixConnector:
                 deadline_s=MOUNT_DEADLINE_S,
             )
 
-        self._mounter.mount(root, source, do)
+        self._mounter.mount(root, source, do, gluster=server.vfs_type == GLUSTER)
 
     def disconnect(self, server: Server, root: str) -> None:
-        self._mounter.unmount(root, source_of(server))
+        self._mounter.unmount(root, source_of(server), gluster=server.vfs_type == GLUSTER)
 
 
 def source_of(server: Server) -> str:

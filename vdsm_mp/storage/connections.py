@@ -95,9 +95,13 @@ class Connections:
             self._held.setdefault(root, _Held(kind)).ids.add(server.id or root)
         return root
 
-    def root_for(self, kind: DomainType, server: Server) -> str:
-        """Where that server is, or would be. Raises: ServerParametersInvalid."""
-        return self._connector(kind).root_of(server)
+    def root_for(self, kind: DomainType, remote: str) -> str | None:
+        """Where that remote path is connected, None when it is not. Raises: ServerParametersInvalid."""
+        connector = self._connector(kind)
+        # Who names only the path does not say which file system it is; one kind has a place of its own.
+        wanted = [connector.root_of(Server(id="", connection=remote, vfs_type=vfs)) for vfs in ("", "glusterfs")]
+        connected = self.roots()
+        return next((root for root in wanted if root in connected), None)
 
     def root_to_leave(self, kind: DomainType, server: Server) -> str | None:
         """The root that `disconnect` of this server will undo; None while others use it."""

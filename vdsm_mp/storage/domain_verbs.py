@@ -29,7 +29,7 @@ from vdsm_mp.api.types import BLANK
 from vdsm_mp.api.verb import handles
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import domain_file
-from vdsm_mp.storage.connections import Connections, Server
+from vdsm_mp.storage.connections import Connections
 from vdsm_mp.storage.domain_file import DomainSpec
 from vdsm_mp.storage.domain_format import CLASS_BY_NUMBER, LATEST, DomainType
 from vdsm_mp.storage.locks import Locks
@@ -61,8 +61,8 @@ def create(
         block_size=512 if ask.block_size is None else ask.block_size,
         max_hosts=250 if ask.max_hosts is None else ask.max_hosts,
     )
-    root = connections.root_for(kind, Server(id="", connection=spec.remote_path))
-    if root not in connections.roots():
+    root = connections.root_for(kind, spec.remote_path)
+    if root is None:
         raise DomainNotMounted(ask.sd_id, f"{spec.remote_path} is not connected")
     with resources.claim("StorageDomain.create", exclusive=(("domain", ask.sd_id), ("root", root))):
         _refuse_known(domains, ask.sd_id)

@@ -117,6 +117,7 @@ def build(config: Config, ports: Ports) -> Room:
             volume_verbs,
         ),
         before_ready=(pools.restore,),
+        on_note={"stop-spm": lambda: spm.stop_now("the master was asked to stop it")},
         on_drain=(lambda: spm.stop_now("the worker is stopping"), monitors.close, domains.drop_all),
         vitals=lambda: {"tasks": tasks.vitals(), "spm": spm.state.value},
     )
