@@ -5,7 +5,10 @@ VDSM's own section and option names are kept, so that an existing /etc/vdsm/vdsm
 `[vdsm_mp]`. Frozen after loading; handed to rooms by section, never imported by them.
 """
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -15,43 +18,98 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Vars(Section, frozen=True, kw_only=True):
     """[vars] the daemon as a whole."""
 
+    # TLS for the API and for migration. Off: clear text, to this host only.
     ssl: bool = True
     # A client's certificate must name its address, or what a reverse lookup of the address gives.
     verify_client_cert: bool = False
     # OVF stores by PUT and GET on the same port.
     http_enable: bool = True
+    # CPUs of the agent: a list (1,3), `auto` = the second one, empty = all. Programs it starts are not bound.
     cpu_affinity: str = "auto"
+    # False: no process of the agent leaves a core file.
     core_dump_enable: bool = True
-    vm_sample_interval: int = 15
-    host_sample_stats_interval: int = 15
-    vm_command_timeout: int = 60
+    # Seconds between two samples.
+    vm_sample_interval: Annotated[int, Meta(ge=1)] = 15
+    host_sample_stats_interval: Annotated[int, Meta(ge=1)] = 15
+    # Seconds until a libvirt call counts as stuck; older statistics mean that the VM does not respond.
+    vm_command_timeout: Annotated[int, Meta(ge=1)] = 60
     # Seconds a guest's users have to save their work, and seconds each way of shutting down gets before the next.
     user_shutdown_timeout: int = 30
     sys_shutdown_timeout: int = 120
-    host_mem_reserve: int = 256
-    guest_ram_overhead: int = 65
+    # MiB kept for the host; MiB a VM needs on top of its memory; MiB for other programs.
+    host_mem_reserve: Annotated[int, Meta(ge=0)] = 256
+    guest_ram_overhead: Annotated[int, Meta(ge=0)] = 65
+    extra_mem_reserve: Annotated[int, Meta(ge=0)] = 65
+    # Report KVM where there is none, for a test data centre on small machines; memory in MiB, 0 = the real one.
+    fake_kvm_support: bool = False
+    fake_kvm_memory: Annotated[int, Meta(ge=0)] = 0
+    # Patterns of NICs, bonds and VLANs that are not reported; of virtual NICs that are.
+    hidden_nics: str = "w*,usb*"
+    hidden_bonds: str = ""
+    hidden_vlans: str = ""
+    fake_nics: str = "dummy_*,veth_*"
 
 
 class Irs(Section, frozen=True, kw_only=True):
     """[irs] storage."""
 
+    # Where mounts, pools and domains are found; other programs of the host know this path.
     repository: str = "/rhev/data-center"
-    sd_health_check_delay: int = 10
+    # Seconds between two checks of a domain.
+    sd_health_check_delay: Annotated[int, Meta(ge=1)] = 10
 
 
 class Addresses(Section, frozen=True, kw_only=True):
     """[addresses] where the door is."""
 
-    management_port: int = 54321
+    # 0: any free port (tests).
+    management_port: Annotated[int, Meta(ge=0, le=65535)] = 54321
+    # `::` is both families; 0.0.0.0 where the kernel has no IPv6.
     management_ip: str = "::"
+    # Destinations that are requests, comma separated, and the one that carries events.
     request_queues: str = "jms.topic.vdsm_requests,jms.topic.vdsm_irs_requests"
     event_queue: str = "jms.queue.events"
 
 
 class Sanlock(Section, frozen=True, kw_only=True):
-    """[sanlock]"""
+    """[sanlock] cluster locks."""
 
-    io_timeout: int = 10
+    # Seconds; all lease times are multiples of it, and hosts that share storage must agree on it.
+    io_timeout: Annotated[int, Meta(ge=1, le=60)] = 10
+
+
+class Jobs(Section, frozen=True, kw_only=True):
+    """[jobs] host jobs."""
+
+    # Seconds a finished job is still listed; negative: for ever.
+    autodelete_delay: int = 3600
+
+
+class Sampling(Section, frozen=True, kw_only=True):
+    """[sampling] periodic work."""
+
+    # Statistics of the host and of VMs.
+    enable: bool = True
+    # Seconds between two looks for VMs that others started, and between two reads of TPM and NVRAM data.
+    external_vm_lookup_interval: Annotated[int, Meta(ge=1)] = 60
+    tpm_data_update_interval: Annotated[int, Meta(ge=1)] = 60
+    nvram_data_update_interval: Annotated[int, Meta(ge=1)] = 60
+
+
+class GuestAgent(Section, frozen=True, kw_only=True):
+    """[guest_agent] qemu-guest-agent in the guests."""
+
+    enable_qga_poller: bool = True
+    # Seconds.
+    qga_command_timeout: Annotated[int, Meta(ge=1)] = 1
+    qga_polling_period: Annotated[int, Meta(ge=1)] = 5
+
+
+class Devel(Section, frozen=True, kw_only=True):
+    """[devel] for those who work on the agent."""
+
+    # Show Python's warnings in the log.
+    python_warnings_enable: bool = False
 
 
 class House(Section, frozen=True, kw_only=True):
@@ -76,6 +134,7 @@ class House(Section, frozen=True, kw_only=True):
     engine_names: str = ""
     vdsm_id_file: str = "/etc/vdsm/vdsm.id"
     hooks_dir: str = "/usr/libexec/vdsm/hooks"
+    logger_conf: str = "/etc/vdsm/logger.conf"
     libvirt_uri: str = "qemu:///system"
     # Domain XML with <qemu:commandline> gives a guest's owner the host; no engine sends it, some hooks do.
     allow_qemu_commandline: bool = False
@@ -90,4 +149,57 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     irs: Irs = Irs()
     addresses: Addresses = Addresses()
     sanlock: Sanlock = Sanlock()
+    jobs: Jobs = Jobs()
+    sampling: Sampling = Sampling()
+    guest_agent: GuestAgent = GuestAgent()
+    devel: Devel = Devel()
     vdsm_mp: House = House()
+
+
+#: Options of VDSM's that mean nothing here: read, named once in the log, and otherwise ignored.
+ACCEPTED: dict[str, frozenset[str]] = {
+    section: frozenset(names.split())
+    for section, names in {
+        "vars": """ethtool_opts migration_destination_timeout migration_listener_timeout
+            max_migration_listener_timeout migration_listener_prepare_disk_timeout migration_max_bandwidth
+            migration_monitor_interval migration_downtime migration_downtime_steps
+            max_outgoing_migrations max_incoming_migrations migration_retry_timeout guest_agent_timeout
+            guest_lifecycle_event_reply_timeout hotunplug_timeout hotunplug_check_interval vm_watermark_interval
+            vm_sample_jobs_interval vds_responsiveness_timeout vdsm_nice qemu_drive_cache fake_kvm_architecture
+            fake_vmstats_enable fake_sriov_enable enable_lldp jsonrpc_enable broker_enable
+            report_host_threads_as_cores libvirt_env_variable_debug libvirt_env_variable_log_filters
+            libvirt_env_variable_log_outputs transient_disks_repository connection_stats_timeout
+            migration_create_timeout host_numa_scheduling timeout_engine_clear_vms time_sync_snapshot_enable
+            time_sync_cont_enable nowait_domain_stats user_shutdown_timeout sys_shutdown_timeout
+            trust_store_path verify_client_cert http_enable extra_mem_reserve""",
+        "rpc": "worker_threads tasks_per_worker worker_timeout",
+        "mom": "conf socket_path tuning_policy",
+        "irs": """irs_enable hsm_tasks images irsd volume_utilization_percent volume_utilization_chunk_mb
+            vol_size_sample_interval scsi_rescan_maximal_timeout udev_settle_timeout nfs_mount_options lock_util_path
+            lock_cmd free_lock_cmd thread_pool_size max_tasks lvm_dev_whitelist md_backup_versions md_backup_dir
+            maximum_allowed_pvs repo_stats_cache_refresh_timeout task_resource_default_timeout prepare_image_timeout
+            gc_blocker_force_collect_interval maximum_domains_in_pool process_pool_timeout max_ioprocess_idle_time
+            process_pool_max_slots_per_domain process_pool_max_queued_slots_per_domain iscsi_default_ifaces
+            use_volume_leases progress_interval qcow2_compat""",
+        "iscsi": "parallel_logins",
+        "spm": "watchdog_enable watchdog_interval",
+        "mailbox": "events_enable events_interval",
+        "thinp": "monitor_timeout extend_timeout refresh_timeout",
+        "multipath": "blacklist wait_timeout",
+        "lvm": "config_method",
+        "addresses": "broker_address broker_port",
+        "sampling": "periodic_workers periodic_task_per_worker max_workers",
+        "metrics": "enabled collector_address collector_type queue_size",
+        "devel": """cpu_profile_enable cpu_profile_filename cpu_profile_format cpu_profile_builtins cpu_profile_clock
+            memory_profile_enable memory_profile_port manhole_enable coverage_enable m2c_debug_enable api_strict_mode
+            xml_minimal_changes""",
+        "health": "monitor_enable check_interval",
+        "gluster": "allowed_replica_counts enable_4k_storage",
+        "performance": """use_dynamic_hugepages use_preallocated_hugepages reserved_hugepage_count
+            reserved_hugepage_size""",
+        "v2v": "kvm2ovirt_buffer_size",
+        "guest_agent": """periodic_workers periodic_task_per_worker max_workers qga_task_timeout
+            qga_initial_info_interval qga_info_period qga_sysinfo_period qga_active_users_period qga_disk_info_period
+            qga_cpu_info_period""",
+    }.items()
+}

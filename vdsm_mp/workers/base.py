@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker file builds: a room with a door. Composition only; the life around it is `ipc/runner.py`."""
+"""What a worker file builds: a room with a door. Composition only; the life around it is `workers/runner.py`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ class Room:
     implementation, the listener); may return a coroutine, which then runs until drain.
     subscribes: event class -> function, called on the loop, may not block.
     peer_changed: called on the loop with (worker, up) when another worker died or became ready.
+    on_note: what the master may ask for, run off the loop: "stop-spm" (SIGUSR1), "reload" (SIGHUP).
     on_drain: run in order, off the loop, within the worker's grace period, after the last handler has ended.
     """
 
@@ -31,5 +32,6 @@ class Room:
     on_loop: tuple[Callable[[], Any], ...] = ()
     subscribes: Mapping[type[Message], Callable[[Any], None]] = field(default_factory=dict)
     peer_changed: Callable[[str, bool], None] | None = None
+    on_note: Mapping[str, Callable[[], object]] = field(default_factory=dict)
     on_drain: tuple[Callable[[], object], ...] = ()
     vitals: Vitals | None = None

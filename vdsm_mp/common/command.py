@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a program: an argv list, a deadline, bounded output, and one translated error when it goes wrong.
+
+Called from pool threads. Never uses a shell, and never waits for a child that even SIGKILL does not end (state D):
+that one is put aside and reaped later. A program runs in a process group of its own inside the worker's session, so
+killing it takes its children along, and the master sweeps the session when the worker dies. `setpriv`, where there is
+one, makes the kernel kill the program together with the thread that waits for it.
+"""
+
+import os
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from vdsm_mp.common import log
+from vdsm_mp.common.errors import Failed, Unavailable
+
+logger = log.named(__name__)
+
+#: Output of reports (lvm, qemu-img --output json) of a large host fits; more is a program gone mad.
+MAX_OUTPUT_BYTES = 32 << 20
+#: Only the end of stderr is kept: that is where programs say why.
+_KEEP_ERR_BYTES = 16 << 10
+#: How long a killed child may take to vanish before it is put aside.
+_AFTER_KILL_S = 0.5
+_TICK_S = 0.2
+_CHUNK = 1 << 16
+
+
+class CommandFailed(Failed):
+    """A program ended badly. `err` is the tail of its stderr."""
+
+    code = 100
+    msg = "{self.command} failed with status {self.status}: {self.err}"
+
+    def __init__(self, command: str, status: int, err: str) -> None:
+        super().__init__(command, status, err)
+        self.command = command
+        self.status = status
+        self.err = err
+
+
+class CommandOverdue(Unavailable):
+    """A program was killed at its deadline. What it did until then is done; `survived`: even SIGKILL failed."""
+
+    code = -32603
+    msg = "{self.command} did not end within {self.seconds:g} s and was killed"
+
+    def __init__(self, command: str, seconds: float, survived: bool = False) -> None:
+        super().__init__(command, seconds, survived)
+        self.command = command
+        self.seconds = seconds
+        self.survived = survived
+
+
+class CommandAborted(Failed):
+    """A program was killed because its job was aborted."""
+
+    code = -32603
+    msg = "{self.command} was aborted"
+
+    def __init__(self, command: str) -> None:
+        super().__init__(command)
+        self.command = command
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """status: exit status, negative = killed by that signal. err: the last 16 KiB of stderr."""
+
+    status: int
+    out: bytes
+    err: bytes
+    took_s: float
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    deadline_s: float,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+    accept: Sequence[int] = (0,),
+    max_output_bytes: int = MAX_OUTPUT_BYTES,
+    on_output: Callable[[bytes], None] | None = None,
+    abort: Callable[[], bool] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Result:
+    """Run a program to its end and return what it said.
+
+    env: added to our environment (LC_ALL is C.UTF-8 anyway). accept: exit statuses that are no error.
+    on_output: gets stdout piece by piece instead of it being collected (progress of long copies).
+    abort: asked five times a second; True kills the program.
+    Raises: CommandFailed (not found, bad status, too much output), CommandOverdue, CommandAborted.
+    """
+    reap_leftovers()
+    name = " ".join(shlex.quote(word) for word in argv[:6]) + (" …" if len(argv) > 6 else "")
+    began = time.monotonic()
+    try:
+        child = subprocess.Popen(
+            [*_die_with_us(), *argv],
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+            cwd=cwd,
+            pass_fds=pass_fds,
+            process_group=0,
+        )
+    except OSError as error:
+        raise CommandFailed(name, 127, str(error)) from error
+    talk = _Talk(child, stdin, max_output_bytes, on_output)
+    try:
+        while not talk.step(min(_TICK_S, max(0.0, began + deadline_s - time.monotonic()))):
+            if abort is not None and abort():
+                raise CommandAborted(name)
+            if time.monotonic() >= began + deadline_s:
+                raise CommandOverdue(name, deadline_s)
+            if talk.too_much:
+                raise CommandFailed(name, -signal.SIGKILL, f"more than {max_output_bytes} bytes of output; killed")
+        status = child.returncode
+    except BaseException as error:
+        survived = not _kill(child)
+        if isinstance(error, CommandOverdue):
+            logger.warning("%s: killed after %g s%s", name, deadline_s, "; it hangs in the kernel" if survived else "")
+            raise CommandOverdue(name, deadline_s, survived) from None
+        raise
+    finally:
+        talk.close()
+    took_s = time.monotonic() - began
+    logger.debug("%s status=%d took=%dms", name, status, took_s * 1000)
+    if status not in accept:
+        raise CommandFailed(name, status, talk.err_text())
+    return Result(status, b"".join(talk.out), bytes(talk.err), took_s)
+
+
+class _Talk:
+    """The three pipes of a child, driven by poll with bounded memory."""
+
+    def __init__(
+        self, child: subprocess.Popen[bytes], stdin: bytes, limit: int, on_output: Callable[[bytes], None] | None
+    ) -> None:
+        self._child = child
+        self._stdin = memoryview(stdin)
+        self._limit = limit
+        self._on_output = on_output
+        self._size = 0
+        self.out: list[bytes] = []
+        self.err = bytearray()
+        self._poll = select.poll()
+        self._open: dict[int, str] = {}
+        self._pidfd = os.pidfd_open(child.pid)
+        for pipe, kind, events in (
+            (child.stdin, "in", select.POLLOUT),
+            (child.stdout, "out", select.POLLIN),
+            (child.stderr, "err", select.POLLIN),
+        ):
+            if pipe is not None:
+                os.set_blocking(pipe.fileno(), False)
+                self._open[pipe.fileno()] = kind
+                self._poll.register(pipe.fileno(), events)
+        self._poll.register(self._pidfd, select.POLLIN)
+
+    @property
+    def too_much(self) -> bool:
+        return self._size > self._limit
+
+    def step(self, wait_s: float) -> bool:
+        """Move what can be moved. True when the program has ended and its output is read.
+
+        Its end counts, not the end of its pipes: a daemon it left behind may hold them open for ever.
+        """
+        ended = False
+        for fd, _ in self._poll.poll(wait_s * 1000):
+            if fd == self._pidfd:
+                ended = self._child.poll() is not None
+            elif self._open[fd] == "in":
+                self._write(fd)
+            else:
+                self._read(fd)
+        if ended:
+            for fd in [fd for fd, kind in self._open.items() if kind != "in"]:
+                while fd in self._open and not self.too_much and self._read(fd):
+                    pass
+        return ended and not self.too_much
+
+    def _write(self, fd: int) -> None:
+        try:
+            self._stdin = self._stdin[os.write(fd, self._stdin[:_CHUNK]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self._stdin = self._stdin[:0]
+        if not self._stdin and self._child.stdin is not None:
+            self._drop(fd)
+            self._child.stdin.close()
+
+    def _read(self, fd: int) -> bool:
+        """Read once; False when there is nothing now."""
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._drop(fd)
+        elif self._open[fd] == "err":
+            self.err += data
+            del self.err[:-_KEEP_ERR_BYTES]
+        elif self._on_output is not None:
+            self._on_output(data)
+        else:
+            self._size += len(data)
+            self.out.append(data)
+        return bool(data)
+
+    def _drop(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        del self._open[fd]
+
+    def err_text(self) -> str:
+        return bytes(self.err).decode("utf-8", "replace").strip()
+
+    def close(self) -> None:
+        os.close(self._pidfd)
+        for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    continue  # its reader is gone; there is nothing left to say to it
+
+
+def _kill(child: subprocess.Popen[bytes]) -> bool:
+    """SIGKILL the child's whole group. False when it is still there after a moment: then it is put aside."""
+    if child.poll() is None:
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            child.kill()  # it had not become a group leader yet
+        except PermissionError:
+            # sudo runs it as root: its end of file and our death signal are all we have.
+            logger.warning("pid %d runs with other rights and cannot be killed", child.pid)
+        try:
+            child.wait(_AFTER_KILL_S)
+        except subprocess.TimeoutExpired:
+            with _leftovers_lock:
+                _leftovers.append(child)
+            return False
+    return True
+
+
+# A lock, because pool threads share the list; it is never held across a wait.
+_leftovers_lock = threading.Lock()
+_leftovers: list[subprocess.Popen[bytes]] = []
+
+
+def reap_leftovers() -> int:
+    """Collect killed children that have come out of the kernel since. Returns how many still hang."""
+    with _leftovers_lock:
+        _leftovers[:] = [child for child in _leftovers if child.poll() is None]
+        return len(_leftovers)
+
+
+@cache
+def _die_with_us() -> tuple[str, ...]:
+    setpriv = shutil.which("setpriv")
+    return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()

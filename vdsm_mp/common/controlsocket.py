@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ask the master through its control socket. For the command line and supervisorctl; standard library only."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+CONNECT_S = 3.0
+MOST_ANSWER_BYTES = 4 << 20
+
+
+class NotRunning(Exception):
+    """Nobody listens on the control socket."""
+
+
+class Refused(Exception):
+    """The master said no; its sentence."""
+
+
+def ask(run_dir: str, do: str, *, timeout_s: float = 10.0, **more: Any) -> Any:
+    """The `result` of one request (see `house/desk.py`). Raises NotRunning, Refused, TimeoutError, PermissionError."""
+    path = str(Path(run_dir) / "control.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(CONNECT_S)
+        try:
+            sock.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NotRunning(f"the agent is not running ({path}: {error.strerror})") from error
+        sock.settimeout(timeout_s)
+        sock.sendall(json.dumps({"do": do, **more}).encode() + b"\n")
+        answer = b""
+        while not answer.endswith(b"\n") and len(answer) < MOST_ANSWER_BYTES:
+            data = sock.recv(1 << 16)
+            if not data:
+                break
+            answer += data
+    if not answer:
+        raise Refused("the agent closed the control connection: not allowed for this user, or it is leaving")
+    said = json.loads(answer)
+    if not said["ok"]:
+        raise Refused(said["error"])
+    return said["result"]

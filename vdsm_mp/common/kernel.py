@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The few kernel calls that Python has no name for: prctl, process facts from /proc. Linux only."""
+
+import ctypes
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), f"prctl({option})")
+
+
+def die_with_parent(parent_pid: int) -> bool:
+    """Ask for SIGKILL when the parent's thread that forked us ends. False: it has ended already.
+
+    After changing user or group ids, never before: that clears it.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent_pid
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def give_up_privileges() -> None:
+    """From now on no program we execute can gain rights (sudo does not work any more)."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessFacts:
+    """From /proc/PID/stat. state: one letter, D = hangs in the kernel."""
+
+    pid: int
+    name: str
+    state: str
+    parent: int
+    session: int
+
+
+def process(pid: int) -> ProcessFacts | None:
+    """Facts of a process, None when there is none. Never blocks, even on a process that hangs."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    words = rest.split()
+    return ProcessFacts(pid, name, words[0], int(words[1]), int(words[3]))
+
+
+def processes() -> list[ProcessFacts]:
+    """Facts of every process that is visible."""
+    found = (process(int(entry)) for entry in os.listdir("/proc") if entry.isdigit())
+    return [facts for facts in found if facts is not None]
+
+
+def rss_kib(pid: int) -> int:
+    """Resident memory; 0 when the process is gone. Takes no lock of the process, unlike PSS."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def own_pss_kib() -> int:
+    """Our proportional share of memory. Only for oneself: it waits for the memory lock of the process."""
+    try:
+        for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    except OSError:
+        return 0
+    return 0

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the master sets for itself and for all that it forks: limits, process group, CPUs, warnings, coverage."""
+
+import os
+import resource
+import sys
+import warnings
+
+from vdsm_mp.common import log
+from vdsm_mp.common.options import Config
+
+logger = log.named("master")
+
+
+class BadAffinity(Exception):
+    """`[vars] cpu_affinity` names CPUs this host does not have, or is no list of numbers."""
+
+
+def apply(config: Config) -> None:
+    """Raises BadAffinity; everything else that fails is only said."""
+    if not config.vars.core_dump_enable:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A panic kills the whole group: nobody else's process may be in it. A session leader leads its group already.
+    if os.getpgrp() != os.getpid() and os.getsid(0) != os.getpid():
+        os.setpgid(0, 0)
+    if config.devel.python_warnings_enable:
+        warnings.simplefilter("default")
+    _pin(config.vars.cpu_affinity)
+
+
+def start_coverage() -> None:
+    """The coverage hook: in the master, and again in each forked process, which writes a file of its own."""
+    if not os.environ.get("COVERAGE_PROCESS_START"):
+        return
+    try:
+        import coverage
+    except ImportError:
+        logger.warning("COVERAGE_PROCESS_START is set but there is no coverage package")
+        return
+    inherited = coverage.Coverage.current()
+    if inherited is not None:
+        inherited.stop()
+    measured = coverage.Coverage(config_file=os.environ["COVERAGE_PROCESS_START"], data_suffix=True)
+    measured.start()
+
+
+def save_coverage() -> None:
+    """Write what was measured; the process is about to leave without the interpreter's own ending."""
+    coverage = sys.modules.get("coverage")
+    current = coverage.Coverage.current() if coverage is not None else None
+    if current is not None:
+        current.stop()
+        current.save()
+
+
+def cpus_for(wanted: str, online: list[int]) -> set[int] | None:
+    """The CPUs of `cpu_affinity`: None = all. `auto` is the second one; with one CPU nothing is done.
+
+    Raises BadAffinity.
+    """
+    if not wanted.strip() or len(online) < 2:
+        return None
+    if wanted.strip() == "auto":
+        return {online[1]}
+    try:
+        cpus = {int(word) for word in wanted.split(",")}
+    except ValueError:
+        raise BadAffinity(f"cpu_affinity = {wanted!r} is no list of CPU numbers") from None
+    if not cpus <= set(online):
+        raise BadAffinity(f"cpu_affinity = {wanted!r}: online are {online}")
+    return cpus
+
+
+def _pin(wanted: str) -> None:
+    cpus = cpus_for(wanted, sorted(os.sched_getaffinity(0)))
+    if cpus is not None:
+        os.sched_setaffinity(0, cpus)

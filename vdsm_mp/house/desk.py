@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control socket: where operators' tools ask the master. JSON lines, one request a connection.
+
+    {"do": "status"} · {"do": "restart", "worker": "virt"} · {"do": "stop"}
+    {"do": "stacks", "worker": "virt"} · {"do": "profile", "worker": "virt", "seconds": 5}
+    -> {"ok": true, "result": …} or {"ok": false, "error": "sentence"}
+
+Who may ask: root, the agent's user, members of its group, by what the kernel says of the other end. Nobody is waited
+for: requests and answers are bounded in size and time, and there are at most so many callers.
+"""
+
+import grp
+import os
+import pwd
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from vdsm_mp.common import log
+from vdsm_mp.house import status
+from vdsm_mp.house.house import House
+from vdsm_mp.house.members import State
+
+logger = log.named("master")
+
+MOST_CALLERS = 16
+MOST_REQUEST_BYTES = 4096
+#: From connecting to a whole request.
+REQUEST_S = 5.0
+#: A restart is answered when the worker is ready again, a look when it has answered.
+ANSWER_S = 90.0
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    do: Literal["status", "restart", "stop", "stacks", "profile"]
+    worker: str = ""
+    seconds: float = 5.0
+
+
+class Caller:
+    """One connection. `out` is what still has to be sent; then it closes."""
+
+    def __init__(self, sock: socket.socket, until_mono: float) -> None:
+        self.sock = sock
+        self.until_mono = until_mono
+        self.got = b""
+        self.out = b""
+        self.wants: Callable[[], bytes | None] | None = None
+
+
+class Desk:
+    """Lives in the master's loop: `ready` when its sockets have something, `beat` for time."""
+
+    def __init__(self, path: Path, house: House, selector: selectors.BaseSelector, user: str, group: str) -> None:
+        self._path = path
+        self._house = house
+        self._selector = selector
+        self._user, self._group = user, group
+        self._callers: dict[socket.socket, Caller] = {}
+        self._numbers = 0
+        path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o117)
+        try:
+            self._listener.bind(str(path))
+        finally:
+            os.umask(before)
+        self._give_to_group(path)
+        self._listener.listen(MOST_CALLERS)
+        self._listener.setblocking(False)
+        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def _give_to_group(self, path: Path) -> None:
+        try:
+            os.chown(path, -1, grp.getgrnam(self._group).gr_gid)
+        except (KeyError, PermissionError) as error:
+            logger.warning("the control socket stays with group %d: %s", os.getegid(), error)
+
+    def close(self) -> None:
+        for caller in list(self._callers.values()):
+            self._drop(caller)
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        sock.setblocking(False)
+        pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if len(self._callers) >= MOST_CALLERS or not self._may_ask(uid, gid):
+            logger.warning("control: uid=%d pid=%d is turned away", uid, pid)
+            sock.close()
+            return
+        caller = Caller(sock, time.monotonic() + REQUEST_S)
+        self._callers[sock] = caller
+        self._selector.register(sock, selectors.EVENT_READ, lambda: self._turn(caller))
+
+    def _may_ask(self, uid: int, gid: int) -> bool:
+        if uid in (0, os.geteuid()):
+            return True
+        try:
+            ours = grp.getgrnam(self._group)
+            return gid == ours.gr_gid or ours.gr_gid in os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+        except KeyError:
+            return False
+
+    def _turn(self, caller: Caller) -> None:
+        try:
+            if caller.out:
+                self._send(caller)
+            else:
+                self._read(caller)
+        except OSError:
+            self._drop(caller)
+
+    def _read(self, caller: Caller) -> None:
+        data = caller.sock.recv(MOST_REQUEST_BYTES + 1)
+        if not data or caller.wants is not None:
+            self._drop(caller)  # it has gone, or talks out of turn
+            return
+        caller.got += data
+        if b"\n" in caller.got:
+            self._answer(caller, caller.got.partition(b"\n")[0])
+        elif len(caller.got) > MOST_REQUEST_BYTES:
+            self._reply(caller, False, f"a request has at most {MOST_REQUEST_BYTES} bytes and ends with a newline")
+
+    def _answer(self, caller: Caller, line: bytes) -> None:
+        try:
+            ask = msgspec.json.decode(line, type=Request)
+        except msgspec.MsgspecError as error:
+            self._reply(caller, False, f"not a request: {error}")
+            return
+        caller.until_mono = time.monotonic() + ANSWER_S
+        house = self._house
+        match ask.do:
+            case "status":
+                self._reply(caller, True, status.of(house))
+            case "stop":
+                logger.info("control: told to stop")
+                house.stop()
+                self._reply(caller, True, "stopping")
+            case "restart":
+                self._restart(caller, ask.worker)
+            case _:
+                self._look(caller, ask)
+
+    def _restart(self, caller: Caller, name: str) -> None:
+        before = self._house.workers[name].epoch if name in self._house.workers else 0
+        logger.info("control: restart %s", name)
+        if refused := self._house.restart(name):
+            self._reply(caller, False, refused)
+            return
+
+        def wants() -> bytes | None:
+            worker = self._house.workers[name]
+            if worker.up and worker.epoch > before:
+                took_s = worker.ready_mono - (worker.process.started_mono if worker.process else 0.0)
+                return _encoded(True, {"worker": name, "epoch": worker.epoch, "ready_after_s": round(took_s, 3)})
+            if worker.state in (State.FAILED, State.STOPPED):
+                return _encoded(False, f"{name} did not start: {worker.history.last_reason}")
+            return None
+
+        caller.wants = wants
+
+    def _look(self, caller: Caller, ask: Request) -> None:
+        self._numbers += 1
+        number = self._numbers
+        arrived: list[str | None] = []
+        refused = self._house.look(number, ask.worker, ask.do, ask.seconds, arrived.append)
+        if refused:
+            self._reply(caller, False, refused)
+            return
+        caller.wants = lambda: _encoded(True, arrived[0]) if arrived else None
+
+    def beat(self) -> None:
+        """Answers that were waited for, and callers that took too long."""
+        now = time.monotonic()
+        for caller in list(self._callers.values()):
+            if caller.wants is not None and not caller.out and (answer := caller.wants()) is not None:
+                self._queue(caller, answer)
+            elif now >= caller.until_mono:
+                if caller.wants is not None and not caller.out:
+                    self._reply(caller, False, f"no answer within {ANSWER_S:g} s")
+                else:
+                    self._drop(caller)
+
+    def _reply(self, caller: Caller, ok: bool, result: Any) -> None:
+        self._queue(caller, _encoded(ok, result))
+
+    def _queue(self, caller: Caller, answer: bytes) -> None:
+        caller.out = answer
+        caller.until_mono = time.monotonic() + REQUEST_S
+        self._selector.modify(caller.sock, selectors.EVENT_WRITE, lambda: self._turn(caller))
+
+    def _send(self, caller: Caller) -> None:
+        caller.out = caller.out[caller.sock.send(caller.out) :]
+        if not caller.out:
+            self._drop(caller)
+
+    def _drop(self, caller: Caller) -> None:
+        if self._callers.pop(caller.sock, None) is not None:
+            self._selector.unregister(caller.sock)
+            caller.sock.close()
+
+
+def _encoded(ok: bool, result: Any) -> bytes:
+    return msgspec.json.encode({"ok": ok, "result" if ok else "error": result}) + b"\n"

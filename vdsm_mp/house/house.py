@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The house: every process of the table, kept alive one for one until told to stop, then emptied in order.
+
+Single-threaded; every step is short and nothing waits. `take_note`, `process_ended`, `beat` and the operator's wishes
+are the only ways in; `master.py` calls them from its loop. Stages of stopping and times are in the table.
+"""
+
+import enum
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from vdsm_mp.common import kernel, log
+from vdsm_mp.house import members, spawn
+from vdsm_mp.house.children import Children
+from vdsm_mp.house.members import Lost, Process, State, Worker
+from vdsm_mp.ipc import control
+from vdsm_mp.workers.table import ChildSpec, WorkerSpec
+
+logger = log.named("master")
+
+#: A second SIGTERM leaves each stage this long.
+HURRY_S = 1.0
+#: Written-off workers beyond this and no more are started in their place.
+MOST_LOST = 10
+
+
+class HouseState(enum.Enum):
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    EMPTY = "empty"
+
+
+#: main of a worker: (spec, epoch, pipe, stacks_fd) -> exit code; given by the master, so that tests can give another.
+WorkerMain = Callable[[WorkerSpec, int, socket.socket, int], int]
+
+
+class House:
+    """See the module. `verdict` is the exit code once EMPTY. `build`: which program workers must run."""
+
+    def __init__(
+        self,
+        workers: tuple[WorkerSpec, ...],
+        kinds: tuple[ChildSpec, ...],
+        main: WorkerMain,
+        *,
+        build: str,
+        inherited: Mapping[str, socket.socket],
+        broadcast: Callable[[list[tuple[str, int]]], None],
+    ) -> None:
+        self.state = HouseState.STARTING
+        self.verdict = 0
+        self.workers = {spec.name: Worker(spec) for spec in workers}
+        self.lost: list[Lost] = []
+        self.children = Children(kinds, self._write_off)
+        self.started_mono = time.monotonic()
+        self._main = main
+        self._build = build
+        self._inherited = inherited
+        self._broadcast = broadcast
+        self._stage = -1
+        self._stage_ends_mono = 0.0
+        self._hurry = False
+        self.reports: dict[int, Callable[[str | None], None]] = {}
+        self.watch: Callable[[Process], None] = lambda process: None
+        self.unwatch: Callable[[Process], None] = lambda process: None
+        self._ended_before = False
+
+    # Beginning
+
+    def start(self) -> None:
+        for worker in self.workers.values():
+            self._start(worker)
+
+    def _start(self, worker: Worker) -> None:
+        worker.epoch += 1
+        spec = worker.spec
+        keep = [self._inherited[name].fileno() for name in spec.inherits]
+        now = time.monotonic()
+        try:
+            process = spawn.fork(spec.name, partial(self._main, spec, worker.epoch), keep)
+        except OSError as error:
+            wait_s = max(1.0, worker.history.died(now, 0.0, f"fork: {error}"))
+            worker.state, worker.next_start_mono = State.WAITING, now + wait_s
+            logger.error("%s cannot be forked: %s; next try in %gs", spec.name, error, wait_s)
+            return
+        worker.process = process
+        worker.state, worker.beat_mono, worker.said = State.STARTING, now, ""
+        self.watch(process)
+        logger.info("%s forked pid=%d epoch=%d", spec.name, process.pid, worker.epoch)
+
+    # What workers say
+
+    def take_note(self, worker: Worker, note: control.ToMaster) -> None:
+        match note:
+            case control.Alive():
+                worker.beat_mono = time.monotonic()
+                worker.late_s, worker.vitals = note.late_s, note.vitals
+                worker.pss_kib = note.pss_kib or worker.pss_kib
+            case control.Ready():
+                self._ready(worker, note.build)
+            case control.CannotStart():
+                worker.said = note.reason
+            case control.OpenChild():
+                self._open_child(worker, note)
+            case control.CloseChild():
+                self.children.close(note.kind, note.name)
+            case control.Report():
+                if (done := self.reports.pop(note.id, None)) is not None:
+                    done(note.text)
+
+    def _ready(self, worker: Worker, build: str) -> None:
+        if build != self._build:
+            # Half an upgrade: parts of two programs must not work together.
+            logger.critical("%s runs build %s, the master %s: the house restarts", worker.spec.name, build, self._build)
+            self.stop(verdict=1)
+            return
+        now = time.monotonic()
+        worker.ready_mono = now
+        if worker.state is not State.STARTING or worker.process is None:
+            return
+        worker.state = State.READY
+        logger.info("%s ready took=%dms", worker.spec.name, (now - worker.process.started_mono) * 1000)
+        self._tell_all(control.Peer(name=worker.spec.name, epoch=worker.epoch, up=True), but=worker)
+        for other in self.workers.values():
+            if other.up and other is not worker:
+                self._tell(worker, control.Peer(name=other.spec.name, epoch=other.epoch, up=True))
+        if self.state is HouseState.STARTING and all(w.up for w in self.workers.values()):
+            self.state = HouseState.RUNNING
+            logger.info("every worker is ready took=%dms", (now - self.started_mono) * 1000)
+
+    def _open_child(self, worker: Worker, note: control.OpenChild) -> None:
+        if self.state is HouseState.STOPPING:
+            self._tell(worker, control.ChildMade(id=note.id, refused="the house is stopping"))
+            return
+        sock, refused = self.children.open(worker.spec.name, note.kind, note.name)
+        if sock is None:
+            self._tell(worker, control.ChildMade(id=note.id, refused=refused))
+            return
+        self._tell(worker, control.ChildMade(id=note.id), (sock.fileno(),))
+        sock.close()
+
+    def _tell(self, worker: Worker, note: control.Note, fds: tuple[int, ...] = ()) -> bool:
+        process = worker.process
+        if process is None or process.pipe is None:
+            return False
+        try:
+            sent = control.send(process.pipe, note, fds)
+        except control.Gone:
+            return False  # its end is reported by the kernel as well
+        if not sent:
+            logger.warning("%s does not read its notes", worker.spec.name)
+        return sent
+
+    def _tell_all(self, note: control.Note, but: Worker | None = None) -> None:
+        for worker in self.workers.values():
+            if worker is not but:
+                self._tell(worker, note)
+
+    # Endings
+
+    def process_ended(self, pid: int, status: int) -> None:
+        """A child of the master was reaped: ours, or one that was adopted."""
+        for worker in self.workers.values():
+            if worker.process is not None and worker.process.pid == pid:
+                self._worker_ended(worker, status)
+                return
+        if not self.children.ended(pid, status):
+            self.lost = [lost for lost in self.lost if lost.pid != pid]
+
+    def _worker_ended(self, worker: Worker, status: int) -> None:
+        process = worker.process
+        assert process is not None
+        now = time.monotonic()
+        reason = members.how_it_ended(status, process.why_killed)
+        if worker.said:
+            reason += f": {worker.said}"
+        self._forget(worker, process)
+        self._sweep(process.pid)
+        self._log_stacks(process)
+        name = worker.spec.name
+        if self.state is HouseState.STOPPING or worker.state is State.LEAVING:
+            logger.info("%s left: %s", name, reason)
+            if self.state is HouseState.STOPPING:
+                worker.state = State.STOPPED
+                self._next_stage()
+            else:
+                worker.history.restarts += 1
+                worker.history.last_reason, worker.history.last_at_mono = "restart asked for", now
+                self._start(worker)
+            return
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == spawn.CANNOT_START:
+            self._never_starts(worker, reason)
+            return
+        wait_s = worker.history.died(now, now - process.started_mono, reason)
+        worker.state, worker.next_start_mono = State.WAITING, now + wait_s
+        logger.error("%s died: %s; restart in %gs", name, reason, wait_s)
+        if worker.history.degraded(now):
+            logger.error("%s is degraded: more than %d deaths within %gs", name, members.INTENSITY, members.WINDOW_S)
+        if wait_s == 0:
+            self._start(worker)
+
+    def _never_starts(self, worker: Worker, reason: str) -> None:
+        worker.state = State.FAILED
+        worker.history.last_reason, worker.history.last_at_mono = reason, time.monotonic()
+        if self.state is HouseState.STARTING:
+            logger.critical("%s cannot start: %s; the house stops", worker.spec.name, reason)
+            self.stop(verdict=spawn.CANNOT_START)
+        else:
+            # The others serve on; trying again would not help before somebody has changed something.
+            logger.critical("%s cannot start: %s; it is not tried again", worker.spec.name, reason)
+
+    def _forget(self, worker: Worker, process: Process) -> None:
+        """Everything that hangs on a process that is gone or written off; peers are told at once."""
+        self.unwatch(process)
+        if process.pipe is not None:
+            process.pipe.close()
+        os.close(process.pidfd)
+        worker.process = None
+        worker.vitals, worker.pss_kib = {}, 0
+        self._tell_all(control.Peer(name=worker.spec.name, epoch=worker.epoch, up=False), but=worker)
+        self.children.close_all_of(worker.spec.name)
+
+    def _sweep(self, session: int) -> None:
+        """Kill programs that a dead worker was running: two qemu-img on one volume would be worse than none."""
+        for facts in kernel.processes():
+            if facts.session == session and facts.pid != session:
+                try:
+                    os.kill(facts.pid, signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):
+                    continue  # gone, or root's: that one ends with its standard input
+                logger.warning("killed %s pid=%d, left behind by pid %d", facts.name, facts.pid, session)
+
+    def _log_stacks(self, process: Process) -> None:
+        size = os.fstat(process.stacks_fd).st_size
+        if size:
+            text = os.pread(process.stacks_fd, 64 << 10, 0).decode(errors="replace")
+            for line in text.splitlines():
+                logger.error("%s stack: %s", process.name, line)
+        os.close(process.stacks_fd)
+        process.stacks_fd = -1
+
+    def _write_off(self, name: str, kind: str, process: Process) -> None:
+        logger.critical("%s pid=%d survives SIGKILL: it hangs in the kernel and is written off", name, process.pid)
+        self.lost.append(Lost(name, kind, process.pid, time.monotonic()))
+
+    # Time
+
+    def beat(self) -> None:
+        """Look at every deadline. Called several times a second."""
+        now = time.monotonic()
+        for worker in self.workers.values():
+            if worker.process is not None:
+                self._look_at(worker, worker.process, now)
+            elif worker.state is State.WAITING and now >= worker.next_start_mono and self._may_start:
+                self._start(worker)
+        self.children.beat(now)
+        if self._stopping and self.state is not HouseState.EMPTY and now >= self._stage_ends_mono:
+            self._stage_overdue(now)
+
+    @property
+    def _may_start(self) -> bool:
+        return not self._stopping and len([lost for lost in self.lost if lost.kind == "worker"]) < MOST_LOST
+
+    @property
+    def _stopping(self) -> bool:
+        return self.state in (HouseState.STOPPING, HouseState.EMPTY)
+
+    def _look_at(self, worker: Worker, process: Process, now: float) -> None:
+        if process.killing:
+            self._carry_on_killing(worker, process, now)
+        elif worker.state is State.STARTING and now - process.started_mono > worker.spec.start_s:
+            self._kill(process, f"not ready within {worker.spec.start_s:g} s", now)
+        elif now - worker.beat_mono > members.SILENCE_S + (5.0 if worker.state is State.STARTING else 0.0):
+            self._kill(process, f"hung: no heartbeat for {now - worker.beat_mono:.1f} s", now)
+
+    def _kill(self, process: Process, why: str, now: float, *, stacks: bool = True) -> None:
+        """SIGABRT, so that it writes its stacks; SIGKILL after a real pause; after that it is written off."""
+        process.why_killed = why
+        logger.error("%s pid=%d: %s", process.name, process.pid, why)
+        abort = [(now, signal.SIGABRT.value)] if stacks else []
+        kill_at = now + (members.DUMP_S if stacks else 0.0)
+        process.killing = [*abort, (kill_at, signal.SIGKILL.value), (kill_at + members.KILL_S, 0)]
+
+    def _carry_on_killing(self, worker: Worker, process: Process, now: float) -> None:
+        while process.killing and now >= process.killing[0][0]:
+            _, number = process.killing.pop(0)
+            if number:
+                signal.pidfd_send_signal(process.pidfd, number)
+                continue
+            self._write_off(worker.spec.name, "worker", process)
+            self._forget(worker, process)
+            os.close(process.stacks_fd)
+            if self._stopping:
+                worker.state = State.STOPPED
+                self._next_stage()
+            else:
+                worker.history.died(now, 0.0, f"written off ({process.why_killed})")
+                worker.state, worker.next_start_mono = State.WAITING, now
+
+    # Stopping
+
+    def stop(self, *, verdict: int = 0) -> None:
+        """Begin to empty the house. A second call only shortens the deadlines."""
+        if self._stopping:
+            if not self._hurry:
+                logger.warning("told to stop once more: deadlines are shortened to %gs", HURRY_S)
+            self._hurry = True
+            self._stage_ends_mono = min(self._stage_ends_mono, time.monotonic() + HURRY_S)
+            return
+        self.state, self.verdict = HouseState.STOPPING, verdict
+        logger.info("stopping")
+        self._tell_all(control.PrepareForShutdown())
+        self._broadcast([(w.spec.name, w.epoch) for w in self.workers.values() if w.process is not None])
+        for worker in self.workers.values():
+            if worker.process is None:
+                worker.state = State.STOPPED
+        self._next_stage()
+
+    def _next_stage(self) -> None:
+        """Tell the next stage to leave once the one before is gone."""
+        alive = [w for w in self.workers.values() if w.process is not None]
+        if any(w.spec.stage <= self._stage for w in alive):
+            return
+        if not alive:
+            self._empty()
+            return
+        self._stage = min(w.spec.stage for w in alive)
+        leaving = [w for w in alive if w.spec.stage == self._stage]
+        grace_s = HURRY_S if self._hurry else max(w.spec.grace_s for w in leaving)
+        self._stage_ends_mono = time.monotonic() + grace_s
+        for worker in leaving:
+            worker.state = State.LEAVING
+            self._tell(worker, control.Leave(within_s=max(0.2, grace_s - 0.5)))
+
+    def _stage_overdue(self, now: float) -> None:
+        self._stage_ends_mono = now + members.DUMP_S + members.KILL_S + 1.0
+        for worker in self.workers.values():
+            process = worker.process
+            if process is not None and worker.spec.stage <= self._stage and not process.killing:
+                self._kill(process, f"did not leave within {worker.spec.grace_s:g} s", now, stacks=not self._hurry)
+
+    def _empty(self) -> None:
+        self.children.close_all()
+        self.state = HouseState.EMPTY
+        for lost in self.lost:
+            logger.critical("left behind, hanging in the kernel: %s pid=%d", lost.name, lost.pid)
+
+    # Wishes of operators and signals
+
+    def restart(self, name: str) -> str:
+        """Let one worker leave and start it again. Returns "" or why not."""
+        worker = self.workers.get(name)
+        if worker is None:
+            return f"no worker is called {name}; there are: {', '.join(self.workers)}"
+        if self._stopping:
+            return "the house is stopping"
+        if worker.process is None:
+            worker.history.in_a_row = 0
+            self._start(worker)
+            return ""
+        if worker.state is State.LEAVING:
+            return f"{name} is leaving already"
+        worker.state = State.LEAVING
+        grace_s = worker.spec.grace_s
+        now = time.monotonic()
+        # Not ready any more: peers must not send it new calls.
+        self._tell_all(control.Peer(name=name, epoch=worker.epoch, up=False), but=worker)
+        self._tell(worker, control.Leave(within_s=max(0.2, grace_s - 0.5)))
+        worker.process.killing = [(now + grace_s, signal.SIGKILL.value), (now + grace_s + members.KILL_S, 0)]
+        return ""
+
+    def look(self, number: int, name: str, kind: str, seconds: float, done: Callable[[str | None], None]) -> str:
+        """Ask a worker for its stacks or a profile; done(text). Returns "" or why not."""
+        worker = self.workers.get(name)
+        if worker is None:
+            return f"no worker is called {name}; there are: {', '.join(self.workers)}"
+        self.reports[number] = done
+        if not self._tell(worker, control.Look(id=number, kind=kind, seconds=seconds)):
+            del self.reports[number]
+            return f"{name} does not listen"
+        return ""
+
+    def reload(self) -> None:
+        log.reopen()
+        self._tell_all(control.Reload())
+        logger.info("log files opened again")
+
+    def stop_spm(self) -> None:
+        logger.warning("SIGUSR1: the SPM role is given up")
+        self._tell(self.workers["storage"], control.StopSpm())
+
+
+def fresh_run_dir(run_dir: Path) -> Path:
+    """A bus directory of this start's own, so that two houses never answer each other's bell. Old ones are removed."""
+    for entry in run_dir.iterdir():
+        if entry.is_dir() and entry.name.startswith("e-"):
+            shutil.rmtree(entry, ignore_errors=True)
+    bus_dir = run_dir / f"e-{int(time.time()):x}-{os.getpid():x}"
+    bus_dir.mkdir(mode=0o700)
+    return bus_dir

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The master: check, bind the door, fork the table, keep it alive, empty it. It knows processes and nothing else.
+
+Run by supervisord as the agent's user. Single-threaded, without zmq, asyncio or libvirt while it forks. Exit codes:
+0 asked to stop · 1 something of ours broke · 3 cannot start (nothing that trying again would mend).
+"""
+
+import argparse
+import fcntl
+import hashlib
+import importlib
+import os
+import platform
+import secrets
+import selectors
+import signal
+import socket
+import sys
+import syslog
+import time
+from functools import partial
+from pathlib import Path
+
+import setproctitle
+
+import vdsm_mp
+from vdsm_mp import environment, privileges
+from vdsm_mp.common import config, kernel, log
+from vdsm_mp.common.options import Config
+from vdsm_mp.house import house as houses
+from vdsm_mp.house import listener, spawn
+from vdsm_mp.house.desk import Desk
+from vdsm_mp.house.members import Process
+from vdsm_mp.ipc import control
+from vdsm_mp.workers.table import CHILDREN, PRELOAD, WORKERS, WorkerSpec
+
+logger = log.named("master")
+
+#: How often deadlines are looked at when nothing happens.
+TICK_S = 0.2
+CANNOT_START = 3
+
+
+class CannotStart(Exception):
+    """Said once, to stderr and syslog; supervisord is told not to try again."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The life of the agent; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="vdsm-mp master", description="Run the agent in the foreground.")
+    parser.add_argument("--config", type=Path, help="instead of /etc/vdsm/vdsm.conf and its drop-ins")
+    asked = parser.parse_args(argv)
+    try:
+        loaded = config.load(asked.config)
+        lock = _only_one(Path(loaded.config.vdsm_mp.run_dir))
+        _check(loaded.config)
+        public = listener.bind(loaded.config)
+    except (CannotStart, config.ConfigError, log.LoggerConfigError, environment.BadAffinity, OSError) as error:
+        for line in str(error).splitlines():
+            print(f"vdsm-mp: cannot start: {line}", file=sys.stderr)
+            syslog.syslog(syslog.LOG_ERR, f"cannot start: {line}")
+        return CANNOT_START
+    for line in loaded.notes:
+        logger.warning("%s", line)
+    code = _serve(loaded.config, public)
+    os.close(lock)  # held for life: the kernel lets it go with the process in any case
+    return code
+
+
+def _check(cfg: Config) -> None:
+    """Everything that can be wrong, before anything is begun. Raises what `main` lists."""
+    log.to_stderr()
+    if missing := privileges.missing(cfg):
+        raise CannotStart("\n".join(missing))
+    environment.apply(cfg)
+    logger_conf = Path(cfg.vdsm_mp.logger_conf)
+    log.configure(logger_conf, {"log_dir": cfg.vdsm_mp.log_dir})
+
+
+def _only_one(run_dir: Path) -> int:
+    """Take the single-instance lock for life. Raises CannotStart, naming who has it."""
+    if not run_dir.is_dir():
+        raise CannotStart(f"the directory {run_dir} does not exist")
+    try:
+        lock = os.open(run_dir / "vdsm-mp.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise CannotStart(f"{run_dir}/vdsm-mp.lock: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
+        raise CannotStart(f"already running pid {holder or 'unknown'}") from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+def build_id() -> str:
+    """Which program this is: version and a digest of its files' sizes and times. Workers must run the same."""
+    root = Path(vdsm_mp.__file__).parent
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(root.rglob("*.py")):
+        facts = path.stat()
+        digest.update(f"{path.relative_to(root)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return f"{vdsm_mp.__version__}-{digest.hexdigest()}"
+
+
+def worker_main(
+    cfg: Config,
+    bus_dir: Path,
+    token: str,
+    public: socket.socket,
+    spec: WorkerSpec,
+    epoch: int,
+    pipe: socket.socket,
+    stacks_fd: int,
+) -> int:
+    """The child half of a fork. The one place that imports after the fork: zmq and asyncio begin here."""
+    runner = importlib.import_module("vdsm_mp.workers.runner")
+    inherited = {"public": public} if "public" in spec.inherits else {}
+    place = runner.Place(config=cfg, bus_dir=bus_dir, token=token, build=build_id(), inherited=inherited)
+    code: int = runner.run(place, spec, epoch, pipe, stacks_fd)
+    return code
+
+
+def _serve(cfg: Config, public: socket.socket) -> int:
+    run_dir = Path(cfg.vdsm_mp.run_dir)
+    setproctitle.setproctitle("vdsm-mp: master")
+    log.call_in("master")
+    log.catch_uncaught(logger)
+    kernel.adopt_orphans()
+    bus_dir = houses.fresh_run_dir(run_dir)
+    token = secrets.token_hex(32)
+    (run_dir / "vdsm-mp.pid").write_text(f"{os.getpid()}\n")
+    logger.info(
+        "vdsm-mp %s pid=%d on %s kernel %s", vdsm_mp.__version__, os.getpid(), platform.node(), platform.release()
+    )
+    environment.start_coverage()
+    for module in PRELOAD:
+        importlib.import_module(module)
+    spawn.collect_freely()
+    house = houses.House(
+        WORKERS,
+        CHILDREN,
+        partial(worker_main, cfg, bus_dir, token, public),
+        build=build_id(),
+        inherited={"public": public},
+        broadcast=lambda workers: _broadcast(bus_dir, token, workers),
+    )
+    with selectors.DefaultSelector() as selector:
+        _Loop(
+            house, selector, Desk(run_dir / "control.sock", house, selector, cfg.vdsm_mp.user, cfg.vdsm_mp.group)
+        ).run()
+    (run_dir / "vdsm-mp.pid").unlink(missing_ok=True)
+    logger.info("stopped, exit %d", house.verdict)
+    environment.save_coverage()
+    return house.verdict
+
+
+def _broadcast(bus_dir: Path, token: str, workers: list[tuple[str, int]]) -> None:
+    """From here on nothing is forked any more, so zmq may be loaded."""
+    try:
+        importlib.import_module("vdsm_mp.ipc.shutdown").broadcast(bus_dir, token, workers)
+    except Exception:
+        # The same note is on every pipe: stopping goes on without the broadcast.
+        logger.exception("prepareForShutdown could not be broadcast")
+
+
+class _Loop:
+    """Waits for signals, notes, ends and operators, and hands each to the house. One step at a time."""
+
+    def __init__(self, house: houses.House, selector: selectors.BaseSelector, desk: Desk) -> None:
+        self._house, self._selector, self._desk = house, selector, desk
+        self._signals, wake = socket.socketpair()
+        for end in (self._signals, wake):
+            end.setblocking(False)
+        self._wake = wake
+        selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
+        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)  # the byte on the pipe is all that is needed
+        house.watch = self._watch
+        house.unwatch = self._unwatch
+
+    def run(self) -> None:
+        self._house.start()
+        looked_mono = time.monotonic()
+        while self._house.state is not houses.HouseState.EMPTY:
+            for key, _ in self._selector.select(TICK_S):
+                key.data()
+            now = time.monotonic()
+            if now - looked_mono >= TICK_S / 4:
+                looked_mono = now
+                self._house.beat()
+                self._desk.beat()
+        self._desk.close()
+        self._reap()
+
+    def _take_signals(self) -> None:
+        for number in self._signals.recv(4096):
+            match number:
+                case signal.SIGTERM | signal.SIGINT:
+                    self._house.stop()
+                case signal.SIGHUP:
+                    self._house.reload()
+                case signal.SIGUSR1:
+                    self._house.stop_spm()
+        # Signals of one kind merge: a lost byte must not mean a lost child.
+        self._reap()
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._house.process_ended(pid, status)
+
+    def _watch(self, process: Process) -> None:
+        if process.pipe is not None:
+            self._selector.register(process.pipe, selectors.EVENT_READ, partial(self._read, process))
+
+    def _unwatch(self, process: Process) -> None:
+        if process.pipe is not None and process.pipe in self._selector.get_map():
+            self._selector.unregister(process.pipe)
+
+    def _read(self, process: Process) -> None:
+        worker = next((w for w in self._house.workers.values() if w.process is process), None)
+        if worker is None or process.pipe is None:
+            return
+        try:
+            while (note := control.receive_in_master(process.pipe)) is not None:
+                self._house.take_note(worker, note)
+        except control.Gone:
+            self._unwatch(process)  # its end comes as SIGCHLD; until then the pipe would only spin
+        except Exception:
+            logger.exception("%s sent what is not a note", worker.spec.name)

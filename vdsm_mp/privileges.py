@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must be true before the first fork. Everything that is missing is found in one go; nothing is repaired.
+
+Used by the master and by `vdsm-mp check-host`. No threads, no waiting beyond a few seconds for sudo.
+"""
+
+import contextlib
+import grp
+import json
+import os
+import pwd
+import select
+import subprocess
+from pathlib import Path
+
+from vdsm_mp.common.options import Config
+
+SUDO_S = 10.0
+
+
+def missing(config: Config) -> list[str]:
+    """A sentence for each thing that is wrong; empty when the agent may start."""
+    house = config.vdsm_mp
+    return [
+        *_identity(house.user, house.group),
+        *_home(),
+        *_directories(house.run_dir, house.log_dir, house.state_dir),
+        *_log_file(Path(house.log_dir) / "vdsm.log"),
+        *_sudo(house.libexec_dir),
+    ]
+
+
+def _identity(user: str, group: str) -> list[str]:
+    found = []
+    try:
+        wanted = pwd.getpwnam(user)
+    except KeyError:
+        return [f"there is no user {user} on this host"]
+    if os.geteuid() != wanted.pw_uid:
+        mine = _user_name(os.geteuid())
+        found.append(f"the agent must run as user {user}, not as {mine}")
+    try:
+        gid = grp.getgrnam(group).gr_gid
+    except KeyError:
+        return [*found, f"there is no group {group} on this host"]
+    if gid not in (os.getegid(), *os.getgroups()):
+        found.append(f"user {user} is not a member of group {group} (in this process): usermod -a -G {group} {user}")
+    return found
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _home() -> list[str]:
+    try:
+        home = pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return [f"uid {os.geteuid()} has no entry in the user database"]
+    if not Path(home).is_dir():
+        return [f"the home directory {home} does not exist"]
+    if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
+        return [f"the home directory {home} is not readable, writable and searchable"]
+    return []
+
+
+def _directories(*paths: str) -> list[str]:
+    found = []
+    for path in paths:
+        if not Path(path).is_dir():
+            found.append(f"the directory {path} does not exist")
+        elif not os.access(path, os.W_OK | os.X_OK):
+            found.append(f"the directory {path} is not writable")
+    return found
+
+
+def _log_file(path: Path) -> list[str]:
+    return [f"the log file {path} is not writable"] if path.exists() and not os.access(path, os.W_OK) else []
+
+
+def _sudo(libexec_dir: str) -> list[str]:
+    """Does root's helper answer? A harmless question, asked the way it will be asked in earnest."""
+    helper = f"{libexec_dir}/helper-storage"
+    if not os.access(helper, os.X_OK):
+        return [f"root's helper {helper} is not installed"]
+    request = json.dumps({"id": 1, "op": "ping", "params": {}, "deadline_s": SUDO_S}) + "\n"
+    try:
+        said, complaint = _ask(helper, request.encode())
+    except OSError as error:
+        return [f"sudo does not work: {error}"]
+    try:
+        answer = json.loads(said)
+    except ValueError:
+        return [f"sudo does not let us run {helper}: {complaint or 'no answer'}"]
+    return [f"root's helper refuses: {answer.get('detail', answer['error'])}"] if "error" in answer else []
+
+
+def _ask(helper: str, request: bytes) -> tuple[bytes, str]:
+    """(first line of the answer, what was complained about). EOF ends the helper, so it comes after the answer."""
+    with subprocess.Popen(
+        ["/usr/bin/sudo", "-n", helper], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/"
+    ) as asked:
+        assert asked.stdin is not None and asked.stdout is not None and asked.stderr is not None
+        with contextlib.suppress(BrokenPipeError):
+            asked.stdin.write(request)
+            asked.stdin.flush()
+        there, _, _ = select.select([asked.stdout], [], [], SUDO_S)
+        said = asked.stdout.readline(4096) if there else b""
+        with contextlib.suppress(BrokenPipeError):
+            asked.stdin.close()
+        complaint = b"" if said else asked.stderr.read(4096)
+        return said, complaint.decode(errors="replace").strip().replace("\n", "; ")

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker's life after the fork, the same for all: loop, bus, room, ready, serve, drain, exit code.
+
+    0 asked to leave · 1 crashed · 3 can never start · 70 found itself inconsistent
+
+The loop's heartbeat goes to the master every second; whatever blocks the loop is therefore found out. Every failure
+of the master's pipe means that the master is gone: then nothing is left to wait for.
+"""
+
+import asyncio
+import contextlib
+import faulthandler
+import importlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vdsm_mp.api.errors import DeadlineExceeded, TooManyLost
+from vdsm_mp.api.ports import Ports
+from vdsm_mp.common import kernel, log
+from vdsm_mp.common.errors import Unavailable
+from vdsm_mp.common.options import Config
+from vdsm_mp.ipc import control, shutdown
+from vdsm_mp.ipc.dispatch import Dispatch, Unhandled
+from vdsm_mp.ipc.node import Bus
+from vdsm_mp.priv.call import SudoRoot
+from vdsm_mp.workers import looking
+from vdsm_mp.workers.base import Room
+from vdsm_mp.workers.table import WORKERS, WorkerSpec
+
+BEAT_S = 1.0
+#: PSS costs a walk over all pages; it changes slowly.
+PSS_EVERY = 15
+#: With the master gone, so long for the room to put things down.
+ORPHAN_S = 0.5
+CRASHED, CANNOT_START = 1, 3
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the master gives a worker besides its pipe."""
+
+    config: Config
+    bus_dir: Path
+    token: str
+    build: str
+    inherited: Mapping[str, socket.socket]
+
+
+def run(place: Place, spec: WorkerSpec, epoch: int, pipe: socket.socket, stacks_fd: int) -> int:
+    """The whole life. Returns the exit code; the caller leaves with os._exit."""
+    faulthandler.enable(stacks_fd)
+    if spec.confined:
+        kernel.give_up_privileges()
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    # Threads that hang must not keep us: the loop is left, never closed.
+    return loop.run_until_complete(Life(place, spec, epoch, pipe).live())
+
+
+class ChildrenPort:
+    """`ports.Children`: asks the master by a note and waits for the descriptor."""
+
+    def __init__(self, tell: Callable[[control.Note], None]) -> None:
+        self._tell = tell
+        self._next = 0
+        self._lock = threading.Lock()  # pool threads share the table of questions
+        self._waiting: dict[int, list[Any]] = {}
+
+    def open(self, kind: str, name: str, *, deadline_s: float = 5.0) -> socket.socket:
+        """See `ports.Children.open`."""
+        there = threading.Event()
+        with self._lock:
+            self._next += 1
+            number = self._next
+            slot: list[Any] = [there, None, ""]
+            self._waiting[number] = slot
+        self._tell(control.OpenChild(id=number, kind=kind, name=name))
+        answered = there.wait(deadline_s)
+        with self._lock:
+            self._waiting.pop(number, None)
+        if slot[1] is not None:
+            sock: socket.socket = slot[1]
+            return sock
+        if not answered:
+            raise DeadlineExceeded(f"starting a {kind} process for {name}", deadline_s)
+        if slot[2] == "lost":
+            raise TooManyLost(f"{kind} {name}")
+        raise ChildRefused(f"{kind} {name}", slot[2])
+
+    def close(self, kind: str, name: str) -> None:
+        """See `ports.Children.close`."""
+        self._tell(control.CloseChild(kind=kind, name=name))
+
+    def made(self, note: control.ChildMade, fds: list[int]) -> None:
+        """The master's answer, on the loop."""
+        with self._lock:
+            slot = self._waiting.get(note.id)
+            if slot is None:
+                for fd in fds:
+                    os.close(fd)  # who asked has given up; the child ends with this
+                return
+            slot[1] = socket.socket(fileno=fds[0]) if fds else None
+            if slot[1] is not None:
+                slot[1].setblocking(True)
+            slot[2] = note.refused
+        slot[0].set()
+
+
+class ChildRefused(Unavailable):
+    """The master cannot or may not fork what was asked for."""
+
+    code = -32603
+    msg = "cannot start {self.what}: {self.why}"
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(what, why)
+        self.what = what
+        self.why = why
+
+
+class Life:
+    """See the module."""
+
+    def __init__(self, place: Place, spec: WorkerSpec, epoch: int, pipe: socket.socket) -> None:
+        self._place = place
+        self._spec = spec
+        self._epoch = epoch
+        self._pipe = pipe
+        self._log = logging.getLogger(spec.name)
+        self._room = Room()
+        self._leaving: asyncio.Future[float] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._peers: dict[str, control.Peer] = {}
+        self._built = False
+        self._beats = 0
+        self._failed = ""
+
+    async def live(self) -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._uncaught)
+        self._leaving = loop.create_future()
+        loop.add_reader(self._pipe, self._read_notes)
+        loop.add_signal_handler(signal.SIGTERM, self._leave, self._spec.grace_s)
+        self._task(self._beat(), "heartbeat")
+        spec, place = self._spec, self._place
+        callers = [row.name for row in WORKERS if spec.name in row.calls]
+        self._bus = Bus(
+            spec.name, place.bus_dir, epoch=self._epoch, token=place.token, calls=spec.calls, callers=callers or None
+        )
+        self._children = ChildrenPort(self._tell_threadsafe(loop))
+        self._root = SudoRoot(spec.name, place.config.vdsm_mp.libexec_dir)
+        try:
+            await self._build()
+        except Exception as error:
+            return await self._cannot_start(error)
+        self._tell(control.Ready(build=place.build))
+        within_s = await self._leaving
+        return await self._drain(within_s)
+
+    async def _build(self) -> None:
+        """From an empty process to a room that can answer. Leaves early when told to."""
+        spec, place = self._spec, self._place
+        module = await asyncio.to_thread(importlib.import_module, spec.main)
+        ports = Ports(
+            worker=spec.name,
+            call=self._bus.caller,
+            publish=self._bus.publisher,
+            background=self._bus.background,
+            children=self._children,
+            root=self._root,
+            inherited={name: place.inherited[name] for name in spec.inherits},
+        )
+        self._room = room = module.build(place.config, ports)
+        dispatch = Dispatch(spec.name, room.handlers, room.state)
+        for event, function in room.subscribes.items():
+            self._bus.subscribe(event, function)
+        await self._bus.start()
+        self._task(shutdown.hear(place.bus_dir, spec.name, self._epoch, place.token, self._prepare), "broadcast")
+        for step in room.on_loop:
+            going = step()
+            if asyncio.iscoroutine(going):
+                self._task(going, "room")
+        self._built = True
+        for note in list(self._peers.values()):
+            self._peer(note)
+        for ready_step in room.before_ready:
+            await asyncio.to_thread(ready_step)
+        self._bus.set_handlers(dispatch)
+
+    async def _cannot_start(self, error: Exception) -> int:
+        permanent = isinstance(error, (Unhandled, ImportError, TypeError))
+        self._log.critical("%s cannot start", self._spec.name, exc_info=error)
+        self._tell(control.CannotStart(reason=f"{type(error).__name__}: {error}"[:2000]))
+        return CANNOT_START if permanent else CRASHED
+
+    # The heartbeat
+
+    async def _beat(self) -> None:
+        due_mono = time.monotonic()
+        while True:
+            late_s = max(0.0, time.monotonic() - due_mono)
+            pss_kib = await asyncio.to_thread(kernel.own_pss_kib) if self._beats % PSS_EVERY == 2 else 0
+            self._beats += 1
+            note = control.Alive(late_s=round(late_s, 3), pss_kib=pss_kib, vitals=self._vitals())
+            if not self._tell(note):
+                self._tell(control.Alive(late_s=round(late_s, 3)))
+            due_mono = time.monotonic() + BEAT_S
+            await asyncio.sleep(BEAT_S)
+
+    def _vitals(self) -> dict[str, Any]:
+        if not self._built:
+            return {}
+        try:
+            room = dict(self._room.vitals()) if self._room.vitals is not None else {}
+            return {**room, "bus": dict(self._bus.vitals())}
+        except Exception:
+            self._log.exception("vitals failed")
+            return {}
+
+    # Notes
+
+    def _tell(self, note: control.Note) -> bool:
+        try:
+            return control.send(self._pipe, note)
+        except (control.Gone, msgspec.MsgspecError, TypeError):
+            return False
+
+    def _tell_threadsafe(self, loop: asyncio.AbstractEventLoop) -> Callable[[control.Note], None]:
+        def tell(note: control.Note) -> None:
+            loop.call_soon_threadsafe(self._tell, note)
+
+        return tell
+
+    def _read_notes(self) -> None:
+        try:
+            while (got := control.receive_in_worker(self._pipe)) is not None:
+                self._take(*got)
+        except control.Gone:
+            asyncio.get_running_loop().remove_reader(self._pipe)
+            self._log.critical("the master is gone")
+            self._leave(ORPHAN_S)
+
+    def _take(self, note: control.ToWorker, fds: list[int]) -> None:
+        match note:
+            case control.Peer():
+                self._peers[note.name] = note
+                if self._built:
+                    self._peer(note)
+            case control.PrepareForShutdown():
+                self._prepare()
+            case control.Leave():
+                self._leave(note.within_s)
+            case control.Reload():
+                log.reopen()
+                self._call_note("reload")
+            case control.StopSpm():
+                self._call_note("stop-spm")
+            case control.ChildMade():
+                self._children.made(note, fds)
+            case control.Look():
+                self._task(self._look(note), "look")
+
+    def _peer(self, note: control.Peer) -> None:
+        self._bus.peer_changed(note.name, note.epoch, note.up)
+        if self._room.peer_changed is not None:
+            self._room.peer_changed(note.name, note.up)
+
+    def _call_note(self, name: str) -> None:
+        if (action := self._room.on_note.get(name)) is not None:
+            self._task(asyncio.to_thread(action), name)
+
+    def _prepare(self) -> None:
+        """The house will stop: long work ends at its next step. Told twice, by pipe and by bus."""
+        if not self._bus.background.draining:
+            self._log.debug("told to prepare for shutdown")
+            self._bus.background.drain()
+
+    async def _look(self, note: control.Look) -> None:
+        if note.kind == "stacks":
+            text = looking.stacks()
+        else:
+            text = await asyncio.to_thread(looking.profile, note.seconds)
+        self._tell(control.Report(id=note.id, text=text[: control.MAX_NOTE_BYTES // 4]))
+
+    # The end
+
+    def _leave(self, within_s: float) -> None:
+        if self._leaving is not None and not self._leaving.done():
+            self._leaving.set_result(within_s)
+
+    async def _drain(self, within_s: float) -> int:
+        """Let calls end, put the room down, close. With nobody's help, and never longer than told."""
+        began = time.monotonic()
+        ends = began + within_s
+        if self._spec.inherits:
+            # The door: its clients must hear that it closes before their calls have ended.
+            await self._put_down(ends)
+        await self._bus.drain(max(0.1, 0.6 * (ends - time.monotonic())))
+        if not self._spec.inherits:
+            await self._put_down(ends)
+        for task in list(self._tasks):
+            task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.1, ends - time.monotonic())):
+                await asyncio.to_thread(self._root.close)
+                await self._bus.stop()
+        self._log.info("leaves took=%dms", (time.monotonic() - began) * 1000)
+        return CRASHED if self._failed else 0
+
+    async def _put_down(self, ends: float) -> None:
+        for step in self._room.on_drain:
+            try:
+                async with asyncio.timeout(max(0.1, ends - time.monotonic())):
+                    await asyncio.to_thread(step)
+            except TimeoutError:
+                self._log.warning("a step of leaving did not end in time and is left alone")
+            except Exception:
+                self._log.exception("a step of leaving failed")
+
+    # What goes wrong
+
+    def _task(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.critical("task %s failed: the worker ends", task.get_name(), exc_info=error)
+            self._failed = task.get_name()
+            self._leave(self._spec.grace_s)
+
+    def _uncaught(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self._log.error("uncaught in a callback: %s", context.get("message"), exc_info=error)

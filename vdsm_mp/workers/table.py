@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process table: who is forked, what each may call, and in which order they leave. Pure data.
+
+Read by the master (which forks), by the runner (which gives a worker its place on the bus) and by nobody else.
+"""
+
+from dataclasses import dataclass
+
+#: Imported by the master before its first fork, so that workers share these pages and start in milliseconds.
+#: Declarations and the standard library only: nothing here may start a thread, open a socket or load zmq or libvirt.
+PRELOAD = (
+    "asyncio",
+    "concurrent.futures.thread",
+    "decimal",
+    "faulthandler",
+    "inspect",
+    "msgspec.json",
+    "typing",
+    "xml.etree.ElementTree",
+    "vdsm_mp.api.catalogue",
+    "vdsm_mp.workers.base",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """One row.
+
+    main: module with `build(config, ports) -> Room`, imported after the fork. calls: workers it may call.
+    stage: order of leaving; a stage is told to leave when all before it are gone or overdue. grace_s: from being
+    told to leave until SIGKILL. start_s: from the fork until ready. inherits: names of sockets the master holds.
+    confined: never needs sudo, so it gives up gaining privileges for good.
+    """
+
+    name: str
+    main: str
+    calls: tuple[str, ...] = ()
+    stage: int = 0
+    grace_s: float = 10.0
+    start_s: float = 60.0
+    inherits: tuple[str, ...] = ()
+    confined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """A kind of process that a worker asks the master to fork: one for each `per`, ended with its owner.
+
+    main: module with `main(sock) -> exit code`. most: how many may run at once. most_lost: how many may hang in the
+    kernel, written off, before no more are made.
+    """
+
+    kind: str
+    main: str
+    owner: str
+    per: str
+    most: int = 200
+    most_lost: int = 10
+
+
+WORKERS = (
+    WorkerSpec("storage", "vdsm_mp.workers.storage", stage=3, grace_s=8.0),
+    WorkerSpec("network", "vdsm_mp.workers.network", stage=2, grace_s=5.0),
+    WorkerSpec("virt", "vdsm_mp.workers.virt", calls=("storage", "network"), stage=2, grace_s=5.0),
+    WorkerSpec("scheduler", "vdsm_mp.workers.scheduler", calls=("virt", "storage", "network"), stage=1, grace_s=3.0),
+    WorkerSpec(
+        "clientif",
+        "vdsm_mp.workers.clientif",
+        calls=("virt", "storage", "network", "scheduler"),
+        stage=0,
+        grace_s=4.0,
+        inherits=("public",),
+        confined=True,
+    ),
+)
+
+CHILDREN = (ChildSpec("storage-io", "vdsm_mp.storage.ioproc_server", owner="storage", per="storage domain"),)
