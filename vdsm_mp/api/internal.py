@@ -148,3 +148,33 @@ class CheckStorage(Message, frozen=True, kw_only=True):
 )
 class GetHostStatus(Message, frozen=True, kw_only=True):
     """For `vdsm-mp status`: VMs, domains, tasks, missed beats, gathered from their owners."""
+
+
+class HypervisorFacts(Message, frozen=True, kw_only=True):
+    """What Host.getCapabilities tells of libvirt and QEMU.
+
+    machines: emulated machine types of the host's architecture, canonical names and aliases. models: CPU models that
+    QEMU can give to guests here, without the prefix `model_`. tsc_hz: None when libvirt does not tell.
+    """
+
+    machines: list[str]
+    models: list[str]
+    tsc_hz: int | None = None
+    tsc_scaling: bool = False
+    vnc_encrypted: bool = False
+    backup: bool = True
+
+
+@verb("internal.hypervisor_facts", owner="virt", reply=HypervisorFacts, safe=True, internal=True, deadline_s=30)
+class GetHypervisorFacts(Message, frozen=True, kw_only=True):
+    """Ask libvirt what it can run. Slow (libvirt starts QEMU once for it), so it is asked rarely and remembered."""
+
+
+@verb("internal.network_facts", owner="network", reply=dict[str, Any], safe=True, internal=True, deadline_s=5)
+class GetNetworkFacts(Message, frozen=True, kw_only=True):
+    """The network part of Host.getCapabilities, as it is now."""
+
+
+@verb("internal.network_counters", owner="network", reply=dict[str, Any], safe=True, internal=True, deadline_s=5)
+class GetNetworkCounters(Message, frozen=True, kw_only=True):
+    """`network` of Host.getStats, read now, plus nothing else: {device: {...}}."""
