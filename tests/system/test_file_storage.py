@@ -18,6 +18,7 @@ from tests.support.needs import lacks, needs_program, needs_root
 from tests.support.room import Called
 from tests.support.root import DirectRoot
 from tests.support.sanlock_daemon import SanlockDaemon
+from tests.support.storage_room import StorageRoom
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Config, House, Irs, Sanlock
@@ -301,3 +302,47 @@ def test_the_role_ends_with_the_worker_and_starts_again_with_the_next(host: Host
         assert again.server("disconnectStorageServer") == 0
     finally:
         again.room.stop()
+
+
+@pytest.fixture
+def device_4k(place: Path) -> Iterator[Path]:
+    """A mounted ext4 whose device has 4096-byte sectors."""
+    image, target = place / "disk4k", place / "mnt4k"
+    with image.open("wb") as f:
+        f.truncate(64 * 2**20)
+    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", image], check=True)
+    found = subprocess.run(
+        ["losetup", "--show", "-f", "-b", "4096", image], capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        lacks("loop devices with large sectors")
+    loop = found.stdout.strip()
+    target.mkdir()
+    subprocess.run(["mount", loop, target], check=True)
+    yield target
+    subprocess.run(["umount", target], check=True)
+    subprocess.run(["losetup", "-d", loop], check=True)
+
+
+def test_a_domain_takes_the_block_size_of_its_storage(device_4k: Path, tmp_path: Path) -> None:
+    room = StorageRoom(tmp_path)
+    try:
+        row = {"id": "4k", "connection": str(device_4k)}
+        room.call("StoragePool.connectStorageServer", storagepoolID=BLANK, domainType=4, connectionParams=[row])
+        params = {
+            "storagedomainID": SD,
+            "domainType": 4,
+            "typeArgs": str(device_4k),
+            "name": "4k",
+            "domainClass": 1,
+            "version": "5",
+        }
+        assert code_of(room.call, "StorageDomain.create", **params, blockSize=512) == 348
+        room.call("StorageDomain.create", **params, blockSize=0, maxHosts=1000)
+        info = room.call("StorageDomain.getInfo", storagedomainID=SD)
+        assert (info["block_size"], info["alignment"]) == (4096, 4 * 2**20)
+        room.call("StorageDomain.format", storagedomainID=SD, autoDetach=False)
+        row = {"id": "4k", "connection": str(device_4k)}
+        room.call("StoragePool.disconnectStorageServer", storagepoolID=BLANK, domainType=4, connectionParams=[row])
+    finally:
+        room.stop()

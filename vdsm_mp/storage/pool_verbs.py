@@ -157,7 +157,7 @@ def get_info(ask: GetStoragePoolInfo, pools: Pools, domains: Domains, monitors: 
     """Complete or an error: an engine forgets a domain that is not in the answer."""
     state = pools.require(ask.pool_id)
     master = pools.master(state)
-    meta = master.refresh()
+    meta = master.meta
     role = spm.status(ask.pool_id)
     info = {
         "domains": ",".join(f"{sd_id}:{status}" for sd_id, status in state.domains.items()),
