@@ -84,6 +84,29 @@ class StorageRoom:
         )
         return self.take_role(version=version)
 
+    def add_domain(self) -> str:
+        """A second local domain, active in the pool; needs the role. Its directory is `domain_of`."""
+        sd_id = new_id()
+        export = self.root / f"export-{sd_id}"
+        export.mkdir()
+        params = [{"id": new_id(), "connection": str(export)}]
+        self.call("StoragePool.connectStorageServer", storagepoolID=BLANK, domainType=4, connectionParams=params)
+        self.call(
+            "StorageDomain.create",
+            storagedomainID=sd_id,
+            domainType=4,
+            typeArgs=str(export),
+            name="more",
+            domainClass=1,
+            version="5",
+        )
+        self.call("StorageDomain.attach", storagedomainID=sd_id, storagepoolID=self.pool_id)
+        self.call("StorageDomain.activate", storagedomainID=sd_id, storagepoolID=self.pool_id)
+        return sd_id
+
+    def domain_of(self, sd_id: str) -> Path:
+        return self.domain if sd_id == self.sd_id else self.root / f"export-{sd_id}" / sd_id
+
     def take_role(self, *, version: str = "5") -> "StorageRoom":
         """Connect the pool and become SPM (after `make`, or as a new worker over what an old one left)."""
         self.connect_server()
@@ -156,18 +179,32 @@ class StorageRoom:
         self.finished(self.start_create(image_id, volume_id, **changes))
         return image_id, volume_id
 
-    def names(self, image_id: str, volume_id: str) -> dict[str, str]:
+    def names(self, image_id: str, volume_id: str, sd_id: str | None = None) -> dict[str, str]:
         """The four ids that most verbs take."""
         return {
             "volumeID": volume_id,
             "storagepoolID": self.pool_id,
-            "storagedomainID": self.sd_id,
+            "storagedomainID": sd_id or self.sd_id,
             "imageID": image_id,
         }
 
-    def info(self, image_id: str, volume_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.call("Volume.getInfo", **self.names(image_id, volume_id))
+    def info(self, image_id: str, volume_id: str, sd_id: str | None = None) -> dict[str, Any]:
+        found: dict[str, Any] = self.call("Volume.getInfo", **self.names(image_id, volume_id, sd_id))
         return found
+
+    def outcome(self, verb: str, **params: Any) -> tuple[str, int]:
+        """(taskResult, code) of a verb that makes a task, which is cleared."""
+        task_id = self.call(verb, **params)
+        status = self.ended(task_id)
+        self.call("Task.clear", taskID=task_id)
+        return status["taskResult"], status["code"]
+
+    def make_template(self, **changes: Any) -> tuple[str, str]:
+        """An image whose one volume is SHARED."""
+        image_id, volume_id = self.create(**changes)
+        meta = self.image(image_id) / f"{volume_id}.meta"
+        meta.write_text(meta.read_text().replace("VOLTYPE=LEAF", "VOLTYPE=SHARED"))
+        return image_id, volume_id
 
 
 def qemu_info(path: Path, fmt: str = "qcow2") -> dict[str, Any]:
@@ -176,6 +213,20 @@ def qemu_info(path: Path, fmt: str = "qcow2") -> dict[str, Any]:
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def write_pattern(path: Path, fmt: str, pattern: int, offset: int, length: int) -> None:
+    """As a guest would, through the chain."""
+    command = f"write -P {pattern} {offset} {length}"
+    subprocess.run(["qemu-io", "-f", fmt, "-c", command, path], check=True, capture_output=True)
+
+
+def same_content(one: Path, one_fmt: str, other: Path, other_fmt: str) -> bool:
+    """What a guest sees in both, chains included."""
+    done = subprocess.run(
+        ["qemu-img", "compare", "-q", "-f", one_fmt, "-F", other_fmt, one, other], check=False, capture_output=True
+    )
+    return done.returncode == 0
 
 
 def qemu_check(path: Path) -> None:

@@ -49,7 +49,7 @@ class GetImageVolumes(Message, frozen=True, kw_only=True):
     sd_id: Uuid = field(name="storagedomainID")
 
 
-@verb("Image.move", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+@verb("Image.move", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2)
 class MoveImage(Message, frozen=True, kw_only=True):
     """Copy or move an image between domains (operation 1 copy, 2 move).
 
@@ -66,7 +66,7 @@ class MoveImage(Message, frozen=True, kw_only=True):
     discard: bool | None = None
 
 
-@verb("Image.cloneStructure", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+@verb("Image.cloneStructure", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2)
 class CloneImageStructure(Message, frozen=True, kw_only=True):
     """Create the same volume chain, empty, on another domain (live storage migration).
 
@@ -79,7 +79,7 @@ class CloneImageStructure(Message, frozen=True, kw_only=True):
     dst_sd_id: Uuid = field(name="dstSdUUID")
 
 
-@verb("Image.syncData", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+@verb("Image.syncData", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2)
 class SyncImageData(Message, frozen=True, kw_only=True):
     """Copy data of the INTERNAL/LEAF/ALL volumes (live storage migration).
 

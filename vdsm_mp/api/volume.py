@@ -7,7 +7,7 @@ from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
 
-@verb("Volume.copy", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
+@verb("Volume.copy", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2)
 class CopyVolume(Message, frozen=True, kw_only=True):
     """Copy and collapse (template creation, clone).
 

@@ -84,10 +84,15 @@ def prepare(
     for one in chain:
         if not allow_illegal and not image.metadata(one).legal:
             raise PrepareIllegalVolume(one)
-    for one in chain:
-        _check_volume(domain, image, one)
+    check_chain(domain, image, chain)
     links.add(domain.sd_id, image_id, domain.io.path_of(image_path(image_id)))
     return PreparedImage(domain, image, chain, links.path(domain.sd_id, image_id))
+
+
+def check_chain(domain: FileDomain, image: ImageFiles, chain: list[str]) -> None:
+    """Before any program opens these volumes. Raises: ImageIsNotLegalChain, VolumeDoesNotExist, storage errors."""
+    for one in chain:
+        _check_volume(domain, image, one)
 
 
 def _check_volume(domain: FileDomain, image: ImageFiles, volume_id: str) -> None:

@@ -71,6 +71,17 @@ class Volumes:
         with self.resources.claim(holder, shared=(("domain", domain.sd_id), *names), within_s=within_s):
             yield
 
+    @contextmanager
+    def copying(self, holder: str, source: tuple[FileDomain, str], target: tuple[FileDomain, str]) -> Iterator[None]:
+        """Hold one image shared and another exclusively; (domain, image id) each. Raises: ClaimTimedOut."""
+        shared = (
+            ("domain", source[0].sd_id),
+            ("domain", target[0].sd_id),
+            ("image", source[0].sd_id, source[1]),
+        )
+        with self.resources.claim(holder, shared=shared, exclusive=(("image", target[0].sd_id, target[1]),)):
+            yield
+
     def sweep(self) -> None:
         """As the new SPM: finish what interrupted deletions left in the pool's active domains."""
         state = self.pools.state

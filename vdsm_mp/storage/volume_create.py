@@ -43,6 +43,7 @@ from vdsm_mp.storage.volume_file import (
 )
 from vdsm_mp.storage.volume_info import lease_of
 from vdsm_mp.storage.volume_metadata import DISK_TYPES, MAX_SEQUENCE, VolumeMetadata, description_of, to_bytes
+from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.tasks.record import Recovery
 from vdsm_mp.tasks.registry import TaskRun
 
@@ -179,16 +180,39 @@ def create(domain: FileDomain, leases: LeaseWriter | None, spec: VolumeSpec, run
     Raises: VolumeAlreadyExists, ImageDoesNotExist, VolumeDoesNotExist, VolumeNotShareable, ParentIsIllegal,
     InvalidVolumeParameter, VolumeCreationFailed, storage errors; the task's recoveries then undo what was done.
     """
-    io = domain.io
     run.check()
     new_image = any(r.function == "create_image_rollback" for r in run.recoveries)
     if spec.based_on_template:
-        io.mkdir(image_path(spec.image_id), mode=0o755, exist_ok=True)
+        domain.io.mkdir(image_path(spec.image_id), mode=0o755, exist_ok=True)
     parent = _prepare_parent(domain, spec) if spec.parent != BLANK else None
     run.check()
+    try:
+        make(domain, leases, spec, run.progress, parent=parent)
+    except VolumeAlreadyExists:
+        run.settle(save=True)  # it is not ours to undo
+        raise
+    done = [volume_undo.volume_created(domain, spec.image_id, spec.volume_id)]
+    if new_image:
+        done.insert(0, volume_undo.image_created(domain, spec.image_id))
+    run.settle(*done)
+    return {"uuid": spec.volume_id}
+
+
+def make(
+    domain: FileDomain,
+    leases: LeaseWriter | None,
+    spec: VolumeSpec,
+    progress: Progress,
+    *,
+    parent: VolumeMetadata | None = None,
+) -> None:
+    """File, content, metadata, lease; its parent, if any, is in the image already. Cut short, the recoveries clean up.
+
+    Raises: VolumeAlreadyExists (untouched), VolumeCreationFailed, TaskAborted, storage errors.
+    """
     raw = spec.format == "RAW"
     try:
-        io.begin_volume(
+        domain.io.begin_volume(
             image_path(spec.image_id),
             spec.volume_id,
             mode=VOLUME_MODE,
@@ -197,19 +221,13 @@ def create(domain: FileDomain, leases: LeaseWriter | None, spec: VolumeSpec, run
             zeros=BLOCK if raw else 0,
         )
     except StorageFileExists:
-        run.settle(save=True)  # it is not ours to undo
         raise VolumeAlreadyExists(spec.volume_id) from None
     with as_creation_failure(spec.volume_id):
-        _fill(domain, spec, parent, run)
-    run.check()
+        _fill(domain, spec, parent, progress)
+    progress.check()
     text = to_bytes(spec.volume_id, _metadata(domain, spec), domain.meta.version).decode()
-    io.finish_volume(image_path(spec.image_id), spec.volume_id, spec.volume_id + META, text)
+    domain.io.finish_volume(image_path(spec.image_id), spec.volume_id, spec.volume_id + META, text)
     _add_lease(domain, leases, spec)
-    done = [volume_undo.volume_created(domain, spec.image_id, spec.volume_id)]
-    if new_image:
-        done.insert(0, volume_undo.image_created(domain, spec.image_id))
-    run.settle(*done)
-    return {"uuid": spec.volume_id}
 
 
 @contextmanager
@@ -255,7 +273,7 @@ def _prepare_parent(domain: FileDomain, spec: VolumeSpec) -> VolumeMetadata:
     return parent
 
 
-def _fill(domain: FileDomain, spec: VolumeSpec, parent: VolumeMetadata | None, run: TaskRun) -> None:
+def _fill(domain: FileDomain, spec: VolumeSpec, parent: VolumeMetadata | None, progress: Progress) -> None:
     path = domain.io.path_of(volume_path(spec.image_id, spec.volume_id))
     start = BLOCK
     if spec.format == "COW":
@@ -274,7 +292,7 @@ def _fill(domain: FileDomain, spec: VolumeSpec, parent: VolumeMetadata | None, r
         if spec.type == "PREALLOCATED":
             start = round_up(qemuimg.end_offset(path, "qcow2"), BLOCK)
     if spec.type == "PREALLOCATED":
-        qemuimg.fallocate(path, start, spec.capacity - start, run.progress)
+        qemuimg.fallocate(path, start, spec.capacity - start, progress)
 
 
 def _add_lease(domain: FileDomain, leases: LeaseWriter | None, spec: VolumeSpec) -> None:

@@ -14,7 +14,7 @@ from vdsm_mp.api.errors_volume import ImageDoesNotExist, VolumeDoesNotExist
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_io import FileStat
-from vdsm_mp.storage.volume_chain import chain_to, children_of
+from vdsm_mp.storage.volume_chain import chain_of, chain_to, children_of
 from vdsm_mp.storage.volume_metadata import MAX_BYTES, VolumeMetadata, from_bytes, next_generation, to_bytes
 
 _log = logging.getLogger("storage.volume")
@@ -68,6 +68,12 @@ class ImageFiles:
                 if one.parent in self.broken:
                     raise self.broken[one.parent]
         return chain_to(self.volumes, self.image_id, volume_id)
+
+    def chain(self) -> list[str]:
+        """The whole chain, base first. Raises: ImageDoesNotExist, ImageIsNotLegalChain, VolumeMetadataInvalid."""
+        for error in self.broken.values():
+            raise error
+        return chain_of(self.volumes, self.image_id, self.sd_id)
 
     def children(self, volume_id: str) -> list[str]:
         return children_of(self.volumes, volume_id)

@@ -49,14 +49,17 @@ def volume_shared(domain: FileDomain, image_id: str, volume_id: str) -> Recovery
     return _of_file(f"share volume rollback: {where}", "shareVolumeRollback", where)
 
 
-def volume_half_made(domain: FileDomain, image_id: str, volume_id: str) -> Recovery:
+def volume_half_made(domain: FileDomain, image_id: str, volume_id: str, *, one_of_many: bool = False) -> Recovery:
+    """Its file. one_of_many: names must be unique in a task."""
     where = domain.io.path_of(volume_path(image_id, volume_id))
-    return _of_file("Halfbaked volume rollback", "halfbakedVolumeRollback", domain.sd_id, volume_id, where)
+    name = "Halfbaked volume rollback" + (f": {volume_id}" if one_of_many else "")
+    return _of_file(name, "halfbakedVolumeRollback", domain.sd_id, volume_id, where)
 
 
-def metadata_made(domain: FileDomain, image_id: str, volume_id: str) -> Recovery:
+def metadata_made(domain: FileDomain, image_id: str, volume_id: str, *, one_of_many: bool = False) -> Recovery:
     where = domain.io.path_of(volume_path(image_id, volume_id))
-    return _of_file("Create volume metadata rollback", "createVolumeMetadataRollback", where)
+    name = "Create volume metadata rollback" + (f": {volume_id}" if one_of_many else "")
+    return _of_file(name, "createVolumeMetadataRollback", where)
 
 
 def parent_made_internal(domain: FileDomain, image_id: str, parent_id: str) -> Recovery:

@@ -44,12 +44,13 @@ Undo = Callable[[Recovery, str], None]
 
 
 class TaskRun:
-    """A running task, as its job sees it."""
+    """A running task, as its job sees it. then: what follows once success is stored and nothing is undone any more."""
 
     def __init__(self, tasks: "Tasks", task_id: str, progress: Progress) -> None:
         self._tasks = tasks
         self.task_id = task_id
         self.progress = progress
+        self.then: list[Callable[[], None]] = []
 
     @property
     def recoveries(self) -> tuple[Recovery, ...]:
@@ -138,12 +139,18 @@ class Tasks:
         progress.check()
         record = self.record(task_id)
         self.put(replace(record.moved(TaskState.RUNNING), message="running job 1 of 1"), save=False)
-        result = job(TaskRun(self, task_id, progress))
+        run = TaskRun(self, task_id, progress)
+        result = job(run)
         record = self.record(task_id)
         done = replace(
             record.moved(TaskState.FINISHED), code=0, message="1 jobs completed successfully", result=_text(result)
         )
         self.put(done, save=True)
+        for function in run.then:
+            try:
+                function()
+            except Error as e:
+                _log.error("task %s succeeded, what was to follow did not: %s", task_id, e)
         return result
 
     def _fail(self, task_id: str, code: int, message: str) -> None:

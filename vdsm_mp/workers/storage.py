@@ -12,6 +12,7 @@ from vdsm_mp.api.ports import Ports
 from vdsm_mp.common.options import Config
 from vdsm_mp.storage import (
     content_verbs,
+    copy_verbs,
     domain_verbs,
     host_verbs,
     image_verbs,
@@ -106,6 +107,7 @@ def build(config: Config, ports: Ports) -> Room:
         ),
         handlers=(
             content_verbs,
+            copy_verbs,
             domain_verbs,
             host_verbs,
             image_verbs,

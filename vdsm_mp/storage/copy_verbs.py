@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handlers that copy between volumes, images and domains as SPM tasks: Volume.copy, Image.move and its steps."""
+
+from vdsm_mp.api.errors_volume import (
+    DiscardNotSupported,
+    IncorrectFormat,
+    IncorrectType,
+    InvalidVolumeParameter,
+    TemplateInUse,
+)
+from vdsm_mp.api.image import CloneImageStructure, MoveImage, SyncImageData
+from vdsm_mp.api.verb import handles
+from vdsm_mp.api.volume import CopyVolume
+from vdsm_mp.storage import image_copy, image_delete
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.image_copy import CopySpec, Place
+from vdsm_mp.storage.volume_access import Volumes, key_of
+from vdsm_mp.storage.volume_create import ALLOCATIONS, FORMATS
+from vdsm_mp.storage.volume_file import images_of, read_image
+from vdsm_mp.storage.volume_metadata import description_of
+from vdsm_mp.tasks.registry import TaskRun
+
+_VOL_TYPES = {6: "SHARED", 8: "LEAF"}
+_COPY, _MOVE = 1, 2
+
+
+@handles(CopyVolume)
+def copy_volume(volumes: Volumes, ask: CopyVolume) -> str:
+    source = volumes.of_spm(ask.pool_id, ask.sd_id)
+    target = volumes.of_spm(ask.pool_id, ask.dst_sd_id)
+    spec = _copy_spec(volumes, ask, source, target)
+    steps = image_copy.collapse_recoveries(spec)
+
+    def job(run: TaskRun) -> dict[str, str]:
+        with volumes.copying(f"copyImage {ask.volume_id}", (source, ask.image_id), (target, ask.dst_image_id)):
+            return image_copy.collapse(spec, run)
+
+    return volumes.tasks.start("copyImage", job, spm=True, key=key_of(ask.dst_image_id), recoveries=steps)
+
+
+def _copy_spec(volumes: Volumes, ask: CopyVolume, source: FileDomain, target: FileDomain) -> CopySpec:
+    if ask.discard:
+        raise DiscardNotSupported(ask.dst_sd_id)
+    if ask.vol_type not in _VOL_TYPES:
+        raise InvalidVolumeParameter("volType", str(ask.vol_type))
+    if (ask.sd_id, ask.image_id) == (ask.dst_sd_id, ask.dst_image_id):
+        raise InvalidVolumeParameter("dstImgUUID", "an image is not copied into itself")
+    metadata = read_image(source, ask.image_id).metadata(ask.volume_id)
+    # 3 and 0 mean "as the source".
+    fmt = metadata.format if ask.vol_format == 3 else FORMATS.get(ask.vol_format)
+    allocation = metadata.type if ask.preallocate == 0 else ALLOCATIONS.get(ask.preallocate)
+    if fmt is None:
+        raise IncorrectFormat(f"format {ask.vol_format}")
+    if allocation is None:
+        raise IncorrectType(f"allocation {ask.preallocate}")
+    return CopySpec(
+        source=Place(source, volumes.leases_of(source), ask.image_id, ask.volume_id),
+        target=Place(target, volumes.leases_of(target), ask.dst_image_id, ask.dst_volume_id),
+        description=description_of(ask.desc),
+        vol_type=_VOL_TYPES[ask.vol_type],
+        format=fmt,
+        type=allocation,
+        force=ask.force,
+    )
+
+
+@handles(MoveImage)
+def move_image(volumes: Volumes, ask: MoveImage) -> str:
+    if ask.operation not in (_COPY, _MOVE):
+        raise InvalidVolumeParameter("operation", str(ask.operation))
+    source, target = _two_domains(volumes, ask.pool_id, ask.sd_id, ask.dst_sd_id)
+    steps, image, chain = image_copy.clone_recoveries(source, target, ask.image_id, force=ask.force)
+    if ask.operation == _MOVE:
+        _refuse_template_in_use(source, ask.image_id)
+
+    def job(run: TaskRun) -> None:
+        with volumes.copying(f"moveImage {ask.image_id}", (source, ask.image_id), (target, ask.image_id)):
+            image_copy.clone_structure(target, volumes.leases_of(target), image, chain, run.progress, legal=False)
+            own = image_copy.layers_of(image, chain, "ALL")
+            image_copy.copy_layers(source, target, image, chain, own, run.progress)
+        run.settle()
+        if ask.operation == _MOVE:
+            # Not before the success is stored: until then the copy is what would be undone.
+            run.then.append(lambda: _delete_source(volumes, source, ask.image_id, run, wipe=ask.post_zero))
+
+    return volumes.tasks.start("moveImage", job, spm=True, key=key_of(ask.image_id), recoveries=steps)
+
+
+def _delete_source(volumes: Volumes, source: FileDomain, image_id: str, run: TaskRun, *, wipe: bool) -> None:
+    with volumes.changing(f"moveImage {image_id}", source, image_id):
+        remnant = image_delete.take_away(source, image_id, wipe=wipe)
+    image_delete.remove_remnant(source, remnant, run.progress)
+
+
+def _refuse_template_in_use(source: FileDomain, image_id: str) -> None:
+    image = read_image(source, image_id)
+    own = [one for one, metadata in image.volumes.items() if metadata.shared and metadata.image_id == image_id]
+    users = images_of(source) if own else {}
+    if any(users.get(one, set()) - {image_id} for one in own):
+        raise TemplateInUse(image_id)
+
+
+@handles(CloneImageStructure)
+def clone_structure(volumes: Volumes, ask: CloneImageStructure) -> str:
+    source, target = _two_domains(volumes, ask.pool_id, ask.sd_id, ask.dst_sd_id)
+    steps, image, chain = image_copy.clone_recoveries(source, target, ask.image_id, force=False)
+
+    def job(run: TaskRun) -> None:
+        with volumes.copying(f"cloneImageStructure {ask.image_id}", (source, ask.image_id), (target, ask.image_id)):
+            image_copy.clone_structure(target, volumes.leases_of(target), image, chain, run.progress, legal=True)
+        run.settle()
+
+    return volumes.tasks.start("cloneImageStructure", job, spm=True, key=key_of(ask.image_id), recoveries=steps)
+
+
+@handles(SyncImageData)
+def sync_data(volumes: Volumes, ask: SyncImageData) -> str:
+    source, target = _two_domains(volumes, ask.pool_id, ask.sd_id, ask.dst_sd_id)
+    image = read_image(source, ask.image_id)
+    chain = image.chain()
+    layers = image_copy.layers_of(image, chain, ask.sync_type)
+
+    def job(run: TaskRun) -> None:
+        # The leaf is being written by a VM meanwhile; the layers below it are nobody else's.
+        with volumes.copying(f"syncImageData {ask.image_id}", (source, ask.image_id), (target, ask.image_id)):
+            image_copy.copy_layers(source, target, image, chain, layers, run.progress)
+
+    return volumes.tasks.start("syncImageData", job, spm=True, key=key_of(ask.image_id))
+
+
+def _two_domains(volumes: Volumes, pool_id: str, sd_id: str, dst_sd_id: str) -> tuple[FileDomain, FileDomain]:
+    if sd_id == dst_sd_id:
+        raise InvalidVolumeParameter("dstSdUUID", "source and destination are the same domain")
+    return volumes.of_spm(pool_id, sd_id), volumes.of_spm(pool_id, dst_sd_id)

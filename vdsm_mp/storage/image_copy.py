@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies of volumes and images: one volume collapsed into another, and whole chains to another domain.
+
+A volume that is being filled is ILLEGAL; what a copy makes has its recoveries stored before. The caller holds the
+source shared and the destination exclusively.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from vdsm_mp.api.errors_volume import (
+    CopyImageFailed,
+    ImageDoesNotExist,
+    InvalidVolumeParameter,
+    PrepareIllegalVolume,
+    VolumeAlreadyExists,
+    VolumeCopyFailed,
+    VolumeDoesNotExist,
+)
+from vdsm_mp.api.types import BLANK
+from vdsm_mp.common.command import CommandFailed, CommandOverdue
+from vdsm_mp.storage import qemuimg, volume_create, volume_delete, volume_undo
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.image_prepare import check_chain
+from vdsm_mp.storage.volume_create import QEMU_FORMAT, LeaseWriter, VolumeSpec
+from vdsm_mp.storage.volume_file import (
+    META,
+    ImageFiles,
+    change_metadata,
+    image_path,
+    read_image,
+    read_volume,
+    share,
+    volume_path,
+)
+from vdsm_mp.storage.volume_metadata import VolumeMetadata
+from vdsm_mp.tasks.progress import Progress
+from vdsm_mp.tasks.record import Recovery
+from vdsm_mp.tasks.registry import TaskRun
+
+_log = logging.getLogger("storage.copy")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One volume somewhere. leases: None where volumes have none."""
+
+    domain: FileDomain
+    leases: LeaseWriter | None
+    image_id: str
+    volume_id: str
+
+    @property
+    def path(self) -> str:
+        return self.domain.io.path_of(volume_path(self.image_id, self.volume_id))
+
+
+# --- one volume out of a chain
+
+
+@dataclass(frozen=True)
+class CopySpec:
+    """vol_type: LEAF, or SHARED for a template. force: an existing destination is deleted first."""
+
+    source: Place
+    target: Place
+    description: str
+    vol_type: str
+    format: str
+    type: str
+    force: bool
+
+
+def collapse_recoveries(spec: CopySpec) -> tuple[Recovery, ...]:
+    """What undoes the copy. Raises: VolumeAlreadyExists, when the destination is there and may not be replaced."""
+    target = spec.target
+    try:
+        image: ImageFiles | None = read_image(target.domain, target.image_id)
+    except ImageDoesNotExist:
+        image = None
+    if image is not None and (target.volume_id in image.files or target.volume_id + META in image.files):
+        known = image.volumes.get(target.volume_id)
+        if not spec.force and (known is None or known.legality == "LEGAL"):
+            raise VolumeAlreadyExists(target.volume_id)
+    steps = [] if image is not None else [volume_undo.image_created(target.domain, target.image_id)]
+    return (
+        *steps,
+        volume_undo.volume_half_made(target.domain, target.image_id, target.volume_id),
+        volume_undo.metadata_made(target.domain, target.image_id, target.volume_id),
+    )
+
+
+def collapse(spec: CopySpec, run: TaskRun) -> dict[str, str]:
+    """The job: the whole chain of the source as one new volume. Raises: VolumeCopyFailed, what creating raises, …"""
+    source, target = spec.source, spec.target
+    image = read_image(source.domain, source.image_id)
+    chain = image.chain_to(source.volume_id)
+    for one in chain:
+        if not image.metadata(one).legal:
+            raise PrepareIllegalVolume(one)
+    check_chain(source.domain, image, chain)
+    _remove_old(target, run.progress)
+    metadata = image.metadata(source.volume_id)
+    wanted = VolumeSpec(
+        image_id=target.image_id,
+        volume_id=target.volume_id,
+        capacity=volume_create.round_up(metadata.capacity, volume_create.BLOCK),
+        format=spec.format,
+        type=spec.type,
+        disk_type=metadata.disk_type,
+        description=spec.description or metadata.description,
+        legal=False,
+        sequence=metadata.sequence,
+    )
+    new_image = any(r.function == "create_image_rollback" for r in run.recoveries)
+    volume_create.make(target.domain, target.leases, wanted, run.progress)
+    convert(source.path, metadata, target.path, wanted.format, run.progress, known_zero=True)
+    target.domain.io.fsync(volume_path(target.image_id, target.volume_id))
+    change_metadata(target.domain, target.image_id, target.volume_id, legality="LEGAL", voltype=spec.vol_type)
+    done = [volume_undo.volume_created(target.domain, target.image_id, target.volume_id)]
+    if new_image:
+        done.insert(0, volume_undo.image_created(target.domain, target.image_id))
+    run.settle(*done)
+    return {"uuid": target.volume_id}
+
+
+def _remove_old(target: Place, progress: Progress) -> None:
+    try:
+        volume_delete.delete(target.domain, target.image_id, target.volume_id, progress, force=True)
+    except (ImageDoesNotExist, VolumeDoesNotExist):
+        return
+
+
+def convert(
+    source: str,
+    metadata: VolumeMetadata,
+    target: str,
+    target_format: str,
+    progress: Progress,
+    *,
+    known_zero: bool = False,
+    backing: str = "",
+    backing_fmt: str = "",
+) -> None:
+    """Data of a volume (with all below it, up to `backing` of the target) into one that exists.
+
+    known_zero: the target is new. Raises: VolumeCopyFailed, TaskAborted.
+    """
+    try:
+        qemuimg.convert(
+            source,
+            QEMU_FORMAT[metadata.format],
+            target,
+            QEMU_FORMAT[target_format],
+            progress,
+            create=False,
+            target_is_zero=known_zero,
+            backing=backing,
+            backing_fmt=backing_fmt,
+        )
+    except (CommandFailed, CommandOverdue) as e:
+        raise VolumeCopyFailed(source.rpartition("/")[2], str(e)) from e
+
+
+# --- whole chains
+
+
+def clone_recoveries(
+    source: FileDomain, target: FileDomain, image_id: str, *, force: bool
+) -> tuple[tuple[Recovery, ...], ImageFiles, list[str]]:
+    """(what undoes the new chain, the source image, its chain).
+
+    Raises: ImageDoesNotExist, ImageIsNotLegalChain, VolumeAlreadyExists (the image is there and may not be replaced).
+    """
+    image = read_image(source, image_id)
+    chain = image.chain()
+    try:
+        there = read_image(target, image_id)
+    except ImageDoesNotExist:
+        there = None
+    if there is not None and not force and any(one.legality == "LEGAL" for one in there.volumes.values()):
+        raise VolumeAlreadyExists(next(iter(there.volumes)))
+    steps = [] if there is not None else [volume_undo.image_created(target, image_id)]
+    for one in chain:
+        if image.metadata(one).image_id == image_id:
+            steps.append(volume_undo.volume_half_made(target, image_id, one, one_of_many=True))
+            steps.append(volume_undo.metadata_made(target, image_id, one, one_of_many=True))
+        else:
+            steps.append(volume_undo.volume_shared(target, image_id, one))
+    return tuple(steps), image, chain
+
+
+def clone_structure(
+    target: FileDomain,
+    leases: LeaseWriter | None,
+    image: ImageFiles,
+    chain: list[str],
+    progress: Progress,
+    *,
+    legal: bool,
+) -> None:
+    """Empty volumes by the same ids. A template must be on the target already.
+
+    legal: a VM may write to them at once (live storage migration); otherwise ILLEGAL until their data is there.
+    """
+    image_id = image.image_id
+    try:
+        there = read_image(target, image_id)
+    except ImageDoesNotExist:
+        there = None
+    for one in reversed([] if there is None else [one for one in there.volumes if one in chain]):
+        volume_delete.delete(target, image_id, one, progress, force=True)
+    for n, one in enumerate(chain):
+        progress.check()
+        metadata = image.metadata(one)
+        if metadata.image_id != image_id:
+            _share_template(target, metadata, one, image_id)
+            continue
+        parent = chain[n - 1] if n else BLANK
+        parent_metadata = image.metadata(parent) if n else None
+        spec = VolumeSpec(
+            image_id=image_id,
+            volume_id=one,
+            capacity=metadata.capacity,
+            format=metadata.format,
+            type=metadata.type,
+            disk_type=metadata.disk_type,
+            description=metadata.description,
+            parent_image_id=image_id if n else BLANK,
+            parent=parent,
+            legal=legal,
+            sequence=metadata.sequence,
+        )
+        volume_create.make(target, leases, spec, progress, parent=parent_metadata)
+        change_metadata(target, image_id, one, voltype=metadata.voltype, ctime=metadata.ctime)
+
+
+def _share_template(target: FileDomain, metadata: VolumeMetadata, template: str, image_id: str) -> None:
+    try:
+        found, _ = read_volume(target, metadata.image_id, template)
+    except VolumeDoesNotExist:
+        found = None
+    if found is None or not found.shared:
+        raise CopyImageFailed(image_id, f"its template {template} is not on domain {target.sd_id}")
+    target.io.mkdir(image_path(image_id), exist_ok=True)
+    share(target, metadata.image_id, template, image_id)
+
+
+def copy_layers(
+    source: FileDomain, target: FileDomain, image: ImageFiles, chain: list[str], layers: list[str], progress: Progress
+) -> None:
+    """Data of `layers` (some of chain, base first), each on top of what is below it; each is LEGAL when it is done."""
+    check_chain(source, image, chain)
+    image_id = image.image_id
+    total = sum(image.stat(one).allocated_bytes + 1 for one in layers)
+    done = 0
+    for one in layers:
+        progress.check()
+        size = image.stat(one).allocated_bytes + 1
+        progress.part(100.0 * done / total, 100.0 * (done + size) / total)
+        done += size
+        metadata, path = image.metadata(one), volume_path(image_id, one)
+        backing = chain[chain.index(one) - 1] if chain.index(one) else ""
+        convert(
+            source.io.path_of(path),
+            metadata,
+            target.io.path_of(path),
+            metadata.format,
+            progress,
+            backing=backing,
+            backing_fmt=QEMU_FORMAT[image.metadata(backing).format] if backing else "",
+        )
+        target.io.fsync(path)
+        change_metadata(target, image_id, one, legality="LEGAL")
+
+
+def layers_of(image: ImageFiles, chain: list[str], sync_type: str) -> list[str]:
+    """Which volumes a synchronisation covers: ALL, INTERNAL (all but the leaf) or LEAF."""
+    own = [one for one in chain if image.metadata(one).image_id == image.image_id]
+    if sync_type == "ALL":
+        return own
+    if sync_type == "INTERNAL":
+        return own[:-1]
+    if sync_type == "LEAF":
+        return own[-1:]
+    raise InvalidVolumeParameter("syncType", sync_type)
