@@ -153,3 +153,7 @@ class LibvirtUnavailable(_Sentence, Unavailable):
 class ResetFailed(_Sentence, Failed):
     code = 90
     msg = "Cannot reset the virtual machine: {self.reason}"
+
+
+#: What every verb on a running VM may raise.
+RUNNING_ONLY = (NoSuchVm, VmIsDown, VmWrongState, MigrationInProgress, VmOperationFailed)

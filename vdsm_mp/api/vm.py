@@ -5,18 +5,46 @@ from typing import Any
 
 from msgspec import field
 
+from vdsm_mp.api.errors_virt import (
+    RUNNING_ONLY,
+    CannotCreateVm,
+    DestroyFailed,
+    ExternalDataFailed,
+    InvalidVmParameter,
+    MissingVmParameter,
+    NoSuchVm,
+    ResetFailed,
+    ShutdownFailed,
+    VmExists,
+)
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
 
-@verb("VM.cont", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=1)
+@verb(
+    "VM.cont",
+    owner="virt",
+    reply=dict[str, Any],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=1,
+    raises=RUNNING_ONLY,
+)
 class ContinueVm(Message, frozen=True, kw_only=True):
     """Resume a paused VM."""
 
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.create", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=1)
+@verb(
+    "VM.create",
+    owner="virt",
+    reply=dict[str, Any],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=1,
+    raises=(VmExists, CannotCreateVm, MissingVmParameter),
+)
 class CreateVm(Message, frozen=True, kw_only=True):
     """Define and start a VM from engine XML, see 5.5.
 
@@ -27,7 +55,7 @@ class CreateVm(Message, frozen=True, kw_only=True):
     vm_params: dict[str, Any] = field(name="vmParams")
 
 
-@verb("VM.destroy", owner="virt", lane=Lane.URGENT, tier=1)
+@verb("VM.destroy", owner="virt", lane=Lane.URGENT, tier=1, deadline_s=90, raises=(NoSuchVm, DestroyFailed))
 class DestroyVm(Message, frozen=True, kw_only=True):
     """Kill a VM and forget it; also acknowledges a Down VM."""
 
@@ -35,7 +63,14 @@ class DestroyVm(Message, frozen=True, kw_only=True):
     graceful_attempts: int | None = field(default=None, name="gracefulAttempts")
 
 
-@verb("VM.getExternalData", owner="virt", reply=dict[str, Any], safe=True, tier=2, planned=True)
+@verb(
+    "VM.getExternalData",
+    owner="virt",
+    reply=dict[str, str],
+    safe=True,
+    tier=2,
+    raises=(NoSuchVm, ExternalDataFailed, InvalidVmParameter),
+)
 class GetVmExternalData(Message, frozen=True, kw_only=True):
     """TPM / NVRAM blob."""
 
@@ -45,14 +80,14 @@ class GetVmExternalData(Message, frozen=True, kw_only=True):
     force_update: bool | None = field(default=None, name="forceUpdate")
 
 
-@verb("VM.getInfo", owner="virt", reply=dict[str, Any], safe=True, tier=3)
+@verb("VM.getInfo", owner="virt", reply=dict[str, str], lane=Lane.LOOP, safe=True, tier=3, raises=(NoSuchVm,))
 class GetVmInfo(Message, frozen=True, kw_only=True):
     """Status dict of one VM."""
 
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.getStats", owner="virt", reply=list[dict[str, Any]], safe=True, tier=1)
+@verb("VM.getStats", owner="virt", reply=list[dict[str, Any]], lane=Lane.LOOP, safe=True, tier=1, raises=(NoSuchVm,))
 class GetVmStats(Message, frozen=True, kw_only=True):
     """Statistics of one VM."""
 
@@ -70,21 +105,29 @@ class HibernateVm(Message, frozen=True, kw_only=True):
     hibernation_vol_handle: dict[str, Any] = field(name="hibernationVolHandle")
 
 
-@verb("VM.pause", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=2)
+@verb(
+    "VM.pause",
+    owner="virt",
+    reply=dict[str, Any],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=RUNNING_ONLY,
+)
 class PauseVm(Message, frozen=True, kw_only=True):
     """Pause a VM."""
 
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.reset", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2)
+@verb("VM.reset", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, raises=(*RUNNING_ONLY, ResetFailed))
 class ResetVm(Message, frozen=True, kw_only=True):
     """Hard reset."""
 
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.shutdown", owner="virt", lane=Lane.KEYED, key="vm_id", tier=1)
+@verb("VM.shutdown", owner="virt", lane=Lane.KEYED, key="vm_id", tier=1, raises=(*RUNNING_ONLY, ShutdownFailed))
 class ShutdownVm(Message, frozen=True, kw_only=True):
     """Graceful shutdown or reboot.
 
@@ -99,7 +142,7 @@ class ShutdownVm(Message, frozen=True, kw_only=True):
     force: bool | None = None
 
 
-@verb("VM.setDestroyOnReboot", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2)
+@verb("VM.setDestroyOnReboot", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, raises=RUNNING_ONLY)
 class SetVmDestroyOnReboot(Message, frozen=True, kw_only=True):
     """Turn the next reboot into a power-off."""
 

@@ -5,11 +5,28 @@ from typing import Any
 
 from msgspec import field
 
+from vdsm_mp.api.errors_virt import (
+    RUNNING_ONLY,
+    ChangeDiskFailed,
+    DeviceNotFound,
+    InvalidVmParameter,
+    TicketFailed,
+    UpdateDeviceFailed,
+)
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, Status, verb
 
 
-@verb("VM.changeCD", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=1)
+@verb(
+    "VM.changeCD",
+    owner="virt",
+    reply=dict[str, Any],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=1,
+    deadline_s=180,
+    raises=(*RUNNING_ONLY, ChangeDiskFailed),
+)
 class ChangeVmCd(Message, frozen=True, kw_only=True):
     """Insert or eject a CD (path string or a volume spec)."""
 
@@ -17,7 +34,7 @@ class ChangeVmCd(Message, frozen=True, kw_only=True):
     drive_spec: str | dict[str, Any] | list[dict[str, Any]] = field(name="driveSpec")
 
 
-@verb("VM.changeFloppy", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
+@verb("VM.changeFloppy", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=3)
 class ChangeVmFloppy(Message, frozen=True, kw_only=True):
     """Change the floppy."""
 
@@ -25,7 +42,15 @@ class ChangeVmFloppy(Message, frozen=True, kw_only=True):
     drive_spec: str | dict[str, Any] | list[dict[str, Any]] = field(name="driveSpec")
 
 
-@verb("VM.updateDevice", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=1)
+@verb(
+    "VM.updateDevice",
+    owner="virt",
+    reply=dict[str, Any],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=1,
+    raises=(*RUNNING_ONLY, TicketFailed, UpdateDeviceFailed, DeviceNotFound, InvalidVmParameter),
+)
 class UpdateVmDevice(Message, frozen=True, kw_only=True):
     """Change NIC link/network/QoS or the graphics ticket (deviceType interface / graphics)."""
 
@@ -97,7 +122,7 @@ class HotunplugVmLease(Message, frozen=True, kw_only=True):
     lease: dict[str, Any]
 
 
-@verb("VM.setTicket", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb("VM.setTicket", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2)
 class SetVmTicket(Message, frozen=True, kw_only=True):
     """Old way to set the console password."""
 

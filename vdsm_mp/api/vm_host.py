@@ -6,10 +6,10 @@ from typing import Any
 from msgspec import field
 
 from vdsm_mp.api.types import Uuid
-from vdsm_mp.api.verb import Message, verb
+from vdsm_mp.api.verb import Lane, Message, verb
 
 
-@verb("Host.getVMList", owner="virt", reply=list[dict[str, Any]], safe=True, tier=2)
+@verb("Host.getVMList", owner="virt", reply=list[dict[str, Any]], lane=Lane.LOOP, safe=True, tier=2)
 class GetVmList(Message, frozen=True, kw_only=True):
     """Short list of VMs."""
 
@@ -40,14 +40,14 @@ class UnregisterSecrets(Message, frozen=True, kw_only=True):
     uuids: list[Uuid]
 
 
-@verb("Host.getVMFullList", owner="virt", reply=list[dict[str, Any]], safe=True, tier=2)
+@verb("Host.getVMFullList", owner="virt", reply=list[dict[str, Any]], lane=Lane.LOOP, safe=True, tier=2)
 class GetVmFullList(Message, frozen=True, kw_only=True):
     """VMs with (nominally) full data; today the same short list as getVMList."""
 
     vm_ids: list[Uuid] | None = field(default=None, name="vmList")
 
 
-@verb("Host.getAllVmStats", owner="virt", reply=list[dict[str, Any]], safe=True, tier=1)
+@verb("Host.getAllVmStats", owner="virt", reply=list[dict[str, Any]], lane=Lane.LOOP, safe=True, tier=1)
 class GetAllVmStats(Message, frozen=True, kw_only=True):
     """Statistics of all VMs, see 5.5."""
 

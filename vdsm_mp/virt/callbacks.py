@@ -12,6 +12,7 @@ import libvirt
 
 from vdsm_mp.common import clock, log
 from vdsm_mp.virt import machine
+from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.machine import ExitReason
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
@@ -29,7 +30,7 @@ class Callbacks:
         self._unknown = unknown
         self._changed = changed
 
-    def register(self, conn: Any) -> None:
+    def register(self, connection: Connection, conn: Any) -> None:
         """Raises: libvirtError when the connection is lost meanwhile."""
         rows: tuple[tuple[str, Callable[..., None]], ...] = (
             ("LIFECYCLE", self._lifecycle),
@@ -46,11 +47,7 @@ class Callbacks:
             if number is None:
                 logger.warning("this libvirt has no %s event; what it would tell stays unknown", name)
                 continue
-            try:
-                conn.domainEventRegisterAny(None, number, _guarded(name, callback), None)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() not in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_UNSUPPORTED):
-                    raise
+            connection.listen(conn, number, _guarded(name, callback))
 
     def _lifecycle(self, conn: Any, dom: Any, event: int, detail: int, opaque: object) -> None:
         vm_id = dom.UUIDString()
@@ -86,9 +83,7 @@ class Callbacks:
 
         self._vms.change(dom.UUIDString(), shifted, tell=("timeOffset",))
 
-    def _io_error(  # noqa: PLR0917 - the signature is libvirt's
-        self, conn: Any, dom: Any, path: str, alias: str, action: int, reason: str, opaque: object
-    ) -> None:
+    def _io_error(self, conn: Any, dom: Any, path: str, alias: str, action: int, reason: str, opaque: object) -> None:
         vm_id = dom.UUIDString()
         if action != libvirt.VIR_DOMAIN_EVENT_IO_ERROR_PAUSE:
             logger.warning("vm=%s I/O error on %s (%s), reported to the guest", vm_id, alias, reason)
@@ -102,7 +97,7 @@ class Callbacks:
         self._vms.change(vm_id, failed)
         self._vms.move(vm_id, lambda life: machine.on_io_error(life, clock.mono_s(), code))
 
-    def _graphics(  # noqa: PLR0917 - the signature is libvirt's
+    def _graphics(
         self, conn: Any, dom: Any, phase: int, local: Any, remote: Any, auth: str, subject: Any, opaque: object
     ) -> None:
         if phase == libvirt.VIR_DOMAIN_EVENT_GRAPHICS_CONNECT:

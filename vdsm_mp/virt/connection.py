@@ -5,9 +5,16 @@ One keeper thread opens connections, one at a time, and after each success regis
 stock of the domains (`on_connect`), because what happened in the gap is told by nobody. Calls fail at once while
 there is no connection. libvirt's own event loop runs in a second thread and is registered before anything connects;
 callbacks arrive there and must not call libvirt.
+
+A frozen libvirtd is found by a pulse of our own, a call that libvirtd answers from memory. libvirt's keep-alive does
+not do: when several calls wait, it closes without its callback, frees one of them and leaves the others for ever
+(seen with 9.0). So the socket is shut down instead, which every waiting call notices. For the same reason a
+connection is never closed under running calls: the last reference closes it.
 """
 
 import contextlib
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +28,11 @@ from vdsm_mp.common.errors import Error
 
 logger = log.named(__name__)
 
-#: Seconds between keep-alive messages and how many may stay unanswered: a frozen libvirtd is seen after 8 s.
-KEEPALIVE = (2, 3)
+#: Seconds between two beats of the pulse, and without an answer until libvirtd counts as frozen.
+PULSE_S = 2.0
+SILENT_S = 7.0
+#: Where the socket cannot be found (other transports), libvirt's keep-alive must do.
+_KEEPALIVE = (2, 3)
 _OPEN_DEADLINE_S = 10.0
 _BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 #: open() against a frozen daemon never returns; so many threads may hang in it before we only wait for them.
@@ -44,9 +54,8 @@ OnConnect = Callable[[Any], None]
 class Connection:
     """Owns the only connection. `on_connect(conn)` runs in the keeper thread after every (re)connect."""
 
-    def __init__(self, uri: str, *, keepalive: tuple[int, int] = KEEPALIVE) -> None:
+    def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._keepalive = keepalive
         self._on_connect: OnConnect = _nothing
         self._conn: Any = None
         self._why_not = "not connected yet"
@@ -55,6 +64,7 @@ class Connection:
         self._stopping = threading.Event()
         self._hanging = threading.Semaphore(_MAX_HANGING_OPENS)
         self._keeper = threading.Thread(target=self._keep, name="libvirt-keeper", daemon=True)
+        self._listening: list[int] = []
         self.reconnects = 0
 
     def start(self, on_connect: OnConnect, *, wait_s: float = 5.0) -> bool:
@@ -87,28 +97,49 @@ class Connection:
         with translated(vm_id):
             return self.get().lookupByUUIDString(vm_id)
 
+    def listen(self, conn: Any, event: int, callback: Callable[..., None]) -> None:
+        """Register an event callback for all domains, for the life of this connection. From `on_connect` only."""
+        with _unsupported_is_fine():
+            self._listening.append(conn.domainEventRegisterAny(None, event, callback, None))
+
     # -- the keeper thread
 
     def _keep(self) -> None:
         attempt = 0
         while not self._stopping.is_set():
             conn = self._open()
-            if conn is None:
-                self._stopping.wait(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
-                attempt += 1
-                continue
-            self._lost.clear()
-            if self._greet(conn):
-                attempt = 0
-                self._lost.wait()
-            else:
-                attempt += 1
-                self._stopping.wait(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
-            self._ready.clear()
-            self._conn = None
+            if conn is not None:
+                self._lost.clear()
+                pulse = _Pulse(conn)
+                if self._greet(conn, pulse):
+                    attempt = 0
+                    self._watch(conn, pulse)
+                self._ready.clear()
+                self._conn = None
+                self._let_go(conn)
+                del conn, pulse
             if not self._stopping.is_set():
-                logger.warning("the connection to libvirt is lost (%s); connecting again", self._why_not)
-            _close(conn)
+                logger.warning("no connection to libvirt (%s); trying again", self._why_not)
+                self._stopping.wait(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+                attempt += 1
+
+    def _watch(self, conn: Any, pulse: "_Pulse") -> None:
+        """Return when the connection is lost."""
+        while not self._lost.wait(0.5):
+            if not conn.isAlive():
+                self._why_not = "closed without a word"
+                return
+            if pulse.silent_s() > SILENT_S:
+                self._why_not = f"no answer for {SILENT_S:g} s"
+                if pulse.sever():
+                    return
+
+    def _let_go(self, conn: Any) -> None:
+        """Callbacks hold the connection: they go first. On a dead one that fails or hangs, so it has its own thread."""
+        numbers, self._listening = self._listening, []
+        farewell = threading.Thread(target=_forget, args=(conn, numbers), name="libvirt-farewell", daemon=True)
+        farewell.start()
+        farewell.join(1)
 
     def _open(self) -> Any:
         """Open in a thread that can be left behind; None when it failed or took too long."""
@@ -118,22 +149,20 @@ class Connection:
         attempt = _Attempt(self._uri, self._hanging)
         conn, why_not = attempt.wait(_OPEN_DEADLINE_S, self._stopping)
         if conn is None:
-            if why_not != self._why_not:
-                logger.warning("cannot connect to %s: %s", self._uri, why_not)
             self._why_not = why_not
         return conn
 
-    def _greet(self, conn: Any) -> bool:
+    def _greet(self, conn: Any, pulse: "_Pulse") -> bool:
         try:
             with _unsupported_is_fine():
                 conn.registerCloseCallback(self._closed, None)
-            with _unsupported_is_fine():
-                conn.setKeepAlive(*self._keepalive)
+            if not pulse.start():
+                with _unsupported_is_fine():
+                    conn.setKeepAlive(*_KEEPALIVE)
             self._conn = conn
             self._on_connect(conn)
         except (libvirt.libvirtError, Error) as error:
-            self._why_not = str(error)
-            logger.warning("libvirt went away while we took stock: %s", error)
+            self._why_not = f"it went away while we took stock: {error}"
             return False
         self.reconnects += 1
         self._ready.set()
@@ -184,7 +213,71 @@ class _Attempt:
             if not self._abandoned:
                 return
         if conn is not None:
-            _close(conn)
+            conn.close()
+
+
+class _Pulse:
+    """Asks libvirtd for its version, again and again; libvirtd answers that even when all guests hang."""
+
+    def __init__(self, conn: Any) -> None:
+        self._conn = conn
+        self._answered_mono = time.monotonic()
+        self._socket = _socket_of_libvirt()
+
+    def start(self) -> bool:
+        """False when there is no socket that could be shut down."""
+        if self._socket is None:
+            return False
+        threading.Thread(target=self._beat, name="libvirt-pulse", daemon=True).start()
+        return True
+
+    def silent_s(self) -> float:
+        return 0.0 if self._socket is None else time.monotonic() - self._answered_mono
+
+    def sever(self) -> bool:
+        """Shut the socket down: every call that waits for libvirtd fails now. False when it is gone already."""
+        try:
+            if self._socket is not None:
+                self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return True  # libvirt closed it; the callback is under way
+        return self._socket is not None
+
+    def _beat(self) -> None:
+        conn, self._conn = self._conn, None
+        while conn is not None:
+            try:
+                conn.getLibVersion()
+            except libvirt.libvirtError:
+                break
+            self._answered_mono = time.monotonic()
+            time.sleep(PULSE_S)
+            if not conn.isAlive():
+                break
+        if self._socket is not None:
+            self._socket.close()
+
+
+def _socket_of_libvirt() -> socket.socket | None:
+    """A duplicate of our newest socket to a libvirt daemon. libvirt has no call that tells its descriptor."""
+    newest = None
+    for number in sorted(map(int, os.listdir("/proc/self/fd"))):
+        try:
+            peer = socket.socket(fileno=os.dup(number))
+        except OSError:
+            continue
+        try:
+            name = peer.getpeername() if peer.family == socket.AF_UNIX else b""
+        except OSError:
+            name = b""
+        path = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+        if path.endswith(("/libvirt-sock", "/virtqemud-sock")):
+            if newest is not None:
+                newest.close()
+            newest = peer
+        else:
+            peer.close()
+    return newest
 
 
 def translate(
@@ -217,15 +310,18 @@ def _unsupported_is_fine() -> Iterator[None]:
     try:
         yield
     except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+        if error.get_error_code() not in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_UNSUPPORTED):
             raise
 
 
-def _close(conn: Any) -> None:
+def _forget(conn: Any, numbers: list[int]) -> None:
+    for number in numbers:
+        with contextlib.suppress(libvirt.libvirtError):
+            conn.domainEventDeregisterAny(number)
     with contextlib.suppress(libvirt.libvirtError):
         conn.unregisterCloseCallback()
-    with contextlib.suppress(libvirt.libvirtError):
-        conn.close()
+    # What could not be deregistered refers to the connection, which refers to it.
+    conn.domainEventCallbackID.clear()
 
 
 def _nothing(conn: Any) -> None:

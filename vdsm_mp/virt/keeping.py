@@ -40,7 +40,7 @@ class Keeper:
             flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
             if dom.isActive():
                 flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
-            dom.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, metadata.dump(), VM_PREFIX, VM_URI, flags)
+            dom.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, metadata.dump_bare(), VM_PREFIX, VM_URI, flags)
         # Applied again, because another write may have come between.
         self._vms.change(vm_id, lambda now: replace(now, metadata=how(now.metadata)))
 

@@ -63,8 +63,16 @@ class Metadata:
         home.append(copy.deepcopy(self._element))
 
     def dump(self) -> str:
-        """For virDomainSetMetadata."""
+        """As a document of its own."""
         return xml.dump(self._element)
+
+    def dump_bare(self) -> str:
+        """For virDomainSetMetadata, which puts the namespace in by itself and fails where it stands already."""
+        bare = copy.deepcopy(self._element)
+        for element in bare.iter():
+            if element.tag.startswith(f"{{{VM_URI}}}"):
+                element.tag = _local(element.tag)
+        return xml.dump(bare)
 
     def element(self) -> ET.Element:
         """A copy of the element."""

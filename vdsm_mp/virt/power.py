@@ -16,7 +16,7 @@ from vdsm_mp.common.options import Vars
 from vdsm_mp.virt import machine
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.keeping import Keeper
-from vdsm_mp.virt.machine import VmStatus
+from vdsm_mp.virt.machine import ExitReason, VmStatus
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
 
@@ -134,6 +134,8 @@ class _Chain:
         name, do = self._steps.pop(0)
         try:
             dom = self._power.connection.domain(self._vm_id)
+            if name == "force" and not self._reboot:
+                self._power.vms.move(self._vm_id, lambda life: machine.on_shutdown(life, ExitReason.ADMIN_SHUTDOWN))
             with translated(self._vm_id):
                 do(dom)
         except NoSuchVm:

@@ -104,6 +104,7 @@ class VmRecord:
     vcpu_period: int | None = None
     vcpu_limit: str = ""
     io_tune: tuple[Mapping[str, Any], ...] = ()
+    external_hashes: Mapping[str, str] = field(default_factory=dict)
     migration_progress: int | None = None
 
     def with_life(self, life: Life) -> "VmRecord":

@@ -68,7 +68,7 @@ class Recovery:
 
     def take_stock(self, conn: Any) -> None:
         """After a connect. Callbacks first, then the list: what happens in between is seen twice, never missed."""
-        self._callbacks.register(conn)
+        self._callbacks.register(self._connection, conn)
         began = clock.mono_s()
         waiting = {r.vm_id for r in self._vms.all() if r.life.status is VmStatus.WAIT_FOR_LAUNCH}
         before = {r.vm_id for r in self._vms.all()} - waiting

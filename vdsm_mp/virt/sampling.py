@@ -6,6 +6,8 @@ ask only for the VMs whose control interface is free, and leave those that were 
 """
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import libvirt
@@ -17,6 +19,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.connection import Connection, translated
+from vdsm_mp.virt.externaldata import ExternalData
 from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.stats import Sample, Stats
@@ -34,8 +37,10 @@ _WHAT = (
 _FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 #: A VM whose control interface was busy is not asked again for so long.
 _AVOID_S = 40.0
-#: So many calls may hang at once; each holds a thread.
-_MAX_HANGING = 3
+#: Its control interface counts as busy when it has been so for this long; every call makes it so for a moment.
+_BUSY_MS = 1000
+#: So many calls may hang at once; each holds a thread of its own. A stuck VM holds one, seldom two.
+_MAX_HANGING = 16
 #: A VM that has just started is sampled this often and this soon, so that it is not shown empty until the next beat.
 _FIRST_SAMPLES_S = (0.2, 1.2)
 
@@ -65,17 +70,19 @@ class Sampler:
                 self.skipped += 1
                 return
             careful = self._hanging > 0
-        self._background.start("sample all VMs", lambda: self._counted(lambda: self._round(careful)))
+        # Not in the shared pool: what hangs here must not take its threads from others.
+        job = partial(self._counted, partial(self._round, careful))
+        threading.Thread(target=job, name="sample", daemon=True).start()
 
     def soon(self, vm_id: str) -> None:
         """Sample one VM by itself, a few times after its start. Best effort: the next beat comes anyway."""
         for delay_s in _FIRST_SAMPLES_S:
             try:
-                self._background.later(delay_s, f"sample {vm_id}", lambda: self._counted(lambda: self._one(vm_id)))
+                self._background.later(delay_s, f"sample {vm_id}", partial(self._counted, partial(self._one, vm_id)))
             except Busy:
                 self.skipped += 1
 
-    def _counted(self, job: Any) -> None:
+    def _counted(self, job: Callable[[], None]) -> None:
         with self._lock:
             self._hanging += 1
         try:
@@ -91,6 +98,8 @@ class Sampler:
         taken = clock.mono_s()
         if careful or self._avoided(taken):
             free = [dom for dom in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE) if self._free(dom)]
+            if not free:
+                return
             answer = conn.domainListGetStats(free, _WHAT, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
         else:
             answer = conn.getAllDomainStats(_WHAT, _FLAGS)
@@ -113,8 +122,8 @@ class Sampler:
         for dom, raw in answer:
             record = self._vms.get(dom.UUIDString())
             if record is not None:
-                # QEMU itself tells its balloon and its disks' counters; libvirt leaves them out when it is busy.
-                spoke = "balloon.rss" in raw or "block.0.rd.reqs" in raw or self._free(dom)
+                # QEMU itself tells its disks' counters; libvirt leaves them out when it is busy.
+                spoke = "block.0.rd.reqs" in raw or self._free(dom)
                 self._stats.put(record, Sample(taken, raw), answered=spoke)
 
     def _avoided(self, now: float) -> bool:
@@ -127,17 +136,19 @@ class Sampler:
         if vm_id in self._avoid_until:
             return False
         try:
-            state = dom.controlInfo()[0]
+            state, _, since_ms = dom.controlInfo()
         except libvirt.libvirtError:
             return False  # it ended meanwhile
-        if state != libvirt.VIR_DOMAIN_CONTROL_OK:
+        if state != libvirt.VIR_DOMAIN_CONTROL_OK and since_ms >= _BUSY_MS:
             self._avoid_until[vm_id] = clock.mono_s() + _AVOID_S
             return False
         return True
 
 
 @handles(SampleVms)
-def sample_vms(sampler: Sampler, ask: SampleVms) -> None:
-    """One beat of "bulk"; the other kinds have nothing to do in between."""
+def sample_vms(sampler: Sampler, external: ExternalData, ask: SampleVms) -> None:
+    """One beat of a kind; kinds that need no beat, because events tell all, are accepted."""
     if ask.kind == "bulk":
         sampler.beat()
+    elif ask.kind == "external_data":
+        external.beat()

@@ -94,8 +94,13 @@ class Starter:
         )
         life = replace(record.life, destroy_on_reboot=metadata.flag("destroy_on_reboot"))
         record = record.with_life(life)
-        self._define_placeholder(record, who.memory_kib)
+        # Known first: libvirt's event of the definition must not find a VM that looks like somebody else's.
         self._vms.add(record)
+        try:
+            self._define_placeholder(record, who.memory_kib)
+        except BaseException:
+            self._vms.forget(vm_id)
+            raise
         self._ends[vm_id] = threading.Event()
         self._launches.submit(
             f"start vm={vm_id}",

@@ -122,7 +122,7 @@ class Stats:
             entry["watchdogEvent"] = dict(record.watchdog)
         if record.migration_progress is not None:
             entry["migrationProgress"] = record.migration_progress
-        return {**entry, **self._made.get(record.vm_id, {}), **record.guest}
+        return {**entry, **self._made.get(record.vm_id, {}), **record.external_hashes, **record.guest}
 
 
 @handles(GetAllVmStats)

@@ -4,11 +4,26 @@
 from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.common.options import Config
-from vdsm_mp.virt import ending, hostfacts, listing, power, sampling, starting, stats
+from vdsm_mp.virt import (
+    disk,
+    ending,
+    externaldata,
+    graphics,
+    hostdev,
+    hostfacts,
+    listing,
+    nic,
+    power,
+    sampling,
+    starting,
+    stats,
+)
 from vdsm_mp.virt.connection import Connection
+from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.ending import Ender
+from vdsm_mp.virt.externaldata import ExternalData
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.launch import Launches
 from vdsm_mp.virt.power import Power
@@ -43,6 +58,8 @@ def build(config: Config, ports: Ports) -> Room:
         connection, vms, keeper=keeper, drives=drives, stats=numbers, starter=starter, background=ports.background
     )
     powers = Power(connection, vms, keeper, ports.background, config.vars)
+    devices = Devices(connection, vms, keeper, drives, policy)
+    external = ExternalData(vms, ports.root)
     resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
     recovery = Recovery(connection, vms, keeper=keeper, drives=drives, sampler=sampler, background=ports.background)
     vms.describe = numbers.running
@@ -53,8 +70,8 @@ def build(config: Config, ports: Ports) -> Room:
             recovery.storage_is_back()
 
     return Room(
-        state=(connection, vms, numbers, keeper, drives, sampler, starter, ender, powers),
-        handlers=(ending, listing, power, sampling, starting, stats),
+        state=(connection, vms, numbers, keeper, drives, sampler, starter, ender, powers, devices, external),
+        handlers=(disk, ending, externaldata, graphics, hostdev, listing, nic, power, sampling, starting, stats),
         before_ready=(lambda: connection.start(recovery.take_stock),),
         subscribes={DomainValidityChanged: resumer.storage_changed},
         peer_changed=storage_changed,

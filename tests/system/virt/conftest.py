@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A libvirtd for the tests of one file, and a room on it for each test."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.bootsector import last_tick, write_boot_disk
+from tests.support.eventually import eventually
+from tests.support.libvirtd import PrivateLibvirtd
+from tests.support.virt_room import VirtRoom, vm_xml
+
+
+@pytest.fixture(scope="module")
+def libvirtd() -> Iterator[PrivateLibvirtd]:
+    with PrivateLibvirtd.start() as running:
+        yield running
+
+
+@pytest.fixture
+def folder(libvirtd: PrivateLibvirtd) -> Path:
+    """A place that QEMU's user may enter."""
+    made = libvirtd.root / f"t-{uuid.uuid4().hex[:8]}"
+    made.mkdir(mode=0o755)
+    return made
+
+
+@pytest.fixture
+def room(libvirtd: PrivateLibvirtd, folder: Path) -> Iterator[VirtRoom]:
+    with VirtRoom(libvirtd.uri, folder) as room:
+        yield room
+        for entry in room.call("Host.getVMList"):
+            room.call("VM.destroy", vmID=entry["vmId"], gracefulAttempts=0)
+    assert room.background.failures == []
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One VM of a test."""
+
+    vm_id: str
+    name: str
+    serial: Path
+    disk: dict[str, str]
+
+    @property
+    def ticks(self) -> int:
+        return last_tick(self.serial)
+
+    def keeps_ticking(self) -> None:
+        before = self.ticks
+        eventually(lambda: self.ticks > before, within_s=15)
+
+
+NewGuest = Callable[..., Guest]
+
+
+@pytest.fixture
+def new_guest(folder: Path) -> Callable[..., Guest]:
+    """new_guest(room): create a VM on a disk of its own and wait until it runs; more keywords go to `vm_xml`."""
+
+    def make(room: VirtRoom, *, wait: bool = True, **more: Any) -> Guest:
+        vm_id = str(uuid.uuid4())
+        disk = {key: str(uuid.uuid4()) for key in ("poolID", "domainID", "imageID", "volumeID")}
+        image = folder / disk["imageID"]
+        image.mkdir()
+        path = write_boot_disk(image / disk["volumeID"])
+        shutil.chown(path, "vdsm", "kvm")
+        path.chmod(0o660)
+        room.storage.images[disk["imageID"]] = path
+        guest = Guest(vm_id, f"vm-{vm_id[:8]}", folder / f"{vm_id}.log", disk)
+        assert room.create(vm_xml(vm_id, serial=guest.serial, disk=disk, **more), vm_id)["status"] == "WaitForLaunch"
+        if wait:
+            eventually(lambda: room.status(vm_id) not in ("WaitForLaunch",), within_s=30)
+            eventually(lambda: guest.ticks > 0, within_s=30)
+        return guest
+
+    return make
+
+
+def image(room: VirtRoom, folder: Path, content: bytes = b"cd") -> dict[str, str]:
+    """A volume on storage; its four ids."""
+    ids = {key: str(uuid.uuid4()) for key in ("poolID", "domainID", "imageID", "volumeID")}
+    (folder / ids["imageID"]).mkdir()
+    path = folder / ids["imageID"] / ids["volumeID"]
+    path.write_bytes(content.ljust(1 << 16, b"\0"))
+    os.chmod(path, 0o644)
+    room.storage.images[ids["imageID"]] = path
+    return ids

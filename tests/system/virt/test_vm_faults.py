@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What befalls VMs and their agent: workers that die, a libvirtd that dies or freezes, a QEMU that hangs."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.bootsector import hellos
+from tests.support.eventually import eventually
+from tests.support.libvirtd import PrivateLibvirtd
+from tests.support.needs import needs_program, needs_root
+from tests.support.virt_room import VirtRoom
+from tests.system.virt.conftest import NewGuest
+from vdsm_mp.api.errors import StillStarting
+from vdsm_mp.api.errors_virt import LibvirtUnavailable
+from vdsm_mp.virt.connection import Connection
+
+pytestmark = [pytest.mark.system, needs_root(), needs_program("libvirtd", "qemu-system-x86_64", "unshare", "nsenter")]
+
+
+@pytest.fixture
+def thawed(libvirtd: PrivateLibvirtd) -> Iterator[None]:
+    yield
+    libvirtd.thaw()
+
+
+def test_guests_do_not_notice_that_the_worker_dies_and_the_next_one_knows_them(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, folder: Path
+) -> None:
+    running, paused, down = new_guest(room), new_guest(room), new_guest(room)
+    room.call("VM.pause", vmID=paused.vm_id)
+    room.call("VM.shutdown", vmID=down.vm_id, delay=0, timeout=1, force=True)
+    eventually(lambda: room.status(down.vm_id) == "Down", within_s=15)
+    eventually(lambda: down.disk["imageID"] in room.storage.released)
+    before = room.stats(running.vm_id)
+
+    with VirtRoom(libvirtd.uri, folder) as next_life:
+        next_life.storage.images.update(room.storage.images)
+        statuses = {entry["vmId"]: entry["status"] for entry in next_life.call("Host.getVMList")}
+        assert statuses == {running.vm_id: "Up", paused.vm_id: "Paused", down.vm_id: "Down"}
+        assert next_life.stats(down.vm_id)["exitReason"] == 6
+        after = next_life.stats(running.vm_id)
+        assert after["hash"] == before["hash"]
+        assert int(after["elapsedTime"]) >= int(before["elapsedTime"])
+        assert next_life.events.all == []
+        running.keeps_ticking()
+        assert hellos(running.serial) == 1
+        # Storage is told again which images are in use; those of the Down VM are not.
+        wanted = {running.disk["imageID"], paused.disk["imageID"]}
+        eventually(lambda: {ask.image_id for ask in next_life.storage.prepared} == wanted, within_s=10)
+
+
+def test_a_libvirtd_that_dies_and_comes_back_costs_no_guest_and_no_news(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd
+) -> None:
+    stays, ends = new_guest(room), new_guest(room)
+    libvirtd.kill()
+    eventually(lambda: not room.state(Connection).alive, within_s=2)
+    with pytest.raises(LibvirtUnavailable):
+        room.call("VM.pause", vmID=stays.vm_id)
+    assert room.status(stays.vm_id) == "Powering up"  # from memory
+    os.kill(libvirtd.qemu_pid(ends.name), signal.SIGKILL)
+    stays.keeps_ticking()
+    libvirtd.launch()
+    eventually(lambda: room.state(Connection).alive, within_s=10)
+    eventually(lambda: room.events.statuses(ends.vm_id)[-1] == "Down", within_s=5)
+    assert room.events.of(ends.vm_id)[-1]["exitCode"] == 1
+    assert room.events.statuses(stays.vm_id) == ["Powering up"]
+    # The new connection tells events again.
+    libvirtd.virsh("suspend", stays.name)
+    eventually(lambda: room.events.statuses(stays.vm_id)[-1] == "Paused", within_s=5)
+
+
+@pytest.mark.usefixtures("thawed")
+def test_a_frozen_libvirtd_is_noticed_and_found_again(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd
+) -> None:
+    guest = new_guest(room)
+    libvirtd.freeze()
+    eventually(lambda: not room.state(Connection).alive, within_s=12)
+    with pytest.raises(LibvirtUnavailable):
+        room.call("VM.pause", vmID=guest.vm_id)
+    libvirtd.thaw()
+    eventually(lambda: room.state(Connection).alive, within_s=15)
+    room.call("VM.pause", vmID=guest.vm_id)
+
+
+def test_a_worker_without_libvirt_knows_nothing_rather_than_no_vms(tmp_path: Path) -> None:
+    with VirtRoom(f"qemu+unix:///system?socket={tmp_path}/absent", tmp_path) as room:
+        with pytest.raises(StillStarting):
+            room.call("Host.getAllVmStats")
+        with pytest.raises(StillStarting):
+            room.call("Host.getVMList")
+
+
+def test_a_stuck_guest_delays_nobody_and_can_be_destroyed(
+    libvirtd: PrivateLibvirtd, folder: Path, new_guest: NewGuest
+) -> None:
+    with VirtRoom(libvirtd.uri, folder, command_timeout_s=3) as room:
+        stuck, well = new_guest(room), new_guest(room)
+        eventually(lambda: room.stats(well.vm_id)["disks"], within_s=5)
+        pid = libvirtd.qemu_pid(stuck.name)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+
+            def fresh_without_the_stuck_one() -> bool:
+                before = room.stats(well.vm_id)["cpuUsage"]
+                room.sample()
+                eventually(lambda: room.stats(well.vm_id)["cpuUsage"] != before, within_s=2)
+                return bool(room.stats(stuck.vm_id)["monitorResponse"] == "-1")
+
+            eventually(fresh_without_the_stuck_one, within_s=15, every_s=0.3)
+            assert room.stats(well.vm_id)["monitorResponse"] == "0"
+            assert room.room.vitals is not None
+            assert room.room.vitals()["samples_hanging"] <= 4
+            began = time.monotonic()
+            room.call("VM.destroy", vmID=stuck.vm_id, gracefulAttempts=0)
+            assert time.monotonic() - began < 25  # libvirt waits 10 s before it kills
+        finally:
+            os.kill(pid, signal.SIGCONT) if Path(f"/proc/{pid}").exists() else None
+        assert [entry["vmId"] for entry in room.call("Host.getVMList")] == [well.vm_id]
+        room.call("VM.destroy", vmID=well.vm_id, gracefulAttempts=0)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network cards of a running VM: link, network, limits. And VM.updateDevice, which is for cards and consoles."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from typing import Any
+
+from vdsm_mp.api.errors_virt import DeviceNotFound, InvalidVmParameter, UpdateDeviceFailed
+from vdsm_mp.api.verb import handles
+from vdsm_mp.api.vm_devices import UpdateVmDevice
+from vdsm_mp.common import log, xml
+from vdsm_mp.virt import graphics
+from vdsm_mp.virt.devices import Devices, alias_of, find
+from vdsm_mp.virt.registry import short_status
+
+logger = log.named(__name__)
+
+
+@handles(UpdateVmDevice)
+def update_device(devices: Devices, ask: UpdateVmDevice) -> dict[str, str]:
+    kind = ask.params.get("deviceType")
+    if kind == "graphics":
+        return graphics.set_ticket(devices, ask.vm_id, ask.params)
+    if kind == "interface":
+        return update_nic(devices, ask.vm_id, ask.params)
+    raise InvalidVmParameter(f"deviceType {kind!r} cannot be updated")
+
+
+def update_nic(devices: Devices, vm_id: str, params: Mapping[str, Any]) -> dict[str, str]:
+    """Keys that are absent stay as they are. Raises: DeviceNotFound, UpdateDeviceFailed."""
+    record = devices.vms.running(vm_id, "update a network card")
+    if params.get("portMirroring"):
+        raise UpdateDeviceFailed("port mirroring is not supported by this host yet")
+    alias, wanted_mac = str(params.get("alias") or ""), str(params.get("macAddr") or "").lower()
+    dom, domain = devices.live(vm_id)
+    card = find(domain, "interface", lambda i: (bool(alias) and alias_of(i) == alias) or mac_of(i) == wanted_mac)
+    if card is None:
+        raise DeviceNotFound(alias or wanted_mac or "no alias given")
+    _set_link(card, params)
+    _set_limits(card, params.get("specParams"))
+    devices.update(vm_id, dom, card, UpdateDeviceFailed)
+    identity = {"mac_address": mac_of(card)}
+    data = record.metadata.device(**identity)
+    if "network" in params:
+        data = {**data, "network": str(params["network"] or "")}
+    if isinstance(params.get("custom"), Mapping):
+        data = {**data, "custom": dict(params["custom"])}
+    devices.keeper.remember_device(vm_id, identity, data)
+    now = devices.changed(vm_id)
+    logger.info("vm=%s card %s updated", vm_id, mac_of(card))
+    return short_status(now or record)
+
+
+def mac_of(card: ET.Element) -> str:
+    return (xml.attributes(card.find("mac")).get("address") or "").lower()
+
+
+def _set_link(card: ET.Element, params: Mapping[str, Any]) -> None:
+    """An empty network means: not connected to any. The card keeps its bridge then, with its link down."""
+    network = params.get("network")
+    if "network" not in params and "linkActive" not in params:
+        return
+    if network:
+        source = card.find("source")
+        if card.get("type") != "bridge" or source is None:
+            raise UpdateDeviceFailed("only a card on a bridge can change its network")
+        source.set("bridge", str(network))
+    up = str(params.get("linkActive", True)).lower() == "true" and network != ""
+    link = card.find("link")
+    if link is None:
+        link = ET.SubElement(card, "link")
+    link.set("state", "up" if up else "down")
+
+
+def _set_limits(card: ET.Element, limits: Any) -> None:
+    """specParams {inbound, outbound: {average, peak, burst}}; an empty object lifts a limit."""
+    if not isinstance(limits, Mapping) or not {"inbound", "outbound"} & set(limits):
+        return
+    bandwidth = card.find("bandwidth")
+    if bandwidth is None:
+        bandwidth = ET.SubElement(card, "bandwidth")
+    for direction in ("inbound", "outbound"):
+        values = limits.get(direction)
+        if not isinstance(values, Mapping):
+            continue
+        for old in bandwidth.findall(direction):
+            bandwidth.remove(old)
+        if values:
+            known = {key: str(values[key]) for key in ("average", "peak", "burst") if key in values}
+            ET.SubElement(bandwidth, direction, known)
