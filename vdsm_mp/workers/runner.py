@@ -35,7 +35,7 @@ from vdsm_mp.ipc.node import Bus
 from vdsm_mp.priv.call import SudoRoot
 from vdsm_mp.workers import looking
 from vdsm_mp.workers.base import Room
-from vdsm_mp.workers.table import WORKERS, WorkerSpec
+from vdsm_mp.workers.table import WorkerSpec
 
 BEAT_S = 1.0
 #: PSS costs a walk over all pages; it changes slowly.
@@ -53,6 +53,7 @@ class Place:
     bus_dir: Path
     token: str
     build: str
+    workers: tuple[WorkerSpec, ...]
     inherited: Mapping[str, socket.socket]
 
 
@@ -153,9 +154,9 @@ class Life:
         loop.add_signal_handler(signal.SIGTERM, self._leave, self._spec.grace_s)
         self._task(self._beat(), "heartbeat")
         spec, place = self._spec, self._place
-        callers = [row.name for row in WORKERS if spec.name in row.calls]
+        callers = [row.name for row in place.workers if spec.name in row.calls]
         self._bus = Bus(
-            spec.name, place.bus_dir, epoch=self._epoch, token=place.token, calls=spec.calls, callers=callers or None
+            spec.name, place.bus_dir, epoch=self._epoch, token=place.token, calls=spec.calls, callers=callers
         )
         self._children = ChildrenPort(self._tell_threadsafe(loop))
         self._root = SudoRoot(spec.name, place.config.vdsm_mp.libexec_dir)
