@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import field
 
+from vdsm_mp.api.errors_host import KsmTuneFailed, LogLevelInvalid, MemoryPolicyFailed
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, Status, verb
 
@@ -31,14 +32,14 @@ class SetMomPolicy(Message, frozen=True, kw_only=True):
     policy: str
 
 
-@verb("Host.setMOMPolicyParameters", owner="scheduler", tier=1)
+@verb("Host.setMOMPolicyParameters", owner="scheduler", raises=(MemoryPolicyFailed,), safe=True, deadline_s=20, tier=1)
 class SetMomPolicyParameters(Message, frozen=True, kw_only=True):
     """Ballooning/KSM switches: balloonEnabled, ksmEnabled, ksmMergeAcrossNodes."""
 
     key_value_store: dict[str, Any]
 
 
-@verb("Host.setKsmTune", owner="scheduler", reply=Status, tier=2, planned=True)
+@verb("Host.setKsmTune", owner="scheduler", reply=Status, raises=(KsmTuneFailed,), safe=True, tier=2)
 class SetKsmTune(Message, frozen=True, kw_only=True):
     """Apply KSM settings: run, sleep_millisecs, pages_to_scan, merge_across_nodes."""
 
@@ -53,29 +54,29 @@ class SetHaMaintenanceMode(Message, frozen=True, kw_only=True):
     enabled: bool
 
 
-@verb("Host.getCapabilities", owner="scheduler", reply=dict[str, Any], safe=True, tier=1)
+@verb("Host.getCapabilities", owner="scheduler", reply=dict[str, Any], safe=True, deadline_s=30, tier=1)
 class GetCapabilities(Message, frozen=True, kw_only=True):
     """Static host description, see 5.1."""
 
 
-@verb("Host.echo", owner="scheduler", reply=str, safe=True, tier=3, planned=True)
+@verb("Host.echo", owner="scheduler", reply=str, lane=Lane.LOOP, safe=True, tier=3)
 class Echo(Message, frozen=True, kw_only=True):
     """Returns its argument; used by system tests to mark logs."""
 
     message: str
 
 
-@verb("Host.getHardwareInfo", owner="scheduler", reply=dict[str, Any], safe=True, tier=1)
+@verb("Host.getHardwareInfo", owner="scheduler", reply=dict[str, str], safe=True, deadline_s=20, tier=1)
 class GetHardwareInfo(Message, frozen=True, kw_only=True):
     """DMI identity of the machine."""
 
 
-@verb("Host.getStats", owner="scheduler", reply=dict[str, Any], safe=True, tier=1)
+@verb("Host.getStats", owner="scheduler", reply=dict[str, Any], safe=True, deadline_s=10, tier=1)
 class GetHostStats(Message, frozen=True, kw_only=True):
     """Host statistics incl. storage domain health, see 5.2."""
 
 
-@verb("Host.getJobs", owner="scheduler", reply=dict[str, Any], safe=True, tier=1)
+@verb("Host.getJobs", owner="scheduler", reply=dict[str, Any], safe=True, deadline_s=10, tier=1)
 class GetJobs(Message, frozen=True, kw_only=True):
     """State of host jobs, see 5.9."""
 
@@ -83,7 +84,7 @@ class GetJobs(Message, frozen=True, kw_only=True):
     job_ids: list[Uuid] | None = None
 
 
-@verb("Host.ping", owner="scheduler", safe=True, tier=2)
+@verb("Host.ping", owner="network", safe=True, tier=2)
 class Ping(Message, frozen=True, kw_only=True):
     """Old liveness check; also confirms connectivity."""
 
@@ -93,7 +94,7 @@ class Ping2(Message, frozen=True, kw_only=True):
     """Liveness check without side effect."""
 
 
-@verb("Host.setLogLevel", owner="scheduler", tier=3, planned=True)
+@verb("Host.setLogLevel", owner="scheduler", raises=(LogLevelInvalid,), lane=Lane.LOOP, safe=True, tier=3)
 class SetLogLevel(Message, frozen=True, kw_only=True):
     """Change a logger's level at run time."""
 

@@ -66,7 +66,7 @@ def process_named(machine: Machine, name: str) -> int | None:
     return None
 
 
-def pids_of_session(machine: Machine) -> list[int]:
+def pids_of_agent(machine: Machine) -> list[int]:
     """The agent's processes: our parent's children and our parent itself."""
     parent = os.getppid()
     children = machine.text(f"/proc/{parent}/task/{parent}/children").split()

@@ -27,7 +27,7 @@ _STAND_IN_S = 60.0
 
 
 class HostStats:
-    """`sample` is called by the beat and by the start; `now` answers from memory and from the owners."""
+    """`first_sample` is called by the start, `sample` by the beat; `now` answers from memory and from the owners."""
 
     def __init__(self, call: Caller, machine: Machine, paths: tuple[str, ...]) -> None:
         self._call = call
@@ -39,16 +39,20 @@ class HostStats:
         self._domains: tuple[float, dict[str, dict[str, Any]]] | None = None
         self._counts: VmCounts | None = None
 
+    def first_sample(self) -> None:
+        """The start's: of this machine alone, the other workers may not be there yet."""
+        agent = samples.pids_of_agent(self._machine)
+        fresh = samples.take(self._machine, agent_pids=agent, ksmd_pid=self._ksmd, paths=self._paths)
+        self._two = (*self._two, fresh)[-2:]
+
     def sample(self) -> None:
         """Take one sample and drop the oldest of three."""
-        agent = samples.pids_of_session(self._machine)
-        fresh = samples.take(self._machine, agent_pids=agent, ksmd_pid=self._ksmd, paths=self._paths)
         try:
             self._network = self._call.ask(GetNetworkCounters(), deadline_s=_OWNER_S)
         except Error as error:
             # Old counters keep their sampleTime: the engine sees that nothing is new.
             logger.warning("the network worker does not answer, its last counters are told: %s", error)
-        self._two = (*self._two, fresh)[-2:]
+        self.first_sample()
 
     def now(self) -> dict[str, Any]:
         """Raises: what virt's call raises, when virt has never answered."""

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Host.* of the scheduler worker that need no room of their own: answers from what the host room knows."""
+
+import logging
+from typing import Any
+
+from vdsm_mp.api.errors_host import LogLevelInvalid
+from vdsm_mp.api.host import (
+    Echo,
+    GetCapabilities,
+    GetHardwareInfo,
+    GetHostStats,
+    SetKsmTune,
+    SetLogLevel,
+    SetMomPolicyParameters,
+)
+from vdsm_mp.api.verb import DONE, Status, handles
+from vdsm_mp.common import log
+from vdsm_mp.host.caps import Capabilities
+from vdsm_mp.host.hardware import Hardware
+from vdsm_mp.host.policy import Policy
+from vdsm_mp.host.stats import HostStats
+
+logger = log.named(__name__)
+
+
+@handles(GetCapabilities)
+def get_capabilities(capabilities: Capabilities, ask: GetCapabilities) -> dict[str, Any]:
+    return capabilities.now()
+
+
+@handles(GetHardwareInfo)
+def get_hardware_info(hardware: Hardware, ask: GetHardwareInfo) -> dict[str, str]:
+    return hardware.known()
+
+
+@handles(GetHostStats)
+def get_stats(stats: HostStats, ask: GetHostStats) -> dict[str, Any]:
+    return stats.now()
+
+
+@handles(SetMomPolicyParameters)
+def set_mom_policy_parameters(policy: Policy, ask: SetMomPolicyParameters) -> None:
+    policy.set(ask.key_value_store)
+
+
+@handles(SetKsmTune)
+def set_ksm_tune(policy: Policy, ask: SetKsmTune) -> Status:
+    policy.tune(ask.tuning_params)
+    return DONE
+
+
+@handles(Echo)
+def echo(ask: Echo) -> str:
+    logger.info("%s", ask.message)
+    return ask.message
+
+
+@handles(SetLogLevel)
+def set_log_level(ask: SetLogLevel) -> None:
+    """Of the scheduler worker, which answers; the other workers keep theirs."""
+    level = logging.getLevelName(ask.level.upper())
+    if not isinstance(level, int):
+        raise LogLevelInvalid(ask.level)
+    logging.getLogger(ask.name or None).setLevel(level)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scheduler worker: the beats of the house, and the host's vital signs.
+
+Owns: the timetable, the host's samples and capabilities, the memory policy. Blocks: in lanes and in the background.
+"""
+
+from functools import partial
+
+from vdsm_mp.api.ports import Ports
+from vdsm_mp.common.options import Config
+from vdsm_mp.host import jobs, status, verbs
+from vdsm_mp.host.caps import Capabilities
+from vdsm_mp.host.hardware import Hardware
+from vdsm_mp.host.machine import Machine
+from vdsm_mp.host.owners import Owners
+from vdsm_mp.host.policy import Policy
+from vdsm_mp.host.stats import HostStats
+from vdsm_mp.host.status import BeatStatus
+from vdsm_mp.schedule.player import Player
+from vdsm_mp.schedule.timetable import timetable
+from vdsm_mp.workers.base import Room
+
+
+def build(config: Config, ports: Ports) -> Room:
+    machine = Machine()
+    house = config.vdsm_mp
+    hardware = Hardware(ports.root, machine)
+    capabilities = Capabilities(config, ports.call, hardware, machine)
+    stats = HostStats(ports.call, machine, (house.vdsm_run_dir, house.log_dir, house.state_dir, "/tmp"))  # noqa: S108
+    policy = Policy(ports.root, machine, house.state_dir)
+    player = Player(
+        timetable(config),
+        ports.call,
+        ports.background,
+        {
+            "learn the hypervisor": capabilities.learn,
+            "read the host": capabilities.gather,
+            "sample the host": stats.sample,
+            "memory policy": policy.apply,
+        },
+    )
+    return Room(
+        state=(hardware, capabilities, stats, policy, Owners(ports.call), BeatStatus(player.status)),
+        handlers=(verbs, jobs, status),
+        before_ready=(policy.load, stats.first_sample, player.start),
+        peer_changed=partial(_peer_changed, player),
+        on_drain=(player.stop,),
+        vitals=lambda: {"beats_missed": sum(int(str(row["missed"])) for row in player.status().values())},
+    )
+
+
+def _peer_changed(player: Player, worker: str, up: bool) -> None:
+    if worker == "virt" and up:
+        player.hurry("learn the hypervisor")
