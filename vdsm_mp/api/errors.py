@@ -8,7 +8,6 @@ On the bus an error travels as (code, name, message, details); the receiver make
 from vdsm_mp.common.command import CommandAborted, CommandFailed, CommandOverdue
 from vdsm_mp.common.errors import BadRequest, Conflict, Denied, Error, Failed, Unavailable
 
-
 __all__ = ["CommandAborted", "CommandFailed", "CommandOverdue"]
 
 

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of a line, and logger.conf's mistakes."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from vdsm_mp.common import log
+
+
+def _line(name: str, message: str, level: int = logging.INFO) -> str:
+    return log.Formatter().format(logging.LogRecord(name, level, __file__, 1, message, (), None))
+
+
+def test_a_line_names_level_place_and_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "process_name", "virt")
+    token = log.flow.set("1f3a")
+    try:
+        assert _line("virt.lifecycle", "VM.pause took=5ms").endswith(
+            " INFO  virt.lifecycle flow=1f3a VM.pause took=5ms"
+        )
+    finally:
+        log.flow.reset(token)
+    assert _line("ipc.runner", "ready", logging.WARNING).endswith(" WARN  virt.ipc.runner ready")
+
+
+def test_a_message_cannot_forge_a_second_line() -> None:
+    assert "\n" not in _line("wire", "bye\n2026-01-01 00:00:00.000 INFO  master all is well")
+
+
+def test_a_bad_logger_conf_is_named_with_its_fault(tmp_path: Path) -> None:
+    with pytest.raises(log.LoggerConfigError, match="no such file"):
+        log.configure(tmp_path / "logger.conf", {})
+    (tmp_path / "logger.conf").write_text("[loggers]\nkeys=root\n")
+    with pytest.raises(log.LoggerConfigError, match=r"logger\.conf: KeyError: 'formatters'"):
+        log.configure(tmp_path / "logger.conf", {})
