@@ -99,7 +99,7 @@ class Peer:
     def kill(self) -> None:
         """kill -9, and reap."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.communicate(timeout=10)
 
     def freeze(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
@@ -109,6 +109,8 @@ class Peer:
 
     def end(self) -> str:
         """Let it leave, by force when it is frozen; what it wrote to stderr."""
+        if self.process.returncode is not None:
+            return ""
         if self.process.poll() is None:
             self.thaw()
         try:

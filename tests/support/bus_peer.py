@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from tests.support import bus_verbs
+from tests.support.load import Journal
 from vdsm_mp.common import log
 from vdsm_mp.ipc.dispatch import Dispatch
 from vdsm_mp.ipc.node import Bus
@@ -26,7 +27,7 @@ async def serve(run_dir: Path, epoch: int, token: str, max_message_bytes: int) -
         callers=("clientif", "bustest2"),
         max_message_bytes=max_message_bytes,
     )
-    world = bus_verbs.World(epoch, bus.publisher)
+    world = bus_verbs.World(epoch, bus.publisher, Journal(run_dir / "journal"))
     await bus.start()
     bus.set_handlers(Dispatch("bustest", [bus_verbs.module(*bus_verbs.BUSTEST)], [world]))
     print("ready", flush=True)

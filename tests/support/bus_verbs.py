@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from tests.support.load import Journal
 from vdsm_mp.api.errors import ResourceUnavailable
 from vdsm_mp.api.event import event
 from vdsm_mp.api.ports import CallContext, Caller, Publisher
@@ -108,8 +109,9 @@ class Noticed(Message, frozen=True, kw_only=True):
 class World:
     """What the handlers of `bustest` share."""
 
-    def __init__(self, epoch: int, publisher: Publisher) -> None:
+    def __init__(self, epoch: int, publisher: Publisher, journal: Journal | None = None) -> None:
         self.epoch = epoch
+        self.journal = journal
         self.publisher = publisher
         self.changes: dict[str, int] = {}
         self.steps: dict[str, list[int]] = {}
@@ -130,6 +132,8 @@ def echo(ask: Echo) -> str:
 
 @handles(Change)
 def change(world: World, ask: Change) -> int:
+    if world.journal is not None:
+        world.journal.ran(ask.token)
     with world.lock:
         world.changes[ask.token] = world.changes.get(ask.token, 0) + 1
     time.sleep(ask.takes_s)
