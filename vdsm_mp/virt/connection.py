@@ -116,6 +116,7 @@ class Connection:
                     self._watch(conn, pulse)
                 self._ready.clear()
                 self._conn = None
+                pulse.stop()
                 self._let_go(conn)
                 del conn, pulse
             if not self._stopping.is_set():
@@ -223,6 +224,7 @@ class _Pulse:
         self._conn = conn
         self._answered_mono = time.monotonic()
         self._socket = _socket_of_libvirt()
+        self._stop = threading.Event()
 
     def start(self) -> bool:
         """False when there is no socket that could be shut down."""
@@ -230,6 +232,10 @@ class _Pulse:
             return False
         threading.Thread(target=self._beat, name="libvirt-pulse", daemon=True).start()
         return True
+
+    def stop(self) -> None:
+        """No more beats; the thread lets go of the connection when the one under way has ended."""
+        self._stop.set()
 
     def silent_s(self) -> float:
         return 0.0 if self._socket is None else time.monotonic() - self._answered_mono
@@ -251,8 +257,7 @@ class _Pulse:
             except libvirt.libvirtError:
                 break
             self._answered_mono = time.monotonic()
-            time.sleep(PULSE_S)
-            if not conn.isAlive():
+            if self._stop.wait(PULSE_S) or not conn.isAlive():
                 break
         if self._socket is not None:
             self._socket.close()
@@ -263,9 +268,11 @@ def _socket_of_libvirt() -> socket.socket | None:
     newest = None
     for number in sorted(map(int, os.listdir("/proc/self/fd"))):
         try:
+            if not os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
+                continue
             peer = socket.socket(fileno=os.dup(number))
         except OSError:
-            continue
+            continue  # closed meanwhile
         try:
             name = peer.getpeername() if peer.family == socket.AF_UNIX else b""
         except OSError:
