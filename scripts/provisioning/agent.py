@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent itself under supervisord, as an operator would run it."""
+
+import subprocess
+import time
+from pathlib import Path
+
+from provisioning import install, services
+from provisioning.say import Failure, run, say
+
+SUPERVISORD = install.VENV / "bin/supervisord"
+SUPERVISORCTL = install.VENV / "bin/supervisorctl"
+CONF = Path("/etc/supervisor/supervisord.conf")
+SOCKET = Path("/run/vdsm-mp-demo/supervisor.sock")
+LOG = services.LOGS / "supervisord.log"
+AGENT_LOG = Path("/var/log/vdsm/vdsm.log")
+PROGRAM = "vdsm"
+
+CONFIGURATION = f"""\
+; Written by the demo because this machine has no supervisord of its own.
+[supervisord]
+logfile={LOG}
+pidfile=/run/vdsm-mp-demo/supervisord.pid
+childlogdir={services.LOGS}
+user=root
+
+[unix_http_server]
+file={SOCKET}
+chmod=0700
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+
+[supervisorctl]
+serverurl=unix://{SOCKET}
+
+[include]
+files=/etc/supervisor/conf.d/*.conf
+"""
+
+
+def ctl(*words: str, check: bool = True) -> str:
+    """supervisorctl, with the configuration in force."""
+    return run([SUPERVISORCTL, "-c", CONF, *words], why=f"supervisorctl {' '.join(words)}", check=check, timeout_s=180)
+
+
+def ensure_running() -> None:
+    """supervisord runs and has the agent running; an agent of an older program is restarted. Raises Failure."""
+    if not CONF.exists():
+        CONF.parent.mkdir(parents=True, exist_ok=True)
+        CONF.write_text(CONFIGURATION)
+    SOCKET.parent.mkdir(parents=True, exist_ok=True)
+    if not _supervisord_answers():
+        services.start("supervisord", [str(SUPERVISORD), "-n", "-c", str(CONF)], _supervisord_answers)
+    ctl("reread")
+    ctl("update")
+    state = _state()
+    if state == "RUNNING" and _older_than_program():
+        say("the program has changed: restarting the agent")
+        ctl("restart", PROGRAM)
+    elif state not in ("RUNNING", "STARTING"):
+        say("starting the agent: supervisorctl start vdsm")
+        said = ctl("start", PROGRAM, check=False)
+        if _state() not in ("RUNNING", "STARTING"):
+            raise Failure(f"starting the agent: supervisord says: {said.strip()}\n{_why()}")
+
+
+def stop() -> None:
+    """Stop the agent, and supervisord when it was started by us."""
+    if CONF.exists() and _supervisord_answers() and _state() in ("RUNNING", "STARTING", "BACKOFF"):
+        say("stopping the agent: supervisorctl stop vdsm")
+        ctl("stop", PROGRAM, check=False)
+
+
+def _supervisord_answers() -> bool:
+    if not SUPERVISORCTL.exists() or not CONF.exists():
+        return False
+    asked = subprocess.run([SUPERVISORCTL, "-c", CONF, "pid"], capture_output=True, text=True, check=False, timeout=30)
+    return asked.returncode == 0 and asked.stdout.strip().isdigit()
+
+
+def _state() -> str:
+    words = ctl("status", PROGRAM, check=False).split()
+    return words[1] if len(words) > 1 else "UNKNOWN"
+
+
+def _older_than_program() -> bool:
+    pid = ctl("pid", PROGRAM, check=False).strip()
+    stamp = install.VENV / "program.sha256"
+    try:
+        return Path(f"/proc/{pid}").stat().st_mtime < stamp.stat().st_mtime
+    except OSError:
+        return False
+
+
+def _why() -> str:
+    """The end of the logs that tell why the agent did not start."""
+    lines = []
+    for path in (AGENT_LOG, LOG):
+        if path.exists():
+            lines += ["    " + line for line in path.read_text(errors="replace").splitlines()[-8:]]
+            lines.append(f"  log: {path}")
+    return "\n".join(lines)
+
+
+def why_down() -> str | None:
+    """None while the agent runs; else its state and the end of its log."""
+    state = _state()
+    return None if state in ("RUNNING", "STARTING") else f"supervisord has it {state}\n{_why()}"
+
+
+def wait_stopped(*, within_s: float = 90) -> None:
+    until = time.monotonic() + within_s
+    while _supervisord_answers() and _state() == "STOPPING" and time.monotonic() < until:
+        time.sleep(0.2)
