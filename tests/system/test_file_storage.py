@@ -35,7 +35,7 @@ SD = "5d000000-0000-4000-8000-000000000001"
 POOL = "90000000-0000-4000-8000-000000000001"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def place() -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="slk-", dir="/tmp"))
     yield made
@@ -43,14 +43,16 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def daemon(place: Path) -> Iterator[SanlockDaemon]:
-    (place / "s").mkdir()
-    started = SanlockDaemon(place / "s")
+def daemon() -> Iterator[SanlockDaemon]:
+    """One for the process: sanlock's library keeps the first run directory it is told."""
+    run_dir = Path(tempfile.mkdtemp(prefix="slk-", dir="/tmp"))
+    started = SanlockDaemon(run_dir)
     yield started
     started.stop()
+    shutil.rmtree(run_dir)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def device(place: Path) -> Iterator[str]:
     image = place / "disk"
     with image.open("wb") as f:
@@ -87,10 +89,47 @@ class Host:
     def domain(self) -> Path:
         return self.mount / SD
 
+    @property
+    def leases(self) -> str:
+        return f"{self.domain}/dom_md/leases"
+
     def server(self, verb: str, **changes: Any) -> int:
         row = {"id": "c", "connection": self.device, "vfs_type": "ext4"} | changes
         [found] = self.call(f"StoragePool.{verb}", storagepoolID=BLANK, domainType=6, connectionParams=[row])
         return int(found["status"])
+
+    def create_domain(self) -> None:
+        self.call(
+            "StorageDomain.create",
+            storagedomainID=SD,
+            domainType=6,
+            typeArgs=self.device,
+            name="shared",
+            domainClass=1,
+            version="5",
+            blockSize=512,
+            maxHosts=250,
+        )
+
+    def create_pool(self) -> None:
+        self.call(
+            "StoragePool.create",
+            storagepoolID=POOL,
+            name="pool",
+            masterSdUUID=SD,
+            masterVersion=1,
+            domainList=[SD],
+            lockRenewalIntervalSec=5,
+            leaseTimeSec=60,
+            ioOpTimeoutSec=10,
+            leaseRetries=3,
+        )
+
+    def make(self) -> None:
+        """From nothing to a pool."""
+        assert self.server("connectStorageServer") == 0
+        self.create_domain()
+        self.create_pool()
 
     def connect_pool(self) -> None:
         self.call(
@@ -118,11 +157,13 @@ class Host:
         return status
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def host(place: Path, device: str, daemon: SanlockDaemon) -> Iterator[Host]:
     made = Host(place, device)
     yield made
     made.room.stop()
+    for left in sanlock.get_lockspaces():
+        sanlock.rem_lockspace(left["lockspace"], left["host_id"], left["path"])
     if os.path.ismount(made.mount):
         subprocess.run(["umount", made.mount], check=True)
 
@@ -133,18 +174,12 @@ def code_of(call: Any, *args: Any, **params: Any) -> int:
     return e.value.code
 
 
-def owners() -> list[int]:
-    path = f"{HOST_PATH[0]}/dom_md/leases"
-    found = sanlock.read_resource_owners(SD.encode(), b"SDM", [(path, 2**20)])
+def owners(leases: str) -> list[int]:
+    found = sanlock.read_resource_owners(SD.encode(), b"SDM", [(leases, 2**20)])
     return [int(owner["host_id"]) for owner in found]
 
 
-HOST_PATH: list[Path] = []
-
-
 def test_the_way_from_a_mount_to_a_role_and_back(host: Host) -> None:
-    HOST_PATH[:] = [host.domain]
-
     # A server that cannot be mounted is told, and leaves nothing.
     assert host.server("connectStorageServer", vfs_type="no such type") == 470
     assert host.server("connectStorageServer", vfs_type="xfs") == 477
@@ -155,17 +190,7 @@ def test_the_way_from_a_mount_to_a_role_and_back(host: Host) -> None:
     assert host.server("connectStorageServer", id="another") == 0
     assert host.root.asked.count("mount-posix") == 2
 
-    host.call(
-        "StorageDomain.create",
-        storagedomainID=SD,
-        domainType=6,
-        typeArgs=host.device,
-        name="shared",
-        domainClass=1,
-        version="5",
-        blockSize=512,
-        maxHosts=250,
-    )
+    host.create_domain()
     files = {p.name: (p.stat().st_size, oct(p.stat().st_mode & 0o777)) for p in (host.domain / "dom_md").iterdir()}
     assert files.pop("metadata")[1] == "0o644"
     assert files == {
@@ -179,18 +204,7 @@ def test_the_way_from_a_mount_to_a_role_and_back(host: Host) -> None:
     assert space["lockspace"] == SD.encode()
     assert sanlock.read_resource(f"{host.domain}/dom_md/leases", 2**20)["resource"] == b"SDM"
 
-    host.call(
-        "StoragePool.create",
-        storagepoolID=POOL,
-        name="pool",
-        masterSdUUID=SD,
-        masterVersion=1,
-        domainList=[SD],
-        lockRenewalIntervalSec=5,
-        leaseTimeSec=60,
-        ioOpTimeoutSec=10,
-        leaseRetries=3,
-    )
+    host.create_pool()
     assert sanlock.get_lockspaces() == []
     host.connect_pool()
     assert host.call("internal.domain_vitals")[SD]["actual"] in (False, True)
@@ -199,7 +213,7 @@ def test_the_way_from_a_mount_to_a_role_and_back(host: Host) -> None:
         "spmLver": -1,
         "spmId": -1,
     }
-    assert (host.become_spm()["taskResult"], owners()) == ("success", [1])
+    assert (host.become_spm()["taskResult"], owners(host.leases)) == ("success", [1])
     status = host.call("StoragePool.getSpmStatus", storagepoolID=POOL)
     assert (status["spmStatus"], status["spmId"]) == ("SPM", 1)
     assert (host.domain / "master/tasks").is_dir()
@@ -228,8 +242,8 @@ def _acquired(host: Host) -> bool:
 
 
 def test_another_host_with_the_role_is_seen_and_respected(host: Host) -> None:
-    assert host.server("connectStorageServer") == 0
-    ids, leases = f"{host.domain}/dom_md/ids", f"{host.domain}/dom_md/leases"
+    host.make()
+    ids, leases = f"{host.domain}/dom_md/ids", host.leases
     # Host 2 is a second daemon's client, so that one daemon does not see both.
     (host.repository.parent / "t").mkdir()
     other = _OtherHost(host.repository.parent / "t", ids, leases)
@@ -269,7 +283,7 @@ class _OtherHost:
             ["/usr/sbin/sanlock", "client", "command", "-r", f"{SD}:SDM:{leases}:{2**20}", "-c", "/bin/sleep", "600"],
             env=self._env,
         )
-        eventually(lambda: owners() == [2], within_s=20)
+        eventually(lambda: owners(leases) == [2], within_s=20)
 
     def _run(self, *args: str) -> None:
         subprocess.run(["/usr/sbin/sanlock", "client", *args], env=self._env, check=True, capture_output=True)
@@ -287,10 +301,13 @@ class _OtherHost:
 
 def test_the_role_ends_with_the_worker_and_starts_again_with_the_next(host: Host, place: Path) -> None:
     """The host id outlives the worker, so that taking the role again does not wait for sanlock."""
+    host.make()
+    host.connect_pool()
+    host.become_spm()
     host.room.background.draining = True
     for step in host.room.room.on_drain:
         step()
-    assert owners() == []
+    assert owners(host.leases) == []
     assert [ls["host_id"] for ls in sanlock.get_lockspaces()] == [1]
     again = Host(place, host.device)
     try:

@@ -21,6 +21,7 @@ from vdsm_mp.api.errors_storage import (
     StorageFileMissing,
 )
 from vdsm_mp.api.types import UUID_PATTERN
+from vdsm_mp.common.clock import wall_s
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_format import (
     MIB,
@@ -33,7 +34,7 @@ from vdsm_mp.storage.domain_format import (
     check_description,
     check_version,
 )
-from vdsm_mp.storage.domain_io import DomainIO
+from vdsm_mp.storage.domain_io import DomainIO, Entry
 from vdsm_mp.storage.domain_metadata import (
     LIMIT_BYTES,
     DomainMetadata,
@@ -53,6 +54,11 @@ INBOX = "dom_md/inbox"
 OUTBOX = "dom_md/outbox"
 MAILBOX_BYTES = 16 * MIB
 ISO_IMAGE = "11111111-1111-1111-1111-111111111111"
+
+#: Prefixes of directories that are no domain yet, and none any more; nobody looks for domains by such names.
+CREATING = ".creating-"
+REMOVING = ".removing-"
+_ABANDONED_S = 24 * 3600
 
 _UUID = re.compile(UUID_PATTERN)
 
@@ -169,11 +175,12 @@ def domains_on(mount: DomainIO) -> list[str]:
     return sorted(name for name in names if mount.exists(f"{name}/dom_md"))
 
 
-def create(mount: DomainIO, spec: DomainSpec) -> DomainMetadata:
-    """Make a domain on a mount point that holds none. Locks are not initialised here.
+def create(mount: DomainIO, spec: DomainSpec, initialize: Callable[[str], None]) -> None:
+    """Make a domain on a mount point that holds none: all of it or nothing, by one rename at the end.
 
+    initialize: called with the directory's name below the mount while it is not a domain yet, to write its locks.
     Raises: DomainVersionUnsupported, DomainMetadataRefused, DomainNotEmpty, DomainTargetUnsupported,
-    BlockSizeMismatch (nothing was made), or storage errors (what was made is removed again).
+    BlockSizeMismatch, what initialize raises, storage errors; no domain was made.
     """
     sd_id = spec.sd_id
     fmt = Format(spec.kind, check_version(sd_id, spec.version))
@@ -197,31 +204,32 @@ def create(mount: DomainIO, spec: DomainSpec) -> DomainMetadata:
         lease=LeaseParameters(),
         pairs={},
     )
+    directory = f"{CREATING}{sd_id}"
+    sweep(mount, sd_id)
     try:
-        mount.mkdir(sd_id)
+        mount.mkdir(directory)
+        _fill(mount, directory, meta, fmt)
+        initialize(directory)
+        mount.rename(directory, sd_id)
     except StorageFileExists:
+        mount.remove_tree(directory)
         raise DomainNotEmpty(sd_id, f"{mount.path_of(sd_id)} is in the way") from None
-    try:
-        _fill(mount, meta, fmt)
     except Error:
-        mount.remove_tree(sd_id)
+        mount.remove_tree(directory)
         raise
-    return decode(sd_id, encode(meta))
 
 
-def _fill(mount: DomainIO, meta: DomainMetadata, fmt: Format) -> None:
-    sd_id = meta.sd_id
-    mount.mkdir(f"{sd_id}/dom_md")
+def _fill(mount: DomainIO, directory: str, meta: DomainMetadata, fmt: Format) -> None:
+    mount.mkdir(f"{directory}/dom_md")
     for path, size in ((IDS, 0), (LEASES, 0), (INBOX, MAILBOX_BYTES), (OUTBOX, MAILBOX_BYTES)):
-        mount.create(f"{sd_id}/{path}", mode=0o660, size=size)
+        mount.create(f"{directory}/{path}", mode=0o660, size=size)
     if fmt.external_leases:
-        mount.create(f"{sd_id}/{XLEASES}", mode=0o660)
-        format_index(mount, f"{sd_id}/{XLEASES}", sd_id, meta.block_size, meta.alignment)
-    mount.mkdir(f"{sd_id}/images")
+        mount.create(f"{directory}/{XLEASES}", mode=0o660)
+        format_index(mount, f"{directory}/{XLEASES}", meta.sd_id, meta.block_size, meta.alignment)
+    mount.mkdir(f"{directory}/images")
     if meta.cls is DomainClass.ISO:
-        mount.mkdir(f"{sd_id}/images/{ISO_IMAGE}")
-    # Last: a directory without it is no domain.
-    mount.replace(f"{sd_id}/{METADATA}", serialize(sd_id, encode(meta)))
+        mount.mkdir(f"{directory}/images/{ISO_IMAGE}")
+    mount.create(f"{directory}/{METADATA}", serialize(meta.sd_id, encode(meta)))
 
 
 def _probe(mount: DomainIO, sd_id: str) -> int:
@@ -234,6 +242,19 @@ def _probe(mount: DomainIO, sd_id: str) -> int:
 
 
 def destroy(mount: DomainIO, sd_id: str) -> None:
-    """Remove a domain with everything in it. Its metadata goes first: half removed, it is no domain any more."""
-    mount.unlink(f"{sd_id}/{METADATA}", missing_ok=True)
-    mount.remove_tree(sd_id)
+    """Remove a domain with everything in it: renamed first, so that half removed it is no domain any more."""
+    sweep(mount, sd_id)
+    mount.rename(sd_id, f"{REMOVING}{sd_id}")
+    mount.remove_tree(f"{REMOVING}{sd_id}")
+
+
+def sweep(mount: DomainIO, sd_id: str) -> None:
+    """Remove what interrupted creations and removals left: of this domain, and of others when it is old."""
+    for entry in mount.readdir():
+        if entry.name.startswith(REMOVING) or entry.name == f"{CREATING}{sd_id}" or _is_old(mount, entry):
+            mount.remove_tree(entry.name)
+
+
+def _is_old(mount: DomainIO, entry: Entry) -> bool:
+    """Nothing creates a domain for so long; another host may be creating one this minute."""
+    return entry.name.startswith(CREATING) and mount.stat(entry.name).changed_at < wall_s() - _ABANDONED_S

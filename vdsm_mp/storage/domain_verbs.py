@@ -27,7 +27,6 @@ from vdsm_mp.api.storage_domain import (
 )
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.api.verb import handles
-from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import domain_file
 from vdsm_mp.storage.connections import Connections
 from vdsm_mp.storage.domain_file import DomainSpec
@@ -67,16 +66,14 @@ def create(
     with resources.claim("StorageDomain.create", exclusive=(("domain", ask.sd_id), ("root", root))):
         _refuse_known(domains, ask.sd_id)
         with domains.mount_io(root) as mount:
-            domain_file.create(mount, spec)
-            try:
-                domains.learn(ask.sd_id, root)
-                locks.of(domains.find(ask.sd_id)).initialize()
-            except Error:
-                domains.forget(ask.sd_id)
-                locks.drop(ask.sd_id)
-                domain_file.destroy(mount, ask.sd_id)
-                raise
+            domain_file.create(mount, spec, lambda directory: _write_locks(domains, locks, ask.sd_id, root, directory))
+            domains.learn(ask.sd_id, root)
     _log.info("domain %s: created on %s", ask.sd_id, spec.remote_path)
+
+
+def _write_locks(domains: Domains, locks: Locks, sd_id: str, root: str, directory: str) -> None:
+    with domains.unborn(sd_id, root, directory) as domain:
+        locks.make(domain).initialize()
 
 
 def _version(ask: CreateStorageDomain) -> int:

@@ -143,8 +143,8 @@ class Locks:
     """The lock of each domain. A lock outlives the domain's record here: what it holds is not read from storage."""
 
     def __init__(self, make: Callable[[FileDomain], ClusterLock]) -> None:
-        """make: the lock of a domain that is seen for the first time; reads its metadata."""
-        self._make = make
+        """make: a new lock for a domain; reads the domain's metadata."""
+        self.make = make
         self._lock = threading.Lock()
         self._locks: dict[str, ClusterLock] = {}
 
@@ -152,7 +152,7 @@ class Locks:
         """Raises: what reading the domain's metadata raises, the first time."""
         known = self._locks.get(domain.sd_id)
         if known is None:
-            made = self._make(domain)
+            made = self.make(domain)
             with self._lock:
                 known = self._locks.setdefault(domain.sd_id, made)
         return known

@@ -92,7 +92,7 @@ class Domains:
 
     def learn_root(self, root: str) -> list[str]:
         """Look which domains a root has. Raises: storage errors."""
-        with self.mount_io(root) as io:
+        with self.mount_io(root, deadline_s=SCAN_DEADLINE_S) as io:
             found = domains_on(io)
         with self._lock:
             self._roots.update(dict.fromkeys(found, root))
@@ -113,13 +113,22 @@ class Domains:
             self.forget(sd_id)
 
     @contextmanager
-    def mount_io(self, root: str) -> Iterator[DomainIO]:
+    def mount_io(self, root: str, *, deadline_s: float = 60.0) -> Iterator[DomainIO]:
         """A child on the mount point itself, for creating and destroying domains; ends with the block."""
         # Numbered: a second child of one name would end the first.
         name = f"mount-{next(self._mount_names)}"
-        io = DomainIO(self._children, name, root, deadline_s=SCAN_DEADLINE_S)
+        io = DomainIO(self._children, name, root, deadline_s=deadline_s)
         try:
             yield io
+        finally:
+            io.close()
+
+    @contextmanager
+    def unborn(self, sd_id: str, root: str, directory: str) -> Iterator[FileDomain]:
+        """A domain that is still being made in `directory`; known to nobody else."""
+        io = DomainIO(self._children, f"new-{sd_id}", root, directory)
+        try:
+            yield FileDomain(sd_id, io)
         finally:
             io.close()
 
