@@ -20,6 +20,7 @@ import syslog
 import time
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import setproctitle
 
@@ -32,7 +33,8 @@ from vdsm_mp.house import listener, spawn
 from vdsm_mp.house.desk import Desk
 from vdsm_mp.house.members import Process
 from vdsm_mp.ipc import control
-from vdsm_mp.workers.table import CHILDREN, PRELOAD, WORKERS, WorkerSpec
+from vdsm_mp.workers import table
+from vdsm_mp.workers.table import WorkerSpec
 
 logger = log.named("master")
 
@@ -49,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     """The life of the agent; returns the exit code."""
     parser = argparse.ArgumentParser(prog="vdsm-mp master", description="Run the agent in the foreground.")
     parser.add_argument("--config", type=Path, help="instead of /etc/vdsm/vdsm.conf and its drop-ins")
+    parser.add_argument("--table", default=table.__name__, help="module with another process table, for tests")
     asked = parser.parse_args(argv)
     try:
         loaded = config.load(asked.config)
@@ -62,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         return CANNOT_START
     for line in loaded.notes:
         logger.warning("%s", line)
-    code = _serve(loaded.config, public)
+    code = _serve(loaded.config, public, importlib.import_module(asked.table))
     os.close(lock)  # held for life: the kernel lets it go with the process in any case
     return code
 
@@ -110,6 +113,7 @@ def worker_main(
     bus_dir: Path,
     token: str,
     public: socket.socket,
+    workers: tuple[WorkerSpec, ...],
     spec: WorkerSpec,
     epoch: int,
     pipe: socket.socket,
@@ -118,12 +122,12 @@ def worker_main(
     """The child half of a fork. The one place that imports after the fork: zmq and asyncio begin here."""
     runner = importlib.import_module("vdsm_mp.workers.runner")
     inherited = {"public": public} if "public" in spec.inherits else {}
-    place = runner.Place(config=cfg, bus_dir=bus_dir, token=token, build=build_id(), inherited=inherited)
+    place = runner.Place(config=cfg, bus_dir=bus_dir, token=token, build=build_id(), workers=workers, inherited=inherited)
     code: int = runner.run(place, spec, epoch, pipe, stacks_fd)
     return code
 
 
-def _serve(cfg: Config, public: socket.socket) -> int:
+def _serve(cfg: Config, public: socket.socket, rows: ModuleType) -> int:
     run_dir = Path(cfg.vdsm_mp.run_dir)
     setproctitle.setproctitle("vdsm-mp: master")
     log.call_in("master")
@@ -136,13 +140,13 @@ def _serve(cfg: Config, public: socket.socket) -> int:
         "vdsm-mp %s pid=%d on %s kernel %s", vdsm_mp.__version__, os.getpid(), platform.node(), platform.release()
     )
     environment.start_coverage()
-    for module in PRELOAD:
+    for module in rows.PRELOAD:
         importlib.import_module(module)
     spawn.collect_freely()
     house = houses.House(
-        WORKERS,
-        CHILDREN,
-        partial(worker_main, cfg, bus_dir, token, public),
+        rows.WORKERS,
+        rows.CHILDREN,
+        partial(worker_main, cfg, bus_dir, token, public, rows.WORKERS),
         build=build_id(),
         inherited={"public": public},
         broadcast=lambda workers: _broadcast(bus_dir, token, workers),

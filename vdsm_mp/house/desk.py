@@ -90,10 +90,14 @@ class Desk:
         self._path.unlink(missing_ok=True)
 
     def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:
-            return
+        for _ in range(2 * MOST_CALLERS):
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self._admit(sock)
+
+    def _admit(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if len(self._callers) >= MOST_CALLERS or not self._may_ask(uid, gid):

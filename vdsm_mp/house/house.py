@@ -394,7 +394,7 @@ class House:
 
     def stop_spm(self) -> None:
         logger.warning("SIGUSR1: the SPM role is given up")
-        self._tell(self.workers["storage"], control.StopSpm())
+        self._tell_all(control.StopSpm())
 
 
 def fresh_run_dir(run_dir: Path) -> Path:

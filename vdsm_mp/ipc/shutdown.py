@@ -7,6 +7,7 @@ the broadcast that tools on the bus can see.
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +31,12 @@ async def hear(bus_dir: Path, worker: str, epoch: int, token: str, prepare: Call
         sub.setsockopt(zmq.MAXMSGSIZE, 1024)
         sub.setsockopt(zmq.RCVHWM, 4)
         sub.subscribe(TOPIC)
-        sub.bind(address(bus_dir, worker, epoch))
+        sub.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())
+        before = os.umask(0o077)
+        try:
+            sub.bind(address(bus_dir, worker, epoch))
+        finally:
+            os.umask(before)
         while True:
             parts = await sub.recv_multipart()
             if parts == [TOPIC, token.encode()]:

@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The master with a worker that misbehaves on demand: deaths, hangs, back-off, stopping, children."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.support.eventually import eventually
+from tests.support.house import RunningHouse
+from tests.support.needs import needs_root
+from vdsm_mp.common import controlsocket, kernel
+
+pytestmark = needs_root()
+
+TABLE = "tests.support.rogue_table"
+
+
+@pytest.fixture
+def house() -> Iterator[RunningHouse]:
+    with RunningHouse.start(table=TABLE) as running:
+        yield running
+
+
+def order(house: RunningHouse, what: str) -> None:
+    """Tell the rogue what to do next."""
+    fresh = house.root / "state/new"
+    fresh.write_text(what)
+    fresh.rename(house.root / "state/rogue.do")
+
+
+def done(house: RunningHouse, worker: str = "rogue") -> str:
+    path = house.root / f"state/{worker}.done"
+    return path.read_text() if path.exists() else ""
+
+
+def gone(pid: int) -> bool:
+    facts = kernel.process(pid)
+    return facts is None or facts.state == "Z"
+
+
+def test_both_workers_are_ready_and_titled(house: RunningHouse) -> None:
+    for name in ("steady", "rogue"):
+        pid = house.pid_of(name)
+        assert Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] == f"vdsm-mp: {name}".encode()
+    assert house.status()["verdict"] == "ok"
+
+
+def test_the_master_holds_no_zmq_asyncio_or_libvirt() -> None:
+    code = "import sys, vdsm_mp.master; print(sorted({'zmq', 'asyncio', 'libvirt'} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert said.stdout.strip() == "[]"
+
+
+def test_the_running_master_has_one_thread_and_no_zmq(house: RunningHouse) -> None:
+    pid = house.status()["pid"]
+    assert len(os.listdir(f"/proc/{pid}/task")) == 1
+    assert "libzmq" not in Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [("segv", "signal SIGSEGV"), ("exit 0", "exit 0"), ("exit 70", "exit 70"), ("exit 1", "exit 1")],
+)
+def test_a_worker_that_dies_is_replaced_and_the_reason_kept(house: RunningHouse, what: str, reason: str) -> None:
+    pid, steady = house.pid_of("rogue"), house.pid_of("steady")
+    order(house, what)
+    house.wait_other_pid("rogue", pid)
+    assert house.worker("rogue")["last_death"].startswith(reason)
+    assert house.pid_of("steady") == steady
+
+
+def test_a_crash_leaves_its_stack_in_the_log(house: RunningHouse) -> None:
+    pid = house.pid_of("rogue")
+    order(house, "segv")
+    house.wait_other_pid("rogue", pid)
+    assert "Fatal Python error: Segmentation fault" in house.log_text()
+    assert "rogue.py" in house.log_text()
+
+
+@pytest.mark.parametrize("what", ["busy", "gil", "lock"])
+def test_a_loop_that_hangs_is_dumped_killed_and_replaced(house: RunningHouse, what: str) -> None:
+    pid = house.pid_of("rogue")
+    order(house, what)
+    house.wait_other_pid("rogue", pid)
+    assert "hung: no heartbeat" in house.worker("rogue")["last_death"]
+    assert "rogue stack:" in house.log_text() and "in _do" in house.log_text()
+
+
+def test_a_stopped_worker_is_found_out_and_replaced(house: RunningHouse) -> None:
+    pid = house.pid_of("rogue")
+    os.kill(pid, signal.SIGSTOP)
+    house.wait_other_pid("rogue", pid)
+    assert "hung" in house.worker("rogue")["last_death"]
+
+
+def test_a_short_pause_is_forgiven(house: RunningHouse) -> None:
+    pid = house.pid_of("rogue")
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    os.kill(pid, signal.SIGCONT)
+    eventually(lambda: house.worker("rogue")["last_heartbeat_ago_s"] < 1)
+    assert house.pid_of("rogue") == pid
+
+
+@pytest.mark.parametrize("what", ["task", "callback", "thread"])
+def test_an_exception_nobody_catches_is_in_the_log(house: RunningHouse, what: str) -> None:
+    order(house, what)
+    words = "a task of the room fails" if what == "task" else "nobody catches this"
+    eventually(lambda: f"RuntimeError: {words}" in house.log_text())
+
+
+def test_a_worker_that_keeps_dying_is_restarted_ever_later_and_called_degraded(house: RunningHouse) -> None:
+    for _ in range(2):
+        pid = house.pid_of("rogue")
+        order(house, "exit 1")
+        house.wait_other_pid("rogue", pid)
+    order(house, "exit 1")
+    worker = eventually(lambda: (w := house.worker("rogue"))["state"] == "waiting" and w)
+    assert worker["restarts"] == 3 and 1 < worker["next_start_in_s"] <= 2
+    assert house.status()["verdict"] == "degraded"
+
+
+def test_a_worker_that_can_never_start_again_is_left_alone_and_the_others_serve(house: RunningHouse) -> None:
+    (house.root / "state/rogue.build").write_text("never")
+    order(house, "exit 1")
+    worker = eventually(lambda: (w := house.worker("rogue"))["state"] == "failed" and w)
+    assert "this can never work" in worker["last_death"]
+    assert house.worker("steady")["state"] == "ready"
+    assert house.status()["verdict"] == "failed"
+    (house.root / "state/rogue.build").unlink()
+    house.ask("restart", worker="rogue")
+    assert house.status()["verdict"] in ("ok", "degraded")
+
+
+def test_a_house_that_cannot_be_built_stops_with_3() -> None:
+    house = RunningHouse({}, tls=False, table=TABLE, libvirt_uri="test:///default")
+    try:
+        (house.root / "state/rogue.build").write_text("never")
+        house.begin()
+        assert house.process is not None
+        assert house.process.wait(20) == 3
+        assert "rogue cannot start" in house.log_text()
+    finally:
+        house.stop()
+
+
+def test_a_worker_is_not_ready_before_it_is() -> None:
+    house = RunningHouse({}, tls=False, table=TABLE, libvirt_uri="test:///default")
+    try:
+        (house.root / "state/rogue.build").write_text("slow")
+        house.begin()
+        eventually((house.root / "run/control.sock").exists)
+        eventually(lambda: house.worker("steady")["state"] == "ready")
+        assert house.worker("rogue")["state"] == "starting"
+        assert house.status()["state"] == "starting"
+    finally:
+        house.stop()
+
+
+def test_restarting_one_worker_on_request_touches_no_other(house: RunningHouse) -> None:
+    pid, steady = house.pid_of("rogue"), house.pid_of("steady")
+    answer = house.ask("restart", worker="rogue")
+    assert answer["ready_after_s"] > 0 and house.pid_of("rogue") != pid and house.pid_of("steady") == steady
+    assert "left" in done(house)
+    with pytest.raises(controlsocket.Refused, match="no worker is called nobody"):
+        house.ask("restart", worker="nobody")
+
+
+def test_sigterm_lets_every_worker_leave_and_leaves_nothing(house: RunningHouse) -> None:
+    pids = house.all_pids()
+    assert house.terminate() == 0
+    assert all(gone(pid) for pid in pids)
+    assert "left" in done(house) and "left" in done(house, "steady")
+    assert not (house.root / "run/control.sock").exists()
+
+
+def test_a_worker_that_does_not_leave_is_killed_and_the_master_still_exits_0(house: RunningHouse) -> None:
+    order(house, "slow-drain 60")
+    eventually(lambda: house.worker("rogue")["vitals"].get("obeyed") == 1)
+    pid = house.pid_of("rogue")
+    assert house.terminate() == 0
+    assert gone(pid)
+
+
+def test_a_second_sigterm_only_shortens_the_wait(house: RunningHouse) -> None:
+    order(house, "slow-drain 60")
+    eventually(lambda: house.worker("rogue")["vitals"].get("obeyed") == 1)
+    assert house.process is not None
+    house.process.send_signal(signal.SIGTERM)
+    eventually(lambda: "stopping" in house.log_text())
+    assert house.terminate() == 0
+    assert "deadlines are shortened" in house.log_text()
+    assert "left" in done(house, "steady")
+
+
+def test_when_the_master_is_killed_nobody_survives(house: RunningHouse) -> None:
+    order(house, "child a hello")
+    eventually(lambda: "a: hello" in done(house))
+    pids = house.all_pids()
+    assert len(pids) == 4 and house.process is not None
+    house.process.kill()
+    house.process.wait(5)
+    eventually(lambda: all(gone(pid) for pid in pids), within_s=3)
+
+
+def test_when_the_master_is_killed_a_stopped_worker_goes_too(house: RunningHouse) -> None:
+    # Its notes stay unread, so the end of the pipe is a reset and not an end of file.
+    pids = house.all_pids()
+    os.kill(house.pid_of("rogue"), signal.SIGSTOP)
+    assert house.process is not None
+    house.process.send_signal(signal.SIGHUP)
+    house.process.kill()
+    house.process.wait(5)
+    eventually(lambda: all(gone(pid) for pid in pids), within_s=3)
+
+
+def test_a_second_master_says_who_runs_and_leaves_the_first_alone(house: RunningHouse) -> None:
+    first, pids = house.process, house.all_pids()
+    assert first is not None
+    house.begin()
+    assert house.process is not None
+    second, house.process = house.process, first
+    assert second.wait(20) == 3
+    assert f"already running pid {first.pid}" in house.log_text()
+    assert house.all_pids() == pids
+
+
+def test_of_many_masters_started_at_once_exactly_one_serves() -> None:
+    house = RunningHouse({}, tls=False, table=TABLE, libvirt_uri="test:///default")
+    try:
+        racers = []
+        for _ in range(6):
+            house.begin()
+            racers.append(house.process)
+        codes = eventually(
+            lambda: len(ended := [r.poll() for r in racers if r is not None and r.poll() is not None]) == 5 and ended
+        )
+        assert codes == [3] * 5
+        house.process = next(r for r in racers if r is not None and r.poll() is None)
+        house.wait_ready()
+    finally:
+        house.stop()
+
+
+def test_programs_of_a_dead_worker_are_swept(house: RunningHouse) -> None:
+    order(house, "program")
+    eventually(lambda: "program started" in done(house))
+    pid = house.pid_of("rogue")
+    programs = [facts.pid for facts in kernel.processes() if facts.session == pid and facts.pid != pid]
+    assert len(programs) == 1
+    os.kill(pid, signal.SIGKILL)
+    house.wait_other_pid("rogue", pid)
+    eventually(lambda: gone(programs[0]))
+    assert not [f for f in kernel.processes() if f.state == "Z" and f.parent == house.status()["pid"]]
+
+
+def test_children_are_made_on_request_and_end_with_their_owner(house: RunningHouse) -> None:
+    order(house, "child one hello")
+    eventually(lambda: "one: hello" in done(house))
+    child = house.status()["children"][0]
+    assert child["kind"] == "toy" and child["name"] == "one"
+    title = Path(f"/proc/{child['pid']}/cmdline").read_bytes().split(b"\0")[0]
+    assert title == b"vdsm-mp: toy one"
+    pid = house.pid_of("rogue")
+    os.kill(pid, signal.SIGKILL)
+    house.wait_other_pid("rogue", pid)
+    eventually(lambda: gone(child["pid"]))
+    assert house.status()["children"] == []
+
+
+def test_children_have_a_cap(house: RunningHouse) -> None:
+    for number in range(4):
+        order(house, f"child c{number} hello")
+        eventually(lambda n=number: f"c{n}: hello" in done(house))
+    order(house, "child c9 hello")
+    eventually(lambda: "c9: ChildRefused" in done(house))
+
+
+def test_sighup_and_sigusr1_reach_the_workers(house: RunningHouse) -> None:
+    assert house.process is not None
+    house.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "reloaded" in done(house))
+    house.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: "spm stopped" in done(house))
+
+
+def test_a_log_file_that_was_moved_away_is_followed(house: RunningHouse) -> None:
+    log = house.root / "log/vdsm.log"
+    log.rename(house.root / "log/vdsm.log.1")
+    house.ask("restart", worker="rogue")
+    assert log.exists() and "rogue ready" in log.read_text()
+
+
+def test_stacks_and_profiles_can_be_looked_at(house: RunningHouse) -> None:
+    assert "thread MainThread" in house.ask("stacks", worker="steady")
+    assert "samples in 0.3 s" in house.ask("profile", worker="steady", seconds=0.3)
+
+
+def test_files_and_sockets_are_for_the_group_only(house: RunningHouse) -> None:
+    run = house.root / "run"
+    assert (run / "control.sock").stat().st_mode & 0o777 == 0o660
+    bus = next(run.glob("e-*"))
+    assert bus.stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o077 == 0 for path in bus.iterdir())
+
+
+def test_a_stranger_is_turned_away_from_the_control_socket(house: RunningHouse) -> None:
+    path = str(house.root / "run/control.sock")
+    os.chmod(path, 0o666)  # as if somebody had opened it by force
+    code = (
+        "import socket,sys; s=socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(sys.argv[1]);"
+        's.sendall(b\'{"do":"stop"}\\n\'); print(s.recv(100))'
+    )
+    said = subprocess.run(
+        ["/usr/bin/python3", "-c", code, path], user=65534, group=65534, extra_groups=[],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert "b''" in said.stdout or "Error" in said.stderr
+    assert house.status()["state"] == "running"
+
+
+@pytest.mark.parametrize(
+    "line", [b"{}", b"garbage", b'{"do":"reboot"}', b'{"do":"restart","worker":7}', b"\xff\xfe", b"x" * 9000]
+)
+def test_a_bad_request_gets_a_sentence_and_changes_nothing(house: RunningHouse, line: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(house.root / "run/control.sock"))
+        sock.sendall(line + b"\n")
+        assert b'"ok":false' in sock.recv(65536)
+    assert house.status()["verdict"] == "ok"
+
+
+def test_operators_who_never_finish_asking_keep_nobody_out(house: RunningHouse) -> None:
+    with _idle_callers(house, 40):
+        eventually(house.ready, within_s=15)
+
+
+@contextmanager
+def _idle_callers(house: RunningHouse, count: int) -> Iterator[None]:
+    socks = []
+    for _ in range(count):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(5)
+        with suppress(BlockingIOError):  # the backlog is full: that is an answer too
+            sock.connect(str(house.root / "run/control.sock"))
+        socks.append(sock)
+    yield
+    for sock in socks:
+        sock.close()

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What keeps the agent from starting: said at once, in one go, with exit code 3."""
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.house import RunningHouse
+from tests.support.needs import needs_root
+
+pytestmark = needs_root()
+
+
+@pytest.fixture
+def house() -> Iterator[RunningHouse]:
+    made = RunningHouse({}, tls=False, table="tests.support.rogue_table", libvirt_uri="test:///default")
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def refused(house: RunningHouse) -> str:
+    house.begin()
+    assert house.process is not None
+    assert house.process.wait(20) == 3
+    return house.log_text()
+
+
+def test_everything_that_is_missing_is_said_at_once(house: RunningHouse) -> None:
+    (house.root / "log").chmod(0o555)
+    (house.root / "state").rmdir()
+    (house.root / "libexec/helper-storage").unlink()
+    said = refused(house)
+    assert "log is not writable" in said
+    assert "state does not exist" in said
+    assert "helper-storage is not installed" in said
+
+
+def test_sudo_that_does_not_let_us_is_noticed(house: RunningHouse) -> None:
+    house._sudoers.unlink()
+    assert "sudo does not let us run" in refused(house)
+
+
+def test_another_user_than_the_configured_one_is_refused(house: RunningHouse) -> None:
+    text = house.config_file.read_text()
+    house.config_file.write_text(text + "user = root\n")
+    assert "must run as user root, not as vdsm" in refused(house)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("[vars]\nno_such_option = 1", "[vars] has no option no_such_option"),
+        ("[addresses]\nmanagement_port = many", "[addresses] management_port: Expected `int`"),
+        ("[vars]\nssl = maybe", "'maybe' is neither true nor false"),
+        ("[vars]\ncpu_affinity = 4711", "cpu_affinity = '4711': online are"),
+        ("not an option", "drop.conf"),
+    ],
+)
+def test_a_fault_in_a_file_names_file_and_line(house: RunningHouse, line: str, sentence: str) -> None:
+    folder = house.config_file.with_name("vdsm.conf.d")
+    folder.mkdir()
+    (folder / "drop.conf").write_text(f"# a drop-in\n{line}\n")
+    said = refused(house)
+    assert sentence in said
+    assert "cpu_affinity" in sentence or "drop.conf:3" in said or "drop.conf" in sentence
+
+
+def test_a_bad_logger_conf_is_a_clear_failure(house: RunningHouse) -> None:
+    (house.root / "etc/logger.conf").write_text("[loggers]\nkeys=root\n")
+    assert "logger.conf: " in refused(house)
+
+
+def test_a_port_that_is_taken_is_named(house: RunningHouse) -> None:
+    with RunningHouse.start(table="tests.support.rogue_table") as other:
+        text = house.config_file.read_text()
+        house.config_file.write_text(text.replace(f"management_port = {house.port}", f"management_port = {other.port}"))
+        assert f"cannot listen on 127.0.0.1 port {other.port}: Address already in use" in refused(house)
+
+
+def test_options_of_vdsm_without_a_meaning_here_are_named_once(house: RunningHouse) -> None:
+    text = house.config_file.read_text()
+    house.config_file.write_text(text + "[rpc]\nworker_threads = 8\n")
+    house.begin()
+    house.wait_ready()
+    assert house.log_text().count("[rpc] worker_threads") == 1
+
+
+def test_the_trace_level_is_known_to_logger_conf(house: RunningHouse) -> None:
+    path = house.root / "etc/logger.conf"
+    path.write_text(path.read_text().replace("level=INFO", "level=TRACE"))
+    house.begin()
+    house.wait_ready()
+
+
+def test_no_core_file_when_so_configured(house: RunningHouse) -> None:
+    text = house.config_file.read_text()
+    house.config_file.write_text(text.replace("[vars]", "[vars]\ncore_dump_enable = false"))
+    house.begin()
+    house.wait_ready()
+    limits = subprocess.run(
+        ["grep", "core", f"/proc/{house.pid_of('steady')}/limits"], capture_output=True, text=True, check=True
+    )
+    assert limits.stdout.split()[4] == "0"
