@@ -174,9 +174,7 @@ class TeardownImage(Message, frozen=True, kw_only=True):
     volume_id: Uuid | None = field(default=None, name="volumeID")
 
 
-@verb(
-    "Image.reconcileVolumeChain", owner="storage", reply=list[Uuid], lane=Lane.KEYED, key="sd_id", tier=2, planned=True
-)
+@verb("Image.reconcileVolumeChain", owner="storage", reply=list[Uuid], lane=Lane.KEYED, key="sd_id", tier=2)
 class ReconcileImageVolumeChain(Message, frozen=True, kw_only=True):
     """Correct metadata after an interrupted live merge and return the real chain.
 

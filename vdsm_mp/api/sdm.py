@@ -3,44 +3,94 @@
 
 from typing import Any
 
+from msgspec import field
+
+from vdsm_mp.api.errors_task import JobExists
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
 
-@verb("SDM.copy_data", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, planned=True)
+class VolumeRef(Message, frozen=True, kw_only=True):
+    """One volume, and the generation it must have for the job to run."""
+
+    sd_id: Uuid
+    image_id: Uuid = field(name="img_id")
+    volume_id: Uuid = field(name="vol_id")
+    generation: int | None = None
+
+
+class CopyEndpoint(Message, frozen=True, kw_only=True):
+    """endpoint_type "div": a volume by its ids. "external": a device by its path, of a managed volume."""
+
+    endpoint_type: str = "div"
+    sd_id: Uuid | None = None
+    image_id: Uuid | None = field(default=None, name="img_id")
+    volume_id: Uuid | None = field(default=None, name="vol_id")
+    generation: int | None = None
+    url: str | None = None
+    format: str | None = None
+
+
+class Subchain(Message, frozen=True, kw_only=True):
+    """A volume (top) and its parent (base), which is to take over what the top has."""
+
+    sd_id: Uuid
+    image_id: Uuid = field(name="img_id")
+    base_id: Uuid
+    top_id: Uuid
+    base_generation: int | None = None
+
+
+class VolumeAttributes(Message, frozen=True, kw_only=True):
+    """What is absent stays as it is."""
+
+    generation: int | None = None
+    description: str | None = None
+    legality: str | None = None
+    type: str | None = None
+
+
+class Qcow2Attributes(Message, frozen=True, kw_only=True):
+    compat: str
+
+
+_JOB = (JobExists,)
+
+
+@verb("SDM.copy_data", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
 class CopyData(Message, frozen=True, kw_only=True):
     """Copy data between volumes or managed paths."""
 
     job_id: Uuid
-    source: dict[str, Any]
-    destination: dict[str, Any]
+    source: CopyEndpoint
+    destination: CopyEndpoint
     copy_bitmaps: bool | None = None
 
 
-@verb("SDM.sparsify_volume", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, planned=True)
+@verb("SDM.sparsify_volume", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
 class SparsifyVolume(Message, frozen=True, kw_only=True):
     """Virt-sparsify."""
 
     job_id: Uuid
-    vol_info: dict[str, Any]
+    volume: VolumeRef = field(name="vol_info")
 
 
-@verb("SDM.merge", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, planned=True)
+@verb("SDM.merge", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
 class MergeSubchain(Message, frozen=True, kw_only=True):
     """Cold merge step 2: commit data."""
 
     job_id: Uuid
-    subchain_info: dict[str, Any]
+    subchain: Subchain = field(name="subchain_info")
     merge_bitmaps: bool | None = None
 
 
-@verb("SDM.amend_volume", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, planned=True)
+@verb("SDM.amend_volume", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
 class AmendVolume(Message, frozen=True, kw_only=True):
     """Change the qcow2 compat level."""
 
     job_id: Uuid
-    vol_info: dict[str, Any]
-    qcow2_attr: dict[str, Any]
+    volume: VolumeRef = field(name="vol_info")
+    qcow2: Qcow2Attributes = field(name="qcow2_attr")
 
 
 @verb("SDM.move_domain_device", owner="storage", lane=Lane.KEYED, key="job_id", tier=3, planned=True)
@@ -59,36 +109,36 @@ class ReduceDomain(Message, frozen=True, kw_only=True):
     reduce_params: dict[str, Any]
 
 
-@verb("SDM.update_volume", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, planned=True)
+@verb("SDM.update_volume", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
 class UpdateVolume(Message, frozen=True, kw_only=True):
     """Change legality, description, generation or type."""
 
     job_id: Uuid
-    vol_info: dict[str, Any]
-    vol_attr: dict[str, Any]
+    volume: VolumeRef = field(name="vol_info")
+    attributes: VolumeAttributes = field(name="vol_attr")
 
 
-@verb("SDM.add_bitmap", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, planned=True)
+@verb("SDM.add_bitmap", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
 class AddBitmap(Message, frozen=True, kw_only=True):
     """Add a bitmap to a volume."""
 
     job_id: Uuid
-    vol_info: dict[str, Any]
+    volume: VolumeRef = field(name="vol_info")
     bitmap: str
 
 
-@verb("SDM.remove_bitmap", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, planned=True)
+@verb("SDM.remove_bitmap", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
 class RemoveBitmap(Message, frozen=True, kw_only=True):
     """Remove a bitmap."""
 
     job_id: Uuid
-    vol_info: dict[str, Any]
+    volume: VolumeRef = field(name="vol_info")
     bitmap: str
 
 
-@verb("SDM.clear_bitmaps", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, planned=True)
+@verb("SDM.clear_bitmaps", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
 class ClearBitmaps(Message, frozen=True, kw_only=True):
     """Remove all bitmaps."""
 
     job_id: Uuid
-    vol_info: dict[str, Any]
+    volume: VolumeRef = field(name="vol_info")

@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import field
 
+from vdsm_mp.api.sdm import Subchain
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
@@ -221,7 +222,7 @@ class RemoveOvf(Message, frozen=True, kw_only=True):
     sd_id: Uuid | None = field(default=None, name="storagedomainID")
 
 
-@verb("StoragePool.prepareMerge", owner="storage", reply=Uuid, lane=Lane.KEYED, key="pool_id", tier=2, planned=True)
+@verb("StoragePool.prepareMerge", owner="storage", reply=Uuid, lane=Lane.KEYED, key="pool_id", tier=2)
 class PrepareMerge(Message, frozen=True, kw_only=True):
     """Cold merge step 1: extend base, mark illegal.
 
@@ -229,10 +230,10 @@ class PrepareMerge(Message, frozen=True, kw_only=True):
     """
 
     pool_id: Uuid = field(name="storagepoolID")
-    subchain_info: dict[str, Any] = field(name="subchainInfo")
+    subchain: Subchain = field(name="subchainInfo")
 
 
-@verb("StoragePool.finalizeMerge", owner="storage", reply=Uuid, lane=Lane.KEYED, key="pool_id", tier=2, planned=True)
+@verb("StoragePool.finalizeMerge", owner="storage", reply=Uuid, lane=Lane.KEYED, key="pool_id", tier=2)
 class FinalizeMerge(Message, frozen=True, kw_only=True):
     """Cold merge step 3: fix the chain.
 
@@ -240,7 +241,7 @@ class FinalizeMerge(Message, frozen=True, kw_only=True):
     """
 
     pool_id: Uuid = field(name="storagepoolID")
-    subchain_info: dict[str, Any] = field(name="subchainInfo")
+    subchain: Subchain = field(name="subchainInfo")
 
 
 @verb("StoragePool.reduceVolume", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)

@@ -27,3 +27,21 @@ def copy_names(source: str, target: str) -> None:
             qemuimg.bitmap(target, name, "--add", granularity=granularity)
     except (CommandFailed, CommandOverdue) as e:
         _log.warning("bitmaps of %s are not continued in %s: %s", source, target, e)
+
+
+def merge(source: str, target: str) -> None:
+    """What the bitmaps of `source` have into those of the same name in `target`, made where they are missing.
+
+    Raises: CommandFailed, CommandOverdue.
+    """
+    there = {one["name"] for one in qemuimg.info(target, "qcow2").bitmaps}
+    for name, granularity in usable(qemuimg.info(source, "qcow2").bitmaps).items():
+        if name not in there:
+            qemuimg.bitmap(target, name, "--add", granularity=granularity)
+        qemuimg.bitmap(target, name, merge_from=(source, name))
+
+
+def clear(path: str) -> None:
+    """Remove every bitmap. Raises: CommandFailed, CommandOverdue."""
+    for one in qemuimg.info(path, "qcow2").bitmaps:
+        qemuimg.bitmap(path, one["name"], "--remove")

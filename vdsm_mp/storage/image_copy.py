@@ -6,6 +6,8 @@ source shared and the destination exclusively.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vdsm_mp.api.errors_volume import (
@@ -146,7 +148,7 @@ def convert(
 
     known_zero: the target is new. Raises: VolumeCopyFailed, TaskAborted.
     """
-    try:
+    with as_copy_failure(source.rpartition("/")[2]):
         qemuimg.convert(
             source,
             QEMU_FORMAT[metadata.format],
@@ -158,8 +160,15 @@ def convert(
             backing=backing,
             backing_fmt=backing_fmt,
         )
+
+
+@contextmanager
+def as_copy_failure(volume_id: str) -> Iterator[None]:
+    """What a program says becomes 225."""
+    try:
+        yield
     except (CommandFailed, CommandOverdue) as e:
-        raise VolumeCopyFailed(source.rpartition("/")[2], str(e)) from e
+        raise VolumeCopyFailed(volume_id, str(e)) from e
 
 
 # --- whole chains

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vdsm_mp.api.errors_volume import ImageIsNotLegalChain, PrepareIllegalVolume
 from vdsm_mp.storage.domain_file import FileDomain
-from vdsm_mp.storage.qcow2 import HEADER_BYTES, NotQcow2, read_header
+from vdsm_mp.storage.qcow2 import HEADER_BYTES, NotQcow2, Qcow2Header, read_header
 from vdsm_mp.storage.volume_file import ImageFiles, image_path, read_image, volume_path, write_metadata
 
 _log = logging.getLogger("storage.prepare")
@@ -112,7 +112,17 @@ def _check_volume(domain: FileDomain, image: ImageFiles, volume_id: str) -> None
 
 def _check_header(domain: FileDomain, image: ImageFiles, volume_id: str) -> int:
     """Returns the virtual size. Raises: ImageIsNotLegalChain."""
-    metadata = image.metadata(volume_id)
+    metadata, header = image.metadata(volume_id), header_of(domain, image, volume_id)
+    if header.backing is None and metadata.has_parent:
+        raise ImageIsNotLegalChain(image.image_id, f"volume {volume_id} has no backing file, only a parent")
+    if header.backing is not None and header.backing != metadata.parent:
+        # An interrupted live merge leaves this; the engine has it reconciled, and the data is found either way.
+        _log.warning("volume %s: backed by %s, metadata says %s", volume_id, header.backing, metadata.parent)
+    return header.virtual_bytes
+
+
+def header_of(domain: FileDomain, image: ImageFiles, volume_id: str) -> Qcow2Header:
+    """A header that leads nowhere but into the same image. Raises: ImageIsNotLegalChain, storage errors."""
     data = domain.io.read(volume_path(image.image_id, volume_id), offset=0, length=HEADER_BYTES, direct=False)
     try:
         header = read_header(data)
@@ -122,9 +132,4 @@ def _check_header(domain: FileDomain, image: ImageFiles, volume_id: str) -> int:
         raise ImageIsNotLegalChain(image.image_id, f"volume {volume_id} keeps its data in another file")
     if header.backing is not None and header.backing not in image.volumes:
         raise ImageIsNotLegalChain(image.image_id, f"volume {volume_id} is backed by {header.backing[:200]!r}")
-    if header.backing is None and metadata.has_parent:
-        raise ImageIsNotLegalChain(image.image_id, f"volume {volume_id} has no backing file, only a parent")
-    if header.backing is not None and header.backing != metadata.parent:
-        # An interrupted live merge leaves this; the engine has it reconciled, and the data is found either way.
-        _log.warning("volume %s: backed by %s, metadata says %s", volume_id, header.backing, metadata.parent)
-    return header.virtual_bytes
+    return header

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cold merge: a volume's data goes down into its parent, and the volume out of the chain, while no VM uses the image.
+
+Three steps, which the engine runs one after the other, each of which may simply be run again: `prepare` and `finalize`
+on the SPM, the data in between as a job on any host. The engine deletes the merged volume afterwards.
+"""
+
+import logging
+
+from vdsm_mp.api.errors_volume import (
+    ImageIsNotLegalChain,
+    UnexpectedVolumeState,
+    VolumeExtendFailed,
+    WrongParentVolume,
+)
+from vdsm_mp.api.sdm import Subchain
+from vdsm_mp.api.types import BLANK
+from vdsm_mp.common.command import CommandFailed, CommandOverdue
+from vdsm_mp.storage import bitmaps, qemuimg
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.image_prepare import check_chain, header_of
+from vdsm_mp.storage.volume_create import QEMU_FORMAT
+from vdsm_mp.storage.volume_file import ImageFiles, change_metadata, read_image, volume_path
+from vdsm_mp.tasks.progress import Progress
+
+_log = logging.getLogger("storage.merge")
+
+
+def _read(domain: FileDomain, subchain: Subchain) -> ImageFiles:
+    """The image, when base and top are in it as asked. Raises: VolumeDoesNotExist, WrongParentVolume, …"""
+    image = read_image(domain, subchain.image_id)
+    base, top = image.metadata(subchain.base_id), image.metadata(subchain.top_id)
+    if top.parent != subchain.base_id:
+        raise WrongParentVolume(subchain.top_id, subchain.base_id, top.parent)
+    if base.shared or top.shared:
+        raise UnexpectedVolumeState(subchain.base_id, "a template takes part in no merge")
+    if len(image.children(subchain.base_id)) > 1:
+        raise UnexpectedVolumeState(subchain.base_id, "more than one volume stands on it")
+    return image
+
+
+def prepare(domain: FileDomain, subchain: Subchain, progress: Progress) -> None:
+    """Make the base large enough, and drop bitmaps of it that the top does not continue."""
+    image = _read(domain, subchain)
+    base, top = image.metadata(subchain.base_id), image.metadata(subchain.top_id)
+    path = volume_path(subchain.image_id, subchain.base_id)
+    absolute = domain.io.path_of(path)
+    try:
+        if base.cow:
+            kept = bitmaps.usable(qemuimg.info(_path(domain, subchain, subchain.top_id), "qcow2").bitmaps)
+            for one in qemuimg.info(absolute, "qcow2").bitmaps:
+                if one["name"] not in kept:
+                    qemuimg.bitmap(absolute, one["name"], "--remove")
+        if base.capacity < top.capacity:
+            if base.cow:
+                qemuimg.resize(absolute, "qcow2", top.capacity)
+            else:
+                if base.type == "PREALLOCATED":
+                    size = image.stat(subchain.base_id).size_bytes
+                    qemuimg.fallocate(absolute, size, top.capacity - size, progress)
+                domain.io.truncate(path, top.capacity)
+            change_metadata(domain, subchain.image_id, subchain.base_id, capacity=top.capacity)
+    except (CommandFailed, CommandOverdue) as e:
+        raise VolumeExtendFailed(subchain.base_id, str(e)) from e
+
+
+def commit(domain: FileDomain, subchain: Subchain, progress: Progress, *, merge_bitmaps: bool) -> None:
+    """The data of the top into the base. Raises: CommandFailed, TaskAborted; the top still has all of it then."""
+    image = _read(domain, subchain)
+    check_chain(domain, image, image.chain_to(subchain.top_id))
+    top, base = _path(domain, subchain, subchain.top_id), _path(domain, subchain, subchain.base_id)
+    top_format = QEMU_FORMAT[image.metadata(subchain.top_id).format]
+    qemuimg.commit(top, top_format, subchain.base_id, progress)
+    if merge_bitmaps and image.metadata(subchain.base_id).cow and top_format == "qcow2":
+        bitmaps.merge(top, base)
+    domain.io.fsync(volume_path(subchain.image_id, subchain.base_id))
+
+
+def finalize(domain: FileDomain, subchain: Subchain) -> None:
+    """Take the top out of the chain: ILLEGAL, and its child, if it has one, on the base."""
+    image = read_image(domain, subchain.image_id)
+    children = image.children(subchain.top_id)
+    top = image.metadata(subchain.top_id)
+    base = image.metadata(subchain.base_id)
+    if top.parent != subchain.base_id:
+        raise WrongParentVolume(subchain.top_id, subchain.base_id, top.parent)
+    change_metadata(domain, subchain.image_id, subchain.top_id, legality="ILLEGAL")
+    for child in children:
+        qemuimg.rebase_unsafe(_path(domain, subchain, child), subchain.base_id, QEMU_FORMAT[base.format])
+        domain.io.fsync(volume_path(subchain.image_id, child))
+        change_metadata(domain, subchain.image_id, child, parent=subchain.base_id)
+
+
+def reconcile(domain: FileDomain, image_id: str, leaf_id: str) -> list[str]:
+    """After a live merge that was cut short: the headers are right, make the metadata so.
+
+    Returns the chain by the headers, base first.
+    """
+    image = read_image(domain, image_id)
+    actual = actual_chain(domain, image, leaf_id)
+    wanted = image.chain_to(leaf_id) if leaf_id in image.volumes else actual
+    for n, one in enumerate(actual):
+        metadata = image.metadata(one)
+        parent = actual[n - 1] if n else BLANK
+        if not metadata.shared and metadata.parent != parent:
+            _log.warning("volume %s: its parent is %s, metadata said %s", one, parent, metadata.parent)
+            change_metadata(domain, image_id, one, parent=parent)
+    for one in wanted:
+        # The volume that was merged away: the engine deletes what is ILLEGAL.
+        if one not in actual and image.metadata(one).legal:
+            change_metadata(domain, image_id, one, legality="ILLEGAL")
+    if wanted == actual and not image.metadata(leaf_id).legal:
+        change_metadata(domain, image_id, leaf_id, legality="LEGAL")
+    return actual
+
+
+def actual_chain(domain: FileDomain, image: ImageFiles, leaf_id: str) -> list[str]:
+    """The chain by the qcow2 headers, base first. Raises: VolumeDoesNotExist, ImageIsNotLegalChain."""
+    chain = [leaf_id]
+    while image.metadata(chain[-1]).cow:
+        backing = header_of(domain, image, chain[-1]).backing
+        if backing is None:
+            break
+        if backing in chain:
+            raise ImageIsNotLegalChain(image.image_id, f"volume {backing} is its own ancestor")
+        chain.append(backing)
+    return chain[::-1]
+
+
+def _path(domain: FileDomain, subchain: Subchain, volume_id: str) -> str:
+    return domain.io.path_of(volume_path(subchain.image_id, volume_id))
