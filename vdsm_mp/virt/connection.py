@@ -18,6 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -268,7 +269,7 @@ def _socket_of_libvirt() -> socket.socket | None:
     newest = None
     for number in sorted(map(int, os.listdir("/proc/self/fd"))):
         try:
-            if not os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
+            if not Path(f"/proc/self/fd/{number}").readlink().name.startswith("socket:"):
                 continue
             peer = socket.socket(fileno=os.dup(number))
         except OSError:

@@ -11,6 +11,7 @@ from vdsm_mp.virt import (
     graphics,
     hostdev,
     hostfacts,
+    hypervisor,
     listing,
     nic,
     power,
@@ -70,8 +71,21 @@ def build(config: Config, ports: Ports) -> Room:
             recovery.storage_is_back()
 
     return Room(
-        state=(connection, vms, numbers, keeper, drives, sampler, starter, ender, powers, devices, external),
-        handlers=(disk, ending, externaldata, graphics, hostdev, listing, nic, power, sampling, starting, stats),
+        state=(connection, vms, numbers, keeper, drives, sampler, starter, ender, powers, devices, external, facts),
+        handlers=(
+            disk,
+            ending,
+            externaldata,
+            graphics,
+            hostdev,
+            hypervisor,
+            listing,
+            nic,
+            power,
+            sampling,
+            starting,
+            stats,
+        ),
         before_ready=(lambda: connection.start(recovery.take_stock),),
         subscribes={DomainValidityChanged: resumer.storage_changed},
         peer_changed=storage_changed,

@@ -25,6 +25,7 @@ from vdsm_mp.api.errors_virt import (
     VmIsDown,
 )
 from vdsm_mp.api.events import DomainValidityChanged
+from vdsm_mp.api.internal import GetHypervisorFacts
 from vdsm_mp.common import xml
 from vdsm_mp.virt import machine
 from vdsm_mp.virt.registry import Vms
@@ -251,3 +252,9 @@ def test_a_device_that_is_not_there_is_named(room: VirtRoom, new_guest: NewGuest
         room.call("VM.updateDevice", vmID=guest.vm_id, params={"deviceType": "interface", "alias": "net9"})
     with pytest.raises(ChangeDiskFailed, match="no cdrom drive"):
         room.call("VM.changeCD", vmID=guest.vm_id, driveSpec="")
+
+
+def test_what_qemu_can_run_is_told_with_aliases_and_usable_models(room: VirtRoom) -> None:
+    facts = room.ask(GetHypervisorFacts())
+    assert {"pc", "q35"} <= set(facts["machines"])
+    assert "qemu64" in facts["models"]
