@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every figure of the house in one run and one table, with its expectation beside it.
+
+    python -m bench.run [--repeats 5] [--seconds 1] [--libvirt test:///default] [--only house,bus,rpc] [--json FILE]
+
+Machines differ and are shared: judge by the ratios, which compare with something bare measured in the same run.
+`--repeats 20` gives the p99 of starts and restarts a meaning. Nothing fails here; the exit code is 0 when all ran.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench import bus, house, rpc
+
+
+class Expected(NamedTuple):
+    """A figure, what it should be, and in which direction it may differ."""
+
+    what: str
+    value: float
+    bound: float
+    at_most: bool
+    unit: str = ""
+
+    def line(self) -> str:
+        kept = self.value <= self.bound if self.at_most else self.value >= self.bound
+        sign = "<=" if self.at_most else ">="
+        return f"{self.what:60}{self.value:10.2f} {self.unit:5}{sign} {self.bound:g} {'' if kept else '  MISSED'}"
+
+
+def measure_house(repeats: int, libvirt_uri: str, result: dict[str, Any]) -> list[Expected]:
+    found = house.measure(repeats, libvirt_uri)
+    result["house"] = {"figures": asdict(found), "ratios": house.ratios(found)}
+    print(f"{'the house':52}{'median':>10}{'p99':>10}")
+    rows = {what: (median, unit) for what, median, p99, unit in house.rows(found)}
+    for what, median, p99, unit in house.rows(found):
+        print(f"{what:52}{median:10.3f}{p99:10.3f} {unit}")
+    expected = {"exec -> first good answer over TLS": 0.5, "idle memory of all processes (PSS)": 60.0}
+    expected |= {what: 0.3 for what in rows if what.startswith("kill -9")} | {"SIGTERM -> gone": 10.0}
+    return [Expected(what, rows[what][0], bound, True, rows[what][1]) for what, bound in expected.items()]
+
+
+def measure_bus(seconds: float, result: dict[str, Any]) -> list[Expected]:
+    found = asyncio.run(bus.measure(seconds))
+    result["bus"] = {"figures": found, "ratios": bus.ratios(found)}
+    print(bus.table(found))
+    return [
+        Expected(what, value, 2.0, True) for what, value in bus.ratios(found).items() if "zmq.asyncio round" in what
+    ]
+
+
+def measure_rpc(seconds: float, result: dict[str, Any]) -> list[Expected]:
+    counts = [1, 8, 32]
+    found = rpc.measure(seconds, 3, counts)
+    said = rpc.ratios(found, counts)
+    result["rpc"] = {"figures": {name: asdict(one) for name, one in found.items()}, "ratios": said}
+    print(f"{'calls at the door, over TLS':28}{'calls/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'server CPU ms/call':>21}")
+    for name, one in found.items():
+        print(f"{name:28}{one.per_s:10.0f}{one.p50_ms:9.2f}{one.p99_ms:9.2f}{one.cpu_ms:21.3f}")
+    expected = [Expected(what, value, 2.0, True) for what, value in said.items() if "round trips" in what]
+    ping2 = "ping2 x32, part of the echo's rate"
+    expected.append(Expected(ping2, said[ping2], 0.7, False))
+    expected.append(Expected("Host.ping2 x32, server CPU a call", found["ping2 x32"].cpu_ms, 0.11, True, "ms"))
+    fresh = found["new connections"].per_s / found["echo, new connections"].per_s
+    expected.append(Expected("new TLS connections, part of the echo's rate", fresh, 0.9, False))
+    return expected
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="fresh houses to start, kill and stop")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per figure of calls")
+    parser.add_argument("--libvirt", default="test:///default", help="what virt connects to")
+    parser.add_argument("--only", default="house,bus,rpc", help="parts to run, comma separated")
+    parser.add_argument("--json", type=Path, help="write all figures there, too")
+    options = parser.parse_args()
+    result: dict[str, Any] = {
+        "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
+    }
+    expected: list[Expected] = []
+    for part in options.only.split(","):
+        match part:
+            case "house" if os.getuid() != 0:
+                print("the house is not measured: it needs root to become its user")
+                continue
+            case "house":
+                expected += measure_house(options.repeats, options.libvirt, result)
+            case "bus":
+                expected += measure_bus(options.seconds, result)
+            case "rpc":
+                expected += measure_rpc(options.seconds, result)
+            case _:
+                parser.error(f"there is no part {part}")
+        print()
+    print("expected, as far as one run on a shared machine can tell")
+    for figure in expected:
+        print(figure.line())
+    result["expected"] = [figure._asdict() for figure in expected]
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
