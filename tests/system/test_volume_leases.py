@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes on a domain with real sanlock: each has a lease, jobs hold it, deletions take it away."""
+
+import os
+import subprocess
+from typing import Any
+
+import pytest
+import sanlock
+
+from tests.support.eventually import eventually
+from tests.support.needs import needs_program, needs_root
+from tests.system.test_file_storage import POOL, SD, Host, daemon, device, host, place
+from vdsm_mp.api.types import BLANK
+
+_ = (daemon, device, host, place)  # fixtures of the domain
+pytestmark = [
+    pytest.mark.system,
+    needs_root(),
+    needs_program("sanlock", "mkfs.ext4", "losetup", "qemu-img"),
+    pytest.mark.timeout(120),
+]
+
+IMAGE, BASE, LEAF = (f"{n}0000000-aaaa-4bbb-8ccc-{n}00000000000" for n in (1, 2, 3))
+IDS = {"storagepoolID": POOL, "storagedomainID": SD, "imageID": IMAGE}
+
+
+def finished(host: Host, task_id: str) -> None:
+    status = eventually(lambda: _over(host, task_id), within_s=30)
+    assert status["taskResult"] == "success", status
+    host.call("Task.clear", taskID=task_id)
+
+
+def _over(host: Host, task_id: str) -> dict[str, Any] | None:
+    status: dict[str, Any] = host.call("Task.getStatus", taskID=task_id)
+    return status if status["taskState"] == "finished" else None
+
+
+def create(host: Host, volume_id: str, **changes: Any) -> None:
+    params = {
+        **IDS,
+        "volumeID": volume_id,
+        "size": str(16 * 2**20),
+        "volFormat": 4,
+        "preallocate": 2,
+        "diskType": "DATA",
+        "desc": "",
+        "srcImgUUID": BLANK,
+        "srcVolUUID": BLANK,
+        **changes,
+    }
+    finished(host, host.call("Volume.create", **params))
+
+
+def job(host: Host, verb: str, job_id: str, **params: Any) -> dict[str, Any]:
+    host.call(verb, job_id=job_id, **params)
+
+    def over() -> dict[str, Any] | None:
+        found: dict[str, Any] = host.call("internal.storage_jobs")[job_id]
+        return found if found["status"] in ("done", "failed") else None
+
+    found = eventually(over, within_s=60)
+    assert found is not None
+    return found
+
+
+def test_a_volume_has_a_lease_from_its_creation_to_its_end(host: Host) -> None:
+    host.make()
+    host.connect_pool()
+    host.become_spm()
+    create(host, BASE)
+    create(host, LEAF, srcImgUUID=IMAGE, srcVolUUID=BASE)
+    image = host.domain / "images" / IMAGE
+    lease = image / f"{LEAF}.lease"
+    assert (lease.stat().st_size, oct(lease.stat().st_mode & 0o777)) == (2**20, "0o660")
+    found = sanlock.read_resource(str(lease), 0)
+    assert (found["lockspace"], found["resource"]) == (SD.encode(), LEAF.encode())
+    wanted = {"path": str(lease), "offset": 0, "owners": [], "version": None}
+    assert host.call("Volume.getInfo", **IDS, volumeID=LEAF)["lease"] == wanted
+
+    prepared = host.call("Image.prepare", **IDS, volumeID=LEAF)
+    assert [(one["leasePath"], one["leaseOffset"]) for one in prepared["imgVolumesInfo"]] == [
+        (f"{image}/{BASE}.lease", 0),
+        (f"{image}/{LEAF}.lease", 0),
+    ]
+    host.call("Image.teardown", **IDS, volumeID=LEAF)
+
+    # A job holds the lease while it runs, and gives it back.
+    ref = {"sd_id": SD, "img_id": IMAGE, "vol_id": LEAF, "generation": 0}
+    done = job(host, "SDM.add_bitmap", "40000000-aaaa-4bbb-8ccc-400000000000", vol_info=ref, bitmap="one")
+    assert done["status"] == "done", done
+    assert sanlock.read_resource_owners(SD.encode(), LEAF.encode(), [(str(lease), 0)]) == []
+    assert sanlock.read_resource(str(lease), 0)["version"] == 1
+
+    # Held by somebody else, the job does not touch the volume.
+    holder = subprocess.Popen(
+        ["/usr/sbin/sanlock", "client", "command", "-r", f"{SD}:{LEAF}:{lease}:0", "-c", "/bin/sleep", "600"]
+    )
+    try:
+        eventually(lambda: sanlock.read_resource_owners(SD.encode(), LEAF.encode(), [(str(lease), 0)]))
+        info = host.call("Volume.getInfo", **IDS, volumeID=LEAF)
+        assert info["lease"] == {"path": str(lease), "offset": 0, "owners": [1], "version": 2}
+        ref["generation"] = 1
+        refused = job(host, "SDM.add_bitmap", "50000000-aaaa-4bbb-8ccc-500000000000", vol_info=ref, bitmap="two")
+        assert (refused["status"], refused["error"]["code"]) == ("failed", 651)
+        assert host.call("Volume.getInfo", **IDS, volumeID=LEAF)["generation"] == 1
+    finally:
+        holder.kill()
+        holder.wait(10)
+
+    params = {**IDS, "volumeList": [LEAF]}
+    finished(host, host.call("Image.deleteVolumes", **params))
+    assert sorted(os.listdir(image)) == [BASE, f"{BASE}.lease", f"{BASE}.meta"]
+    finished(host, host.call("Image.delete", **IDS, postZero=False, force=False))
+    assert os.listdir(host.domain / "images") == []
