@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vdsm-mp call VERB key=value…`: any verb of the public API. Help and types come from the declarations."""
+
+import argparse
+import json
+import sys
+from typing import Any, get_args
+
+import msgspec
+
+from vdsm_mp.api.catalogue import VERBS
+from vdsm_mp.api.verb import VerbSpec
+from vdsm_mp.cli import door, render
+from vdsm_mp.common.errors import Error
+from vdsm_mp.tool.types import type_name
+
+
+class BadCommandLine(Exception):
+    """The words do not make a call."""
+
+
+SAYS_NO = (*door.SAYS_NO, BadCommandLine)
+
+
+def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
+    parser.epilog = "values are text, or JSON where the parameter wants it: key='{\"a\": 1}'; `VERB --help` lists them"
+    parser.add_argument("verb", metavar="VERB", nargs="?")
+    parser.add_argument("words", metavar="KEY=VALUE", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true", help="of the command, or of the verb")
+    parser.add_argument("--params", metavar="JSON", help="all parameters as one object; - reads it from stdin")
+    parser.add_argument("--flow-id", default="", help="correlation id for the logs")
+    parser.add_argument("--json", action="store_true", help="errors as JSON too")
+    door.arguments(parser)
+    parser.set_defaults(parser=parser)
+
+
+def run(asked: argparse.Namespace) -> int:
+    if asked.help or not asked.verb:
+        print(verb_help(asked.verb) if asked.verb else asked.parser.format_help(), end="")
+        return 0 if asked.help else 2
+    params = parameters(VERBS.get(asked.verb), asked.words, asked.params)
+    try:
+        with door.connect(asked) as client:
+            result = client.call(asked.verb, params, timeout_s=asked.timeout, flow_id=asked.flow_id)
+    except Error as error:
+        if asked.json:
+            print(render.as_json({"error": {"code": error.code, "message": str(error)}}))
+        print(f"vdsm-mp: {asked.verb}: {error} (code {error.code})", file=sys.stderr)
+        return 1
+    print(render.as_json(result))
+    return 0
+
+
+def parameters(spec: VerbSpec | None, words: list[str], sealed: str | None) -> dict[str, Any]:
+    """The call's parameters. spec: None for a verb that only the other host knows. Raises BadCommandLine."""
+    params: dict[str, Any] = {}
+    if sealed is not None:
+        try:
+            params = json.loads(sys.stdin.read() if sealed == "-" else sealed)
+        except ValueError as error:
+            raise BadCommandLine(f"--params is not JSON: {error}") from error
+        if not isinstance(params, dict):
+            raise BadCommandLine("--params must be an object")
+    kinds = {f.encode_name: f.type for f in msgspec.structs.fields(spec.message)} if spec else {}
+    for word in words:
+        key, found, value = word.partition("=")
+        if not found:
+            raise BadCommandLine(f"{word!r} is not KEY=VALUE")
+        if spec and key not in kinds:
+            raise BadCommandLine(f"{spec.name} has no parameter {key}; it has: {', '.join(kinds) or 'none'}")
+        params[key] = _value(value, kinds.get(key, Any))
+    return params
+
+
+def _value(text: str, kind: Any) -> Any:
+    """Text stays text where text is wanted; elsewhere it is read as JSON, if it is JSON."""
+    if type_name(kind) in ("text", "uuid"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def verb_help(name: str) -> str:
+    """What a verb wants and gives."""
+    spec = VERBS.get(name)
+    if spec is None or spec.internal:
+        near = [n for n in VERBS if name.lower() in n.lower()]
+        return f"{name}: no such verb" + (f"; there are {', '.join(sorted(near))}\n" if near else "\n")
+    doc = (spec.message.__doc__ or "").strip().replace("\n    ", "\n")
+    fields = msgspec.structs.fields(spec.message)
+    rows = [(f.encode_name, type_name(f.type), "" if f.required else "optional", _members(f.type)) for f in fields]
+    state = (
+        'planned: answers "not supported"' if spec.planned else f"done by {spec.owner}, within {spec.deadline_s:.0f} s"
+    )
+    reply = "true" if spec.reply is None else type_name(spec.reply)
+    shown = render.table(("parameter", "type", "", ""), rows) or "no parameters"
+    return f"{spec.name}: {doc}\n\n{shown}\n\nresult: {reply}\n{state}\n".replace(" -\n", "\n").replace("  -", "")
+
+
+def _members(kind: Any) -> str:
+    """Names of the members when a parameter is an object we know."""
+    for inner in (kind, *get_args(kind)):
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            return ", ".join(f.encode_name + ("" if f.required else "?") for f in msgspec.structs.fields(inner))
+    return ""

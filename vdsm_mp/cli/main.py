@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vdsm-mp COMMAND`: which module does what. Each is imported only when it is asked for, so that `vdsm-mp master`
+loads nothing that a process which forks must not have.
+
+A command's module has `SUMMARY`, `arguments(parser)` and `run(asked) -> exit code`.
+"""
+
+import argparse
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from vdsm_mp import __version__
+
+#: Command -> module. `master` parses its own arguments.
+COMMANDS = {
+    "status": "vdsm_mp.cli.status",
+    "restart": "vdsm_mp.cli.workers",
+    "stop": "vdsm_mp.cli.workers",
+    "stacks": "vdsm_mp.cli.workers",
+    "profile": "vdsm_mp.cli.workers",
+    "call": "vdsm_mp.cli.call",
+    "events": "vdsm_mp.cli.watch",
+    "verbs": "vdsm_mp.cli.verbs",
+    "show-config": "vdsm_mp.cli.showconfig",
+    "check-host": "vdsm_mp.tool.check_host",
+    "schema": "vdsm_mp.tool.schema",
+    "completion": "vdsm_mp.cli.completion",
+    "master": "vdsm_mp.master",
+}
+SUMMARIES = {
+    "status": "workers, VMs, domains, tasks, certificates; exit code 0 well, 1 degraded, 2 not running",
+    "restart": "restart one worker and wait until it is ready",
+    "stop": "tell the agent to stop, as SIGTERM does",
+    "stacks": "what every thread of a worker does at this moment",
+    "profile": "where a worker spends its time",
+    "call": "call a verb of the public API, here or on another host",
+    "events": "follow the events as an engine sees them",
+    "verbs": "every verb, with its state",
+    "show-config": "the configuration in force, and which file says so",
+    "check-host": "would this host work, and why not",
+    "schema": "the API as Markdown or JSON Schema",
+    "completion": "completion for bash: source <(vdsm-mp completion)",
+    "master": "run the agent in the foreground (supervisord does)",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"vdsm-mp {__version__}")
+        return 0
+    name = words[0].removeprefix("--") if words[0] == "--show-config" else words[0]
+    if name not in COMMANDS:
+        print(f"vdsm-mp: there is no command {name}; `vdsm-mp --help` lists them", file=sys.stderr)
+        return 2
+    module = importlib.import_module(COMMANDS[name])
+    if not hasattr(module, "arguments"):
+        code: int = module.main(words[1:])
+        return code
+    parser = argparse.ArgumentParser(prog=f"vdsm-mp {name}", description=SUMMARIES[name], add_help=name != "call")
+    module.arguments(parser, name)
+    return _run(module, parser.parse_args(words[1:]))
+
+
+def _run(module: Any, asked: argparse.Namespace) -> int:
+    """Run a command; what it says no to is one line on stderr, never a traceback."""
+    # A reader that goes away (`| head`) ends us quietly.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        code: int = module.run(asked)
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, *module.SAYS_NO) as error:
+        print(f"vdsm-mp: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {SUMMARIES[name]}" for name in COMMANDS]
+    return (
+        f"vdsm-mp {__version__}: a KVM host agent\n\nusage: vdsm-mp COMMAND …\n\n"
+        + "\n".join(lines)
+        + "\n\n`vdsm-mp COMMAND --help` tells more; `vdsm-mp call VERB --help` tells a verb's parameters."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON, tables and sizes for a terminal. Knows nothing of what it shows."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def as_json(value: Any) -> str:
+    """For people and for programs alike: indented, keys in their order."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns as wide as their widest cell; numbers to the right."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    if not cells:
+        return ""
+    widths = [max(len(row[n]) for row in [list(head), *cells]) for n in range(len(head))]
+    right = [all(_is_number(row[n]) for row in cells) for n in range(len(head))]
+    lines = [list(head), *cells]
+    return "\n".join(
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None or value == "" else str(value)
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.replace(".", "", 1).replace("%", "").removesuffix(" s").isdigit()
+
+
+def seconds(value: float | None) -> str:
+    """45 s, 12 min, 3 h, 5 d."""
+    if value is None:
+        return "-"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if value >= 2 * size:
+            return f"{value / size:.0f} {unit}"
+    return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
+
+
+def mib(kib: float | None) -> str:
+    return "-" if not kib else f"{kib / 1024:.1f}"
+
+
+def gib(octets: str | float | None) -> str:
+    return "-" if octets in (None, "") else f"{float(octets) / 2**30:.1f} GiB"

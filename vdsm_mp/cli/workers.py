@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vdsm-mp restart | stop | stacks | profile`: through the master's control socket."""
+
+import argparse
+
+from vdsm_mp.cli import render
+from vdsm_mp.common import config, controlsocket
+
+WORKERS = ("storage", "network", "virt", "scheduler", "clientif")
+SAYS_NO = (controlsocket.NotRunning, controlsocket.Refused, config.ConfigError)
+
+
+def arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.set_defaults(do=name)
+    if name != "stop":
+        parser.add_argument("worker", metavar="WORKER", help=", ".join(WORKERS))
+    if name == "profile":
+        parser.add_argument("--seconds", type=float, default=5.0, help="how long to look (5)")
+
+
+def run(asked: argparse.Namespace) -> int:
+    run_dir = config.load().config.vdsm_mp.run_dir
+    more = {key: getattr(asked, key) for key in ("worker", "seconds") if hasattr(asked, key)}
+    result = controlsocket.ask(run_dir, asked.do, timeout_s=120.0, **more)
+    if asked.do == "restart":
+        print(f"{result['worker']}: ready after {result['ready_after_s']} s")
+    else:
+        print(result if isinstance(result, str) else render.as_json(result))
+    return 0

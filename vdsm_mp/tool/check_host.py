@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vdsm-mp check-host`: would this host work, and why not. Looks only; changes nothing; needs no running agent.
+
+Run as root it judges for the agent's user. Exit code: 0 it would, 1 it would not.
+"""
+
+import argparse
+import grp
+import pwd
+import shutil
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdsm_mp.common import config
+from vdsm_mp.common.options import Config
+from vdsm_mp.wire.tls import Files, days_left, server_context
+
+SAYS_NO = (config.ConfigError,)
+SHARED_ID = 36
+PROGRAMS = ("qemu-img", "qemu-system-x86_64", "sudo", "sanlock", "mount", "umount")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """level: "ok", "note" (works, with a consequence) or "bad" (the agent or its work would fail)."""
+
+    level: str
+    about: str
+    says: str
+
+
+def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
+    parser.add_argument("--all", action="store_true", help="also what is well")
+
+
+def run(asked: argparse.Namespace) -> int:
+    findings = list(check(config.load().config))
+    for finding in findings:
+        if asked.all or finding.level != "ok":
+            print(f"{finding.level:<5} {finding.about:<14} {finding.says}")
+    bad = sum(finding.level == "bad" for finding in findings)
+    print(
+        f"{len(findings)} things looked at: {bad} would not work" if bad else f"{len(findings)} things looked at: well"
+    )
+    return 1 if bad else 0
+
+
+def check(cfg: Config) -> Iterator[Finding]:
+    """Everything that is looked at."""
+    yield from _accounts(cfg)
+    yield from _directories(cfg)
+    yield from _programs()
+    yield from _certificates(cfg)
+    yield from _daemons(cfg)
+    yield from _helpers(cfg)
+    yield from _kvm()
+
+
+def _accounts(cfg: Config) -> Iterator[Finding]:
+    house = cfg.vdsm_mp
+    try:
+        user, group = pwd.getpwnam(house.user), grp.getgrnam(house.group)
+    except KeyError as error:
+        yield Finding("bad", "accounts", f"{error.args[0]}: create it (scripts/provision does)")
+        return
+    for what, number in ((f"user {house.user}", user.pw_uid), (f"group {house.group}", group.gr_gid)):
+        fine = number == SHARED_ID
+        says = f"{what} has the number {number}"
+        yield Finding(
+            "ok" if fine else "note", "accounts", says + ("" if fine else f": shared storage expects {SHARED_ID}")
+        )
+    member = user.pw_gid == group.gr_gid or house.user in group.gr_mem
+    yield Finding("ok" if member else "bad", "accounts", f"{house.user} is {'' if member else 'not '}in {house.group}")
+
+
+def _directories(cfg: Config) -> Iterator[Finding]:
+    house = cfg.vdsm_mp
+    for name in (house.run_dir, house.vdsm_run_dir, house.state_dir, house.log_dir, cfg.irs.repository):
+        path = Path(name)
+        if not path.is_dir():
+            yield Finding("bad", "directories", f"{name} does not exist")
+            continue
+        owner = _name(path.stat().st_uid)
+        yield Finding("ok" if owner == house.user else "bad", "directories", f"{name} belongs to {owner}")
+    free = shutil.disk_usage(house.log_dir if Path(house.log_dir).is_dir() else "/").free >> 20
+    yield Finding("ok" if free > 500 else "note", "directories", f"{free} MiB are free for logs")
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _programs() -> Iterator[Finding]:
+    for name in PROGRAMS:
+        where = shutil.which(name, path="/usr/bin:/usr/sbin:/bin:/sbin")
+        yield Finding("ok" if where else "bad", "programs", where or f"{name} is not installed")
+
+
+def _certificates(cfg: Config) -> Iterator[Finding]:
+    if not cfg.vars.ssl:
+        yield Finding("note", "certificates", "TLS is off: the door is open to this host only")
+        return
+    files = Files.below(cfg.vdsm_mp.pki_dir)
+    try:
+        server_context(files)
+    except (OSError, ssl.SSLError) as error:
+        yield Finding("bad", "certificates", f"{files.cert.parent.parent}: {error}")
+        return
+    days = days_left(files.cert)
+    ends = "cannot be read" if days is None else f"ends in {days:.0f} days"
+    yield Finding("ok" if days is not None and days > 14 else "note", "certificates", f"{files.cert} {ends}")
+
+
+def _daemons(cfg: Config) -> Iterator[Finding]:
+    for name, path in (("libvirtd", "/run/libvirt/libvirt-sock"), ("sanlock", "/run/sanlock/sanlock.sock")):
+        if name == "libvirtd" and not cfg.vdsm_mp.libvirt_uri.startswith("qemu:///system"):
+            continue
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(3)
+            try:
+                probe.connect(path)
+            except OSError as error:
+                needed = "bad" if name == "libvirtd" else "note"
+                yield Finding(needed, "daemons", f"{name} does not answer: {path}: {error.strerror or error}")
+                continue
+        yield Finding("ok", "daemons", f"{name} answers")
+
+
+def _helpers(cfg: Config) -> Iterator[Finding]:
+    for role in ("storage", "network", "virt"):
+        path = Path(cfg.vdsm_mp.libexec_dir) / f"helper-{role}"
+        if not path.exists():
+            yield Finding("bad", "root", f"{path} is not installed")
+        elif path.stat().st_uid or path.stat().st_mode & 0o022:
+            yield Finding("bad", "root", f"{path} can be changed by others than root")
+        else:
+            yield Finding("ok", "root", f"{path}")
+
+
+def _kvm() -> Iterator[Finding]:
+    there = Path("/dev/kvm").exists()
+    says = "/dev/kvm is there" if there else "there is no /dev/kvm: guests run emulated, slowly"
+    yield Finding("ok" if there else "note", "virtualization", says)
