@@ -84,7 +84,7 @@ class GetJobs(Message, frozen=True, kw_only=True):
     job_ids: list[Uuid] | None = None
 
 
-@verb("Host.ping", owner="network", safe=True, tier=2)
+@verb("Host.ping", owner="network", lane=Lane.LOOP, safe=True, deadline_s=5, tier=2)
 class Ping(Message, frozen=True, kw_only=True):
     """Old liveness check; also confirms connectivity."""
 

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network part of Host.getCapabilities, typed as engines read it. Pure.
+
+`speed` and `vlanid` are integers, `mtu` is a string, `switch` must be there, and the base of every VLAN must be listed
+(in nics, bondings or vlans): each of these, done wrong, loses the whole answer.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+from vdsm_mp.common.options import Vars
+from vdsm_mp.network.state import Link, State
+from vdsm_mp.network.wanted import Config, Network
+
+#: The kernel's words and numbers of a bond's mode, as engines know them.
+_MODES = ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb")
+
+
+def facts(state: State, config: Config, options: Vars, nameservers: list[str]) -> dict[str, Any]:
+    """{networks, nics, bridges, vlans, bondings, nameservers}"""
+    links = {name: link for name, link in state.links.items() if not hidden(link, options)}
+    return {
+        "nics": {name: _nic(state, link) for name, link in links.items() if link.is_nic},
+        "bondings": {name: _bond(state, link) for name, link in links.items() if link.kind == "bond"},
+        "vlans": {name: _vlan(state, link) for name, link in links.items() if _listed_vlan(link, links)},
+        "bridges": {name: _bridge(state, link) for name, link in links.items() if link.kind == "bridge"},
+        "networks": {
+            name: _network(state, network, links[network.top])
+            for name, network in config.networks.items()
+            if network.top in links
+        },
+        "nameservers": nameservers,
+    }
+
+
+def hidden(link: Link, options: Vars) -> bool:
+    """Is this device none of the engine's business? A virtual NIC is shown when an option names it, or we use it."""
+    patterns = {"bond": options.hidden_bonds, "vlan": options.hidden_vlans, "bridge": ""}
+    if link.kind in ("veth", "dummy") and not link.master and not link.addresses:
+        return not _matches(link.name, options.fake_nics)
+    return _matches(link.name, patterns.get(link.kind, options.hidden_nics))
+
+
+def _matches(name: str, patterns: str) -> bool:
+    return any(fnmatch(name, pattern.strip()) for pattern in patterns.split(",") if pattern.strip())
+
+
+def _listed_vlan(link: Link, links: Mapping[str, Link]) -> bool:
+    return link.kind == "vlan" and link.tag is not None and link.base in links
+
+
+def _addresses(state: State, link: Link) -> dict[str, Any]:
+    v4 = [address for address in link.addresses if ":" not in address]
+    v6 = [address for address in link.addresses if ":" in address]
+    first = ipaddress.IPv4Interface(v4[0]) if v4 else None
+    gateway = state.gateway(link.name, "4")
+    return {
+        "addr": str(first.ip) if first else "",
+        "netmask": str(first.netmask) if first else "",
+        "ipv4addrs": v4,
+        "ipv6addrs": v6,
+        "gateway": gateway,
+        "ipv6gateway": state.gateway(link.name, "6") or "::",
+        "ipv4defaultroute": bool(gateway),
+        "dhcpv4": "4" in link.dynamic,
+        "dhcpv6": False,
+        "ipv6autoconf": "6" in link.dynamic,
+        "mtu": str(link.mtu),
+    }
+
+
+def _nic(state: State, link: Link) -> dict[str, Any]:
+    found = {**_addresses(state, link), "hwaddr": link.mac, "speed": link.speed}
+    if link.master in state.links and state.links[link.master].kind == "bond":
+        found["permhwaddr"] = link.permanent_mac or link.mac
+        aggregator = link.port_options.get("ad_aggregator_id")
+        if aggregator is not None:
+            found["ad_aggregator_id"] = str(aggregator)
+    return found
+
+
+def _bond(state: State, link: Link) -> dict[str, Any]:
+    options = link.options
+    mode = str(options.get("mode", "balance-rr"))
+    shown = {"mode": str(_MODES.index(mode)) if mode in _MODES else mode}
+    shown |= {key: str(options[key]) for key in ("miimon", "xmit_hash_policy") if options.get(key) is not None}
+    ports = state.ports(link.name)
+    return {
+        **_addresses(state, link),
+        "hwaddr": link.mac,
+        "slaves": ports,
+        "opts": shown,
+        "active_slave": str(options.get("active_slave", "")),
+        "ad_partner_mac": str(options.get("ad_info", {}).get("ad_partner_mac", "")),
+        "speed": max((state.links[port].speed for port in ports), default=0),
+        "switch": "legacy",
+    }
+
+
+def _vlan(state: State, link: Link) -> dict[str, Any]:
+    return {**_addresses(state, link), "iface": link.base, "vlanid": link.tag}
+
+
+def _bridge(state: State, link: Link) -> dict[str, Any]:
+    stp = "on" if link.options.get("stp_state") else "off"
+    return {**_addresses(state, link), "ports": state.ports(link.name), "stp": stp, "opts": {}}
+
+
+def _network(state: State, network: Network, top: Link) -> dict[str, Any]:
+    found = {
+        **_addresses(state, top),
+        "iface": top.name,
+        "bridged": network.bridged,
+        "switch": "legacy",
+        "southbound": network.lower,
+        "nameservers": list(network.nameservers),
+        "hostQos": network.host_qos,
+        "bootproto4": "none",
+    }
+    if network.bridged:
+        found |= {"ports": state.ports(top.name), "stp": "on" if network.stp else "off"}
+    if network.vlan is not None:
+        found["vlanid"] = network.vlan
+    return found

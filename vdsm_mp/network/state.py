@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is: links, addresses and default routes, as records. Reads by `ip -j`; pure parsing apart from `read`.
+
+Works in whichever network namespace the process lives, so it asks netlink (through `ip`) and never sysfs, which
+shows the namespace it was mounted in; the speed of a NIC, a matter of taste, is the one exception.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vdsm_mp.common import command
+
+_IP = "/usr/sbin/ip"
+_DEADLINE_S = 5.0
+#: Half finished devices of other programs and the like.
+_IGNORED_KINDS = frozenset({"ifb", "tun", "ipip", "sit", "gre", "ip6tnl", "vti", "ip6gre", "erspan", "gretap"})
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One network device.
+
+    kind: "" for a NIC, "bridge", "bond", "vlan", "veth", "dummy", "tun" ... base: of a VLAN. up: switched on; carrier:
+    and has a link. addresses: "192.0.2.1/24", global ones of both families. dynamic: families ("4", "6") that have an
+    address with a limited life (DHCP, autoconfiguration). options: of a bond or bridge, as `ip` names them.
+    """
+
+    name: str
+    kind: str = ""
+    mac: str = ""
+    permanent_mac: str = ""
+    mtu: int = 1500
+    up: bool = False
+    carrier: bool = False
+    master: str = ""
+    base: str = ""
+    tag: int | None = None
+    addresses: tuple[str, ...] = ()
+    dynamic: frozenset[str] = frozenset()
+    speed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    port_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_nic(self) -> bool:
+        """Hardware, or what tests use in its place."""
+        return self.kind in ("", "veth", "dummy") and self.name != "lo"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """links by name; gateways: {device: {"4": gateway, "6": gateway}} of the main table."""
+
+    links: Mapping[str, Link]
+    gateways: Mapping[str, Mapping[str, str]]
+
+    def ports(self, master: str) -> list[str]:
+        return sorted(link.name for link in self.links.values() if link.master == master)
+
+    def gateway(self, device: str, family: str) -> str:
+        return self.gateways.get(device, {}).get(family, "")
+
+
+def read() -> State:
+    """Raises: CommandFailed, CommandOverdue."""
+    return parse(_ask("-d", "addr", "show"), [*_ask("-4", "route", "show"), *_ask("-6", "route", "show")])
+
+
+def parse(devices: Iterable[Mapping[str, Any]], routes: Iterable[Mapping[str, Any]]) -> State:
+    links = {}
+    for device in devices:
+        link = _link(device)
+        if link.kind not in _IGNORED_KINDS:
+            links[link.name] = link
+    gateways: dict[str, dict[str, str]] = {}
+    for route in routes:
+        gateway = route.get("gateway", "")
+        if route.get("dst") == "default" and gateway and "dev" in route:
+            gateways.setdefault(route["dev"], {}).setdefault("6" if ":" in gateway else "4", gateway)
+    return State(links, gateways)
+
+
+def _ask(*words: str) -> list[Mapping[str, Any]]:
+    out = command.run([_IP, "-j", *words], deadline_s=_DEADLINE_S).out
+    answer = json.loads(out or b"[]")
+    return [item for item in answer if item]
+
+
+def _link(device: Mapping[str, Any]) -> Link:
+    info = device.get("linkinfo", {})
+    kind, data = info.get("info_kind", ""), info.get("info_data", {})
+    addresses = [found for found in device.get("addr_info", ()) if found.get("scope") == "global"]
+    name, flags = device["ifname"], device.get("flags", ())
+    return Link(
+        name=name,
+        kind=kind or ("loopback" if "LOOPBACK" in flags else ""),
+        mac=device.get("address", ""),
+        permanent_mac=device.get("permaddr") or info.get("info_slave_data", {}).get("perm_hwaddr", ""),
+        mtu=device.get("mtu", 1500),
+        up="UP" in flags,
+        carrier="LOWER_UP" in flags and "UP" in flags,
+        master=device.get("master", ""),
+        base=device.get("link", "") if kind == "vlan" else "",
+        tag=data.get("id") if kind == "vlan" else None,
+        addresses=tuple(f"{found['local']}/{found['prefixlen']}" for found in addresses),
+        dynamic=frozenset("6" if ":" in found["local"] else "4" for found in addresses if found.get("dynamic")),
+        speed=_speed(name) if not kind and "LOWER_UP" in flags else 0,
+        options=data if kind in ("bond", "bridge") else {},
+        port_options=info.get("info_slave_data", {}),
+    )
+
+
+def _speed(nic: str) -> int:
+    """Mb/s; 0 when nobody knows (virtual NICs say -1 or refuse)."""
+    try:
+        return max(0, int(Path(f"/sys/class/net/{nic}/speed").read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        return 0

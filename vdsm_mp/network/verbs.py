@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs of the network worker."""
+
+from pathlib import Path
+from typing import Any
+
+from vdsm_mp.api.host import Ping
+from vdsm_mp.api.internal import GetNetworkCounters, GetNetworkFacts
+from vdsm_mp.api.network import (
+    ConfirmConnectivity,
+    GetNetworkCapabilities,
+    GetNetworkStatistics,
+    SetSafeNetworkConfig,
+    SetupNetworks,
+)
+from vdsm_mp.api.verb import DONE, Status, handles
+from vdsm_mp.common.options import Vars
+from vdsm_mp.network import caps, stats
+from vdsm_mp.network.commit import Networks
+from vdsm_mp.network.watch import Watch
+
+
+@handles(SetupNetworks)
+def setup_networks(networks: Networks, ask: SetupNetworks) -> Status:
+    networks.setup(ask.networks, ask.bondings, ask.options)
+    return DONE
+
+
+@handles(ConfirmConnectivity)
+def confirm_connectivity(networks: Networks, ask: ConfirmConnectivity) -> None:
+    networks.confirm()
+
+
+@handles(Ping)
+def ping(networks: Networks, ask: Ping) -> None:
+    networks.confirm()
+
+
+@handles(SetSafeNetworkConfig)
+def set_safe_network_config(networks: Networks, ask: SetSafeNetworkConfig) -> None:
+    networks.keep_safe()
+
+
+@handles(GetNetworkFacts)
+def get_network_facts(watch: Watch, networks: Networks, options: Vars, ask: GetNetworkFacts) -> dict[str, Any]:
+    return _facts(watch, networks, options)
+
+
+@handles(GetNetworkCounters)
+def get_network_counters(watch: Watch, options: Vars, ask: GetNetworkCounters) -> dict[str, Any]:
+    return stats.counters(watch.now(), options, stats.read_table())
+
+
+@handles(GetNetworkCapabilities)
+def get_network_capabilities(
+    watch: Watch, networks: Networks, options: Vars, ask: GetNetworkCapabilities
+) -> dict[str, Any]:
+    return _facts(watch, networks, options)
+
+
+@handles(GetNetworkStatistics)
+def get_network_statistics(watch: Watch, options: Vars, ask: GetNetworkStatistics) -> dict[str, Any]:
+    return {"network": stats.counters(watch.now(), options, stats.read_table())}
+
+
+def _facts(watch: Watch, networks: Networks, options: Vars) -> dict[str, Any]:
+    return caps.facts(watch.now(), networks.config, options, _nameservers())
+
+
+def _nameservers() -> list[str]:
+    try:
+        lines = Path("/etc/resolv.conf").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [words[1] for line in lines if (words := line.split())[:1] == ["nameserver"] and len(words) > 1]

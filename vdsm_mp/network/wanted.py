@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an engine wants: networks and bonds as records, from VDSM's dictionaries, and their refusal with VDSM's codes.
+
+Pure. Nothing is looked up here; what depends on the state of the host is checked by `plan.py`.
+"""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from vdsm_mp.api.errors_network import BadAddress, BadBond, BadBridge, BadNetworkParameters, BadVlan
+
+_NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
+#: A bridge is named after its network: no dot (it would look like a VLAN device).
+_BRIDGE = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_-]{0,14}\Z")
+_KNOWN = frozenset(
+    [
+        *("nic", "bonding", "vlan", "bridged", "mtu", "stp", "STP", "ipaddr", "netmask", "prefix", "gateway"),
+        *("bootproto", "ipv6addr", "ipv6gateway", "ipv6autoconf", "dhcpv6", "defaultRoute", "nameservers", "switch"),
+        *("hostQos", "custom", "remove", "dhcpv4", "blockingdhcp", "vlanid"),
+    ]
+)
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True):
+    """A network as it is kept on disk. base: NIC or bond, "" for a bridge without uplink. address: "a.b.c.d/len"."""
+
+    name: str
+    base: str = ""
+    vlan: int | None = None
+    bridged: bool = True
+    mtu: int | None = None
+    stp: bool = False
+    address: str = ""
+    gateway: str = ""
+    address6: str = ""
+    gateway6: str = ""
+    default_route: bool = False
+    nameservers: tuple[str, ...] = ()
+    host_qos: dict[str, Any] = {}
+
+    @property
+    def lower(self) -> str:
+        """The device that carries the network's frames: NIC, bond or VLAN device; "" when there is none."""
+        return f"{self.base}.{self.vlan}" if self.vlan is not None else self.base
+
+    @property
+    def top(self) -> str:
+        """The device that has the addresses."""
+        return self.name if self.bridged else self.lower
+
+
+class Bond(msgspec.Struct, frozen=True, kw_only=True):
+    """options: {"mode": "4", "miimon": "100"} as the client gave them."""
+
+    name: str
+    nics: tuple[str, ...]
+    options: dict[str, str] = {}
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """All networks and bonds that are ours. format: of the file it is kept in."""
+
+    format: int = 1
+    networks: dict[str, Network] = {}
+    bonds: dict[str, Bond] = {}
+
+
+def changed(old: Config, networks: Mapping[str, Any], bondings: Mapping[str, Any]) -> Config:
+    """`old` with the wanted changes. Raises: the errors below, at the first fault; nothing has changed."""
+    nets, bonds = dict(old.networks), dict(old.bonds)
+    for name, attributes in networks.items():
+        if _removed(name, attributes):
+            if nets.pop(name, None) is None:
+                raise BadBridge(name, "it cannot be removed, it does not exist")
+        else:
+            nets[name] = network(name, attributes)
+    for name, attributes in bondings.items():
+        if _removed(name, attributes):
+            if bonds.pop(name, None) is None:
+                raise BadBond(name, "it cannot be removed, it does not exist")
+        else:
+            bonds[name] = bond(name, attributes)
+    return Config(networks=nets, bonds=bonds)
+
+
+def _removed(name: str, attributes: Any) -> bool:
+    if not isinstance(attributes, Mapping):
+        raise BadNetworkParameters(f"{name} has no attributes")
+    if not _true(attributes.get("remove", False)):
+        return False
+    if set(attributes) - {"remove", "custom"}:
+        raise BadNetworkParameters(f"{name} is to be removed and has other attributes")
+    return True
+
+
+def network(name: str, given: Mapping[str, Any]) -> Network:
+    bridged = _true(given.get("bridged", True))
+    if not (_BRIDGE if bridged else _NAME).match(name):
+        raise BadBridge(name, "a name has up to 15 letters, digits, '-' and '_'")
+    if unknown := set(given) - _KNOWN:
+        raise BadNetworkParameters(f"{name}: unknown attribute {sorted(unknown)[0]}")
+    if given.get("nic") and given.get("bonding"):
+        raise BadNetworkParameters(f"{name}: both a NIC and a bond")
+    if given.get("switch", "legacy") != "legacy":
+        raise BadNetworkParameters(f"{name}: switch type {given['switch']!r} is not supported here")
+    if given.get("bootproto") == "dhcp" or _true(given.get("dhcpv6", False)) or _true(given.get("ipv6autoconf", False)):
+        raise BadAddress(name, "only static addresses are supported here")
+    base = str(given.get("nic") or given.get("bonding") or "")
+    if not base and (not bridged or given.get("vlan") not in (None, "")):
+        raise BadNetworkParameters(f"{name}: neither a NIC nor a bond")
+    return Network(
+        name=name,
+        base=base,
+        vlan=_tag(name, given.get("vlan")),
+        bridged=bridged,
+        mtu=_mtu(name, given.get("mtu")),
+        stp=_true(given.get("stp", given.get("STP", False))),
+        address=_address(name, given),
+        gateway=_gateway(name, given.get("gateway"), 4),
+        address6=_address6(name, given.get("ipv6addr")),
+        gateway6=_gateway(name, given.get("ipv6gateway"), 6),
+        default_route=_true(given.get("defaultRoute", False)),
+        nameservers=tuple(str(server) for server in given.get("nameservers") or ()),
+        host_qos=dict(given.get("hostQos") or {}),
+    )
+
+
+def bond(name: str, given: Mapping[str, Any]) -> Bond:
+    if not _NAME.match(name):
+        raise BadBond(name, "a name has up to 15 letters, digits, '-', '_' and '.'")
+    nics = given.get("nics")
+    if not isinstance(nics, list) or not nics or not all(isinstance(nic, str) and _NAME.match(nic) for nic in nics):
+        raise BadBond(name, "it needs at least one NIC")
+    options: dict[str, str] = {}
+    for pair in str(given.get("options") or "").split():
+        key, equals, value = pair.partition("=")
+        if not equals or not value:
+            raise BadBond(name, f"option {pair!r} is not name=value")
+        options[key] = value
+    options.pop("custom", None)
+    return Bond(name=name, nics=tuple(sorted(set(nics))), options=options)
+
+
+def _true(value: Any) -> bool:
+    return value if isinstance(value, bool) else str(value).lower() in ("true", "yes", "on", "1")
+
+
+def _tag(name: str, value: Any) -> int | None:
+    if value in (None, ""):
+        return None
+    try:
+        tag = int(value)
+    except (TypeError, ValueError):
+        tag = -1
+    if not 0 <= tag <= 4094:
+        raise BadVlan(name, f"{value!r} is not a VLAN id")
+    return tag
+
+
+def _mtu(name: str, value: Any) -> int | None:
+    if value in (None, ""):
+        return None
+    try:
+        mtu = int(value)
+    except (TypeError, ValueError):
+        mtu = 0
+    if not 68 <= mtu <= 65535:
+        raise BadNetworkParameters(f"{name}: {value!r} is not an MTU")
+    return mtu
+
+
+def _address(name: str, given: Mapping[str, Any]) -> str:
+    address, mask = given.get("ipaddr") or "", given.get("netmask") or given.get("prefix") or ""
+    if not address and not mask:
+        return ""
+    if not address or not mask:
+        raise BadAddress(name, "an address and its netmask belong together")
+    try:
+        interface = ipaddress.IPv4Interface(f"{address}/{mask}")
+    except ValueError as error:
+        raise BadAddress(name, str(error)) from error
+    return str(interface)
+
+
+def _address6(name: str, value: Any) -> str:
+    if not value:
+        return ""
+    try:
+        return str(ipaddress.IPv6Interface(str(value)))
+    except ValueError as error:
+        raise BadAddress(name, str(error)) from error
+
+
+def _gateway(name: str, value: Any, version: int) -> str:
+    if not value:
+        return ""
+    try:
+        address = ipaddress.ip_address(str(value))
+    except ValueError as error:
+        raise BadAddress(name, str(error)) from error
+    if address.version != version:
+        raise BadAddress(name, f"{value} is of the wrong family")
+    return str(address)

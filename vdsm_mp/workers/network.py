@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network worker: links, addresses, the networks of the engine.
+
+Owns: the running network configuration and its transactions. Blocks: in lanes only; root does the changes.
+"""
+
+from vdsm_mp.api.ports import Ports
+from vdsm_mp.common.options import Config
+from vdsm_mp.network import verbs
+from vdsm_mp.network.commit import Networks
+from vdsm_mp.network.persist import Store
+from vdsm_mp.network.watch import Watch
+from vdsm_mp.workers.base import Room
+
+
+def build(config: Config, ports: Ports) -> Room:
+    watch = Watch()
+    store = Store(config.vdsm_mp.vdsm_run_dir, config.vdsm_mp.state_dir)
+    networks = Networks(ports.root, watch, store, lambda: ports.background.draining)
+    return Room(
+        state=(config.vars, watch, networks),
+        handlers=(verbs,),
+        before_ready=(watch.open, networks.start),
+        on_drain=(watch.close,),
+    )
