@@ -28,7 +28,8 @@ class Limits:
     frames_per_turn: int = 16
     # How long a call waits for a worker that is just being restarted before the client hears code 99.
     worker_back_s: float = 0.9
-    drain_s: float = 5.0
+    # Less than the worker's grace, so that clients are told (RST) before it ends.
+    drain_s: float = 2.5
 
 
 #: Between two frames to an engine: its reader loses track of frames that follow each other faster.

@@ -7,6 +7,7 @@ call made before the reader of its request returns. Knows nothing of frames' con
 """
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import struct
@@ -17,19 +18,21 @@ from collections.abc import Callable
 _RECORD = 16 * 1024
 #: One turn's part of a large frame; the loop serves others in between.
 _CHUNK = 256 * 1024
-_RESET = struct.pack("ii", 1, 0)
+_RESET, _FIN = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 #: No way to go on now, try again when the poller says so.
 _LATER = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError, InterruptedError)
 
 
 def reset(sock: socket.socket) -> None:
     """Close so that the peer notices at once (RST): the engine does not look at FIN."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    except OSError:
-        # Reset by the peer already; there is nothing left to say.
-        pass
+    _linger(sock, _RESET)
     sock.close()
+
+
+def _linger(sock: socket.socket, how: bytes) -> None:
+    # Reset by the peer already: there is nothing left to say.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
 
 
 class Stream:
@@ -60,6 +63,8 @@ class Stream:
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         self._loop = loop
         self._sock = sock
+        # So that even a sudden death of this process is noticed by the engine.
+        _linger(sock, _RESET)
         self._queue: deque[bytes] = deque()
         self._partial: memoryview | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -212,6 +217,7 @@ class Stream:
         """Close with FIN. `lost` is not called."""
         if self.open:
             self._stop()
+        _linger(self._sock, _FIN)
         self._sock.close()
 
     def reset(self) -> None:

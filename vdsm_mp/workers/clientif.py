@@ -47,6 +47,7 @@ def build(config: Config, ports: Ports) -> Room:
         subscribes={spec.event: broker.publish for spec in EVENTS.values() if spec.public is not None},
         peer_changed=gate.peer_changed,
         on_drain=(server.drain,),
+        on_note={} if tls is None else {"reload": tls.forget},
         vitals=partial(_vitals, server, gate, tls, [0.0, None]),
     )
 
