@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the master sets for itself and for all that it forks: limits, process group, CPUs, warnings, coverage."""
+"""What the master sets for itself and for all that it forks: umask, limits, process group, CPUs, warnings, coverage."""
 
 import os
 import resource
 import sys
 import warnings
 
-from vdsm_mp.common import log
+from vdsm_mp.common import command, log
 from vdsm_mp.common.options import Config
 
 logger = log.named("master")
@@ -18,6 +18,8 @@ class BadAffinity(Exception):
 
 def apply(config: Config) -> None:
     """Raises BadAffinity; everything else that fails is only said."""
+    # Whatever umask we were started with: nobody else may write to what we make.
+    os.umask(0o022)
     if not config.vars.core_dump_enable:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # A panic kills the whole group: nobody else's process may be in it. A session leader leads its group already.
@@ -72,6 +74,8 @@ def cpus_for(wanted: str, online: list[int]) -> set[int] | None:
 
 
 def _pin(wanted: str) -> None:
-    cpus = cpus_for(wanted, sorted(os.sched_getaffinity(0)))
+    online = os.sched_getaffinity(0)
+    cpus = cpus_for(wanted, sorted(online))
     if cpus is not None:
+        command.free_cpus = frozenset(online)  # programs are not bound: a copy must not take the agent's own CPU
         os.sched_setaffinity(0, cpus)

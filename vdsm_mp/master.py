@@ -55,8 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     try:
         loaded = config.load(asked.config)
-        lock = _only_one(Path(loaded.config.vdsm_mp.run_dir))
-        _check(loaded.config)
+        lock = _check(loaded.config)
         public = listener.bind(loaded.config)
     except (CannotStart, config.ConfigError, log.LoggerConfigError, environment.BadAffinity, OSError) as error:
         for line in str(error).splitlines():
@@ -70,14 +69,20 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
-def _check(cfg: Config) -> None:
-    """Everything that can be wrong, before anything is begun. Raises what `main` lists."""
+def _check(cfg: Config) -> int:
+    """Everything that can be wrong, before anything is begun; the lock. Raises what `main` lists."""
     log.to_stderr()
-    if missing := privileges.missing(cfg):
-        raise CannotStart("\n".join(missing))
+    lock, faults = -1, privileges.missing(cfg)
+    try:
+        lock = _only_one(Path(cfg.vdsm_mp.run_dir))
+    except CannotStart as error:
+        faults.append(str(error))
+    if faults:
+        raise CannotStart("\n".join(dict.fromkeys(faults)))
     environment.apply(cfg)
     logger_conf = Path(cfg.vdsm_mp.logger_conf)
     log.configure(logger_conf, {"log_dir": cfg.vdsm_mp.log_dir})
+    return lock
 
 
 def _only_one(run_dir: Path) -> int:
@@ -122,7 +127,9 @@ def worker_main(
     """The child half of a fork. The one place that imports after the fork: zmq and asyncio begin here."""
     runner = importlib.import_module("vdsm_mp.workers.runner")
     inherited = {"public": public} if "public" in spec.inherits else {}
-    place = runner.Place(config=cfg, bus_dir=bus_dir, token=token, build=build_id(), workers=workers, inherited=inherited)
+    place = runner.Place(
+        config=cfg, bus_dir=bus_dir, token=token, build=build_id(), workers=workers, inherited=inherited
+    )
     code: int = runner.run(place, spec, epoch, pipe, stacks_fd)
     return code
 

@@ -20,11 +20,12 @@ from vdsm_mp.workers.base import Room
 def build(config: Config, ports: Ports) -> Room:
     folder = Path(config.vdsm_mp.state_dir)
     at_build = folder / f"{ports.worker}.build"
-    if at_build.exists():
-        _at_build(at_build.read_text())
+    word = at_build.read_text() if at_build.exists() else ""
+    _at_build(word)
     rogue = Rogue(folder, ports)
     return Room(
         on_loop=(rogue.obey,) if ports.worker == "rogue" else (),
+        before_ready=(lambda: time.sleep(60 if word == "wait" else 0),),
         on_drain=(rogue.leave,),
         on_note={"reload": lambda: rogue.note("reloaded"), "stop-spm": lambda: rogue.note("spm stopped")},
         vitals=lambda: {"obeyed": rogue.obeyed},
@@ -98,6 +99,8 @@ class Rogue:
                 self.note("program started")
             case "child":
                 asyncio.get_running_loop().run_in_executor(None, self._child, rest)
+            case "hoard":
+                self._kept.append(b"x" * (int(rest) << 20))
             case "close":
                 self._ports.children.close("toy", rest)
 

@@ -7,6 +7,7 @@ killing it takes its children along, and the master sweeps the session when the 
 one, makes the kernel kill the program together with the thread that waits for it.
 """
 
+import contextlib
 import os
 import select
 import shlex
@@ -31,6 +32,8 @@ _KEEP_ERR_BYTES = 16 << 10
 #: How long a killed child may take to vanish before it is put aside.
 _AFTER_KILL_S = 0.5
 _TICK_S = 0.2
+#: CPUs for programs where the agent itself is bound to fewer ([vars] cpu_affinity); empty: as ours.
+free_cpus: frozenset[int] = frozenset()
 _CHUNK = 1 << 16
 
 
@@ -117,6 +120,9 @@ def run(
         )
     except OSError as error:
         raise CommandFailed(name, 127, str(error)) from error
+    if free_cpus:
+        with contextlib.suppress(OSError):  # it has ended already, or runs with other rights
+            os.sched_setaffinity(child.pid, free_cpus)
     talk = _Talk(child, stdin, max_output_bytes, on_output)
     try:
         while not talk.step(min(_TICK_S, max(0.0, began + deadline_s - time.monotonic()))):

@@ -76,6 +76,17 @@ def rss_kib(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
+def oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory since boot, in any control group."""
+    try:
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    except OSError:
+        return 0
+    return 0
+
+
 def own_pss_kib() -> int:
     """Our proportional share of memory. Only for oneself: it waits for the memory lock of the process."""
     try:

@@ -62,6 +62,11 @@ class Children:
         for kind, name in list(self._running):
             self.close(kind, name)
 
+    @property
+    def none_left(self) -> bool:
+        """Has every child ended or been written off?"""
+        return not self._running and not self._ending
+
     def ended(self, pid: int, status: int) -> bool:
         """Was the reaped process one of ours?"""
         for key, child in list(self._running.items()):

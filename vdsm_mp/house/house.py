@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ logger = log.named("master")
 HURRY_S = 1.0
 #: Written-off workers beyond this and no more are started in their place.
 MOST_LOST = 10
+#: When the master itself was away for longer, silence of the workers in that time proves nothing.
+AWAY_S = 1.0
 
 
 class HouseState(enum.Enum):
@@ -70,7 +73,9 @@ class House:
         self.reports: dict[int, Callable[[str | None], None]] = {}
         self.watch: Callable[[Process], None] = lambda process: None
         self.unwatch: Callable[[Process], None] = lambda process: None
-        self._ended_before = False
+        self._beat_mono = self.started_mono
+        # The kernel's count of its kills, up to two seconds old, to tell them from other SIGKILLs.
+        self._oom_kills = deque([(self.started_mono, kernel.oom_kills())], maxlen=2)
 
     # Beginning
 
@@ -173,12 +178,14 @@ class House:
                 return
         if not self.children.ended(pid, status):
             self.lost = [lost for lost in self.lost if lost.pid != pid]
+        if self.state is HouseState.STOPPING:
+            self._next_stage()
 
     def _worker_ended(self, worker: Worker, status: int) -> None:
         process = worker.process
         assert process is not None
         now = time.monotonic()
-        reason = members.how_it_ended(status, process.why_killed)
+        reason = members.how_it_ended(status, process.why_killed or self._killed_by_kernel(status))
         if worker.said:
             reason += f": {worker.said}"
         self._forget(worker, process)
@@ -205,6 +212,10 @@ class House:
             logger.error("%s is degraded: more than %d deaths within %gs", name, members.INTENSITY, members.WINDOW_S)
         if wait_s == 0:
             self._start(worker)
+
+    def _killed_by_kernel(self, status: int) -> str:
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        return "out of memory" if killed and kernel.oom_kills() > self._oom_kills[0][1] else ""
 
     def _never_starts(self, worker: Worker, reason: str) -> None:
         worker.state = State.FAILED
@@ -255,14 +266,21 @@ class House:
     def beat(self) -> None:
         """Look at every deadline. Called several times a second."""
         now = time.monotonic()
+        away_s, self._beat_mono = now - self._beat_mono, now
+        if now - self._oom_kills[-1][0] >= 1.0:
+            self._oom_kills.append((now, kernel.oom_kills()))
         for worker in self.workers.values():
+            if away_s > AWAY_S:
+                worker.beat_mono += away_s
             if worker.process is not None:
                 self._look_at(worker, worker.process, now)
             elif worker.state is State.WAITING and now >= worker.next_start_mono and self._may_start:
                 self._start(worker)
         self.children.beat(now)
-        if self._stopping and self.state is not HouseState.EMPTY and now >= self._stage_ends_mono:
-            self._stage_overdue(now)
+        if self.state is HouseState.STOPPING:
+            self._next_stage()
+            if now >= self._stage_ends_mono:
+                self._stage_overdue(now)
 
     @property
     def _may_start(self) -> bool:
@@ -329,7 +347,9 @@ class House:
         if any(w.spec.stage <= self._stage for w in alive):
             return
         if not alive:
-            self._empty()
+            self.children.close_all()
+            if self.children.none_left:
+                self._empty()
             return
         self._stage = min(w.spec.stage for w in alive)
         leaving = [w for w in alive if w.spec.stage == self._stage]
@@ -347,7 +367,6 @@ class House:
                 self._kill(process, f"did not leave within {worker.spec.grace_s:g} s", now, stacks=not self._hurry)
 
     def _empty(self) -> None:
-        self.children.close_all()
         self.state = HouseState.EMPTY
         for lost in self.lost:
             logger.critical("left behind, hanging in the kernel: %s pid=%d", lost.name, lost.pid)

@@ -160,16 +160,21 @@ class Life:
         )
         self._children = ChildrenPort(self._tell_threadsafe(loop))
         self._root = SudoRoot(spec.name, place.config.vdsm_mp.libexec_dir)
-        try:
-            await self._build()
-        except Exception as error:
+        building = asyncio.ensure_future(self._build())
+        either: list[asyncio.Future[Any]] = [building, self._leaving]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not building.done():
+            # Nothing was promised yet, so there is nothing to put down; a step that hangs must not keep us.
+            self._log.info("told to leave before it was ready")
+            return 0
+        if (error := building.exception()) is not None:
             return await self._cannot_start(error)
         self._tell(control.Ready(build=place.build))
         within_s = await self._leaving
         return await self._drain(within_s)
 
     async def _build(self) -> None:
-        """From an empty process to a room that can answer. Leaves early when told to."""
+        """From an empty process to a room that can answer."""
         spec, place = self._spec, self._place
         module = await asyncio.to_thread(importlib.import_module, spec.main)
         ports = Ports(
@@ -198,7 +203,7 @@ class Life:
             await asyncio.to_thread(ready_step)
         self._bus.set_handlers(dispatch)
 
-    async def _cannot_start(self, error: Exception) -> int:
+    async def _cannot_start(self, error: BaseException) -> int:
         permanent = isinstance(error, (Unhandled, ImportError, TypeError))
         self._log.critical("%s cannot start", self._spec.name, exc_info=error)
         self._tell(control.CannotStart(reason=f"{type(error).__name__}: {error}"[:2000]))
