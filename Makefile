@@ -2,13 +2,25 @@
 # Two commands to begin with: `make demo` and `make check`. `make` alone tells the others.
 PYTHON := /usr/bin/python3
 
-.PHONY: help docs check
+.PHONY: help demo down check docs bench faults
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo:  ## from a bare machine to a VM on a volume, through the public door (KEEP_VM=1 leaves the VM running)
+	@KEEP_VM=$(KEEP_VM) $(PYTHON) scripts/demo
+
+down:  ## undo everything that make demo started
+	@$(PYTHON) scripts/down
 
 check:  ## install what is missing and run every check and test
 	@$(PYTHON) scripts/check
 
 docs:  ## write docs/api.md and the other generated files from the declarations
 	@$(PYTHON) scripts/check --write
+
+bench:  ## measure against bare ZeroMQ and bare TLS on this machine
+	@$(PYTHON) scripts/check --run bench
+
+faults:  ## the fault tests, with more repetitions than make check
+	@$(PYTHON) scripts/check --run faults

@@ -60,9 +60,17 @@ def ensure_running() -> None:
         ctl("restart", PROGRAM)
     elif state not in ("RUNNING", "STARTING"):
         say("starting the agent: supervisorctl start vdsm")
-        said = ctl("start", PROGRAM, check=False)
-        if _state() not in ("RUNNING", "STARTING"):
-            raise Failure(f"starting the agent: supervisord says: {said.strip()}\n{_why()}")
+        ctl("start", PROGRAM, check=False)
+    _wait_running()
+
+
+def _wait_running(*, within_s: float = 40) -> None:
+    """Until supervisord takes the agent for running. Raises Failure as soon as it is seen to fail."""
+    until = time.monotonic() + within_s
+    while (state := _state()) != "RUNNING":
+        if state in ("BACKOFF", "FATAL", "EXITED") or time.monotonic() > until:
+            raise Failure(f"starting the agent: supervisord has it {state}\n{_why()}")
+        time.sleep(0.3)
 
 
 def stop() -> None:

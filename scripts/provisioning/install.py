@@ -19,7 +19,6 @@ from provisioning.say import Failure, run, say
 ROOT = packages.SCRIPTS.parent
 PREFIX = Path("/opt/vdsm-mp")
 VENV = PREFIX / "venv"
-LIBEXEC = Path("/usr/libexec/vdsm-mp")
 COMMAND = Path("/usr/bin/vdsm-mp")
 REMEMBERED = Path("/var/lib/vdsm-mp/installed.json")
 
@@ -83,7 +82,7 @@ def install(log: Path) -> list[str]:
     ):
         _put(Path(target), (ROOT / source).read_bytes(), notes)
     _vdsm_id()
-    _helpers()
+    _helpers(log)
     _sudoers()
     _libvirt(notes)
     return notes
@@ -148,10 +147,9 @@ def _vdsm_id() -> None:
     path.chmod(0o644)
 
 
-def _helpers() -> None:
-    """The programs that sudo may run: copies, owned by root all the way down."""
-    argv = [VENV / "bin/python", "-m", "vdsm_mp.priv.install", "--libexec", LIBEXEC]
-    run(argv, why="installing root's helpers")
+def _helpers(log: Path) -> None:
+    """The programs that sudo may run, owned by root all the way down."""
+    run([VENV / "bin/python", "-m", "vdsm_mp.priv.install"], why="installing root's helpers", log=log, cwd=Path("/"))
 
 
 def _sudoers() -> None:

@@ -39,14 +39,29 @@ def ensure() -> None:
     if not _answers(LIBVIRT_SOCKET):
         start("libvirtd", ["/usr/sbin/libvirtd"], lambda: _answers(LIBVIRT_SOCKET))
     if not _sanlock_answers():
-        watchdog = Path("/dev/watchdog").exists() and Path("/run/wdmd/wdmd.sock").exists()
-        options = [] if watchdog else ["-w", "0"]
-        if not watchdog:
-            say("no watchdog daemon here: sanlock runs with -w 0, which does not protect shared storage")
-        Path("/run/sanlock").mkdir(exist_ok=True)
-        run(["chown", "sanlock:sanlock", "/run/sanlock"], why="preparing /run/sanlock")
-        argv = ["/usr/sbin/sanlock", "daemon", "-D", *options, "-U", "sanlock", "-G", "sanlock"]
-        start("sanlock", argv, _sanlock_answers)
+        _start_sanlock()
+
+
+def _start_sanlock() -> None:
+    options = []
+    if not (Path("/dev/watchdog").exists() and Path("/run/wdmd/wdmd.sock").exists()):
+        say("no watchdog daemon here: sanlock runs with -w 0, which does not protect shared storage")
+        options = ["-w", "0"]
+    Path("/run/sanlock").mkdir(exist_ok=True)
+    run(["chown", "sanlock:sanlock", "/run/sanlock"], why="preparing /run/sanlock")
+    argv = ["/usr/sbin/sanlock", "daemon", "-D", *options]
+    if _may_lock_memory():
+        start("sanlock", [*argv, "-U", "sanlock", "-G", "sanlock"], _sanlock_answers)
+    else:
+        say("root may not raise limits here: sanlock runs without locked memory, as user sanlock from the start")
+        plain = ["setpriv", "--reuid", "sanlock", "--regid", "sanlock", "--init-groups", "env", "SANLOCK_PRIVILEGED=0"]
+        start("sanlock", [*plain, *argv], _sanlock_answers)
+
+
+def _may_lock_memory() -> bool:
+    """CAP_SYS_RESOURCE: sanlock raises its limit of locked memory with it, and gives up without."""
+    effective = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> 24 & 1)
 
 
 def _answers(path: Path) -> bool:
