@@ -195,10 +195,10 @@ def start_spm(ask: Ask, storage: Storage, *, within_s: float = 120) -> None:
         "StoragePool.spmStart",
         storagepoolID=storage.pool_id,
         prevID=int(before["spmId"]),
-        prevLver=int(before["spmLver"]),
+        prevLver=str(before["spmLver"]),
         enableScsiFencing="false",
         maxHostID=250,
-        domVersion=5,
+        domVersion="5",
     )
     finish_task(ask, task, within_s=within_s)
     after = ask("StoragePool.getSpmStatus", storagepoolID=storage.pool_id)
