@@ -15,6 +15,7 @@ from tests.support.certificates import Authority, make_authority
 from tests.support.door import Door, always, open_door
 from tests.support.eventually import eventually
 from tests.support.wirepeers import EngineReader, Records, was_closed, was_reset
+from vdsm_mp.api.catalogue import VERBS
 from vdsm_mp.api.errors import DeadlineExceeded, PeerRestarted, RemoteError
 from vdsm_mp.api.events import HostConnectivityChanged, JobChanged, VmStatusChanged
 from vdsm_mp.clientif.limits import Limits
@@ -238,7 +239,8 @@ def test_params_reach_their_owner_unopened(client: Client, door: Door) -> None:
     asked = door.bus.asked[-1]
     assert (asked.params, asked.flow_id) == (params, "3f2a?91:c7")
     assert asked.peer.startswith("127.0.0.1:")
-    assert 59 < asked.deadline_s <= 60
+    allowed_s = VERBS["Host.getStats"].deadline_s
+    assert allowed_s - 1 < asked.deadline_s <= allowed_s
 
 
 def test_a_flow_id_with_raw_colons_is_no_reason_to_hang_up(engine: EngineReader) -> None:
@@ -363,6 +365,8 @@ def test_frames_to_an_engine_are_kept_apart_and_never_put_together(engine: Engin
     *events, reply = engine.messages(7)
     assert [event["params"]["notify_time"] - 2**31 for event in events] == list(range(6))
     assert reply["id"] == request_id
+    # Six gaps of 5 ms; the first frame may have been read late.
+    assert engine.arrivals[-1] - engine.arrivals[1] > 0.015
 
 
 def test_a_python_client_is_not_slowed_down(client: Client) -> None:
