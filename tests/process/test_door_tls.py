@@ -300,7 +300,7 @@ def test_an_expired_revocation_list_still_revokes_and_does_not_close_the_door(tm
     host, lost = authority.issue("host", "127.0.0.1"), authority.issue("lost", "lost.example")
     crl = tmp_path / "crl.pem"
     authority.revoke(lost.cert)
-    authority.write_crl(crl, seconds=1)
+    authority.write_crl(crl, seconds=2)
     with open_door(Files(host.key, host.cert, host.ca, crl)) as door:
         door.client(host).close()
         tls = door.server.policy.tls

@@ -107,6 +107,8 @@ def handshake_with_itself(server: ssl.SSLContext, client: ssl.SSLContext) -> Non
     raise ssl.SSLError(1, "the handshake does not end")
 
 
+#: A refused set is tried again after so long, though its files are the same.
+_AGAIN_S = 5.0
 #: What tells one version of a file from another without reading it.
 _Stamp = tuple[int, int, int, int]
 
@@ -123,6 +125,7 @@ class ServerTls:
         self._context: ssl.SSLContext | None = None
         self._stamps: Sequence[_Stamp | None] | None = None
         self._refused = ""
+        self._again_mono = 0.0
         self._revocations: der.Revocations | None = None
         self._crl_expired = False
 
@@ -144,13 +147,17 @@ class ServerTls:
     def context(self) -> ssl.SSLContext:
         """The context for the next connection. Raises: NoCertificates (none has ever worked)."""
         stamps = self._look()
-        if stamps != self._stamps or self.crl_expired != self._crl_expired:
+        if stamps != self._stamps or self.crl_expired != self._crl_expired or self._try_again():
             self._stamps = stamps
             self._reload()
             self._crl_expired = self.crl_expired
         if self._context is None:
             raise NoCertificates(self._refused)
         return self._context
+
+    def _try_again(self) -> bool:
+        """What cannot be used now may become valid by time alone."""
+        return bool(self._refused) and time.monotonic() >= self._again_mono
 
     def forget(self) -> None:
         """Read the files again at the next connection, whatever their times say."""
@@ -171,9 +178,11 @@ class ServerTls:
             context = server_context(files)
             handshake_with_itself(context, client_context(files))
         except (OSError, ValueError) as error:
-            self._refused = f"{_named(error, self.files)}"
-            kept = "the set in use stays" if self._context else "no client can come in"
-            logger.error("certificates refused: %s; %s", self._refused, kept)
+            before, self._refused = self._refused, _named(error, self.files)
+            self._again_mono = time.monotonic() + _AGAIN_S
+            if self._refused != before:
+                kept = "the set in use stays" if self._context else "no client can come in"
+                logger.error("certificates refused: %s; %s", self._refused, kept)
             return
         again = self._context is not None
         self._context, self._refused, self._revocations = context, "", revocations
