@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import select
 import subprocess
 import threading
 import time
@@ -24,6 +25,8 @@ _SUDO = "/usr/bin/sudo"
 _PAUSE_S = 1.0
 #: What the helper may need on top of the caller's deadline to put a child down and to say so.
 _GRACE_S = 3.0
+#: A helper that was not asked for so long is ended; the next call starts it again.
+_IDLE_S = 60.0
 
 
 class _Waiting:
@@ -35,10 +38,13 @@ class _Waiting:
 class SudoRoot:
     """The port of one worker. `close` ends its helper; a later call would start it again."""
 
-    def __init__(self, worker: str, libexec_dir: str, *, sudo: Sequence[str] = (_SUDO, "-n")) -> None:
+    def __init__(
+        self, worker: str, libexec_dir: str, *, sudo: Sequence[str] = (_SUDO, "-n"), idle_s: float = _IDLE_S
+    ) -> None:
         self._worker = worker
         self._helper = helper_of(worker)
         self._argv = [*sudo, str(Path(libexec_dir) / f"helper-{self._helper}")]
+        self._idle_s = idle_s
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._life: _Life | None = None
@@ -58,8 +64,12 @@ class SudoRoot:
         line = json.dumps(request, separators=(",", ":")).encode() + b"\n"
         if len(line) > LINE_LIMIT:
             raise PrivilegedFailed(operation, "the request is too long")
+        # A helper may end just when it is asked; that request has surely not run and goes to its successor.
         life = self._alive()
-        life.send(number, waiting, line)
+        if not life.send(number, waiting, line):
+            life = self._alive()
+            if not life.send(number, waiting, line):
+                raise RootHelperGone(self._worker, operation)
         if not waiting.done.wait(deadline_s + _GRACE_S):
             life.forget(number)
             raise DeadlineExceeded(f"{operation} as root", deadline_s)
@@ -91,14 +101,15 @@ class SudoRoot:
             if time.monotonic() < self._not_before:
                 raise RootHelperGone(self._worker, f"start: {self._last_words or 'it ended at once'}")
             self._not_before = time.monotonic() + _PAUSE_S
-            self._life = _Life(self._argv)
+            self._life = _Life(self._argv, self._idle_s)
             return self._life
 
 
 class _Life:
     """One helper process, from start to EOF."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], idle_s: float) -> None:
+        self._idle_s = idle_s
         self._process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/"
         )
@@ -109,11 +120,11 @@ class _Life:
         self._reader = threading.Thread(target=self._read, name="root-answers", daemon=True)
         self._reader.start()
 
-    def send(self, number: int, waiting: _Waiting, line: bytes) -> None:
+    def send(self, number: int, waiting: _Waiting, line: bytes) -> bool:
+        """False: the helper has ended, nothing was sent."""
         with self._lock:
             if not self.up:
-                waiting.done.set()
-                return
+                return False
             self._waiting[number] = waiting
         stdin = self._process.stdin
         assert stdin is not None
@@ -121,6 +132,7 @@ class _Life:
         with self._writing, contextlib.suppress(OSError, ValueError):
             stdin.write(line)
             stdin.flush()
+        return True
 
     def forget(self, number: int) -> None:
         with self._lock:
@@ -129,17 +141,41 @@ class _Life:
     def _read(self) -> None:
         stdout = self._process.stdout
         assert stdout is not None
-        while line := stdout.readline(ANSWER_LIMIT + 1):
-            try:
-                answer = json.loads(line)
-            except ValueError:
+        fd, buffer = stdout.fileno(), bytearray()
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        while True:
+            if not poll.poll(self._idle_s * 1000):
+                self._rest()
+                continue
+            data = os.read(fd, 1 << 16)
+            buffer += data
+            if not data or len(buffer) > ANSWER_LIMIT:
                 break
-            with self._lock:
-                waiting = self._waiting.pop(answer.get("id"), None)
-            if waiting is not None:
-                waiting.answer = answer
-                waiting.done.set()
+            *lines, rest = buffer.split(b"\n")
+            buffer = rest
+            for line in lines:
+                self._answer(line)
         self._over()
+
+    def _rest(self) -> None:
+        """Idle: let the helper go, it costs as much memory as a worker. Its EOF ends the reading."""
+        with self._lock:
+            if self._waiting:
+                return
+            self.up = False
+        self._close_stdin()
+
+    def _answer(self, line: bytearray) -> None:
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            return
+        with self._lock:
+            waiting = self._waiting.pop(answer.get("id"), None)
+        if waiting is not None:
+            waiting.answer = answer
+            waiting.done.set()
 
     def _over(self) -> None:
         with self._lock:
