@@ -62,6 +62,8 @@ def _merge(paths: list[Path]) -> Loaded:
     for path in paths:
         try:
             text = files.read_text(path)
+            # On its own first: a parser that has met a fault is of no use afterwards.
+            configparser.ConfigParser(strict=True).read_string(text, source=str(path))
             parser.read_string(text, source=str(path))
         except OSError as error:
             faults.append(f"{path}: {error.strerror or error}")

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.support.eventually import eventually
+from vdsm_mp.common import command
 from vdsm_mp.common.command import CommandAborted, CommandFailed, CommandOverdue, run
 
 
@@ -58,3 +59,14 @@ def test_a_daemon_that_keeps_the_pipes_open_does_not_hold_us_up() -> None:
     result = run(["sh", "-c", "setsid sleep 3 & echo left"], deadline_s=30)
     assert result.out == b"left\n"
     assert time.monotonic() - began < 2.5
+
+
+def test_programs_are_not_bound_to_the_agents_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = os.sched_getaffinity(0)
+    monkeypatch.setattr(command, "free_cpus", frozenset(every))
+    os.sched_setaffinity(0, {min(every)})
+    try:
+        said = run(["sh", "-c", "sleep 0.2; exec nproc"], deadline_s=10).out
+    finally:
+        os.sched_setaffinity(0, every)
+    assert int(said) == len(every)
