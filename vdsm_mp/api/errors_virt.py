@@ -155,5 +155,73 @@ class ResetFailed(_Sentence, Failed):
     msg = "Cannot reset the virtual machine: {self.reason}"
 
 
+class HotplugDiskFailed(_Sentence, Failed):
+    """Nothing was plugged, nothing stays prepared."""
+
+    code = 45
+    msg = "Cannot plug the disk: {self.reason}"
+
+
+class HotunplugDiskFailed(_Sentence, Failed):
+    """The disk is still there."""
+
+    code = 46
+    msg = "Cannot unplug the disk: {self.reason}"
+
+
+class HotplugNicFailed(_Sentence, Failed):
+    code = 49
+    msg = "Cannot plug the network card: {self.reason}"
+
+
+class HotunplugNicFailed(_Sentence, Failed):
+    """The card is still there."""
+
+    code = 50
+    msg = "Cannot unplug the network card: {self.reason}"
+
+
+class BalloonFailed(_Sentence, Failed):
+    code = 53
+    msg = "Cannot set the balloon: {self.reason}"
+
+
+class BadDiskSize(_Sentence, Failed):
+    code = 58
+    msg = "Cannot resize the disk: {self.reason}"
+
+
+class SetNumberOfCpusFailed(_Sentence, Failed):
+    code = 60
+    msg = "Cannot set the number of CPUs: {self.reason}"
+
+
+class CpuTuneFailed(_Sentence, Failed):
+    code = 62
+    msg = "Cannot tune the CPUs: {self.reason}"
+
+
+class PolicyUpdateFailed(_Sentence, Failed):
+    code = 63
+    msg = "Cannot update the policy: {self.reason}"
+
+
+class IoTuneFailed(_Sentence, Failed):
+    code = 64
+    msg = "Cannot tune the disk: {self.reason}"
+
+
+class HotplugMemoryFailed(_Sentence, Failed):
+    code = 70
+    msg = "Cannot plug the memory: {self.reason}"
+
+
+class HotunplugMemoryFailed(_Sentence, Failed):
+    """The memory is still there."""
+
+    code = 85
+    msg = "Cannot unplug the memory: {self.reason}"
+
+
 #: What every verb on a running VM may raise.
 RUNNING_ONLY = (NoSuchVm, VmIsDown, VmWrongState, MigrationInProgress, VmOperationFailed)

@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import field
 
+from vdsm_mp.api.errors_virt import RUNNING_ONLY, BadDiskSize, DiskNotFound
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, Status, verb
 
@@ -63,7 +64,15 @@ class GetVmDiskAlignment(Message, frozen=True, kw_only=True):
     disk: dict[str, Any]
 
 
-@verb("VM.diskSizeExtend", owner="virt", reply=str, lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.diskSizeExtend",
+    owner="virt",
+    reply=str,
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, BadDiskSize, DiskNotFound),
+)
 class ExtendDiskSize(Message, frozen=True, kw_only=True):
     """Tell a running VM that a disk grew."""
 

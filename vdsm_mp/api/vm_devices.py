@@ -7,9 +7,20 @@ from msgspec import field
 
 from vdsm_mp.api.errors_virt import (
     RUNNING_ONLY,
+    BalloonFailed,
     ChangeDiskFailed,
+    CpuTuneFailed,
     DeviceNotFound,
+    DiskNotFound,
+    HotplugDiskFailed,
+    HotplugMemoryFailed,
+    HotplugNicFailed,
+    HotunplugDiskFailed,
+    HotunplugMemoryFailed,
+    HotunplugNicFailed,
     InvalidVmParameter,
+    MissingVmParameter,
+    SetNumberOfCpusFailed,
     TicketFailed,
     UpdateDeviceFailed,
 )
@@ -74,7 +85,15 @@ class HotunplugVmHostdev(Message, frozen=True, kw_only=True):
     devices: list[str]
 
 
-@verb("VM.hotplugNic", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.hotplugNic",
+    owner="virt",
+    reply=dict[str, Any],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, HotplugNicFailed),
+)
 class HotplugVmNic(Message, frozen=True, kw_only=True):
     """Hot plug a NIC."""
 
@@ -82,7 +101,16 @@ class HotplugVmNic(Message, frozen=True, kw_only=True):
     params: dict[str, Any]
 
 
-@verb("VM.hotunplugNic", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.hotunplugNic",
+    owner="virt",
+    deadline_s=90,
+    reply=dict[str, Any],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, HotunplugNicFailed),
+)
 class HotunplugVmNic(Message, frozen=True, kw_only=True):
     """Hot unplug a NIC."""
 
@@ -90,7 +118,16 @@ class HotunplugVmNic(Message, frozen=True, kw_only=True):
     params: dict[str, Any]
 
 
-@verb("VM.hotplugDisk", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.hotplugDisk",
+    owner="virt",
+    deadline_s=180,
+    reply=dict[str, Any],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, HotplugDiskFailed, MissingVmParameter),
+)
 class HotplugVmDisk(Message, frozen=True, kw_only=True):
     """Hot plug a disk."""
 
@@ -98,7 +135,16 @@ class HotplugVmDisk(Message, frozen=True, kw_only=True):
     params: dict[str, Any]
 
 
-@verb("VM.hotunplugDisk", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.hotunplugDisk",
+    owner="virt",
+    deadline_s=90,
+    reply=dict[str, Any],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, HotunplugDiskFailed, DiskNotFound),
+)
 class HotunplugVmDisk(Message, frozen=True, kw_only=True):
     """Hot unplug a disk."""
 
@@ -133,7 +179,15 @@ class SetVmTicket(Message, frozen=True, kw_only=True):
     params: dict[str, Any]
 
 
-@verb("VM.setBalloonTarget", owner="virt", reply=Status, lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.setBalloonTarget",
+    owner="virt",
+    reply=Status,
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, BalloonFailed),
+)
 class SetVmBalloonTarget(Message, frozen=True, kw_only=True):
     """Set the balloon."""
 
@@ -141,7 +195,15 @@ class SetVmBalloonTarget(Message, frozen=True, kw_only=True):
     target: int
 
 
-@verb("VM.hotplugMemory", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.hotplugMemory",
+    owner="virt",
+    reply=dict[str, Any],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, HotplugMemoryFailed),
+)
 class HotplugVmMemory(Message, frozen=True, kw_only=True):
     """Hot plug memory."""
 
@@ -149,7 +211,15 @@ class HotplugVmMemory(Message, frozen=True, kw_only=True):
     params: dict[str, Any]
 
 
-@verb("VM.hotunplugMemory", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.hotunplugMemory",
+    owner="virt",
+    deadline_s=90,
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, HotunplugMemoryFailed),
+)
 class HotunplugVmMemory(Message, frozen=True, kw_only=True):
     """Hot unplug memory."""
 
@@ -157,7 +227,15 @@ class HotunplugVmMemory(Message, frozen=True, kw_only=True):
     params: dict[str, Any]
 
 
-@verb("VM.setNumberOfCpus", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.setNumberOfCpus",
+    owner="virt",
+    reply=dict[str, Any],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, SetNumberOfCpusFailed),
+)
 class SetVmNumberOfCpus(Message, frozen=True, kw_only=True):
     """Hot plug CPUs."""
 
@@ -188,7 +266,15 @@ class GetVmIoTunePolicy(Message, frozen=True, kw_only=True):
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.setCpuTuneQuota", owner="virt", reply=Status, lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.setCpuTuneQuota",
+    owner="virt",
+    reply=Status,
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, CpuTuneFailed),
+)
 class SetVmCpuTuneQuota(Message, frozen=True, kw_only=True):
     """CPU quota."""
 
@@ -196,7 +282,15 @@ class SetVmCpuTuneQuota(Message, frozen=True, kw_only=True):
     quota: int
 
 
-@verb("VM.setCpuTunePeriod", owner="virt", reply=Status, lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.setCpuTunePeriod",
+    owner="virt",
+    reply=Status,
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, CpuTuneFailed),
+)
 class SetVmCpuTunePeriod(Message, frozen=True, kw_only=True):
     """CPU period."""
 
@@ -212,7 +306,7 @@ class UpdateVmVmPolicy(Message, frozen=True, kw_only=True):
     params: dict[str, Any]
 
 
-@verb("VM.screenshot", owner="virt", reply=dict[str, Any], safe=True, tier=3, planned=True)
+@verb("VM.screenshot", owner="virt", reply=dict[str, Any], safe=True, tier=3, raises=RUNNING_ONLY)
 class ScreenshotVm(Message, frozen=True, kw_only=True):
     """PPM/PNG screenshot, base64."""
 

@@ -25,10 +25,10 @@ _WATCHDOG_ACTIONS = 6
 class Callbacks:
     """Routes events of one connection. unknown: called with the id of a VM that we do not know."""
 
-    def __init__(self, vms: Vms, unknown: Callable[[str], None], changed: Callable[[str], None]) -> None:
+    def __init__(self, vms: Vms, unknown: Callable[[str], None], removed: Callable[[str, str], None]) -> None:
         self._vms = vms
         self._unknown = unknown
-        self._changed = changed
+        self._removed = removed
 
     def register(self, connection: Connection, conn: Any) -> None:
         """Raises: libvirtError when the connection is lost meanwhile."""
@@ -121,7 +121,7 @@ class Callbacks:
         self._vms.change(dom.UUIDString(), said)
 
     def _device_removed(self, conn: Any, dom: Any, alias: str, opaque: object) -> None:
-        self._changed(dom.UUIDString())
+        self._removed(dom.UUIDString(), alias)
 
 
 def _guarded(name: str, callback: Callable[..., None]) -> Callable[..., None]:

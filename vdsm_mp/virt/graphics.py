@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Consoles: their passwords. A password is never logged, nor kept by us."""
 
+import base64
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from typing import Any
 
-from vdsm_mp.api.errors_virt import TicketFailed
+from vdsm_mp.api.errors_virt import TicketFailed, VmOperationFailed
 from vdsm_mp.api.verb import handles
-from vdsm_mp.api.vm_devices import SetVmTicket
+from vdsm_mp.api.vm_devices import ScreenshotVm, SetVmTicket
 from vdsm_mp.common import clock, log
+from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.registry import short_status
 
@@ -18,6 +20,8 @@ logger = log.named(__name__)
 _ON_CONNECTED = ("disconnect", "keep", "fail")
 #: VNC's protocol has no more; QEMU refuses longer ones.
 _VNC_PASSWORD = 8
+_PIECE = 256 << 10
+_MAX_PICTURE = 64 << 20
 
 
 def set_ticket(devices: Devices, vm_id: str, params: Mapping[str, Any]) -> dict[str, str]:
@@ -67,3 +71,21 @@ def set_vm_ticket(devices: Devices, ask: SetVmTicket) -> None:
             "params": ask.params,
         },
     )
+
+
+@handles(ScreenshotVm)
+def screenshot(devices: Devices, ask: ScreenshotVm) -> dict[str, str]:
+    """{"data": base64, "encoding": "base64", "mime_type": …} of what the first display shows."""
+    devices.vms.running(ask.vm_id, "make a screenshot")
+    dom = devices.connection.domain(ask.vm_id)
+    picture = bytearray()
+    with translated(ask.vm_id):
+        stream = devices.connection.get().newStream(0)
+        mime_type = dom.screenshot(stream, 0)
+        while piece := stream.recv(_PIECE):
+            picture += piece
+            if len(picture) > _MAX_PICTURE:
+                stream.abort()
+                raise VmOperationFailed(f"the picture has more than {_MAX_PICTURE} bytes")
+        stream.finish()
+    return {"data": base64.b64encode(picture).decode("ascii"), "encoding": "base64", "mime_type": str(mime_type)}

@@ -25,6 +25,7 @@ from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.keeping import Keeper, with_devices
 from vdsm_mp.virt.machine import Do, Exit, ExitReason, Life, VmStatus
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.plug import Removals
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.sampling import Sampler
@@ -54,6 +55,7 @@ class Recovery:
         keeper: Keeper,
         drives: Drives,
         sampler: Sampler,
+        removals: Removals,
         background: Background,
     ) -> None:
         self._connection = connection
@@ -62,7 +64,8 @@ class Recovery:
         self._drives = drives
         self._sampler = sampler
         self._background = background
-        self._callbacks = Callbacks(vms, self.look_at, self._devices_changed)
+        self._removals = removals
+        self._callbacks = Callbacks(vms, self.look_at, self._device_removed)
         self._unclaimed: set[str] = set()
         self._lock = threading.Lock()
 
@@ -153,7 +156,8 @@ class Recovery:
         if active:
             self._sampler.soon(vm_id)
 
-    def _devices_changed(self, vm_id: str) -> None:
+    def _device_removed(self, vm_id: str, alias: str) -> None:
+        self._removals.gone(vm_id, alias)
         if self._vms.get(vm_id) is not None:
             self._in_background(f"read devices of vm={vm_id}", lambda: self._refresh(vm_id))
 

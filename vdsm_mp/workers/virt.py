@@ -5,6 +5,7 @@ from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.common.options import Config
 from vdsm_mp.virt import (
+    cpu,
     disk,
     ending,
     externaldata,
@@ -13,7 +14,10 @@ from vdsm_mp.virt import (
     hostfacts,
     hypervisor,
     listing,
+    memory,
     nic,
+    plug_disk,
+    plug_nic,
     power,
     sampling,
     starting,
@@ -27,6 +31,7 @@ from vdsm_mp.virt.ending import Ender
 from vdsm_mp.virt.externaldata import ExternalData
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.launch import Launches
+from vdsm_mp.virt.plug import Plugger, Removals
 from vdsm_mp.virt.power import Power
 from vdsm_mp.virt.recovery import Recovery
 from vdsm_mp.virt.registry import Vms
@@ -62,7 +67,11 @@ def build(config: Config, ports: Ports) -> Room:
     devices = Devices(connection, vms, keeper, drives, policy)
     external = ExternalData(vms, ports.root)
     resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
-    recovery = Recovery(connection, vms, keeper=keeper, drives=drives, sampler=sampler, background=ports.background)
+    removals = Removals()
+    plugger = Plugger(devices, removals)
+    recovery = Recovery(
+        connection, vms, keeper=keeper, drives=drives, sampler=sampler, removals=removals, background=ports.background
+    )
     vms.describe = numbers.running
     vms.perform = ender.perform
 
@@ -71,8 +80,26 @@ def build(config: Config, ports: Ports) -> Room:
             recovery.storage_is_back()
 
     return Room(
-        state=(connection, vms, numbers, keeper, drives, sampler, starter, ender, powers, devices, external, facts),
+        state=(
+            connection,
+            vms,
+            numbers,
+            keeper,
+            drives,
+            sampler,
+            starter,
+            ender,
+            powers,
+            devices,
+            external,
+            facts,
+            plugger,
+        ),
         handlers=(
+            cpu,
+            memory,
+            plug_disk,
+            plug_nic,
             disk,
             ending,
             externaldata,

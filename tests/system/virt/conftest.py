@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A libvirtd for the tests of one file, and a room on it for each test."""
 
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -90,6 +89,7 @@ def image(room: VirtRoom, folder: Path, content: bytes = b"cd") -> dict[str, str
     (folder / ids["imageID"]).mkdir()
     path = folder / ids["imageID"] / ids["volumeID"]
     path.write_bytes(content.ljust(1 << 16, b"\0"))
-    os.chmod(path, 0o644)
+    shutil.chown(path, "vdsm", "kvm")
+    path.chmod(0o660)
     room.storage.images[ids["imageID"]] = path
     return ids

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices that come and go while the guest runs, and its shares of the host.
+
+The guest is a boot sector: it never releases a PCI device. What needs the guest's consent is shown by its refusal,
+and by a device whose bus asks nobody (SCSI).
+"""
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from tests.support import decode
+from tests.support.eventually import eventually
+from tests.support.libvirtd import PrivateLibvirtd
+from tests.support.needs import needs_program, needs_root
+from tests.support.virt_room import VirtRoom
+from tests.system.virt.conftest import NewGuest, image
+from vdsm_mp.api.errors_virt import (
+    BadDiskSize,
+    BalloonFailed,
+    CpuTuneFailed,
+    DiskNotFound,
+    HotplugDiskFailed,
+    HotplugNicFailed,
+    HotunplugNicFailed,
+    SetNumberOfCpusFailed,
+)
+from vdsm_mp.virt.plug import Plugger
+
+pytestmark = [pytest.mark.system, needs_root(), needs_program("libvirtd", "qemu-system-x86_64", "unshare", "nsenter")]
+
+SCSI = '<controller type="scsi" model="virtio-scsi" index="0"/>'
+
+VNC = '<graphics type="vnc" port="-1" autoport="yes"/>'
+NS = 'xmlns:ovirt-vm="http://ovirt.org/vm/1.0"'
+
+
+def disk_xml(ids: dict[str, str], target: str = 'dev="sda" bus="scsi"') -> str:
+    values = "".join(f"<ovirt-vm:{key}>{value}</ovirt-vm:{key}>" for key, value in ids.items())
+    return f"""<hotplug {NS}><devices><disk type="file" device="disk"><driver name="qemu" type="raw"/>
+<source file="/rhev/data-center/predicted"/><target {target}/><alias name="ua-{ids["imageID"]}"/></disk></devices>
+<metadata><ovirt-vm:vm><ovirt-vm:device devtype="disk" name="sda">{values}</ovirt-vm:device></ovirt-vm:vm></metadata>
+</hotplug>"""
+
+
+def test_a_disk_comes_and_goes(room: VirtRoom, new_guest: NewGuest, folder: Path) -> None:
+    guest = new_guest(room, devices=SCSI)
+    ids = image(room, folder)
+    before = room.stats(guest.vm_id)["hash"]
+    decode.check_vm_definition(room.call("VM.hotplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(ids)}))
+    dumped = room.call("Host.dumpxmls", vmList=[guest.vm_id])[guest.vm_id]
+    assert dumped.count(ids["volumeID"]) == 2  # as a path, and in the metadata
+    assert room.stats(guest.vm_id)["hash"] != before
+    eventually(lambda: room.sample() or "sda" in room.stats(guest.vm_id)["disks"], within_s=5, every_s=0.2)
+    assert room.stats(guest.vm_id)["disks"]["sda"]["imageID"] == ids["imageID"]
+    with pytest.raises(HotplugDiskFailed, match="already"):
+        room.call("VM.hotplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(ids)})
+
+    size = room.call("VM.diskSizeExtend", vmID=guest.vm_id, driveSpecs=ids, newSize=str(1 << 20))
+    assert size == str(1 << 20)
+    with pytest.raises(BadDiskSize, match="shrink"):
+        room.call("VM.diskSizeExtend", vmID=guest.vm_id, driveSpecs=ids, newSize="512")
+
+    room.call("VM.hotunplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(ids)})
+    assert ids["imageID"] in room.storage.released
+    assert ids["volumeID"] not in room.call("Host.dumpxmls", vmList=[guest.vm_id])[guest.vm_id]
+    with pytest.raises(DiskNotFound):
+        room.call("VM.hotunplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(ids)})
+
+
+def test_a_disk_that_cannot_be_plugged_leaves_nothing_prepared(
+    room: VirtRoom, new_guest: NewGuest, folder: Path
+) -> None:
+    guest = new_guest(room)
+    ids = image(room, folder)
+    with pytest.raises(HotplugDiskFailed):
+        room.call("VM.hotplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(ids, 'dev="hdb" bus="ide"')})
+    assert ids["imageID"] in room.storage.released
+    outside = (
+        disk_xml(ids).replace("ovirt-vm:imageID", "ovirt-vm:other").replace("/rhev/data-center/predicted", "/etc/x")
+    )
+    with pytest.raises(HotplugDiskFailed, match="may not use"):
+        room.call("VM.hotplugDisk", vmID=guest.vm_id, params={"xml": outside})
+
+
+def test_a_card_that_the_guest_does_not_release_stays(room: VirtRoom, new_guest: NewGuest) -> None:
+    guest = new_guest(room)
+    room.state(Plugger)._unplug_s = 0.5
+    card = (
+        f'<hotplug {NS}><devices><interface type="user"><mac address="56:6F:00:00:00:02"/><model type="e1000"/>'
+        '</interface></devices><metadata><ovirt-vm:vm><ovirt-vm:device mac_address="56:6f:00:00:00:02">'
+        "<ovirt-vm:network>red</ovirt-vm:network></ovirt-vm:device></ovirt-vm:vm></metadata></hotplug>"
+    )
+    decode.check_vm_definition(room.call("VM.hotplugNic", vmID=guest.vm_id, params={"xml": card}))
+    assert "<ovirt-vm:network>red<" in room.call("Host.dumpxmls", vmList=[guest.vm_id])[guest.vm_id]
+    with pytest.raises(HotplugNicFailed, match="already"):
+        room.call("VM.hotplugNic", vmID=guest.vm_id, params={"xml": card})
+    with pytest.raises(HotunplugNicFailed, match="did not release"):
+        room.call("VM.hotunplugNic", vmID=guest.vm_id, params={"nic": {"macAddr": "56:6F:00:00:00:02"}})
+    assert "56:6f:00:00:00:02" in room.call("Host.dumpxmls", vmList=[guest.vm_id])[guest.vm_id]
+
+
+def test_processors_and_balloon_change_within_their_bounds(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd
+) -> None:
+    guest = new_guest(room, memory_mib=32)
+    room.call("VM.setNumberOfCpus", vmID=guest.vm_id, numberOfCpus="3", cpusets=["0", "0-1"])
+    assert room.stats(guest.vm_id)["vcpuCount"] == 3
+    for number in (9, 0):
+        with pytest.raises(SetNumberOfCpusFailed):
+            room.call("VM.setNumberOfCpus", vmID=guest.vm_id, numberOfCpus=number)
+    with pytest.raises(SetNumberOfCpusFailed, match="bad set"):
+        room.call("VM.setNumberOfCpus", vmID=guest.vm_id, numberOfCpus=3, cpusets=["x"])
+
+    decode.check_status(room.call("VM.setBalloonTarget", vmID=guest.vm_id, target="16384"))
+    room.sample()
+    eventually(lambda: room.stats(guest.vm_id)["balloonInfo"].get("balloon_target") == "16384", within_s=5)
+    assert "balloonTarget" in libvirtd.virsh("dumpxml", guest.name)
+    for target in (1024, 1 << 20):
+        with pytest.raises(BalloonFailed, match="between"):
+            room.call("VM.setBalloonTarget", vmID=guest.vm_id, target=target)
+
+    # This libvirtd has no control groups, so it must say no, and nothing must look tuned.
+    with pytest.raises(CpuTuneFailed):
+        room.call("VM.setCpuTuneQuota", vmID=guest.vm_id, quota=50_000)
+    assert room.stats(guest.vm_id)["vcpuQuota"] == "-1"
+
+
+def test_a_screenshot_is_a_picture(room: VirtRoom, new_guest: NewGuest) -> None:
+    guest = new_guest(room, devices=VNC + '<video><model type="vga"/></video>')
+    shot = room.call("VM.screenshot", vmID=guest.vm_id)
+    assert base64.b64decode(shot["data"]).startswith((b"\x89PNG", b"P6"))
+    assert shot["mime_type"].startswith("image/")

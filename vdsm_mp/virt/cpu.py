@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processors of a running VM: their number and their share of the host."""
+
+from dataclasses import replace
+from typing import Any
+
+import libvirt
+
+from vdsm_mp.api.errors_virt import CpuTuneFailed, SetNumberOfCpusFailed
+from vdsm_mp.api.verb import DONE, Status, handles
+from vdsm_mp.api.vm_devices import SetVmCpuTunePeriod, SetVmCpuTuneQuota, SetVmNumberOfCpus
+from vdsm_mp.common import log
+from vdsm_mp.virt.connection import translated
+from vdsm_mp.virt.devices import Devices
+from vdsm_mp.virt.registry import short_status
+
+logger = log.named(__name__)
+
+_QUOTA, _PERIOD = "vcpu_quota", "vcpu_period"
+
+
+@handles(SetVmNumberOfCpus)
+def set_number_of_cpus(devices: Devices, ask: SetVmNumberOfCpus) -> dict[str, str]:
+    """cpusets: host CPUs of the added ones, in order, as libvirt writes them ("0-3,^2"); absent = not pinned."""
+    record = devices.vms.running(ask.vm_id, "set the number of CPUs")
+    dom = devices.connection.domain(ask.vm_id)
+    with translated(ask.vm_id, SetNumberOfCpusFailed):
+        dom.setVcpusFlags(ask.number_of_cpus, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        for number, cpuset in enumerate(ask.cpusets or ()):
+            dom.pinVcpuFlags(number, _cpu_map(cpuset), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    now = devices.changed(ask.vm_id)
+    logger.info("vm=%s has %d CPUs now", ask.vm_id, ask.number_of_cpus)
+    return short_status(now or record)
+
+
+@handles(SetVmCpuTuneQuota)
+def set_cpu_tune_quota(devices: Devices, ask: SetVmCpuTuneQuota) -> Status:
+    """Microseconds of each period that one CPU of the VM may run; negative = no limit."""
+    _tune(devices, ask.vm_id, {_QUOTA: ask.quota})
+    devices.vms.change(ask.vm_id, lambda record: replace(record, vcpu_quota=ask.quota))
+    return DONE
+
+
+@handles(SetVmCpuTunePeriod)
+def set_cpu_tune_period(devices: Devices, ask: SetVmCpuTunePeriod) -> Status:
+    """Microseconds, 1,000 to 1,000,000."""
+    _tune(devices, ask.vm_id, {_PERIOD: ask.period})
+    devices.vms.change(ask.vm_id, lambda record: replace(record, vcpu_period=ask.period))
+    return DONE
+
+
+def _tune(devices: Devices, vm_id: str, values: dict[str, Any]) -> None:
+    devices.vms.running(vm_id, "tune its CPUs")
+    with translated(vm_id, CpuTuneFailed):
+        devices.connection.domain(vm_id).setSchedulerParameters(values)
+
+
+def _cpu_map(cpuset: str) -> tuple[bool, ...]:
+    """ "0-2,^1" -> (True, False, True). Raises: SetNumberOfCpusFailed."""
+    chosen: set[int] = set()
+    for part in filter(None, cpuset.split(",")):
+        exclude, text = part.startswith("^"), part.removeprefix("^")
+        first, _, last = text.partition("-")
+        if not first.isdigit() or not (last or first).isdigit() or int(last or first) >= 4096:
+            raise SetNumberOfCpusFailed(f"bad set of CPUs {cpuset!r}")
+        numbers = range(int(first), int(last or first) + 1)
+        chosen = chosen - set(numbers) if exclude else chosen | set(numbers)
+    return tuple(number in chosen for number in range(max(chosen, default=-1) + 1))

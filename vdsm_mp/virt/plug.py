@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plugging and unplugging, the same for every kind of device.
+
+An unplug is a request to the guest. It is over when libvirt says that the device is gone, which may be never: then
+the device stays, and the caller is told so.
+"""
+
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import libvirt
+
+from vdsm_mp.api.errors_virt import MissingVmParameter
+from vdsm_mp.common import clock, log, xml
+from vdsm_mp.common.errors import Error
+from vdsm_mp.virt.connection import translated
+from vdsm_mp.virt.devices import Devices, alias_of
+from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.records import VmRecord
+
+logger = log.named(__name__)
+
+#: How long a guest may take to let a device go.
+UNPLUG_S = 30.0
+
+
+class Removals:
+    """Who waits for which device to go. Told by libvirt's callback, in its event thread."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, str], threading.Event] = {}
+
+    def gone(self, vm_id: str, alias: str) -> None:
+        event = self._waiting.get((vm_id, alias))
+        if event is not None:
+            event.set()
+
+    @contextmanager
+    def expected(self, vm_id: str, alias: str) -> Iterator[threading.Event]:
+        """An event that is set when the device has gone; registered before the request, so it cannot be missed."""
+        event = self._waiting[vm_id, alias] = threading.Event()
+        try:
+            yield event
+        finally:
+            self._waiting.pop((vm_id, alias), None)
+
+
+class Plugger:
+    """Attach and detach."""
+
+    def __init__(self, devices: Devices, removals: Removals, unplug_s: float = UNPLUG_S) -> None:
+        self.devices = devices
+        self._removals = removals
+        self._unplug_s = unplug_s
+
+    def attach(self, vm_id: str, device: ET.Element, failed: Callable[[str], Error]) -> None:
+        """Raises: what `failed` makes; then nothing was attached."""
+        dom = self.devices.connection.domain(vm_id)
+        with translated(vm_id, failed):
+            dom.attachDeviceFlags(xml.dump(device), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def detach(self, vm_id: str, device: ET.Element, failed: Callable[[str], Error]) -> None:
+        """Ask and wait. device: the live element. Raises: what `failed` makes; then the device is still there."""
+        alias = alias_of(device)
+        dom = self.devices.connection.domain(vm_id)
+        began = clock.mono_s()
+        with self._removals.expected(vm_id, alias) as gone:
+            with translated(vm_id, failed):
+                dom.detachDeviceFlags(xml.dump(device), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            if not gone.wait(self._unplug_s) and self._still_there(vm_id, device.tag, alias):
+                raise failed(f"the guest did not release {alias} within {self._unplug_s:g} s")
+        logger.info("vm=%s %s unplugged took=%dms", vm_id, alias, (clock.mono_s() - began) * 1000)
+
+    def _still_there(self, vm_id: str, tag: str, alias: str) -> bool:
+        _, domain = self.devices.live(vm_id)
+        return any(alias_of(device) == alias for device in domain.iterfind(f"devices/{tag}"))
+
+    def remember(self, vm_id: str, identity: dict[str, str], data: dict[str, Any] | None) -> VmRecord | None:
+        """Write the device's metadata and tell the engine that the devices changed."""
+        self.devices.keeper.remember_device(vm_id, identity, data)
+        return self.devices.changed(vm_id)
+
+
+def wanted_device(untrusted_text: Any, tag: str) -> tuple[ET.Element, Metadata]:
+    """The one device of an engine's hot-plug XML, and its metadata. Raises: MissingVmParameter, BadXml."""
+    if not isinstance(untrusted_text, str) or not untrusted_text:
+        raise MissingVmParameter("xml")
+    root = xml.parse(untrusted_text)
+    found = root.find(f"devices/{tag}")
+    if found is None:
+        raise MissingVmParameter(f"<{tag}> in xml")
+    return found, Metadata.of_domain(root) or Metadata()

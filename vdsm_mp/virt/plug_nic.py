@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network cards of a running VM: plug and unplug."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from typing import Any
+
+from vdsm_mp.api.errors_virt import HotplugNicFailed, HotunplugNicFailed
+from vdsm_mp.api.verb import handles
+from vdsm_mp.api.vm_devices import HotplugVmNic, HotunplugVmNic
+from vdsm_mp.common import log
+from vdsm_mp.virt.devices import alias_of, find
+from vdsm_mp.virt.nic import mac_of
+from vdsm_mp.virt.plug import Plugger, wanted_device
+from vdsm_mp.virt.registry import short_status
+
+logger = log.named(__name__)
+
+
+@handles(HotplugVmNic)
+def hotplug_nic(plugger: Plugger, ask: HotplugVmNic) -> dict[str, str]:
+    record = plugger.devices.vms.running(ask.vm_id, "plug a network card")
+    card, metadata = wanted_device(ask.params.get("xml"), "interface")
+    mac = mac_of(card)
+    if not mac:
+        raise HotplugNicFailed("the card has no MAC address")
+    if any(nic.mac == mac for nic in record.devices.nics):
+        raise HotplugNicFailed(f"a card {mac} is plugged already")
+    plugger.attach(ask.vm_id, card, HotplugNicFailed)
+    now = plugger.remember(ask.vm_id, {"mac_address": mac}, metadata.device(mac_address=mac))
+    logger.info("vm=%s card %s plugged", ask.vm_id, mac)
+    return short_status(now or record)
+
+
+@handles(HotunplugVmNic)
+def hotunplug_nic(plugger: Plugger, ask: HotunplugVmNic) -> dict[str, str]:
+    """A card that the guest does not release stays."""
+    record = plugger.devices.vms.running(ask.vm_id, "unplug a network card")
+    alias, mac = _named(ask.params)
+    _, domain = plugger.devices.live(ask.vm_id)
+    card = find(
+        domain, "interface", lambda i: (bool(mac) and mac_of(i) == mac) or (bool(alias) and alias_of(i) == alias)
+    )
+    if card is None:
+        raise HotunplugNicFailed(f"there is no card {mac or alias}")
+    mac = mac_of(card)
+    plugger.detach(ask.vm_id, card, HotunplugNicFailed)
+    now = plugger.remember(ask.vm_id, {"mac_address": mac}, None)
+    return short_status(now or record)
+
+
+def _named(params: Mapping[str, Any]) -> tuple[str, str]:
+    """(alias, MAC) of the card that is meant, from XML or from the older `nic` object."""
+    old: Any = params.get("nic")
+    if isinstance(old, Mapping):
+        return str(old.get("alias") or ""), str(old.get("macAddr") or "").lower()
+    card: ET.Element = wanted_device(params.get("xml"), "interface")[0]
+    return alias_of(card), mac_of(card)
