@@ -19,7 +19,9 @@ from vdsm_mp.api.errors_virt import (
     HotunplugMemoryFailed,
     HotunplugNicFailed,
     InvalidVmParameter,
+    IoTuneFailed,
     MissingVmParameter,
+    PolicyUpdateFailed,
     SetNumberOfCpusFailed,
     TicketFailed,
     UpdateDeviceFailed,
@@ -244,7 +246,18 @@ class SetVmNumberOfCpus(Message, frozen=True, kw_only=True):
     cpusets: list[str] | None = None
 
 
-@verb("VM.setIoTune", owner="virt", reply=Status, lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.setIoTune",
+    owner="virt",
+    reply=Status,
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(
+        *RUNNING_ONLY,
+        IoTuneFailed,
+    ),
+)
 class SetVmIoTune(Message, frozen=True, kw_only=True):
     """Apply disk I/O limits."""
 
@@ -252,14 +265,34 @@ class SetVmIoTune(Message, frozen=True, kw_only=True):
     tunables: list[dict[str, Any]]
 
 
-@verb("VM.getIoTune", owner="virt", reply=list[dict[str, Any]], safe=True, tier=3, planned=True)
+@verb(
+    "VM.getIoTune",
+    owner="virt",
+    reply=list[dict[str, Any]],
+    safe=True,
+    tier=3,
+    raises=(
+        *RUNNING_ONLY,
+        IoTuneFailed,
+    ),
+)
 class GetVmIoTune(Message, frozen=True, kw_only=True):
     """Current limits."""
 
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.getIoTunePolicy", owner="virt", reply=list[dict[str, Any]], safe=True, tier=3, planned=True)
+@verb(
+    "VM.getIoTunePolicy",
+    owner="virt",
+    reply=list[dict[str, Any]],
+    safe=True,
+    tier=3,
+    raises=(
+        *RUNNING_ONLY,
+        PolicyUpdateFailed,
+    ),
+)
 class GetVmIoTunePolicy(Message, frozen=True, kw_only=True):
     """Configured limits."""
 
@@ -298,7 +331,19 @@ class SetVmCpuTunePeriod(Message, frozen=True, kw_only=True):
     period: int
 
 
-@verb("VM.updateVmPolicy", owner="virt", reply=Status, lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.updateVmPolicy",
+    owner="virt",
+    reply=Status,
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(
+        *RUNNING_ONLY,
+        PolicyUpdateFailed,
+        IoTuneFailed,
+    ),
+)
 class UpdateVmVmPolicy(Message, frozen=True, kw_only=True):
     """Store QoS policy (vcpuLimit, ioTune) in the VM metadata."""
 

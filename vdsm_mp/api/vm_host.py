@@ -52,7 +52,7 @@ class GetAllVmStats(Message, frozen=True, kw_only=True):
     """Statistics of all VMs, see 5.5."""
 
 
-@verb("Host.getAllVmIoTunePolicies", owner="virt", reply=dict[str, Any], safe=True, tier=2, planned=True)
+@verb("Host.getAllVmIoTunePolicies", owner="virt", reply=dict[str, Any], safe=True, tier=2)
 class GetAllVmIoTunePolicies(Message, frozen=True, kw_only=True):
     """Per-VM I/O policy and current values."""
 

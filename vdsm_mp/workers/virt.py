@@ -22,6 +22,7 @@ from vdsm_mp.virt import (
     sampling,
     starting,
     stats,
+    tuning,
 )
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.devices import Devices
@@ -112,6 +113,7 @@ def build(config: Config, ports: Ports) -> Room:
             sampling,
             starting,
             stats,
+            tuning,
         ),
         before_ready=(lambda: connection.start(recovery.take_stock),),
         subscribes={DomainValidityChanged: resumer.storage_changed},
