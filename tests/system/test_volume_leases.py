@@ -12,6 +12,7 @@ from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
 from tests.system.test_file_storage import POOL, SD, Host, daemon, device, host, place
 from vdsm_mp.api.types import BLANK
+from vdsm_mp.common.errors import Error
 
 _ = (daemon, device, host, place)  # fixtures of the domain
 pytestmark = [
@@ -113,3 +114,48 @@ def test_a_volume_has_a_lease_from_its_creation_to_its_end(host: Host) -> None:
     assert sorted(os.listdir(image)) == [BASE, f"{BASE}.lease", f"{BASE}.meta"]
     finished(host, host.call("Image.delete", **IDS, postZero=False, force=False))
     assert os.listdir(host.domain / "images") == []
+
+
+def test_leases_by_name_are_made_held_fenced_and_removed(host: Host) -> None:
+    host.make()
+    host.connect_pool()
+    host.become_spm()
+    vm, one_job = ({"sd_id": SD, "lease_id": f"{n}0000000-bbbb-4bbb-8ccc-{n}00000000000"} for n in (1, 2))
+    about = {"type": "JOB", "generation": 0, "job_id": one_job["lease_id"], "job_status": "PENDING"}
+    finished(host, host.call("Lease.create", lease=vm))
+    finished(host, host.call("Lease.create", lease=one_job, metadata=about))
+    place = host.call("Lease.info", lease=vm)
+    assert place == {**vm, "path": f"{host.domain}/dom_md/xleases", "offset": 3 * 2**20}
+    assert sanlock.read_resource(place["path"], place["offset"])["resource"].decode() == vm["lease_id"]
+    assert host.call("Lease.status", lease=vm) == {"owners": [], "version": None}
+
+    held = f"{SD}:{vm['lease_id']}:{place['path']}:{place['offset']}"
+    holder = subprocess.Popen(["/usr/sbin/sanlock", "client", "command", "-r", held, "-c", "/bin/sleep", "600"])
+    try:
+        status = eventually(lambda: _held(host, vm))
+        assert status == {"owners": [1], "version": status["version"]}
+    finally:
+        holder.kill()
+        holder.wait(10)
+
+    found = host.call("Lease.status", lease=one_job)["metadata"]
+    assert about.items() <= found.items()
+    for wrong, code in (({"generation": 5}, 911), ({"job_status": "FAILED"}, 912)):
+        with pytest.raises(Error) as e:
+            host.call("Lease.fence", lease=one_job, metadata={**about, **wrong})
+        assert e.value.code == code
+    host.call("Lease.fence", lease=one_job, metadata=about)
+    found = host.call("Lease.status", lease=one_job)["metadata"]
+    assert (found["job_status"], found["generation"]) == ("FENCED", 1)
+
+    finished(host, host.call("Lease.rebuild_leases", sd_id=SD))
+    for lease in (vm, one_job):
+        finished(host, host.call("Lease.delete", lease=lease))
+        with pytest.raises(Error) as e:
+            host.call("Lease.info", lease=lease)
+        assert e.value.code == 936
+
+
+def _held(host: Host, lease: dict[str, str]) -> dict[str, Any] | None:
+    status: dict[str, Any] = host.call("Lease.status", lease=lease)
+    return status if status["owners"] else None

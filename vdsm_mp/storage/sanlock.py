@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
@@ -69,6 +70,58 @@ class SanlockLock:
             )
         except sanlock.SanlockException as e:
             raise LockInitFailed(self._sd_id, lease.name, _text(e)) from e
+
+    def clear_lease(self, lease: Lease) -> None:
+        """Make it no lease any more. Raises: LockInitFailed."""
+        try:
+            sanlock.write_resource(b"", b"", _disks(lease), align=self._align, sector=self._sector)
+        except sanlock.SanlockException as e:
+            raise LockInitFailed(self._sd_id, lease.name, _text(e)) from e
+
+    def name_at(self, lease: Lease) -> str | None:
+        """The name of the lease that is there; None when there is none of this domain."""
+        try:
+            found = sanlock.read_resource(lease.path, lease.offset, align=self._align, sector=self._sector)
+        except sanlock.SanlockException as e:
+            _log.debug("domain %s: no lease at %d: %s", self._sd_id, lease.offset, _text(e))
+            return None
+        if found["lockspace"] != self._name:
+            return None
+        return found["resource"].decode("ascii", "replace") or None
+
+    def change_value(self, lease: Lease, change: Callable[[bytes], bytes | None]) -> None:
+        """Replace the value block of a free lease: change(what is there) is written, None = leave it.
+
+        Taken for as long as that needs. Raises: LockNotAcquired (held by somebody), LockNotInspected.
+        """
+        disks = _disks(lease)
+        name = lease.name.encode()
+        try:
+            fd = sanlock.register()
+        except sanlock.SanlockException as e:
+            raise LockNotAcquired(self._sd_id, lease.name, _text(e)) from e
+        try:
+            try:
+                sanlock.acquire(self._name, name, disks, slkfd=fd, lvb=True)
+            except sanlock.SanlockException as e:
+                raise LockNotAcquired(self._sd_id, lease.name, _text(e)) from e
+            try:
+                after = change(sanlock.get_lvb(self._name, name, disks, self._sector))
+                if after is not None:
+                    sanlock.set_lvb(self._name, name, disks, after.ljust(self._sector, b"\0"))
+            except sanlock.SanlockException as e:
+                raise LockNotInspected(self._sd_id, lease.name, _text(e)) from e
+            finally:
+                # Closing would let go, too, but some time later.
+                self._release_quietly(lease, fd)
+        finally:
+            os.close(fd)  # drops the lease, too, where it was not released
+
+    def _release_quietly(self, lease: Lease, fd: int) -> None:
+        try:
+            sanlock.release(self._name, lease.name.encode(), _disks(lease), slkfd=fd)
+        except sanlock.SanlockException as e:
+            _log.warning("domain %s: %s is not released: %s", self._sd_id, lease.name, _text(e))
 
     # --- host id
 

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handlers of Lease.*: external leases by name, and what a job keeps in its own."""
+
+import json
+import time
+
+import msgspec
+from msgspec import UNSET
+
+from vdsm_mp.api.errors_lease import JobStatusMismatch, LeasesNotSupported
+from vdsm_mp.api.errors_storage import DomainNotInPool, LockNotAcquired, LockNotInspected
+from vdsm_mp.api.errors_volume import GenerationMismatch
+from vdsm_mp.api.lease import (
+    CreateLease,
+    DeleteLease,
+    FenceLease,
+    GetLeaseInfo,
+    GetLeaseStatus,
+    LeaseInfo,
+    LeaseMetadata,
+    LeaseStatus,
+    RebuildLeases,
+)
+from vdsm_mp.api.verb import handles
+from vdsm_mp.storage import xlease
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.locks import Lease
+from vdsm_mp.storage.sanlock import SanlockLock
+from vdsm_mp.storage.volume_access import Volumes
+from vdsm_mp.storage.volume_metadata import next_generation
+from vdsm_mp.tasks.registry import TaskRun
+
+
+@handles(CreateLease)
+def create(volumes: Volumes, ask: CreateLease) -> str:
+    domain, lock = _for_spm(volumes, ask.lease.sd_id)
+
+    def job(run: TaskRun) -> None:
+        with volumes.resources.claim(f"addLease {ask.lease.lease_id}", exclusive=_claims(domain)):
+            lease = xlease.add(domain, lock, ask.lease.lease_id)
+            if ask.metadata is not None:
+                wanted = ask.metadata
+                lock.change_value(lease, lambda _: _pack(_stamped(wanted, created=True)))
+
+    return volumes.tasks.start("addLease", job, spm=True, key=f"leases {domain.sd_id}")
+
+
+@handles(DeleteLease)
+def delete(volumes: Volumes, ask: DeleteLease) -> str:
+    domain, lock = _for_spm(volumes, ask.lease.sd_id)
+
+    def job(run: TaskRun) -> None:
+        with volumes.resources.claim(f"removeLease {ask.lease.lease_id}", exclusive=_claims(domain)):
+            xlease.remove(domain, lock, ask.lease.lease_id)
+
+    return volumes.tasks.start("removeLease", job, spm=True, key=f"leases {domain.sd_id}")
+
+
+@handles(RebuildLeases)
+def rebuild(volumes: Volumes, ask: RebuildLeases) -> str:
+    domain, lock = _for_spm(volumes, ask.sd_id)
+
+    def job(run: TaskRun) -> None:
+        with volumes.resources.claim("rebuildLeases", exclusive=_claims(domain)):
+            xlease.rebuild(domain, lock)
+
+    return volumes.tasks.start("rebuildLeases", job, spm=True, key=f"leases {domain.sd_id}")
+
+
+@handles(GetLeaseInfo)
+def info(volumes: Volumes, ask: GetLeaseInfo) -> LeaseInfo:
+    domain, _ = _with_leases(volumes, ask.lease.sd_id)
+    lease = xlease.find(domain, ask.lease.lease_id)
+    return LeaseInfo(sd_id=domain.sd_id, lease_id=lease.name, path=lease.path, offset=lease.offset)
+
+
+@handles(GetLeaseStatus)
+def status(volumes: Volumes, ask: GetLeaseStatus) -> LeaseStatus:
+    domain, lock = _with_leases(volumes, ask.lease.sd_id)
+    lease = xlease.find(domain, ask.lease.lease_id)
+    owner = lock.inspect(lease)
+    if owner.host_id is not None:
+        return LeaseStatus(owners=[owner.host_id], version=owner.version)
+    seen: list[LeaseMetadata | None] = []
+    try:
+        # The value can be read by its holder only, so it is held for a moment.
+        lock.change_value(lease, lambda raw: seen.append(_unpack(raw)))
+    except (LockNotAcquired, LockNotInspected):  # somebody was quicker, or this host has no host id there
+        seen = []
+    return LeaseStatus(owners=[], version=None, metadata=seen[0] if seen and seen[0] else UNSET)
+
+
+@handles(FenceLease)
+def fence(volumes: Volumes, ask: FenceLease) -> None:
+    domain, lock = _with_leases(volumes, ask.lease.sd_id)
+    lease = xlease.find(domain, ask.lease.lease_id)
+    lock.change_value(lease, lambda raw: _fenced(lease, ask.metadata, _unpack(raw)))
+
+
+def _fenced(lease: Lease, wanted: LeaseMetadata, found: LeaseMetadata | None) -> bytes:
+    """Raises: JobStatusMismatch (912), GenerationMismatch (911); the lease keeps what it has."""
+    if found is None:
+        raise JobStatusMismatch(lease.name, "it holds nothing about a job")
+    if found.generation != wanted.generation:
+        raise GenerationMismatch(lease.name, wanted.generation, found.generation)
+    if (found.job_id, found.job_status) != (wanted.job_id, wanted.job_status):
+        raise JobStatusMismatch(lease.name, f"job {found.job_id} is {found.job_status}")
+    fenced = msgspec.structs.replace(found, generation=next_generation(found.generation), job_status="FENCED")
+    return _pack(_stamped(fenced, created=False))
+
+
+def _stamped(metadata: LeaseMetadata, *, created: bool) -> LeaseMetadata:
+    now = int(time.time())
+    return msgspec.structs.replace(metadata, modified=now, **({"created": now} if created else {}))
+
+
+def _pack(metadata: LeaseMetadata) -> bytes:
+    return json.dumps(msgspec.to_builtins(metadata)).encode()
+
+
+def _unpack(raw: bytes) -> LeaseMetadata | None:
+    """None when there is none, or nothing that is one."""
+    try:
+        return msgspec.json.decode(raw.rstrip(b"\0"), type=LeaseMetadata, strict=False)
+    except msgspec.DecodeError:
+        return None
+
+
+def _with_leases(volumes: Volumes, sd_id: str) -> tuple[FileDomain, SanlockLock]:
+    """Raises: DomainNotFound, LeasesNotSupported."""
+    domain = volumes.domains.find(sd_id)
+    lock = volumes.locks.of(domain)
+    if not domain.format.external_leases or not isinstance(lock, SanlockLock):
+        raise LeasesNotSupported(sd_id)
+    return domain, lock
+
+
+def _for_spm(volumes: Volumes, sd_id: str) -> tuple[FileDomain, SanlockLock]:
+    """Raises: NotSpm, DomainNotInPool, LeasesNotSupported."""
+    if sd_id not in volumes.spm.require_any().domains:
+        raise DomainNotInPool(sd_id, "it is not attached to the pool")
+    return _with_leases(volumes, sd_id)
+
+
+def _claims(domain: FileDomain) -> tuple[tuple[str, ...], ...]:
+    return (("leases", domain.sd_id),)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""External leases of a domain by name: find, add, remove, list, rebuild. On disk as `xlease_index` says.
+
+Any host looks up, reading the index from storage each time; only the SPM changes it, one change at a time (the caller's
+claim). A lease's place follows from its record's number, never from the offset written in it. A record marked as
+being updated counts as absent, and its place is used again.
+"""
+
+import logging
+import struct
+from dataclasses import dataclass
+from typing import Protocol
+
+from vdsm_mp.api.errors_lease import LeaseExists, LeaseIndexInvalid, NoRoomForLease, NoSuchLease
+from vdsm_mp.api.errors_storage import LockInitFailed
+from vdsm_mp.storage.domain_file import XLEASES, FileDomain
+from vdsm_mp.storage.locks import Lease
+from vdsm_mp.storage.xlease_index import (
+    FREE_RECORD,
+    HEADER_BYTES,
+    INDEX_BYTES,
+    MAGIC,
+    RECORD_BYTES,
+    RECORDS,
+    VERSION,
+    record,
+)
+
+_log = logging.getLogger("storage.xlease")
+
+_FIRST_SLOT = 3
+_RECORD = struct.Struct(">48sx11sxsss")
+
+
+class LeaseFormatter(Protocol):
+    def write_lease(self, lease: Lease) -> None: ...
+
+    def clear_lease(self, lease: Lease) -> None: ...
+
+    def name_at(self, lease: Lease) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """number: decides where the lease is."""
+
+    number: int
+    lease_id: str
+    updating: bool
+
+
+class Index:
+    """The index as it was read. Raises on making: LeaseIndexInvalid."""
+
+    def __init__(self, sd_id: str, data: bytes) -> None:
+        if len(data) < INDEX_BYTES:
+            raise LeaseIndexInvalid(sd_id, f"it ends after {len(data)} bytes")
+        magic, version = struct.unpack_from(">Lx4s", data)
+        mtime, updating = data[59:69], data[70:71]
+        if magic != MAGIC or version != VERSION or not mtime.isdigit():
+            raise LeaseIndexInvalid(sd_id, "its header is not one")
+        if updating != b"-":
+            raise LeaseIndexInvalid(sd_id, "it was being formatted or rebuilt; rebuild it")
+        self._data = data
+
+    def raw(self, number: int) -> bytes:
+        start = HEADER_BYTES + number * RECORD_BYTES
+        return self._data[start : start + RECORD_BYTES]
+
+    def record(self, number: int) -> Record | None:
+        """None when the record is free, or not understood."""
+        lease_id, _, updating, _, _ = _RECORD.unpack(self.raw(number))
+        try:
+            name = lease_id.rstrip(b"\0").decode("ascii")
+        except UnicodeDecodeError:
+            return None
+        return Record(number, name, updating == b"u") if name else None
+
+    def find(self, lease_id: str) -> Record | None:
+        wanted = lease_id.encode("ascii").ljust(49, b"\0")
+        at = HEADER_BYTES
+        while (at := self._data.find(wanted, at)) >= 0:
+            if (at - HEADER_BYTES) % RECORD_BYTES == 0:
+                return self.record((at - HEADER_BYTES) // RECORD_BYTES)
+            at += 1
+        return None
+
+    def first_free(self) -> int | None:
+        """The first record that is exactly free; other bytes may be somebody's."""
+        return next((n for n in range(RECORDS) if self.raw(n) == FREE_RECORD), None)
+
+    def all(self) -> list[Record]:
+        return [found for n in range(RECORDS) if (found := self.record(n)) is not None]
+
+    def block_with(self, number: int, raw: bytes, block_size: int) -> tuple[int, bytes]:
+        """(offset in the index, block) that holds a record, with the record replaced."""
+        at = HEADER_BYTES + number * RECORD_BYTES
+        start = at - at % block_size
+        block = bytearray(self._data[start : start + block_size])
+        block[at - start : at - start + RECORD_BYTES] = raw
+        return start, bytes(block)
+
+
+def read_index(domain: FileDomain) -> Index:
+    """From storage, past all caches. Raises: LeaseIndexInvalid, storage errors."""
+    data = domain.io.read(XLEASES, offset=domain.meta.alignment, length=INDEX_BYTES, direct=True)
+    return Index(domain.sd_id, data)
+
+
+def place_of(domain: FileDomain, number: int, lease_id: str) -> Lease:
+    return Lease(lease_id, domain.io.path_of(XLEASES), (_FIRST_SLOT + number) * domain.meta.alignment)
+
+
+def find(domain: FileDomain, lease_id: str) -> Lease:
+    """Raises: NoSuchLease (936), LeaseIndexInvalid, storage errors."""
+    found = read_index(domain).find(lease_id)
+    if found is None or found.updating:
+        raise NoSuchLease(lease_id, domain.sd_id)
+    return place_of(domain, found.number, lease_id)
+
+
+def add(domain: FileDomain, formatter: LeaseFormatter, lease_id: str) -> Lease:
+    """A new lease that nobody holds. Cut short, it is absent. Raises: LeaseExists, NoRoomForLease, LockInitFailed."""
+    index = read_index(domain)
+    known = index.find(lease_id)
+    if known is not None and not known.updating:
+        raise LeaseExists(lease_id, domain.sd_id)
+    number = known.number if known is not None else index.first_free()
+    if number is None:
+        raise NoRoomForLease(domain.sd_id, RECORDS)
+    lease = place_of(domain, number, lease_id)
+    # The lease before the name: a name always leads to a lease.
+    formatter.write_lease(lease)
+    _write(domain, index, number, record(lease_id, lease.offset, updating=False))
+    return lease
+
+
+def remove(domain: FileDomain, formatter: LeaseFormatter, lease_id: str) -> None:
+    """Raises: NoSuchLease."""
+    index = read_index(domain)
+    found = index.find(lease_id)
+    if found is None:
+        raise NoSuchLease(lease_id, domain.sd_id)
+    _write(domain, index, found.number, FREE_RECORD)
+    try:
+        formatter.clear_lease(place_of(domain, found.number, lease_id))
+    except LockInitFailed as e:  # nobody finds it any more; adding a lease here writes it anew
+        _log.warning("lease %s is removed, its place is not cleared: %s", lease_id, e)
+
+
+def leases(domain: FileDomain) -> dict[str, dict[str, object]]:
+    """{lease id: {"offset", "updating"}} of everything that can be read."""
+    return {
+        one.lease_id: {"offset": place_of(domain, one.number, one.lease_id).offset, "updating": one.updating}
+        for one in read_index(domain).all()
+    }
+
+
+def rebuild(domain: FileDomain, formatter: LeaseFormatter) -> None:
+    """Make index and leases agree. The index is the truth; a lease it lacks is cleared, one that is missing is made."""
+    index = read_index(domain)
+    size = domain.io.stat(XLEASES).size_bytes
+    names = {one.lease_id for one in index.all()}
+    for number in range(RECORDS):
+        raw, known = index.raw(number), index.record(number)
+        place = place_of(domain, number, known.lease_id if known else "")
+        written = formatter.name_at(place) if place.offset < size else None
+        if known is not None:
+            if written != known.lease_id:
+                formatter.write_lease(place)
+            if known.updating or raw != record(known.lease_id, place.offset, updating=False):
+                _write(domain, read_index(domain), number, record(known.lease_id, place.offset, updating=False))
+        elif raw != FREE_RECORD and written and written not in names:
+            _log.warning("domain %s: record %d is made again for lease %s", domain.sd_id, number, written)
+            _write(domain, read_index(domain), number, record(written, place.offset, updating=False))
+        else:
+            if raw != FREE_RECORD:
+                _write(domain, read_index(domain), number, FREE_RECORD)
+            if written:
+                formatter.clear_lease(place)
+
+
+def _write(domain: FileDomain, index: Index, number: int, raw: bytes) -> None:
+    """One block, in place: sanlock's own blocks are next to nothing else."""
+    start, block = index.block_with(number, raw, domain.meta.block_size)
+    domain.io.write(XLEASES, block, offset=domain.meta.alignment + start, direct=True)
