@@ -304,6 +304,10 @@ def test_stacks_and_profiles_can_be_looked_at(house: RunningHouse) -> None:
     assert "samples in 0.3 s" in house.ask("profile", worker="steady", seconds=0.3)
 
 
+def test_the_messages_of_a_worker_can_be_traced_for_a_while(house: RunningHouse) -> None:
+    assert "for 5 s each message" in house.ask("trace", worker="steady")
+
+
 def test_files_and_sockets_are_for_the_group_only(house: RunningHouse) -> None:
     run = house.root / "run"
     assert (run / "control.sock").stat().st_mode & 0o777 == 0o660

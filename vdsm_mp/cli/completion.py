@@ -41,7 +41,7 @@ def candidates(typed: list[str]) -> list[str]:
         given = {word.partition("=")[0] for word in before[2:]}
         names = [f.encode_name for f in msgspec.structs.fields(VERBS[before[1]].message)]
         found = [f"{name}=" for name in names if name not in given]
-    elif before[0] in ("restart", "stacks", "profile") and len(before) == 1:
+    elif before[0] in ("restart", "stacks", "profile", "trace") and len(before) == 1:
         found = list(WORKERS)
     else:
         found = []

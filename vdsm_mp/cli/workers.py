@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vdsm-mp restart | stop | stacks | profile`: through the master's control socket."""
+"""`vdsm-mp restart | stop | stacks | profile | trace`: through the master's control socket."""
 
 import argparse
 
@@ -14,7 +14,7 @@ def arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.set_defaults(do=name)
     if name != "stop":
         parser.add_argument("worker", metavar="WORKER", help=", ".join(WORKERS))
-    if name == "profile":
+    if name in ("profile", "trace"):
         parser.add_argument("--seconds", type=float, default=5.0, help="how long to look (5)")
 
 

@@ -38,7 +38,7 @@ ANSWER_S = 90.0
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    do: Literal["status", "restart", "stop", "stacks", "profile"]
+    do: Literal["status", "restart", "stop", "stacks", "profile", "trace"]
     worker: str = ""
     seconds: float = 5.0
 

@@ -71,15 +71,27 @@ class Pool:
                 self._count += 1
                 self._made += 1
                 name = f"{self.name}-{self._made}"
-                # Daemons: a thread stuck in the kernel must not keep the process from ending.
-                threading.Thread(target=self._serve, args=(job,), name=name, daemon=True).start()
-                return
+                if self._thread(job, name):
+                    return
             if not force and len(self._jobs) >= self._queue + self._idle:
                 self._drop_expired()
                 if len(self._jobs) >= self._queue + self._idle:
                     self.refused += 1
                     raise Busy(f"the {self.name} lane")
             self._jobs.append(job)
+
+    def _thread(self, job: Job, name: str) -> bool:
+        """Start one more thread with this job. False: the system has no more; those that we have must do."""
+        try:
+            # Daemons: a thread stuck in the kernel must not keep the process from ending.
+            threading.Thread(target=self._serve, args=(job,), name=name, daemon=True).start()
+        except RuntimeError as error:
+            self._count -= 1
+            logger.warning("the %s lane stays with %d threads: %s", self.name, self._count, error)
+            if self._count == 0:
+                raise Busy(f"the {self.name} lane") from error
+            return False
+        return True
 
     def _drop_expired(self) -> None:
         now = time.monotonic()

@@ -49,6 +49,8 @@ WATCH_S = 1.0
 LAST_VALUES_S = 5.0
 #: A blocking caller waits so much longer than its deadline for the loop to say that it has passed.
 LOOP_GRACE_S = 2.0
+#: A trace that somebody forgot ends by itself.
+MOST_TRACE_S = 3600.0
 #: Of a flow id and of a client's address.
 MAX_TEXT = 128
 DRAIN_STEP_S = 0.01
@@ -92,6 +94,7 @@ class Bus:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wires: Wires | None = None
         self._watch: asyncio.TimerHandle | None = None
+        self._trace_end: asyncio.TimerHandle | None = None
         self._stuck: list[str] = []
         self.caller = BusCaller(self)
         self.publisher = BusPublisher(self)
@@ -312,8 +315,16 @@ class Bus:
 
     # Looking in
 
+    def trace_for(self, seconds: float) -> None:
+        """Write one line per message of this worker to the log for so long. On the loop."""
+        assert self._loop is not None
+        if self._trace_end is not None:
+            self._trace_end.cancel()
+        self.set_trace(True)
+        self._trace_end = self._loop.call_later(min(seconds, MOST_TRACE_S), self.set_trace, False)
+
     def set_trace(self, on: bool) -> None:
-        """Write one line per message of this worker to the log, or stop doing so."""
+        """Begin or end writing one line per message of this worker to the log."""
         for part in (self._calls, self._service, self._outlet, self._inlet):
             part.traced = on
 

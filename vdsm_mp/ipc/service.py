@@ -139,6 +139,11 @@ class Service:
         except Error as error:
             answer(False, codec.encode_failure(error))
             return
+        except Exception:
+            # A message class may run code of its own while it is decoded; its caller is answered all the same.
+            logger.exception("%s could not be taken up", ctx.verb)
+            answer(False, codec.encode_failure(Internal()))
+            return
         ok, body = _within(ctx, partial(dispatch.run, handler, message, ctx))
         answer(ok, body)
 

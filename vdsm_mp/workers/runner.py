@@ -294,6 +294,9 @@ class Life:
     async def _look(self, note: control.Look) -> None:
         if note.kind == "stacks":
             text = looking.stacks()
+        elif note.kind == "trace":
+            self._bus.trace_for(note.seconds)
+            text = f"for {note.seconds:g} s each message of this worker is a line of the log (ipc.trace)"
         else:
             text = await asyncio.to_thread(looking.profile, note.seconds)
         self._tell(control.Report(id=note.id, text=text[: control.MAX_NOTE_BYTES // 4]))

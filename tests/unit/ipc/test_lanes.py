@@ -179,3 +179,26 @@ def test_many_submitters_lose_nothing() -> None:
         eventually(lambda: len(done) == 1200)
     for thread_number in range(6):
         assert [n for t, n in done if t == thread_number] == list(range(200))
+
+
+class NoMoreThreads(threading.Thread):
+    """The system's limit on processes is reached; root is not held back by it, so a test has to pretend."""
+
+    def start(self) -> None:
+        raise RuntimeError("can't start new thread")
+
+
+def test_a_system_out_of_threads_makes_a_lane_slower_or_busy_and_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    with lanes() as (lane, go):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Thread", NoMoreThreads)
+            with pytest.raises(Busy):
+                lane.submit(Lane.KEYED, "vm=1", job(lambda: done.append("refused")))
+        lane.submit(Lane.KEYED, "vm=1", job(lambda: (go.wait(), done.append("first"))))
+        eventually(lambda: len(lane.running()) == 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Thread", NoMoreThreads)
+            lane.submit(Lane.KEYED, "vm=2", job(lambda: done.append("second")))
+        go.set()
+        eventually(lambda: done == ["first", "second"])

@@ -648,3 +648,32 @@ def test_the_trace_shows_every_message_and_no_secret(tmp_path: Path, caplog: pyt
     assert text.count("bustest.echo") == 2
     assert "flow=f1" in text and '"shown"' in text
     assert "hidden" not in text
+
+
+def test_a_message_class_that_fails_in_its_own_code_is_answered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(spec: object, raw: bytes) -> None:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        async with served(tmp_path) as (client, _):
+            with monkeypatch.context() as patch:
+                patch.setattr("vdsm_mp.ipc.codec.decode_params", broken)
+                with pytest.raises(Internal):
+                    await client.ask(Echo(text="a"))
+            assert await client.ask(Echo(text="a")) == "a"
+
+    run(main())
+    assert "bustest.echo could not be taken up" in caplog.text
+
+
+def test_a_trace_ends_by_itself(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(tmp_path) as (client, _):
+            client.trace_for(60)
+            client.trace_for(0.02)
+            assert client._calls.traced
+            await eventually(lambda: not client._calls.traced)
+
+    run(main())
