@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed, RootHelperGone
+from vdsm_mp.common import log
 from vdsm_mp.priv.table import ANSWER_LIMIT, LINE_LIMIT, OPERATIONS, helper_of
+
+logger = log.named(__name__)
 
 _SUDO = "/usr/bin/sudo"
 #: Seconds between two starts of a helper that keeps dying (a wrong sudo rule): each start costs a PAM session.
@@ -48,6 +51,8 @@ class SudoRoot:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._life: _Life | None = None
+        #: Lives that did not answer; each costs a process until it ends.
+        self._stuck: list[_Life] = []
         self._not_before = 0.0
         self._last_words = ""
 
@@ -71,16 +76,21 @@ class SudoRoot:
             if not life.send(number, waiting, line):
                 raise RootHelperGone(self._worker, operation)
         if not waiting.done.wait(deadline_s + _GRACE_S):
-            life.forget(number)
+            # It keeps deadlines itself; one that does not is stuck. sudo's processes are not ours to kill.
+            logger.error("helper-%s does not answer, it is left alone and a new one started", self._helper)
+            life.abandon()
+            with self._lock:
+                self._stuck.append(life)
             raise DeadlineExceeded(f"{operation} as root", deadline_s)
         return self._result(operation, deadline_s, waiting.answer)
 
     def close(self) -> None:
         """End the helper and what it runs; returns within about three seconds."""
         with self._lock:
-            life, self._life = self._life, None
-        if life is not None:
-            life.end()
+            lives, self._life, self._stuck = [self._life, *self._stuck], None, []
+        for life in lives:
+            if life is not None:
+                life.end()
 
     def _result(self, operation: str, deadline_s: float, answer: dict[str, Any] | None) -> Any:
         if answer is None:
@@ -97,6 +107,8 @@ class SudoRoot:
                 if self._life.up:
                     return self._life
                 self._last_words = self._life.last_words() or self._last_words
+                if self._life.rested:
+                    self._not_before = 0.0
                 self._life = None
             if time.monotonic() < self._not_before:
                 raise RootHelperGone(self._worker, f"start: {self._last_words or 'it ended at once'}")
@@ -117,6 +129,8 @@ class _Life:
         self._writing = threading.Lock()
         self._waiting: dict[int, _Waiting] = {}
         self.up = True
+        self.rested = False
+        self._left_alone = False
         self._reader = threading.Thread(target=self._read, name="root-answers", daemon=True)
         self._reader.start()
 
@@ -134,9 +148,11 @@ class _Life:
             stdin.flush()
         return True
 
-    def forget(self, number: int) -> None:
-        with self._lock:
-            self._waiting.pop(number, None)
+    def abandon(self) -> None:
+        """Ask nothing more of it; what else was in flight fails. EOF ends it, should it ever look."""
+        self._left_alone = True
+        self._over()
+        self._close_stdin()
 
     def _read(self) -> None:
         stdout = self._process.stdout
@@ -146,6 +162,8 @@ class _Life:
         poll.register(fd, select.POLLIN)
         while True:
             if not poll.poll(self._idle_s * 1000):
+                if self._left_alone:
+                    return
                 self._rest()
                 continue
             data = os.read(fd, 1 << 16)
@@ -163,7 +181,7 @@ class _Life:
         with self._lock:
             if self._waiting:
                 return
-            self.up = False
+            self.up, self.rested = False, True
         self._close_stdin()
 
     def _answer(self, line: bytearray) -> None:
@@ -186,6 +204,8 @@ class _Life:
 
     def last_words(self) -> str:
         """The end of stderr of a helper that is gone; closes what is left of it."""
+        if self._left_alone:
+            return "it did not answer"
         stderr = self._process.stderr
         text = b""
         if stderr is not None and not stderr.closed:
@@ -206,9 +226,9 @@ class _Life:
 
     def _close(self) -> None:
         self._close_stdin()
-        self._reader.join(1)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
+        self._reader.join(1)
         for stream in (self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()

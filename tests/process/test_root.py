@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Root's helper behind the real sudo, asked by user vdsm: what it does, and what it refuses to a hostile caller."""
+
+import base64
+import contextlib
+import grp
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.eventually import eventually
+from tests.support.needs import lacks, needs_program, needs_root
+from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed, RootHelperGone
+from vdsm_mp.priv import install, sudoers
+from vdsm_mp.priv.call import SudoRoot
+
+pytestmark = [needs_root(), needs_program("sudo", "setpriv", "mkfs.ext4", "losetup")]
+
+VM = "11111111-2222-3333-4444-555555555555"
+
+
+class Place:
+    """An installation of the helpers under its own prefix, with its own sudo rules."""
+
+    def __init__(self) -> None:
+        # Not pytest's own folder: user vdsm must be able to reach the programs.
+        self.root = Path(tempfile.mkdtemp(prefix="vdsm-mp-root-", dir="/tmp"))
+        self.root.chmod(0o755)
+        self.libexec = self.root / "libexec"
+        self.repository = self.root / "repo"
+        for name in ("repo", "nvram", "tpm"):
+            (self.root / name).mkdir()
+        shutil.chown(self.repository, "vdsm", "kvm")
+        install.install(
+            self.libexec,
+            repository=str(self.repository),
+            nvram_dir=str(self.root / "nvram"),
+            tpm_dir=str(self.root / "tpm"),
+        )
+        self._rules = Path(f"/etc/sudoers.d/{self.root.name}")
+        fresh = self._rules.with_name(f".{self._rules.name}.new")
+        fresh.write_text(sudoers.rules(str(self.libexec), "vdsm"))
+        fresh.chmod(0o440)
+        fresh.rename(self._rules)
+        self._open: list[SudoRoot] = []
+
+    def root_of(self, worker: str, **more: Any) -> SudoRoot:
+        """As user vdsm through the real sudo. The step down is `setpriv`'s, because the tests are root."""
+        argv = [*as_vdsm(), "sudo", "-n"]
+        root = SudoRoot(worker, str(self.libexec), sudo=argv, **more)
+        self._open.append(root)
+        return root
+
+    def helper(self, name: str) -> "subprocess.Popen[bytes]":
+        """A raw helper for lines that no honest caller would send."""
+        argv = [*as_vdsm(), "sudo", "-n", str(self.libexec / f"helper-{name}")]
+        return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def close_roots(self) -> None:
+        while self._open:
+            self._open.pop().close()
+
+    def close(self) -> None:
+        self._rules.unlink()
+        shutil.rmtree(self.root)
+
+
+def as_vdsm() -> list[str]:
+    user = pwd.getpwnam("vdsm")
+    return ["setpriv", "--reuid", str(user.pw_uid), "--regid", str(user.pw_gid), "--init-groups", "--"]
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    try:
+        grp.getgrnam("kvm")
+        pwd.getpwnam("vdsm")
+    except KeyError:
+        pytest.skip("not installed: user vdsm")
+    made = Place()
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_helper_is_left(place: Place) -> Iterator[None]:
+    yield
+    place.close_roots()
+
+
+@pytest.fixture
+def storage(place: Place) -> SudoRoot:
+    return place.root_of("storage")
+
+
+@contextlib.contextmanager
+def loop_device(folder: Path) -> Iterator[str]:
+    image = folder / "fs.img"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    made = subprocess.run(["losetup", "-f", "--show", image], capture_output=True, text=True, check=False)
+    if made.returncode:
+        lacks("free loop devices")
+    device = made.stdout.strip()
+    try:
+        yield device
+    finally:
+        subprocess.run(["losetup", "-d", device], check=True)
+
+
+def talk(helper: "subprocess.Popen[bytes]", *lines: bytes) -> list[dict[str, Any]]:
+    """Send lines, read as many answers (fewer when the helper ends), then EOF."""
+    assert helper.stdin is not None and helper.stdout is not None
+    writer = threading.Thread(target=_write, args=(helper.stdin, b"".join(lines)))
+    writer.start()
+    answers = []
+    while len(answers) < len(lines) and (line := helper.stdout.readline()):
+        answers.append(json.loads(line))
+    writer.join()
+    helper.communicate(timeout=20)
+    return answers
+
+
+def _write(stdin: Any, data: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        stdin.write(data)
+        stdin.flush()
+
+
+def request(op: str, params: Any, number: Any = 1, **more: Any) -> bytes:
+    return json.dumps({"id": number, "op": op, "params": params, "deadline_s": 5, **more}).encode() + b"\n"
+
+
+# What it does
+
+
+def test_ping_answers_as_root(storage: SudoRoot) -> None:
+    assert storage.do("ping") == {"helper": "storage", "uid": 0, "lost": 0}
+
+
+def test_a_file_system_is_mounted_and_unmounted_by_the_name_of_its_device(
+    place: Place, storage: SudoRoot, tmp_path: Path
+) -> None:
+    with loop_device(tmp_path) as device:
+        name = device.replace("/", "_")
+        try:
+            first = storage.do("mount-posix", remote=device, vfs_type="ext4", options="noatime")
+            again = storage.do("mount-posix", remote=device, vfs_type="ext4")
+            mounts = Path("/proc/mounts").read_text()
+        finally:
+            storage.do("umount", remote=device)
+    target = str(place.repository / "mnt" / name)
+    assert first == {"path": target, "already": False}
+    assert again == {"path": target, "already": True}
+    assert f"{device} {target} ext4 rw,nosuid,nodev,noatime" in mounts
+    assert not Path(target).exists()
+    assert storage.do("umount", remote=device)["already"]
+
+
+def test_a_mount_point_that_the_agent_turned_into_a_link_is_refused(
+    place: Place, storage: SudoRoot, tmp_path: Path
+) -> None:
+    with loop_device(tmp_path) as device:
+        mnt = place.repository / "mnt"
+        mnt.mkdir(exist_ok=True)
+        link = mnt / device.replace("/", "_")
+        link.symlink_to("/etc")
+        try:
+            with pytest.raises(PrivilegedFailed, match="not a plain folder"):
+                storage.do("mount-posix", remote=device, vfs_type="ext4")
+        finally:
+            link.unlink()
+    assert " /etc " not in Path("/proc/mounts").read_text()
+
+
+def test_a_mnt_folder_that_the_agent_turned_into_a_link_is_refused(place: Place, storage: SudoRoot) -> None:
+    mnt = place.repository / "mnt"
+    aside = place.repository / "aside"
+    mnt.mkdir(exist_ok=True)
+    mnt.rename(aside)
+    mnt.symlink_to("/")
+    try:
+        with pytest.raises(PrivilegedFailed, match="not a plain folder"):
+            storage.do("umount", remote="proc")
+    finally:
+        mnt.unlink()
+        aside.rename(mnt)
+    assert Path("/proc/self").exists()
+
+
+@pytest.mark.parametrize("remote", ["/etc/passwd", "/dev/null", "/dev/../etc/passwd", "relative", "a b:/x", "..", "."])
+def test_only_block_devices_and_remote_paths_are_mounted(storage: SudoRoot, remote: str) -> None:
+    with pytest.raises(PrivilegedFailed):
+        storage.do("mount-posix", remote=remote, vfs_type="ext4")
+
+
+def test_uefi_variables_are_read_and_written_in_place(place: Place) -> None:
+    virt = place.root_of("virt")
+    path = place.root / "nvram" / f"{VM}.fd"
+    assert virt.do("read-nvram", vm_id=VM)["data"] == ""
+    content = os.urandom(60_000)
+    for offset in range(0, len(content), 30_000):
+        piece = base64.b64encode(content[offset : offset + 30_000]).decode()
+        virt.do("write-nvram", vm_id=VM, offset=offset, data=piece, last=offset == 30_000)
+    assert base64.b64decode(virt.do("read-nvram", vm_id=VM)["data"]) == content
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.unlink()
+    path.symlink_to("/etc/shadow")
+    with pytest.raises(PrivilegedFailed):
+        virt.do("read-nvram", vm_id=VM)
+    path.unlink()
+
+
+def test_pieces_that_do_not_follow_each_other_change_nothing(place: Place) -> None:
+    virt = place.root_of("virt")
+    with pytest.raises(PrivilegedFailed, match="follow"):
+        virt.do("write-nvram", vm_id=VM, offset=10, data="AAAA", last=True)
+    assert not (place.root / "nvram" / f"{VM}.fd").exists()
+
+
+def test_tpm_state_comes_back_as_it_was(place: Place) -> None:
+    virt = place.root_of("virt")
+    folder = place.root / "tpm" / VM / "tpm2"
+    folder.mkdir(parents=True)
+    (folder / "tpm2-00.permall").write_bytes(b"state")
+    data = virt.do("read-tpm", vm_id=VM)["data"]
+    assert virt.do("read-tpm", vm_id=VM)["data"] == data
+    (folder / "tpm2-00.permall").write_bytes(b"other")
+    virt.do("write-tpm", vm_id=VM, offset=0, data=data, last=True)
+    assert (folder / "tpm2-00.permall").read_bytes() == b"state"
+
+
+# The life of a helper
+
+
+def test_a_helper_that_is_killed_fails_what_it_had_and_starts_again(place: Place) -> None:
+    root = place.root_of("network")
+    root.do("ping")
+    pid = helper_pid(place, "network")
+    os.kill(pid, signal.SIGKILL)
+
+    def again() -> bool:
+        with contextlib.suppress(RootHelperGone):
+            return bool(root.do("ping")["uid"] == 0)
+        return False
+
+    assert eventually(again, within_s=10)
+
+
+def test_a_helper_that_hangs_is_replaced(place: Place) -> None:
+    root = place.root_of("network")
+    root.do("ping")
+    pid = helper_pid(place, "network")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(DeadlineExceeded):
+            root.do("ping", deadline_s=0.1)
+        assert root.do("ping")["uid"] == 0
+    finally:
+        # sudo stops itself together with its program.
+        sudo = parent_of(pid)
+        os.kill(pid, signal.SIGKILL)
+        os.kill(sudo, signal.SIGKILL)
+
+
+def test_a_helper_that_nobody_asks_goes_and_comes_back(place: Place) -> None:
+    root = place.root_of("network", idle_s=0.2)
+    for _ in range(2):
+        assert root.do("ping")["uid"] == 0
+        eventually(lambda: not pids(place, "network"), within_s=10)
+
+
+def test_the_end_of_its_caller_ends_the_helper_and_its_programs(place: Place) -> None:
+    helper = place.helper("virt")
+    eventually(lambda: pids(place, "virt"))
+    helper.kill()
+    helper.communicate()
+    eventually(lambda: not pids(place, "virt"), within_s=10)
+
+
+def test_an_operation_of_another_class_is_refused(place: Place) -> None:
+    with pytest.raises(PrivilegedFailed, match="no such operation"):
+        place.root_of("virt").do("umount", remote="server:/x")
+    with pytest.raises(PrivilegedFailed, match="no such operation"):
+        place.root_of("clientif").do("ping")
+    answer = talk(place.helper("virt"), request("umount", {"remote": "server:/x"}))
+    assert answer[0]["error"] == "refused"
+
+
+# A hostile caller
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"garbage\n",
+        b"[]\n",
+        b"null\n",
+        b"{}\n",
+        b'{"id":1}\n',
+        b"\xff\xfe\n",
+        b"[" * 20_000 + b"\n",
+        request("ping", {}, number="1"),
+        request("ping", {}, number=True),
+        request("ping", {}, extra=1),
+        request("ping", []),
+        request("no-such-thing", {}),
+        request("ping", {"x": 1}),
+        request("mount-posix", {"remote": "/dev/loop0", "vfs_type": "ext4", "options": "suid"}),
+    ],
+)
+def test_a_line_that_is_no_request_is_refused_and_the_next_one_served(place: Place, line: bytes) -> None:
+    answers = talk(place.helper("storage"), line, request("ping", {}, number=7))
+    assert answers[0]["error"] == "refused"
+    assert {answer["id"]: answer for answer in answers}[7]["result"]["uid"] == 0
+
+
+def test_a_line_that_never_ends_closes_the_helper(place: Place) -> None:
+    helper = place.helper("storage")
+    answers = talk(helper, b"x" * 200_000 + b"\n", request("ping", {}))
+    assert answers == []
+    assert helper.returncode == 0
+
+
+def test_a_flood_is_answered_with_refusals_and_not_with_memory(place: Place) -> None:
+    answers = talk(place.helper("storage"), *(request("ping", {}, number=n) for n in range(2_000)))
+    assert len(answers) == 2_000
+    assert any(answer.get("detail") == "too many calls in this second" for answer in answers)
+
+
+def test_the_helper_does_not_serve_with_a_configuration_others_may_write(place: Place) -> None:
+    config = place.libexec / "helper.json"
+    config.chmod(0o666)
+    try:
+        helper = place.helper("storage")
+        _, err = helper.communicate(timeout=10)
+    finally:
+        config.chmod(0o644)
+    assert helper.returncode == 1
+    assert b"others may write it" in err
+
+
+# The rules under the real sudo
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["helper-storage", "x"],
+        ["helper-storage", ""],
+        ["helper-storage.sh"],
+        ["helper.json"],
+        ["root/vdsm_mp/priv/helper.py"],
+    ],
+)
+def test_sudo_refuses_all_but_the_helpers_without_arguments(place: Place, argv: list[str]) -> None:
+    program = f"{place.libexec}/{argv[0]}"
+    assert not sudo_allows([program, *argv[1:]])
+
+
+def test_sudo_allows_exactly_the_helpers(place: Place) -> None:
+    for name in ("storage", "network", "virt"):
+        assert sudo_allows([f"{place.libexec}/helper-{name}"])
+    for other in (["/bin/sh"], ["/usr/bin/mount"], ["-u", "daemon", f"{place.libexec}/helper-storage"]):
+        assert not sudo_allows(other)
+
+
+def sudo_allows(argv: list[str]) -> bool:
+    options = argv[:2] if argv[0] == "-u" else []
+    program = argv[len(options) :]
+    done = subprocess.run([*as_vdsm(), "sudo", "-n", *options, "-l", "--", *program], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def pids(place: Place, name: str) -> list[int]:
+    """Helpers of this installation that run."""
+    wanted = str(place.libexec / f"helper-{name}")
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if wanted in words[1:3] and words[0].endswith("python3"):
+                    found.append(int(entry.name))
+    return found
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def helper_pid(place: Place, name: str) -> int:
+    return eventually(lambda: pids(place, name))[0]
