@@ -34,15 +34,16 @@ class Steps:
     """Counts while armed. die_at: 0 = never."""
 
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, 16)  # armed and die_at, count: seen by forked children too
+        self._shared = mmap.mmap(-1, 24)  # armed and the step, count, errno: seen by forked children too
         for name in _ALWAYS:
             setattr(os, name, self._counting(getattr(os, name)))
         os.open = self._counting(os.open, lambda *args, **kwargs: bool(args[1] & os.O_CREAT))
         subprocess.Popen.__init__ = self._counting(subprocess.Popen.__init__)  # type: ignore[method-assign]
         subprocess.Popen.poll = self._counting_end(subprocess.Popen.poll)  # type: ignore[method-assign]
 
-    def arm(self, die_at: int) -> None:
-        self._shared[:16] = struct.pack("qq", die_at + 1, 0)
+    def arm(self, die_at: int, number: int = 0) -> None:
+        """number: an errno that the step fails with instead of dying."""
+        self._shared[:24] = struct.pack("qqq", die_at + 1, 0, number)
 
     def disarm(self) -> int:
         """How many steps there were."""
@@ -55,6 +56,9 @@ class Steps:
         if armed:
             self._shared[8:16] = struct.pack("q", count + 1)
             if count + 1 == armed - 1:
+                (number,) = struct.unpack("q", self._shared[16:24])
+                if number:
+                    raise OSError(number, os.strerror(number))
                 os.kill(0, signal.SIGKILL)
                 signal.pause()
 

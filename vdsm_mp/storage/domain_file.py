@@ -58,6 +58,8 @@ ISO_IMAGE = "11111111-1111-1111-1111-111111111111"
 #: Prefixes of directories that are no domain yet, and none any more; nobody looks for domains by such names.
 CREATING = ".creating-"
 REMOVING = ".removing-"
+#: Files of a block size probe, VDSM's and ours.
+PROBE = ".prob-"
 _ABANDONED_S = 24 * 3600
 
 _UUID = re.compile(UUID_PATTERN)
@@ -251,10 +253,13 @@ def destroy(mount: DomainIO, sd_id: str) -> None:
 def sweep(mount: DomainIO, sd_id: str) -> None:
     """Remove what interrupted creations and removals left: of this domain, and of others when it is old."""
     for entry in mount.readdir():
-        if entry.name.startswith(REMOVING) or entry.name == f"{CREATING}{sd_id}" or _is_old(mount, entry):
+        abandoned = entry.kind == "dir" and _is_old(mount, entry)
+        if entry.name.startswith(REMOVING) or entry.name == f"{CREATING}{sd_id}" or abandoned:
             mount.remove_tree(entry.name)
+        elif entry.name.startswith(PROBE) and _is_old(mount, entry):
+            mount.unlink(entry.name, missing_ok=True)
 
 
 def _is_old(mount: DomainIO, entry: Entry) -> bool:
-    """Nothing creates a domain for so long; another host may be creating one this minute."""
-    return entry.name.startswith(CREATING) and mount.stat(entry.name).changed_at < wall_s() - _ABANDONED_S
+    """Nothing creates or probes for so long; another host may be doing it this minute."""
+    return entry.name.startswith((CREATING, PROBE)) and mount.stat(entry.name).changed_at < wall_s() - _ABANDONED_S

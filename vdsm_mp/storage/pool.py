@@ -25,6 +25,7 @@ from vdsm_mp.api.errors_storage import (
     MasterNotFound,
     PoolIsConnected,
     PoolNotConnected,
+    StorageAccessFailed,
     WrongMaster,
 )
 from vdsm_mp.common.errors import Error
@@ -164,7 +165,10 @@ class Pools:
     # --- changing members (the SPM does that)
 
     def set_status(self, sd_id: str, status: str | None) -> PoolState:
-        """Record a domain as Active, Attached, or (None) not attached any more; in the master too, for "disk"."""
+        """Record a domain as Active, Attached, or (None) not attached any more; in the master too, for "disk".
+
+        Raises: storage errors of the master, StorageAccessFailed (the links; asking again is enough).
+        """
         state = self._state
         assert state is not None
         domains = {**state.domains, sd_id: status} if status else {k: v for k, v in state.domains.items() if k != sd_id}
@@ -179,10 +183,10 @@ class Pools:
         self._become(state)
 
     def _become(self, state: PoolState) -> None:
+        self._link_all(state)
         before = self._state
         self._state = state
         self._remember(state)
-        self._link_all(state)
         left = [sd for sd, status in (before.domains.items() if before else ()) if status == ACTIVE]
         active = self._watch(state)
         self._monitors.stop([sd for sd in left if sd not in active], release=True)
@@ -209,6 +213,12 @@ class Pools:
 
     def _link_all(self, state: PoolState) -> None:
         directory = f"{self._repository}/{state.pool_id}"
+        try:
+            self._make_links(directory, state)
+        except OSError as e:
+            raise StorageAccessFailed(directory, "link", e.errno or 0, e.strerror or str(e)) from e
+
+    def _make_links(self, directory: str, state: PoolState) -> None:
         Path(directory).mkdir(parents=True, exist_ok=True)
         wanted = self._targets(state)
         for name in os.listdir(directory):

@@ -43,6 +43,7 @@ from vdsm_mp.tasks.store import TaskStore
 _log = logging.getLogger("storage.pool")
 
 VMS_PATH = "master/vms"
+_REPAIR_AFTER_S = 10.0
 #: An OVF of the largest VM is far below.
 _FILE_LIMIT = 16 * 2**20
 
@@ -117,6 +118,7 @@ class MasterMoves:
             lock.release(lock.sdm)
         except Error as e:
             _log.error("domain %s is not demoted from master yet: %s", old.sd_id, e)
+            self._background.later(_REPAIR_AFTER_S, f"demote {old.sd_id}", lambda: self._repair(old.sd_id))
 
     def _copy_tree(self, old: FileDomain, new: FileDomain) -> None:
         new.make_master_tree()

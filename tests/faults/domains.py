@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one operation on domains or the pool again and again with a fault at its step 1, 2, 3 … until none is left.
+
+    python -m tests.faults.domains SCENARIO FAULT DIRECTORY [STRIDE]
+
+FAULT: "kill" (the worker and its I/O children, by SIGKILL) or the name of an errno (that call fails with it). Then a
+new worker looks: every piece of metadata is readable and sealed, the operation is done or can be asked for again and
+is done then, and nothing is left over. Prints one JSON line as `deaths` does.
+"""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults.deaths import in_session
+from tests.faults.steps import Steps
+from tests.support.eventually import eventually
+from tests.support.storage_room import StorageRoom
+from vdsm_mp.api.types import BLANK
+from vdsm_mp.common.errors import Error
+from vdsm_mp.storage.domain_metadata import decode, parse
+
+SECOND = "5d000000-0000-4000-8000-000000000002"
+POOL_2 = "90000000-0000-4000-8000-000000000002"
+IMAGE, BASE, LEAF = (f"{n}0000000-aaaa-4bbb-8ccc-{n}00000000000" for n in (1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """prepare: makes what act needs. act: the operation. done: True or False; AssertionError when it is neither."""
+
+    prepare: Callable[[StorageRoom], object]
+    act: Callable[[StorageRoom], object]
+    done: Callable[[StorageRoom], bool]
+    version: str = "5"
+
+
+def second_dir(house: StorageRoom) -> Path:
+    return house.root / "second"
+
+
+def connect_second(house: StorageRoom) -> None:
+    second_dir(house).mkdir(exist_ok=True)
+    rows = [{"id": "second", "connection": str(second_dir(house))}]
+    house.call("StoragePool.connectStorageServer", storagepoolID=BLANK, domainType=4, connectionParams=rows)
+
+
+def create_second(house: StorageRoom, version: str = "5") -> None:
+    params = {"domainType": 4, "typeArgs": str(second_dir(house)), "name": "second", "domainClass": 1}
+    house.call("StorageDomain.create", storagedomainID=SECOND, version=version, **params)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """Of a domain's directory; it must be what a reader accepts."""
+    pairs = parse(path.name, (path / "dom_md/metadata").read_bytes())
+    decode(path.name, pairs)
+    return pairs
+
+
+def second(house: StorageRoom) -> dict[str, str]:
+    return metadata(second_dir(house) / SECOND)
+
+
+def master(house: StorageRoom) -> dict[str, str]:
+    return metadata(house.domain)
+
+
+def in_pool(house: StorageRoom, verb: str, **more: Any) -> None:
+    house.call(f"StorageDomain.{verb}", storagepoolID=house.pool_id, storagedomainID=SECOND, **more)
+
+
+def status_of_second(house: StorageRoom) -> str | None:
+    found = house.call("StoragePool.getInfo", storagepoolID=house.pool_id)["dominfo"].get(SECOND)
+    return None if found is None else str(found["status"])
+
+
+def attached(house: StorageRoom) -> None:
+    create_second(house)
+    in_pool(house, "attach")
+
+
+def activated(house: StorageRoom) -> None:
+    attached(house)
+    in_pool(house, "activate")
+
+
+_NO_MASTER = {"masterSdUUID": BLANK, "masterVersion": 1}
+
+
+def created(house: StorageRoom) -> bool:
+    names = set(os.listdir(second_dir(house))) - probes(house)
+    if not any(name.startswith(SECOND) for name in names):
+        return False
+    files = {str(p.relative_to(second_dir(house) / SECOND)) for p in (second_dir(house) / SECOND).rglob("*")}
+    dom_md = {f"dom_md/{name}" for name in ("metadata", "ids", "leases", "inbox", "outbox")}
+    assert files == {"dom_md", "images", *dom_md}, files
+    assert second(house)["ROLE"] == "Regular"
+    assert names == {SECOND}, names
+    return True
+
+
+def probes(house: StorageRoom) -> set[str]:
+    """Probe files: they cannot be told from those of another host, so they are swept when they are a day old."""
+    return {name for name in os.listdir(second_dir(house)) if name.startswith(".prob-")}
+
+
+def formatted(house: StorageRoom) -> bool:
+    if SECOND in os.listdir(second_dir(house)):
+        second(house)
+        return False
+    # What is left is swept by whoever makes a domain there next.
+    create_second(house)
+    assert set(os.listdir(second_dir(house))) - probes(house) == {SECOND}
+    return True
+
+
+def pool_2(house: StorageRoom) -> None:
+    numbers = {"lockRenewalIntervalSec": 5, "leaseTimeSec": 60, "ioOpTimeoutSec": 10, "leaseRetries": 3}
+    names = {"name": "two", "masterSdUUID": SECOND, "masterVersion": 1, "domainList": [SECOND]}
+    house.call("StoragePool.create", storagepoolID=POOL_2, **names, **numbers)
+
+
+def pool_2_made(house: StorageRoom) -> bool:
+    pairs = second(house)
+    assert (pairs["ROLE"] == "Master") == (pairs["POOL_UUID"] == POOL_2) == ("MASTER_VERSION" in pairs), pairs
+    return pairs["ROLE"] == "Master"
+
+
+def switch(house: StorageRoom) -> None:
+    ids = {"oldMasterUUID": house.sd_id, "newMasterUUID": SECOND, "masterVersion": 2}
+    task_id = house.call("StoragePool.switchMaster", storagepoolID=house.pool_id, **ids)
+    status = house.ended(task_id)
+    if status["code"]:
+        raise FaultReported(status["message"])
+
+
+class FaultReported(Exception):
+    """A task told of its failure."""
+
+
+def switched(house: StorageRoom) -> bool:
+    """Whoever the engine connects with next is master, has its tree, and the other says Regular in the end."""
+    assert "Master" in (master(house)["ROLE"], second(house)["ROLE"])
+    if house.call("StoragePool.getInfo", storagepoolID=house.pool_id)["info"]["master_uuid"] != SECOND:
+        return False
+    assert second(house)["ROLE"] == "Master"
+    assert len(list((second_dir(house) / SECOND / "master/vms").rglob("*.ovf"))) == 1
+    eventually(lambda: master(house)["ROLE"] == "Regular")
+    return True
+
+
+def with_ovf(house: StorageRoom) -> None:
+    activated(house)
+    (house.domain / "master/vms" / IMAGE).mkdir()
+    (house.domain / "master/vms" / IMAGE / f"{IMAGE}.ovf").write_text("<ovf/>")
+
+
+def old_volumes(house: StorageRoom) -> None:
+    house.create(IMAGE, BASE)
+    house.create(IMAGE, LEAF, srcImgUUID=IMAGE, srcVolUUID=BASE)
+
+
+def upgrade(house: StorageRoom) -> None:
+    house.call("StoragePool.upgrade", storagepoolID=house.pool_id, targetDomVersion=5)
+
+
+def upgraded(house: StorageRoom) -> bool:
+    capacities = {house.info(IMAGE, volume)["capacity"] for volume in (BASE, LEAF)}
+    assert capacities == {str(16 * 2**20)}
+    if master(house)["VERSION"] != "5":
+        return False
+    assert (master(house)["BLOCK_SIZE"], master(house)["ALIGNMENT"]) == ("512", "1048576")
+    return True
+
+
+SCENARIOS = {
+    "create": Scenario(connect_second, create_second, created),
+    "format": Scenario(
+        create_second,
+        lambda house: house.call("StorageDomain.format", storagedomainID=SECOND, autoDetach=False),
+        formatted,
+    ),
+    "pool": Scenario(create_second, pool_2, pool_2_made),
+    "attach": Scenario(
+        create_second,
+        lambda house: in_pool(house, "attach"),
+        lambda house: status_of_second(house) == "Attached" and second(house)["POOL_UUID"] == house.pool_id,
+    ),
+    "activate": Scenario(
+        attached, lambda house: in_pool(house, "activate"), lambda house: status_of_second(house) == "Active"
+    ),
+    "detach": Scenario(
+        attached,
+        lambda house: in_pool(house, "detach", **_NO_MASTER),
+        lambda house: status_of_second(house) is None and second(house)["POOL_UUID"] == "",
+    ),
+    "switch": Scenario(with_ovf, switch, switched),
+    "upgrade": Scenario(old_volumes, upgrade, upgraded, version="3"),
+}
+
+
+def connected(root: Path, scenario: Scenario) -> StorageRoom:
+    """As an engine comes back to a host: servers, pool, role. The pool's list is on disk, so nothing is only told."""
+    house = StorageRoom(root)
+    connect_second(house)
+    house.connect_server()
+    pool = {"storagepoolID": house.pool_id, "hostID": 1, "scsiKey": ""}
+    masters = [(house.sd_id, 1), (SECOND, 2)]
+    if (root / "said-done").exists():  # an engine believes what it was told
+        masters.reverse()
+    for sd_id, version in masters:
+        try:
+            house.call("StoragePool.connect", masterSdUUID=sd_id, masterVersion=version, **pool)
+            break
+        except Error:
+            continue
+    start = {"prevID": -1, "prevLver": "-1", "enableScsiFencing": "false"}
+    house.finished(house.call("StoragePool.spmStart", storagepoolID=house.pool_id, **start))
+    return house
+
+
+def make_template(root: Path, scenario: Scenario) -> None:
+    StorageRoom(root).make(version=scenario.version).stop()
+    forget_host(root)
+    house = connected(root, scenario)
+    scenario.prepare(house)
+    house.stop()
+    forget_host(root)
+
+
+def forget_host(root: Path) -> None:
+    """Only what is on storage is handed on."""
+    for name in ("data-center", "run"):
+        shutil.rmtree(root / name)
+
+
+def run(root: Path, scenario: Scenario, step: int, number: int) -> None:
+    steps = Steps()
+    house = connected(root, scenario)
+    steps.arm(step, number)
+    said = ""
+    try:
+        scenario.act(house)
+    except (Error, FaultReported) as e:
+        said = f"{type(e).__name__}: {e}"
+    count = steps.disarm()
+    (root / "steps").write_text(str(count))
+    (root / "said" if said else root / "said-done").write_text(said)
+    house.stop()
+
+
+def look(root: Path, scenario: Scenario) -> str:
+    house = connected(root, scenario)
+    outcome = "done"
+    if not scenario.done(house):
+        assert not (root / "said-done").exists(), "it was said to be done, and is not"
+        outcome = "done at the second try"
+        scenario.act(house)
+        assert scenario.done(house), "not even at the second try"
+    house.stop()
+    return outcome
+
+
+def main() -> None:
+    scenario, fault, directory = SCENARIOS[sys.argv[1]], sys.argv[2], Path(sys.argv[3])
+    stride = int(sys.argv[4]) if len(sys.argv) > 4 else 1
+    number = 0 if fault == "kill" else int(getattr(errno, fault))
+    template, root, report = directory / "template", directory / "run", directory / "outcome"
+    template.mkdir()
+    assert in_session(lambda: make_template(template, scenario)) == 0
+    outcomes: Counter[str] = Counter()
+    problems: list[str] = []
+    step, faults, more = 1, 0, True
+    while more:
+        if root.exists():
+            shutil.rmtree(root)
+        subprocess.run(["cp", "-a", template, root], check=True)
+        code = in_session(lambda at=step: run(root, scenario, at, number))  # type: ignore[misc]
+        hit = code == -signal.SIGKILL or (code == 0 and int((root / "steps").read_text()) >= step and number != 0)
+        more = hit or code != 0
+        faults += hit
+        report.unlink(missing_ok=True)
+        looked = in_session(lambda: report.write_text(look(root, scenario)) and None)
+        if (code != 0 and not hit) or looked != 0:
+            said = (root / "said").read_text() if (root / "said").exists() else ""
+            problems.append(f"step {step}: the run ended with {code} ({said}), the look with {looked}")
+            more = more and len(problems) < 5
+        else:
+            outcomes[report.read_text()] += 1
+        step += stride
+    print(json.dumps({"steps": step - stride - 1, "faults": faults, "outcomes": outcomes, "problems": problems}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fault at the n-th step of an operation on domains or the pool, n = 1, 2, 3 … until none is left: see
+tests/faults/domains.py. Some steps in a quick run, all of them with VDSM_MP_FAULTS_STRIDE=1."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.timeout(600)
+
+_SCENARIOS = ("create", "format", "pool", "attach", "activate", "detach", "switch", "upgrade")
+_STRIDE = int(os.environ.get("VDSM_MP_FAULTS_STRIDE", "0"))
+
+
+@pytest.mark.parametrize("fault", ["kill", "EIO"] if not _STRIDE else ["kill", "EIO", "ENOSPC", "EROFS"])
+@pytest.mark.parametrize("scenario", _SCENARIOS)
+def test_a_fault_at_any_step_leaves_what_can_be_asked_for_again(tmp_path: Path, scenario: str, fault: str) -> None:
+    stride = _STRIDE or {"switch": 25, "upgrade": 9, "create": 7}.get(scenario, 5)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.domains", scenario, fault, tmp_path, str(stride)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert not found["problems"], (found, done.stderr[-4000:])
+    assert found["faults"] >= 1, found
