@@ -6,6 +6,7 @@ What was started here is written to `STARTED`, so that `scripts/down` ends just 
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +33,7 @@ def ensure() -> None:
         for unit in ("virtlogd.socket", "libvirtd.socket", "libvirtd.service", "sanlock.service"):
             run(["systemctl", "start", unit], why=f"starting {unit}")
         return
+    _kvm_as_udev_has_it()
     LOGS.mkdir(parents=True, exist_ok=True)
     Path("/run/libvirt").mkdir(exist_ok=True)
     if not _answers(Path("/run/libvirt/virtlogd-sock")):
@@ -40,6 +42,15 @@ def ensure() -> None:
         start("libvirtd", ["/usr/sbin/libvirtd"], lambda: _answers(LIBVIRT_SOCKET))
     if not _sanlock_answers():
         _start_sanlock()
+
+
+def _kvm_as_udev_has_it() -> None:
+    """Group kvm may use /dev/kvm. Where root may and QEMU may not, libvirt asks QEMU anew at every call: seconds each."""
+    device = Path("/dev/kvm")
+    if device.exists() and not Path("/run/udev/control").exists() and device.group() != "kvm":
+        say("giving /dev/kvm to group kvm, as udev would")
+        shutil.chown(device, group="kvm")
+        device.chmod(0o660)
 
 
 def _start_sanlock() -> None:
