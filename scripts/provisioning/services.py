@@ -45,7 +45,7 @@ def ensure() -> None:
 
 
 def _kvm_as_udev_has_it() -> None:
-    """Group kvm may use /dev/kvm. Where root may and QEMU may not, libvirt asks QEMU anew at every call: seconds each."""
+    """Group kvm may use /dev/kvm. Where root may and QEMU may not, libvirt probes QEMU anew at every call."""
     device = Path("/dev/kvm")
     if device.exists() and not Path("/run/udev/control").exists() and device.group() != "kvm":
         say("giving /dev/kvm to group kvm, as udev would")
