@@ -29,10 +29,14 @@ DISK_IDS = {key: str(uuid.uuid4()) for key in ("poolID", "domainID", "imageID", 
 
 
 class RecordedStorage:
-    """Caller port. `images` {image id: path}; `prepared` what was asked for, in order, torn down ones in `released`."""
+    """Caller port. `images` {image id: path}, `volumes` {volume id: path} where an image has several.
+
+    `prepared`: what was asked for, in order; torn down images in `released`.
+    """
 
     def __init__(self) -> None:
         self.images: dict[str, Path] = {}
+        self.volumes: dict[str, Path] = {}
         self.prepared: list[PrepareDrive] = []
         self.released: list[str] = []
         self.gate = threading.Event()
@@ -45,20 +49,25 @@ class RecordedStorage:
             self.prepared.append(message)
             if self.fails is not None:
                 raise self.fails
-            if message.image_id not in self.images:
+            path = self.volumes.get(message.volume_id) or self.images.get(message.image_id)
+            if path is None:
                 raise DiskNotFound(message.image_id)
-            path = self.images[message.image_id]
             link = ChainLink(
                 sd_id=message.sd_id, image_id=message.image_id, volume_id=message.volume_id, path=str(path)
             )
             size = path.stat().st_size
             return PreparedDrive(
-                path=str(path), format="raw", block=False, apparent_size_bytes=size, true_size_bytes=size,
+                path=str(path), format=_format(path), block=False, apparent_size_bytes=size, true_size_bytes=size,
                 capacity_bytes=size, chain=[link],
             )  # fmt: skip
         assert isinstance(message, TeardownDrive)
         self.released.append(message.image_id)
         return None
+
+
+def _format(path: Path) -> str:
+    with path.open("rb") as file:
+        return "cow" if file.read(4) == b"QFI\xfb" else "raw"
 
 
 class RecordedEvents:

@@ -223,5 +223,31 @@ class HotunplugMemoryFailed(_Sentence, Failed):
     msg = "Cannot unplug the memory: {self.reason}"
 
 
+class SnapshotFailed(_Sentence, Failed):
+    """The VM goes on with the volumes it had."""
+
+    code = 48
+    msg = "Cannot make the snapshot: {self.reason}"
+
+
+class FreezeFailed(_Sentence, Failed):
+    code = 76
+    msg = "Cannot freeze the file systems: {self.reason}"
+
+
+class ThawFailed(_Sentence, Failed):
+    """They may be frozen still."""
+
+    code = 77
+    msg = "Cannot thaw the file systems: {self.reason}"
+
+
+class MergeFailed(_Sentence, Failed):
+    """The chain is as it was."""
+
+    code = 52
+    msg = "Cannot merge: {self.reason}"
+
+
 #: What every verb on a running VM may raise.
 RUNNING_ONLY = (NoSuchVm, VmIsDown, VmWrongState, MigrationInProgress, VmOperationFailed)

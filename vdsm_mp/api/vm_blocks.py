@@ -5,26 +5,68 @@ from typing import Any
 
 from msgspec import field
 
-from vdsm_mp.api.errors_virt import RUNNING_ONLY, BadDiskSize, DiskNotFound
+from vdsm_mp.api.errors_task import JobExists
+from vdsm_mp.api.errors_virt import (
+    RUNNING_ONLY,
+    BadDiskSize,
+    DiskNotFound,
+    FreezeFailed,
+    NoGuestAgent,
+    SnapshotFailed,
+    ThawFailed,
+)
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, Status, verb
 
 
-@verb("VM.freeze", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.freeze",
+    owner="virt",
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(
+        *RUNNING_ONLY,
+        FreezeFailed,
+        NoGuestAgent,
+    ),
+)
 class FreezeVm(Message, frozen=True, kw_only=True):
     """Freeze guest file systems."""
 
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.thaw", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.thaw",
+    owner="virt",
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(
+        *RUNNING_ONLY,
+        ThawFailed,
+        NoGuestAgent,
+    ),
+)
 class ThawVm(Message, frozen=True, kw_only=True):
     """Thaw them."""
 
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.snapshot", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.snapshot",
+    owner="virt",
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(
+        *RUNNING_ONLY,
+        SnapshotFailed,
+        JobExists,
+    ),
+)
 class SnapshotVm(Message, frozen=True, kw_only=True):
     """Live snapshot, optionally with memory; `jobUUID` is the job id."""
 

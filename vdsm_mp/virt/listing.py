@@ -9,6 +9,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import GetVmInfo
 from vdsm_mp.api.vm_host import DumpXmls, GetVmFullList, GetVmList
 from vdsm_mp.common import clock
+from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.machine import VmStatus, reported
 from vdsm_mp.virt.registry import Vms, short_status
@@ -67,7 +68,7 @@ def get_vm_counts(vms: Vms, ask: GetVmCounts) -> VmCounts:
 
 
 @handles(GetVirtJobs)
-def get_virt_jobs(vms: Vms, ask: GetVirtJobs) -> dict[str, dict[str, Any]]:
-    """None yet: the verbs that make jobs add them here."""
+def get_virt_jobs(vms: Vms, jobs: Jobs, ask: GetVirtJobs) -> dict[str, dict[str, Any]]:
+    """A job that is absent counts as lost, so nothing is told before the VMs' own notes are read."""
     vms.known()
-    return {}
+    return jobs.infos()

@@ -56,6 +56,7 @@ class Recovery:
         drives: Drives,
         sampler: Sampler,
         removals: Removals,
+        unfinished: Callable[[str], None],
         background: Background,
     ) -> None:
         self._connection = connection
@@ -65,6 +66,7 @@ class Recovery:
         self._sampler = sampler
         self._background = background
         self._removals = removals
+        self._unfinished = unfinished
         self._callbacks = Callbacks(vms, self.look_at, self._device_removed)
         self._unclaimed: set[str] = set()
         self._lock = threading.Lock()
@@ -84,10 +86,20 @@ class Recovery:
         for vm_id in before - there:
             end = Exit.because(ExitReason.DOMAIN_MISSING)
             self._vms.move(vm_id, lambda life, end=end: machine.go_down(life, end))  # type: ignore[misc]
+        for record in self._vms.all():
+            if record.life.status is not VmStatus.DOWN and record.vm_id not in waiting:
+                self._finish(record.vm_id)
         self._vms.become_known()
         logger.info("%d domains examined, took=%dms", len(there), (clock.mono_s() - began) * 1000)
         self._in_background("sample all VMs", self._sampler.beat)
         self.claim(r.vm_id for r in self._vms.all())
+
+    def _finish(self, vm_id: str) -> None:
+        """Take up what was under way when we ended. Its failure must not keep all other VMs from being known."""
+        try:
+            self._unfinished(vm_id)
+        except (Error, libvirt.libvirtError) as error:
+            logger.warning("vm=%s what was under way cannot be taken up: %s", vm_id, error)
 
     def look_at(self, vm_id: str) -> None:
         """A VM we do not know did something: it becomes known if it is one. Any thread."""

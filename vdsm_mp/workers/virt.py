@@ -4,12 +4,14 @@
 from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.common.options import Config
+from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.virt import (
     cpu,
     disk,
     ending,
     externaldata,
     graphics,
+    guestfs,
     hostdev,
     hostfacts,
     hypervisor,
@@ -20,6 +22,7 @@ from vdsm_mp.virt import (
     plug_nic,
     power,
     sampling,
+    snapshot,
     starting,
     stats,
     tuning,
@@ -70,8 +73,21 @@ def build(config: Config, ports: Ports) -> Room:
     resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
     removals = Removals()
     plugger = Plugger(devices, removals)
+    jobs = Jobs(ports.background, ports.publish, "virt")
+
+    def unfinished(vm_id: str) -> None:
+        disk.finish_change(devices, vm_id)
+        snapshot.finish_snapshot(devices, jobs, vm_id)
+
     recovery = Recovery(
-        connection, vms, keeper=keeper, drives=drives, sampler=sampler, removals=removals, background=ports.background
+        connection,
+        vms,
+        keeper=keeper,
+        drives=drives,
+        sampler=sampler,
+        removals=removals,
+        unfinished=unfinished,
+        background=ports.background,
     )
     vms.describe = numbers.running
     vms.perform = ender.perform
@@ -95,6 +111,7 @@ def build(config: Config, ports: Ports) -> Room:
             external,
             facts,
             plugger,
+            jobs,
         ),
         handlers=(
             cpu,
@@ -105,12 +122,14 @@ def build(config: Config, ports: Ports) -> Room:
             ending,
             externaldata,
             graphics,
+            guestfs,
             hostdev,
             hypervisor,
             listing,
             nic,
             power,
             sampling,
+            snapshot,
             starting,
             stats,
             tuning,

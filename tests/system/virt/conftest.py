@@ -2,6 +2,7 @@
 """A libvirtd for the tests of one file, and a room on it for each test."""
 
 import shutil
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from tests.support.bootsector import last_tick, write_boot_disk
 from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.virt_room import VirtRoom, vm_xml
+from vdsm_mp.common import xml
+from vdsm_mp.virt.chain import running_chain
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +96,23 @@ def image(room: VirtRoom, folder: Path, content: bytes = b"cd") -> dict[str, str
     path.chmod(0o660)
     room.storage.images[ids["imageID"]] = path
     return ids
+
+
+def overlay(room: VirtRoom, folder: Path, disk: dict[str, str], base: str = "") -> dict[str, str]:
+    """A new qcow2 volume on top of a disk's leaf (or of `base`), as the SPM makes it; the ids of the new leaf."""
+    image = folder / disk["imageID"]
+    new, below = str(uuid.uuid4()), base or disk["volumeID"]
+    kind = "qcow2" if (image / below).read_bytes()[:4] == b"QFI\xfb" else "raw"
+    words = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", kind, new]
+    subprocess.run(words, cwd=image, check=True, timeout=30)
+    shutil.chown(image / new, "vdsm", "kvm")
+    (image / new).chmod(0o660)
+    room.storage.volumes[new] = image / new
+    return {**disk, "volumeID": new}
+
+
+def chain_of(room: VirtRoom, vm_id: str, name: str = "hda") -> list[str]:
+    """The volumes QEMU has open, leaf first, by the XML that the engine gets."""
+    domain = xml.parse(room.call("Host.dumpxmls", vmList=[vm_id])[vm_id])
+    disk = next(d for d in domain.iterfind("devices/disk") if xml.attributes(d.find("target")).get("dev") == name)
+    return [link.volume_id for link in running_chain(disk)]

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Snapshots of a running VM: QEMU, our metadata and what storage is told agree, also after a death in the middle."""
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import decode
+from tests.support.eventually import eventually
+from tests.support.libvirtd import PrivateLibvirtd
+from tests.support.needs import needs_program, needs_root
+from tests.support.virt_room import VirtRoom
+from tests.system.virt.conftest import Guest, NewGuest, chain_of, overlay
+from vdsm_mp.api.errors_virt import NoGuestAgent, SnapshotFailed
+from vdsm_mp.api.internal import GetVirtJobs
+from vdsm_mp.virt.keeping import Keeper
+
+pytestmark = [
+    pytest.mark.system,
+    needs_root(),
+    needs_program("libvirtd", "qemu-system-x86_64", "qemu-img", "unshare", "nsenter"),
+]
+
+
+def wish(leaf: dict[str, str], base: dict[str, str]) -> dict[str, Any]:
+    return {
+        "domainID": leaf["domainID"], "imageID": leaf["imageID"],
+        "baseVolumeID": base["volumeID"], "volumeID": leaf["volumeID"],
+    }  # fmt: skip
+
+
+def job_status(room: VirtRoom, job_id: str) -> Any:
+    return decode.check_jobs(room.ask(GetVirtJobs()))[job_id]["status"]
+
+
+def test_a_snapshot_is_a_job_that_moves_the_vm_to_its_new_leaf(
+    room: VirtRoom, new_guest: NewGuest, folder: Path
+) -> None:
+    guest = new_guest(room)
+    leaf, job_id = overlay(room, folder, guest.disk), str(uuid.uuid4())
+    before = room.stats(guest.vm_id)["hash"]
+    answer = room.call(
+        "VM.snapshot", vmID=guest.vm_id, snapDrives=[wish(leaf, guest.disk)], snapMemory="", jobUUID=job_id
+    )
+    decode.check_true(answer)
+    eventually(lambda: job_status(room, job_id) == "done", within_s=15)
+    assert chain_of(room, guest.vm_id) == [leaf["volumeID"], guest.disk["volumeID"]]
+    dumped = room.call("Host.dumpxmls")[guest.vm_id]
+    assert f"<ovirt-vm:volumeID>{leaf['volumeID']}" in dumped
+    assert "snapshot_job" not in dumped
+    assert room.stats(guest.vm_id)["hash"] != before
+    guest.keeps_ticking()
+    # A repeated wish, after a lost answer, is done already.
+    room.call("VM.snapshot", vmID=guest.vm_id, snapDrives=[wish(leaf, guest.disk)])
+
+
+def test_a_snapshot_that_fails_leaves_the_vm_where_it_was(room: VirtRoom, new_guest: NewGuest, folder: Path) -> None:
+    guest = new_guest(room)
+    leaf, job_id = overlay(room, folder, guest.disk), str(uuid.uuid4())
+    room.storage.volumes[leaf["volumeID"]].chmod(0)
+    (folder / leaf["imageID"] / leaf["volumeID"]).write_bytes(b"not an image".ljust(1 << 16))
+    room.call("VM.snapshot", vmID=guest.vm_id, snapDrives=[wish(leaf, guest.disk)], jobUUID=job_id)
+    eventually(lambda: job_status(room, job_id) == "failed", within_s=15)
+    assert room.ask(GetVirtJobs())[job_id]["error"]["code"] == 48
+    assert chain_of(room, guest.vm_id) == [guest.disk["volumeID"]]
+    assert room.storage.prepared[-1].volume_id == guest.disk["volumeID"]
+    guest.keeps_ticking()
+    with pytest.raises(SnapshotFailed, match="uses volume"):
+        room.call("VM.snapshot", vmID=guest.vm_id, snapDrives=[wish(leaf, leaf) | {"volumeID": str(uuid.uuid4())}])
+
+
+@pytest.mark.parametrize("made", [True, False], ids=["made", "not made"])
+def test_a_death_in_the_middle_of_a_snapshot_is_told_from_what_qemu_uses(
+    room: VirtRoom, new_guest: NewGuest, folder: Path, libvirtd: PrivateLibvirtd, made: bool
+) -> None:
+    guest: Guest = new_guest(room)
+    leaf, job_id = overlay(room, folder, guest.disk), str(uuid.uuid4())
+    note = json.dumps({"jobUUID": job_id, "newDrives": {"hda": leaf["volumeID"]}})
+    room.state(Keeper).remember(guest.vm_id, snapshot_job=note)
+    if made:
+        path = room.storage.volumes[leaf["volumeID"]]
+        libvirtd.virsh(
+            "snapshot-create-as", guest.name, "--disk-only", "--no-metadata", "--reuse-external",
+            "--diskspec", f"hda,snapshot=external,file={path}",
+        )  # fmt: skip
+    with VirtRoom(libvirtd.uri, folder) as next_life:
+        next_life.storage.volumes = room.storage.volumes
+        next_life.storage.images = room.storage.images
+        eventually(lambda: job_status(next_life, job_id) == ("done" if made else "failed"), within_s=10)
+        dumped = next_life.call("Host.dumpxmls")[guest.vm_id]
+        assert (f"<ovirt-vm:volumeID>{leaf['volumeID']}" in dumped) is made
+        assert "snapshot_job" not in dumped
+
+
+def test_a_guest_without_agent_cannot_be_frozen(room: VirtRoom, new_guest: NewGuest) -> None:
+    guest = new_guest(room)
+    with pytest.raises(NoGuestAgent):
+        room.call("VM.freeze", vmID=guest.vm_id)
+    with pytest.raises(NoGuestAgent):
+        room.call("VM.thaw", vmID=guest.vm_id)

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live snapshots: a running VM goes over to new leaf volumes, all of its disks at once or none.
+
+A job (`jobUUID`) that is written into the VM's metadata before anything happens. When we die in the middle, the next
+life compares what QEMU uses with what was wanted: that decides whether the job was done.
+"""
+
+import json
+import uuid
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from typing import Any
+
+import libvirt
+
+from vdsm_mp.api.errors_virt import InvalidVmParameter, SnapshotFailed
+from vdsm_mp.api.internal import PreparedDrive
+from vdsm_mp.api.verb import handles
+from vdsm_mp.api.vm_blocks import SnapshotVm
+from vdsm_mp.common import clock, log, xml
+from vdsm_mp.common.errors import Error
+from vdsm_mp.tasks.jobs import Jobs
+from vdsm_mp.tasks.progress import Progress
+from vdsm_mp.virt import guestfs
+from vdsm_mp.virt.chain import follow
+from vdsm_mp.virt.connection import translated
+from vdsm_mp.virt.devices import Devices
+from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
+
+logger = log.named(__name__)
+
+_KEY = "snapshot_job"
+_FREEZE_S = 8
+_FLAGS = (
+    libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+)
+
+#: (drive as it is, ids of its new leaf)
+Wanted = list[tuple[Drive, VolumeIds]]
+
+
+@handles(SnapshotVm)
+def snapshot_vm(devices: Devices, jobs: Jobs, ask: SnapshotVm) -> None:
+    """Returns when the job is begun; without a job id when the snapshot is there."""
+    record = devices.vms.running(ask.vm_id, "make a snapshot")
+    if ask.snap_memory:
+        raise SnapshotFailed("snapshots with memory are not supported by this host yet")
+    wanted = _wanted(record, ask.snap_drives)
+    if not wanted:
+        logger.info("vm=%s uses the wanted volumes already", ask.vm_id)
+    freeze_s = ask.freeze_timeout if ask.freeze_timeout is not None else _FREEZE_S
+    job_id = ask.job_id or str(uuid.uuid4())
+
+    def work(progress: Progress) -> None:
+        _snapshot(devices, ask.vm_id, job_id, wanted, frozen=bool(ask.frozen), freeze_s=freeze_s)
+
+    if ask.job_id is None:
+        work(Progress())
+    else:
+        jobs.start(job_id, "snapshot_vm", work)
+
+
+def _wanted(record: VmRecord, untrusted: list[dict[str, Any]]) -> Wanted:
+    """Drives that use their new volume already are left out: the caller asks again after a lost answer."""
+    found: Wanted = []
+    for entry in untrusted:
+        image_id, base, new = (str(entry.get(key) or "") for key in ("imageID", "baseVolumeID", "volumeID"))
+        drive = next((d for d in record.devices.drives if d.ids is not None and d.ids.image_id == image_id), None)
+        if drive is None or drive.ids is None:
+            raise SnapshotFailed(f"there is no disk on image {image_id}")
+        if drive.ids.volume_id == new:
+            continue
+        if drive.ids.volume_id != base:
+            raise SnapshotFailed(f"image {image_id} uses volume {drive.ids.volume_id}, not {base}")
+        try:
+            leaf = VolumeIds(drive.ids.pool_id, drive.ids.sd_id, image_id, str(uuid.UUID(new)))
+        except ValueError as error:
+            raise InvalidVmParameter(f"volumeID {new!r}") from error
+        found.append((drive, leaf))
+    return found
+
+
+def _snapshot(devices: Devices, vm_id: str, job_id: str, wanted: Wanted, *, frozen: bool, freeze_s: int) -> None:
+    if not wanted:
+        return
+    began = clock.mono_s()
+    prepared: dict[str, PreparedDrive] = {}
+    try:
+        for drive, leaf in wanted:
+            prepared[drive.name] = devices.drives.prepare(leaf)
+        _persist(devices, vm_id, job_id, wanted)
+        _take(devices, vm_id, prepared, frozen=frozen, freeze_s=freeze_s)
+    except BaseException:
+        _undo(devices, vm_id, wanted)
+        raise
+    for drive, _ in wanted:
+        follow(devices, vm_id, drive, prepared[drive.name])
+    devices.keeper.remember(vm_id, **{_KEY: None})
+    logger.info("vm=%s snapshot of %d disks took=%dms", vm_id, len(wanted), (clock.mono_s() - began) * 1000)
+
+
+def _persist(devices: Devices, vm_id: str, job_id: str, wanted: Wanted) -> None:
+    job = {"jobUUID": job_id, "newDrives": {drive.name: leaf.volume_id for drive, leaf in wanted}}
+    devices.keeper.remember(vm_id, **{_KEY: json.dumps(job)})
+
+
+def _take(devices: Devices, vm_id: str, prepared: Mapping[str, PreparedDrive], *, frozen: bool, freeze_s: int) -> None:
+    dom, domain = devices.live(vm_id)
+    description = xml.dump(_describe(domain, prepared))
+    ours = False
+    if not frozen:
+        began = clock.mono_s()
+        try:
+            guestfs.freeze(devices.connection, vm_id)
+            ours = True
+        except Error as error:
+            logger.info("vm=%s its file systems are not frozen for the snapshot: %s", vm_id, error)
+        if clock.mono_s() - began > freeze_s:
+            _thaw(devices, vm_id, ours)
+            raise SnapshotFailed(f"freezing the file systems took longer than {freeze_s} s")
+    try:
+        with translated(vm_id, SnapshotFailed):
+            dom.snapshotCreateXML(description, _FLAGS)
+    finally:
+        _thaw(devices, vm_id, ours)
+
+
+def _thaw(devices: Devices, vm_id: str, ours: bool) -> None:
+    if ours:
+        try:
+            guestfs.thaw(devices.connection, vm_id)
+        except Error as error:
+            logger.warning("vm=%s its file systems may be frozen still: %s", vm_id, error)
+
+
+def _describe(domain: ET.Element, prepared: Mapping[str, PreparedDrive]) -> ET.Element:
+    """Disks that are not meant must be named too, or libvirt makes snapshots of them by itself."""
+    snapshot = ET.Element("domainsnapshot")
+    disks = xml.add(snapshot, "disks")
+    for disk in domain.iterfind("devices/disk"):
+        name = xml.attributes(disk.find("target")).get("dev", "")
+        if name not in prepared:
+            xml.add(disks, "disk", name=name, snapshot="no")
+            continue
+        kind, attribute = ("block", "dev") if prepared[name].block else ("file", "file")
+        entry = xml.add(disks, "disk", name=name, snapshot="external", type=kind)
+        xml.add(entry, "driver", type="qcow2")
+        source = xml.add(entry, "source", **{attribute: prepared[name].path})
+        xml.add(source, "seclabel", model="dac", relabel="no", type="none")
+    return snapshot
+
+
+def _undo(devices: Devices, vm_id: str, wanted: Wanted) -> None:
+    """The VM goes on with its old volumes; storage hears that these are the prepared ones."""
+    for drive, _ in wanted:
+        if drive.ids is not None:
+            try:
+                devices.drives.prepare(drive.ids)
+            except Error as error:
+                logger.warning("vm=%s image %s: %s", vm_id, drive.ids.image_id, error)
+    try:
+        devices.keeper.remember(vm_id, **{_KEY: None})
+    except Error as error:
+        logger.warning("vm=%s the end of its snapshot job is not written down: %s", vm_id, error)
+
+
+def finish_snapshot(devices: Devices, jobs: Jobs, vm_id: str) -> None:
+    """After a restart: a job that was under way is listed with the result that QEMU's disks show."""
+    record = devices.vms.get(vm_id)
+    text = record.metadata.get(_KEY) if record is not None else None
+    if record is None or not isinstance(text, str):
+        return
+    try:
+        job = json.loads(text)
+        job_id, new = str(job["jobUUID"]), dict(job["newDrives"])
+    except (ValueError, KeyError, TypeError):
+        logger.warning("vm=%s has a snapshot job that cannot be read; it is forgotten", vm_id)
+        devices.keeper.remember(vm_id, **{_KEY: None})
+        return
+
+    def work(progress: Progress) -> None:
+        drives = [drive for drive in record.devices.drives if drive.name in new]
+        moved = [drive.path.rpartition("/")[2] == new[drive.name] for drive in drives]
+        for drive in drives:
+            follow(devices, vm_id, drive)
+        devices.keeper.remember(vm_id, **{_KEY: None})
+        if not moved or not all(moved):
+            raise SnapshotFailed("the host agent ended before it was made")
+
+    jobs.start(job_id, "snapshot_vm", work)
