@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of volumes and images, with VDSM's numbers (200-268, 349, 484, 750-757, 911-947, 1000)."""
+"""Errors of volumes and images, with VDSM's numbers (200-268, 349, 481-484, 750-757, 911-947, 1000)."""
 
-from vdsm_mp.common.errors import BadRequest, Conflict, Failed, NotFound
+from vdsm_mp.common.errors import BadRequest, Conflict, Failed, NotFound, Unavailable
 
 
 class VolumeDoesNotExist(NotFound):
@@ -253,6 +253,25 @@ class DiscardNotSupported(BadRequest):
     def __init__(self, sd_id: str) -> None:
         super().__init__(sd_id)
         self.sd_id = sd_id
+
+
+class ImageDaemonUnreachable(Unavailable):
+    code = 481
+    msg = "The image daemon cannot be reached: {self.reason}"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ImageDaemonRefused(Failed):
+    code = 482
+    msg = "The image daemon refused ticket {self.ticket_id}: {self.reason}"
+
+    def __init__(self, ticket_id: str, reason: str) -> None:
+        super().__init__(ticket_id, reason)
+        self.ticket_id = ticket_id
+        self.reason = reason
 
 
 class ImageVerificationFailed(Failed):

@@ -3,32 +3,55 @@
 
 from typing import Any
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
 from vdsm_mp.api.types import Uuid
-from vdsm_mp.api.verb import Message, verb
+from vdsm_mp.api.verb import Lane, Message, verb
 
 
-@verb("Host.add_image_ticket", owner="storage", tier=2, planned=True)
+class Ticket(Message, frozen=True, kw_only=True):
+    """What may be done with which URL. timeout: seconds. size: bytes. ops: read, write, and what newer daemons know."""
+
+    uuid: Uuid
+    url: str
+    size: int
+    ops: list[str]
+    timeout: int
+    transfer_id: str | UnsetType = UNSET
+    filename: str | UnsetType = UNSET
+    sparse: bool | UnsetType = UNSET
+    dirty: bool | UnsetType = UNSET
+    inactivity_timeout: int | UnsetType = UNSET
+
+    def whole(self) -> dict[str, Any]:
+        """As the daemon reads it."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
+
+
+@verb("Host.add_image_ticket", owner="storage", lane=Lane.READ, tier=2)
 class AddImageTicket(Message, frozen=True, kw_only=True):
     """Authorise an image transfer in ovirt-imageio."""
 
-    ticket: dict[str, Any]
+    ticket: Ticket
 
 
-@verb("Host.get_image_ticket", owner="storage", reply=dict[str, Any], safe=True, tier=2, planned=True)
+@verb("Host.get_image_ticket", owner="storage", reply=dict[str, Any], safe=True, tier=2)
 class GetImageTicket(Message, frozen=True, kw_only=True):
     """State of a transfer ticket."""
 
     uuid: Uuid
 
 
-@verb("Host.remove_image_ticket", owner="storage", tier=2, planned=True)
+@verb("Host.remove_image_ticket", owner="storage", tier=2)
 class RemoveImageTicket(Message, frozen=True, kw_only=True):
     """Revoke a ticket."""
 
     uuid: Uuid
 
 
-@verb("Host.extend_image_ticket", owner="storage", tier=2, planned=True)
+@verb("Host.extend_image_ticket", owner="storage", tier=2)
 class ExtendImageTicket(Message, frozen=True, kw_only=True):
     """Prolong a ticket by seconds."""
 

@@ -1,21 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """NBD.*: volumes exported over a local socket."""
 
-from typing import Any
+from msgspec import field
 
 from vdsm_mp.api.types import Uuid
-from vdsm_mp.api.verb import Message, verb
+from vdsm_mp.api.verb import Lane, Message, verb
 
 
-@verb("NBD.start_server", owner="storage", reply=str, tier=2, planned=True)
+class NbdConfig(Message, frozen=True, kw_only=True):
+    """What is exported and how. backing_chain: with all below the volume. bitmap: its extents may be asked for."""
+
+    sd_id: Uuid
+    image_id: Uuid = field(name="img_id")
+    volume_id: Uuid = field(name="vol_id")
+    readonly: bool = False
+    discard: bool = False
+    detect_zeroes: bool = False
+    backing_chain: bool = True
+    bitmap: str | None = None
+
+
+@verb("NBD.start_server", owner="storage", reply=str, lane=Lane.KEYED, key="server_id", tier=2)
 class StartNbdServer(Message, frozen=True, kw_only=True):
     """Export a volume over a local NBD socket."""
 
     server_id: Uuid
-    config: dict[str, Any]
+    config: NbdConfig
 
 
-@verb("NBD.stop_server", owner="storage", tier=2, planned=True)
+@verb("NBD.stop_server", owner="storage", lane=Lane.KEYED, key="server_id", tier=2)
 class StopNbdServer(Message, frozen=True, kw_only=True):
     """Stop it."""
 

@@ -15,9 +15,11 @@ from vdsm_mp.storage import (
     copy_verbs,
     domain_verbs,
     host_verbs,
+    image_transfer,
     image_verbs,
     lease_verbs,
     merge_verbs,
+    nbd_verbs,
     pool_master_verbs,
     pool_verbs,
     sdm_verbs,
@@ -34,12 +36,14 @@ from vdsm_mp.storage.connections import Connections
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import DomainType
 from vdsm_mp.storage.image_prepare import RunLinks
+from vdsm_mp.storage.image_transfer import ImageDaemon
 from vdsm_mp.storage.locks import ClusterLock, LocalLock, Locks
 from vdsm_mp.storage.monitors import Monitors
 from vdsm_mp.storage.pool import Pools
 from vdsm_mp.storage.pool_master import MasterMoves
 from vdsm_mp.storage.pool_members import Members
 from vdsm_mp.storage.pool_upgrade import Upgrades
+from vdsm_mp.storage.qemunbd import NbdServers
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.sanlock import SanlockLock
@@ -107,16 +111,20 @@ def build(config: Config, ports: Ports) -> Room:
             spm,
             volumes,
             jobs,
+            NbdServers(config.vdsm_mp.vdsm_run_dir),
+            ImageDaemon(),
         ),
         handlers=(
             content_verbs,
             copy_verbs,
             domain_verbs,
             host_verbs,
+            image_transfer,
             image_verbs,
             job_verbs,
             lease_verbs,
             merge_verbs,
+            nbd_verbs,
             pool_master_verbs,
             pool_verbs,
             sdm_verbs,
