@@ -30,7 +30,7 @@ from vdsm_mp.api.ports import CallContext
 from vdsm_mp.api.verb import Message, VerbSpec, spec_of
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
-from vdsm_mp.ipc import codec
+from vdsm_mp.ipc import codec, shutdown
 from vdsm_mp.ipc.calls import Calls, Done, Question
 from vdsm_mp.ipc.dispatch import Dispatch
 from vdsm_mp.ipc.envelope import Seal
@@ -38,6 +38,7 @@ from vdsm_mp.ipc.events import Inlet, Outlet
 from vdsm_mp.ipc.inbox import Inbox
 from vdsm_mp.ipc.lanes import Lanes, Limits
 from vdsm_mp.ipc.ports import BusCaller, BusPublisher, PoolBackground, current
+from vdsm_mp.ipc.pump import Pump
 from vdsm_mp.ipc.service import Service
 from vdsm_mp.ipc.wires import MAX_MESSAGE_BYTES, Wires
 
@@ -93,6 +94,9 @@ class Bus:
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wires: Wires | None = None
+        self._seal = seal
+        self._prepare: Callable[[], None] | None = None
+        self._house: Pump | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._trace_end: asyncio.TimerHandle | None = None
         self._stuck: list[str] = []
@@ -111,8 +115,21 @@ class Bus:
         self._outlet.open(loop, self._wires)
         self._inlet.open(loop, self._wires)
         self._calls.open(loop, self._wires)
+        if self._prepare is not None:
+            house = self._wires.listener(shutdown.address(self._run_dir, self.worker, self.epoch), shutdown.TOPIC)
+            self._house = Pump(loop, house, self._hear)
         self._inbox.open(loop)
         self._watch_lanes()
+
+    def on_shutdown(self, prepare: Callable[[], None]) -> None:
+        """Call `prepare` on the loop when the master broadcasts that the house will stop. Before `start`."""
+        self._prepare = prepare
+
+    def _hear(self, frames: list[bytes]) -> None:
+        if self._prepare is not None and shutdown.is_genuine(self._seal, frames):
+            self._prepare()
+        else:
+            self._counts["refused"] += 1
 
     def set_handlers(self, dispatch: Dispatch) -> None:
         """From now on calls are served. Until then they are answered with StillStarting."""
@@ -153,6 +170,8 @@ class Bus:
         self._inlet.close()
         self._outlet.close()
         self._service.close()
+        if self._house is not None:
+            self._house.close()
         self.lanes.close()
         wires, self._wires = self._wires, None
         if wires is not None:

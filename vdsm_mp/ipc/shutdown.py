@@ -7,10 +7,11 @@ the broadcast that tools on the bus can see.
 """
 
 import contextlib
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from vdsm_mp.ipc.envelope import BUS_VERSION, Broken, Notice, Seal, notices
 
 TOPIC = b"prepareForShutdown"
 #: The whole broadcast takes no longer than this.
@@ -21,26 +22,19 @@ def address(bus_dir: Path, worker: str, epoch: int) -> str:
     return f"ipc://{bus_dir}/{worker}.{epoch}.house"
 
 
-async def hear(bus_dir: Path, worker: str, epoch: int, token: str, prepare: Callable[[], None]) -> None:
-    """Wait for the broadcast; calls `prepare` for a genuine one. A task of the worker's runner."""
-    import zmq
-    import zmq.asyncio
+def announcement(seal: Seal) -> list[bytes]:
+    """The frames of the broadcast; like everything on the bus they carry a seal and not the token."""
+    return [TOPIC, seal.close(Notice(BUS_VERSION, "event", "master", 0, 1), b"", TOPIC), b""]
 
-    with zmq.asyncio.Context() as context, context.socket(zmq.SUB) as sub:
-        sub.setsockopt(zmq.LINGER, 0)
-        sub.setsockopt(zmq.MAXMSGSIZE, 1024)
-        sub.setsockopt(zmq.RCVHWM, 4)
-        sub.subscribe(TOPIC)
-        sub.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())
-        before = os.umask(0o077)
-        try:
-            sub.bind(address(bus_dir, worker, epoch))
-        finally:
-            os.umask(before)
-        while True:
-            parts = await sub.recv_multipart()
-            if parts == [TOPIC, token.encode()]:
-                prepare()
+
+def is_genuine(seal: Seal, frames: Sequence[bytes]) -> bool:
+    """Was this sent by the master of this house?"""
+    if len(frames) != 3 or frames[0] != TOPIC:
+        return False
+    try:
+        return seal.open(notices, frames[1], frames[2], TOPIC).sender == "master"
+    except Broken:
+        return False
 
 
 def broadcast(bus_dir: Path, token: str, workers: Sequence[tuple[str, int]]) -> None:
@@ -59,4 +53,4 @@ def broadcast(bus_dir: Path, token: str, workers: Sequence[tuple[str, int]]) -> 
                 pub.recv()  # a subscription has arrived
                 listening += 1
         with contextlib.suppress(zmq.Again):
-            pub.send_multipart([TOPIC, token.encode()], zmq.NOBLOCK)
+            pub.send_multipart(announcement(Seal(token)), zmq.NOBLOCK)

@@ -59,6 +59,12 @@ class Wires:
     def subscriber(self) -> "zmq.Socket[bytes]":
         return self._limited(zmq.SUB, EVENT_QUEUE)
 
+    def listener(self, address: str, topic: bytes) -> "zmq.Socket[bytes]":
+        """A SUB that is bound, for the one word that the master says on the bus."""
+        socket = self._limited(zmq.SUB, 4)
+        socket.subscribe(topic)
+        return _bound(socket, address)
+
     def _limited(self, kind: int, queue: int) -> "zmq.Socket[bytes]":
         # A context that crossed a fork sends into nothing, without an error.
         if os.getpid() != self._pid:

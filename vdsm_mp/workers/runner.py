@@ -29,7 +29,7 @@ from vdsm_mp.api.ports import Ports
 from vdsm_mp.common import kernel, log
 from vdsm_mp.common.errors import Unavailable
 from vdsm_mp.common.options import Config
-from vdsm_mp.ipc import control, shutdown
+from vdsm_mp.ipc import control
 from vdsm_mp.ipc.dispatch import Dispatch, Unhandled
 from vdsm_mp.ipc.node import Bus
 from vdsm_mp.priv.call import SudoRoot
@@ -190,8 +190,8 @@ class Life:
         dispatch = Dispatch(spec.name, room.handlers, room.state)
         for event, function in room.subscribes.items():
             self._bus.subscribe(event, function)
+        self._bus.on_shutdown(self._prepare)
         await self._bus.start()
-        self._task(shutdown.hear(place.bus_dir, spec.name, self._epoch, place.token, self._prepare), "broadcast")
         for step in room.on_loop:
             going = step()
             if asyncio.iscoroutine(going):
