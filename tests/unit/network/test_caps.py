@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network as engines read it, and what `ip` says as records."""
+
+import json
+from typing import Any
+
+import pytest
+
+from vdsm_mp.common.options import Vars
+from vdsm_mp.network import caps, stats
+from vdsm_mp.network.state import Link, State, parse
+from vdsm_mp.network.wanted import Config, changed
+
+NIC = Link("eth0", mac="52:54:00:00:00:01", up=True, carrier=True, master="ovirtmgmt", speed=10000)
+BRIDGE = Link("ovirtmgmt", kind="bridge", up=True, carrier=True, addresses=("192.0.2.2/24", "2001:db8::2/64"))
+BOND = Link("bond0", kind="bond", up=True, options={"mode": "802.3ad", "miimon": 100, "active_slave": None})
+SLAVE = Link("eth1", master="bond0", permanent_mac="52:54:00:00:00:09", port_options={"ad_aggregator_id": 1})
+VLAN = Link("bond0.7", kind="vlan", base="bond0", tag=7)
+LOST_VLAN = Link("gone.8", kind="vlan", base="gone", tag=8)
+TAP = Link("vnet0", kind="tun", master="ovirtmgmt")
+STATE = State(
+    {link.name: link for link in (NIC, BRIDGE, BOND, SLAVE, VLAN, LOST_VLAN, TAP, Link("lo", kind="loopback"))},
+    {"ovirtmgmt": {"4": "192.0.2.1"}},
+)
+CONFIG = changed(
+    Config(),
+    {
+        "ovirtmgmt": {"nic": "eth0", "ipaddr": "192.0.2.2", "netmask": "24", "defaultRoute": True},
+        "seven": {"bonding": "bond0", "vlan": 7, "bridged": False},
+        "absent": {"nic": "eth9"},
+    },
+    {},
+)
+
+
+@pytest.fixture
+def facts() -> dict[str, Any]:
+    found = caps.facts(STATE, CONFIG, Vars(), ["192.0.2.53"])
+    json.dumps(found)
+    return found
+
+
+def test_a_bridged_network_is_told_with_its_bridge_and_its_switch(facts: dict[str, Any]) -> None:
+    network, bridge = facts["networks"]["ovirtmgmt"], facts["bridges"]["ovirtmgmt"]
+    assert network["iface"] == "ovirtmgmt"
+    assert network["bridged"] is True
+    assert network["switch"] == "legacy"
+    assert network["addr"] == bridge["addr"] == "192.0.2.2"
+    assert network["netmask"] == "255.255.255.0"
+    assert network["gateway"] == "192.0.2.1"
+    assert network["ipv6addrs"] == ["2001:db8::2/64"]
+    assert bridge["ports"] == ["eth0", "vnet0"]
+
+
+def test_a_network_on_a_vlan_names_the_device(facts: dict[str, Any]) -> None:
+    network = facts["networks"]["seven"]
+    assert (network["iface"], network["bridged"], network["vlanid"]) == ("bond0.7", False, 7)
+
+
+def test_a_network_whose_device_is_gone_is_not_reported(facts: dict[str, Any]) -> None:
+    assert set(facts["networks"]) == {"ovirtmgmt", "seven"}
+
+
+def test_the_base_of_every_vlan_is_listed(facts: dict[str, Any]) -> None:
+    listed = {*facts["nics"], *facts["bondings"], *facts["vlans"]}
+    assert [vlan["iface"] in listed for vlan in facts["vlans"].values()] == [True]
+
+
+def test_integers_are_integers_and_the_rest_are_strings(facts: dict[str, Any]) -> None:
+    assert facts["nics"]["eth0"]["speed"] == 10000
+    assert type(facts["vlans"]["bond0.7"]["vlanid"]) is int
+    assert facts["nics"]["eth1"]["ad_aggregator_id"] == "1"
+    for kind in ("nics", "bondings", "vlans", "bridges", "networks"):
+        for found in facts[kind].values():
+            assert isinstance(found["mtu"], str)
+            assert all(
+                isinstance(found[name], bool) for name in ("dhcpv4", "dhcpv6", "ipv6autoconf", "ipv4defaultroute")
+            )
+
+
+def test_a_bond_tells_its_ports_and_its_mode_as_a_number(facts: dict[str, Any]) -> None:
+    bond = facts["bondings"]["bond0"]
+    assert bond["slaves"] == ["eth1"]
+    assert bond["opts"] == {"mode": "4", "miimon": "100"}
+    assert facts["nics"]["eth1"]["permhwaddr"] == "52:54:00:00:00:09"
+    assert "permhwaddr" not in facts["nics"]["eth0"]
+
+
+def test_guests_devices_and_hidden_nics_are_nobodys_business() -> None:
+    links = {link.name: link for link in (TAP, Link("usb0"), Link("wlan0"), Link("veth_a", kind="veth"))}
+    links |= {"vethx": Link("vethx", kind="veth"), "lo": Link("lo", kind="loopback")}
+    found = caps.facts(State(links, {}), Config(), Vars(fake_nics="veth_*"), [])
+    assert set(found["nics"]) == {"veth_a"}
+
+
+def test_counters_are_strings_with_the_time_of_their_reading() -> None:
+    table = {name: list(range(16)) for name in STATE.links}
+    found = stats.counters(STATE, Vars(), table)
+    assert set(found) == {"eth0", "eth1", "ovirtmgmt", "bond0", "bond0.7", "gone.8"}
+    nic = found["eth0"]
+    assert (nic["state"], nic["speed"], nic["rx"], nic["tx"]) == ("up", "10000", "0", "8")
+    assert found["eth1"]["state"] == "down"
+    assert type(nic["sampleTime"]) is float
+
+
+def test_what_ip_says_becomes_records() -> None:
+    devices = [
+        {"ifname": "lo", "flags": ["LOOPBACK", "UP", "LOWER_UP"], "mtu": 65536},
+        {
+            "ifname": "eth0",
+            "flags": ["BROADCAST", "UP", "LOWER_UP"],
+            "mtu": 1500,
+            "address": "02:fc:00:00:00:01",
+            "permaddr": "02:fc:00:00:00:02",
+            "addr_info": [
+                {"family": "inet", "local": "192.0.2.2", "prefixlen": 24, "scope": "global", "dynamic": True},
+                {"family": "inet6", "local": "fe80::1", "prefixlen": 64, "scope": "link"},
+            ],
+        },
+        {
+            "ifname": "eth0.5",
+            "link": "eth0",
+            "flags": ["BROADCAST"],
+            "linkinfo": {"info_kind": "vlan", "info_data": {"protocol": "802.1Q", "id": 5}},
+        },
+        {"ifname": "sit0", "flags": [], "linkinfo": {"info_kind": "sit"}},
+    ]
+    routes = [
+        {"dst": "default", "gateway": "192.0.2.1", "dev": "eth0"},
+        {"dst": "default", "gateway": "fe80::9", "dev": "eth0"},
+        {"dst": "192.0.2.0/24", "dev": "eth0"},
+    ]
+    state = parse(devices, routes)
+    assert set(state.links) == {"lo", "eth0", "eth0.5"}
+    nic = state.links["eth0"]
+    assert (nic.addresses, nic.dynamic, nic.carrier, nic.permanent_mac) == (
+        ("192.0.2.2/24",),
+        frozenset("4"),
+        True,
+        "02:fc:00:00:00:02",
+    )
+    assert (state.links["eth0.5"].base, state.links["eth0.5"].tag) == ("eth0", 5)
+    assert state.gateways == {"eth0": {"4": "192.0.2.1", "6": "fe80::9"}}
+    assert not state.links["lo"].is_nic
