@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.support.house import RunningHouse, program
+from tests.support.house import RunningHouse, forget_program, program
 from vdsm_mp.common.errors import Error
 from vdsm_mp.wire.client import Client
 from vdsm_mp.wire.tls import client_context
@@ -41,6 +41,13 @@ class Found:
 
 
 def measure(repeats: int, libvirt_uri: str) -> Found:
+    try:
+        return _measure(repeats, libvirt_uri)
+    finally:
+        forget_program()
+
+
+def _measure(repeats: int, libvirt_uri: str) -> Found:
     found = Found()
     # As an installed program is; tests run from sources, which each process would compile anew.
     compileall.compile_dir(program(), quiet=2)
