@@ -291,20 +291,23 @@ def to_maintenance(ask: Ask, storage: Storage) -> None:
 
 @dataclass
 class Vm:
-    """A VM as the engine describes it. boot: extra XML of <os>. console: file of the serial console's log."""
+    """A VM as the engine describes it.
+
+    boot: extra XML of <os>. console: file that logs the serial console. serial_file: the serial line is this file.
+    """
 
     name: str
     disk: Disk | None = None
     memory_mib: int = 128
     boot: str = ""
     console: Path | None = None
+    serial_file: Path | None = None
     machine: str = "q35"
     accelerator: str = "qemu"
     vm_id: str = field(default_factory=new_id)
 
     def xml(self) -> str:
         """The domain XML with the metadata, and a placeholder for the disk's path."""
-        log = f"<log file='{self.console}' append='off'/>" if self.console else ""
         return f"""<?xml version="1.0" encoding="UTF-8"?>
 <domain type="{self.accelerator}" xmlns:ovirt-tune="http://ovirt.org/vm/tune/1.0" xmlns:ovirt-vm="http://ovirt.org/vm/1.0">
   <name>{self.name}</name>
@@ -324,14 +327,19 @@ class Vm:
   <clock offset="variable" adjustment="0"><timer name="pit" tickpolicy="delay"/></clock>
   <features><acpi/></features>
   <devices>
-    <serial type="pty">{log}<target port="0"/></serial>
-    <console type="pty"><target type="serial" port="0"/></console>
+    {self._serial()}
     <graphics type="vnc" port="-1" autoport="yes" passwd="*****" passwdValidTo="1970-01-01T00:00:01" keymap="en-us">
       <listen type="address" address="127.0.0.1"/>
     </graphics>
     <video><model type="vga" vram="16384" heads="1"/></video>
     <controller type="usb" model="none"/>
     <memballoon model="virtio"><stats period="5"/></memballoon>
+    <disk type="file" device="cdrom">
+      <target dev="sdc" bus="sata"/>
+      <source file="" startupPolicy="optional"/>
+      <driver name="qemu" type="raw" error_policy="report"/>
+      <readonly/>
+    </disk>
     {self._disk()}
   </devices>
   <pm><suspend-to-disk enabled="no"/><suspend-to-mem enabled="no"/></pm>
@@ -349,6 +357,15 @@ class Vm:
   </metadata>
 </domain>
 """
+
+    def _serial(self) -> str:
+        if self.serial_file is not None:
+            return f'<serial type="file"><source path="{self.serial_file}"/><target port="0"/></serial>'
+        log = f'<log file="{self.console}" append="off"/>' if self.console else ""
+        return (
+            f'<serial type="pty">{log}<target port="0"/></serial>'
+            '<console type="pty"><target type="serial" port="0"/></console>'
+        )
 
     def _disk(self) -> str:
         if self.disk is None:

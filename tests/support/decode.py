@@ -225,7 +225,7 @@ HOST_STATS_MAY: Table = {
     "v2vJobs": map_of(record({"status": text, "progress": bare_integer})),
     "multipathHealth": map_of(record({"valid_paths": bare_integer})),
     "momStatus": text,
-    "elapsedTime": text_integer,
+    "elapsedTime": text,
 }  # fmt: skip
 
 
