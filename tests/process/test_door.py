@@ -523,14 +523,6 @@ def test_a_call_waits_for_a_worker_that_is_just_being_restarted(files: Files) ->
         assert engine.message()["id"] == "call-1"
 
 
-def test_http_is_answered_with_an_honest_error(door: Door, files: Files) -> None:
-    with Records(door.address, files) as raw:
-        raw.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        answer = raw.next().octets
-        assert answer.startswith(b"HTTP/1.1 501 Not Implemented\r\n")
-        assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"]["code"] == -32601
-
-
 def test_a_client_library_gives_up_by_its_own_deadline(client: Client) -> None:
     with pytest.raises(DeadlineExceeded):
         client.call("VM.destroy", {"vmID": VM}, timeout_s=0.1)

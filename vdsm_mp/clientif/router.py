@@ -25,7 +25,7 @@ _SLOW_S = 1.0
 
 class Bus(Protocol):
     async def call_raw(
-        self, verb: str, params: bytes, *, deadline_s: float | None = None, flow_id: str = "", peer: str = ""
+        self, verb: str, params: bytes, *, deadline_s: float, flow_id: str = "", peer: str = ""
     ) -> bytes:
         """Ask the owner of a verb; the encoded result. Raises: Error."""
         ...
@@ -42,7 +42,7 @@ class Router:
     """built_in: verbs that the door answers from memory, with their encoded results."""
 
     def __init__(self, bus: Bus, gate: Gate, built_in: Mapping[str, bytes], *, worker_back_s: float) -> None:
-        self._bus = bus
+        self.bus = bus
         self._gate = gate
         self._built_in = dict(built_in)
         self._worker_back_s = worker_back_s
@@ -93,7 +93,7 @@ class Router:
         for last in (False, True):
             left_s = spec.deadline_s - (time.monotonic() - started)
             try:
-                return await self._bus.call_raw(spec.name, params, deadline_s=left_s, flow_id=flow_id, peer=caller.name)
+                return await self.bus.call_raw(spec.name, params, deadline_s=left_s, flow_id=flow_id, peer=caller.name)
             except StillStarting:
                 # It surely has not run, so asking its next incarnation is harmless.
                 if last or not await gate.comes_back(owner, min(self._worker_back_s, left_s)):

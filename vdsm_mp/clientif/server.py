@@ -214,7 +214,7 @@ class Server:
         stream = Stream(self._loop, arrival.sock)
         session: Session | Exchange
         if protocol is Protocol.HTTP:
-            session = Exchange(self._loop, stream, caller, self._ended)
+            session = Exchange(self._loop, stream, caller, bus=self._router.bus, gate=self._gate, ended=self._ended)
         else:
             session = Session(
                 self._loop,
