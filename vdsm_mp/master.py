@@ -41,6 +41,8 @@ logger = log.named("master")
 #: How often deadlines are looked at when nothing happens.
 TICK_S = 0.2
 CANNOT_START = 3
+#: supervisord tries a start again that ends within its startsecs (1), whatever exitcodes say; so we stay for longer.
+OUTSTAY_SUPERVISOR_S = 1.5
 
 
 class CannotStart(Exception):
@@ -49,6 +51,14 @@ class CannotStart(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """The life of the agent; returns the exit code."""
+    began = time.monotonic()
+    code = _live(argv)
+    if code == CANNOT_START and "SUPERVISOR_ENABLED" in os.environ:
+        time.sleep(max(0.0, began + OUTSTAY_SUPERVISOR_S - time.monotonic()))
+    return code
+
+
+def _live(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="vdsm-mp master", description="Run the agent in the foreground.")
     parser.add_argument("--config", type=Path, help="instead of /etc/vdsm/vdsm.conf and its drop-ins")
     parser.add_argument("--table", default=table.__name__, help="module with another process table, for tests")
@@ -65,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     for line in loaded.notes:
         logger.warning("%s", line)
     code = _serve(loaded.config, public, importlib.import_module(asked.table))
+    public.close()
     os.close(lock)  # held for life: the kernel lets it go with the process in any case
     return code
 
@@ -206,6 +217,9 @@ class _Loop:
                 self._desk.beat()
         self._desk.close()
         self._reap()
+        signal.set_wakeup_fd(-1)
+        for end in (self._signals, self._wake):
+            end.close()
 
     def _take_signals(self) -> None:
         for number in self._signals.recv(4096):
