@@ -18,7 +18,15 @@ import msgspec
 
 from vdsm_mp.api.errors_virt import DiskNotFound
 from vdsm_mp.api.events import VmStatusChanged
-from vdsm_mp.api.internal import ChainLink, PreparedDrive, PrepareDrive, SampleVms, TeardownDrive
+from vdsm_mp.api.internal import (
+    ChainLink,
+    PreparedDrive,
+    PrepareDrive,
+    SampleVms,
+    SetRunningLegality,
+    SyncRunningChain,
+    TeardownDrive,
+)
 from vdsm_mp.api.ports import CallContext, Ports
 from vdsm_mp.api.verb import Message, spec_of
 from vdsm_mp.api.vm import CreateVm, GetVmStats
@@ -39,6 +47,8 @@ class RecordedStorage:
         self.volumes: dict[str, Path] = {}
         self.prepared: list[PrepareDrive] = []
         self.released: list[str] = []
+        self.legal: dict[str, bool] = {}
+        self.synced: list[SyncRunningChain] = []
         self.gate = threading.Event()
         self.gate.set()
         self.fails: Exception | None = None
@@ -60,6 +70,15 @@ class RecordedStorage:
                 path=str(path), format=_format(path), block=False, apparent_size_bytes=size, true_size_bytes=size,
                 capacity_bytes=size, chain=[link],
             )  # fmt: skip
+        if isinstance(message, SetRunningLegality):
+            self.legal[message.volume_id] = message.legal
+            return None
+        if isinstance(message, SyncRunningChain):
+            if self.fails is not None:
+                raise self.fails
+            self.synced.append(message)
+            self.legal[message.merged_volume_id] = False
+            return [message.base_volume_id, message.leaf_volume_id]
         assert isinstance(message, TeardownDrive)
         self.released.append(message.image_id)
         return None
@@ -137,6 +156,7 @@ class VirtRoom:
         self.storage = RecordedStorage()
         self.events = RecordedEvents()
         self.background = ThreadBackground()
+        self.closed = False
         self.folder = folder
         config = Config(
             vars=Vars(vm_command_timeout=command_timeout_s, user_shutdown_timeout=0, sys_shutdown_timeout=1),
@@ -171,6 +191,7 @@ class VirtRoom:
         self.close()
 
     def close(self) -> None:
+        self.closed = True
         self.storage.gate.set()
         self.background.draining = True
         for end in self.room.on_drain:

@@ -54,6 +54,38 @@ class TeardownDrive(Message, frozen=True, kw_only=True):
     image_id: Uuid
 
 
+@verb("internal.set_running_legality", owner="storage", lane=Lane.READ, internal=True, safe=True, deadline_s=60)
+class SetRunningLegality(Message, frozen=True, kw_only=True):
+    """Mark a volume before QEMU leaves it (or back again, when it did not). Absolute, so that asking twice is fine."""
+
+    sd_id: Uuid
+    image_id: Uuid
+    volume_id: Uuid
+    legal: bool
+
+
+@verb(
+    "internal.sync_running_chain",
+    owner="storage",
+    reply=list[Uuid],
+    lane=Lane.READ,
+    internal=True,
+    safe=True,
+    deadline_s=60,
+)
+class SyncRunningChain(Message, frozen=True, kw_only=True):
+    """QEMU has merged a volume into its base: make the metadata of the image say so. Idempotent.
+
+    Returns the chain by the volumes' headers, base first.
+    """
+
+    sd_id: Uuid
+    image_id: Uuid
+    leaf_volume_id: Uuid
+    base_volume_id: Uuid
+    merged_volume_id: Uuid
+
+
 @verb(
     "internal.domain_vitals",
     owner="storage",

@@ -11,6 +11,7 @@ from vdsm_mp.api.errors_virt import (
     BadDiskSize,
     DiskNotFound,
     FreezeFailed,
+    MergeFailed,
     NoGuestAgent,
     SnapshotFailed,
     ThawFailed,
@@ -123,7 +124,17 @@ class ExtendDiskSize(Message, frozen=True, kw_only=True):
     new_size: str = field(name="newSize")
 
 
-@verb("VM.merge", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.merge",
+    owner="virt",
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(
+        *RUNNING_ONLY,
+        MergeFailed,
+    ),
+)
 class MergeVmDisk(Message, frozen=True, kw_only=True):
     """Live merge of a snapshot."""
 

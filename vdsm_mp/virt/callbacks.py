@@ -25,10 +25,17 @@ _WATCHDOG_ACTIONS = 6
 class Callbacks:
     """Routes events of one connection. unknown: called with the id of a VM that we do not know."""
 
-    def __init__(self, vms: Vms, unknown: Callable[[str], None], removed: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        vms: Vms,
+        unknown: Callable[[str], None],
+        removed: Callable[[str, str], None],
+        block_job: Callable[[str, str], None],
+    ) -> None:
         self._vms = vms
         self._unknown = unknown
         self._removed = removed
+        self._block_job_moved = block_job
 
     def register(self, connection: Connection, conn: Any) -> None:
         """Raises: libvirtError when the connection is lost meanwhile."""
@@ -41,6 +48,7 @@ class Callbacks:
             ("WATCHDOG", self._watchdog),
             ("AGENT_LIFECYCLE", self._agent),
             ("DEVICE_REMOVED", self._device_removed),
+            ("BLOCK_JOB_2", self._block_job),
         )
         for name, callback in rows:
             number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{name}", None)
@@ -119,6 +127,10 @@ class Callbacks:
             return replace(record, devices=replace(record.devices, agent_connected=connected))
 
         self._vms.change(dom.UUIDString(), said)
+
+    def _block_job(self, conn: Any, dom: Any, drive: str, kind: int, status: int, opaque: object) -> None:
+        logger.info("vm=%s block job of kind %d on %s: status %d", dom.UUIDString(), kind, drive, status)
+        self._block_job_moved(dom.UUIDString(), drive)
 
     def _device_removed(self, conn: Any, dom: Any, alias: str, opaque: object) -> None:
         self._removed(dom.UUIDString(), alias)

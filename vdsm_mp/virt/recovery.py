@@ -57,6 +57,7 @@ class Recovery:
         sampler: Sampler,
         removals: Removals,
         unfinished: Callable[[str], None],
+        block_job: Callable[[str, str], None],
         background: Background,
     ) -> None:
         self._connection = connection
@@ -67,7 +68,7 @@ class Recovery:
         self._background = background
         self._removals = removals
         self._unfinished = unfinished
-        self._callbacks = Callbacks(vms, self.look_at, self._device_removed)
+        self._callbacks = Callbacks(vms, self.look_at, self._device_removed, block_job)
         self._unclaimed: set[str] = set()
         self._lock = threading.Lock()
 

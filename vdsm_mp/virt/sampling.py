@@ -20,6 +20,7 @@ from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.externaldata import ExternalData
+from vdsm_mp.virt.livemerge import Merges
 from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.stats import Sample, Stats
@@ -146,9 +147,11 @@ class Sampler:
 
 
 @handles(SampleVms)
-def sample_vms(sampler: Sampler, external: ExternalData, ask: SampleVms) -> None:
+def sample_vms(sampler: Sampler, external: ExternalData, merges: Merges, ask: SampleVms) -> None:
     """One beat of a kind; kinds that need no beat, because events tell all, are accepted."""
     if ask.kind == "bulk":
         sampler.beat()
+    elif ask.kind == "jobs":
+        merges.beat()
     elif ask.kind == "external_data":
         external.beat()

@@ -16,6 +16,7 @@ from vdsm_mp.virt import (
     hostfacts,
     hypervisor,
     listing,
+    livemerge,
     memory,
     nic,
     plug_disk,
@@ -35,6 +36,7 @@ from vdsm_mp.virt.ending import Ender
 from vdsm_mp.virt.externaldata import ExternalData
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.launch import Launches
+from vdsm_mp.virt.livemerge import Merges
 from vdsm_mp.virt.plug import Plugger, Removals
 from vdsm_mp.virt.power import Power
 from vdsm_mp.virt.recovery import Recovery
@@ -75,9 +77,12 @@ def build(config: Config, ports: Ports) -> Room:
     plugger = Plugger(devices, removals)
     jobs = Jobs(ports.background, ports.publish, "virt")
 
+    merges = Merges(devices, ports.call, ports.background)
+
     def unfinished(vm_id: str) -> None:
         disk.finish_change(devices, vm_id)
         snapshot.finish_snapshot(devices, jobs, vm_id)
+        merges.load(vm_id)
 
     recovery = Recovery(
         connection,
@@ -87,6 +92,7 @@ def build(config: Config, ports: Ports) -> Room:
         sampler=sampler,
         removals=removals,
         unfinished=unfinished,
+        block_job=merges.event,
         background=ports.background,
     )
     vms.describe = numbers.running
@@ -112,6 +118,7 @@ def build(config: Config, ports: Ports) -> Room:
             facts,
             plugger,
             jobs,
+            merges,
         ),
         handlers=(
             cpu,
@@ -126,6 +133,8 @@ def build(config: Config, ports: Ports) -> Room:
             hostdev,
             hypervisor,
             listing,
+            livemerge,
+            livemerge,
             nic,
             power,
             sampling,
