@@ -10,6 +10,7 @@ Nothing is shared with an agent that runs on this machine, nor with other tests.
 every file; when the test itself is killed, the master's children end with it.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -43,6 +44,7 @@ _WORKERS = ("storage", "network", "virt", "scheduler", "clientif")
 def program() -> Path:
     """A copy of the program and of the tests' own rooms that user vdsm can read, wherever the checkout lies."""
     folder = Path(tempfile.mkdtemp(prefix="vdsm-mp-program-", dir="/tmp"))
+    atexit.register(forget_program)  # for benches and scripts; a session of tests removes it itself
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(CHECKOUT / "vdsm_mp", folder / "vdsm_mp", ignore=ignore)
     (folder / "tests").mkdir()
