@@ -56,7 +56,7 @@ class SetHaMaintenanceMode(Message, frozen=True, kw_only=True):
 
 @verb("Host.getCapabilities", owner="scheduler", reply=dict[str, Any], safe=True, deadline_s=30, tier=1)
 class GetCapabilities(Message, frozen=True, kw_only=True):
-    """Static host description, see 5.1."""
+    """Static host description."""
 
 
 @verb("Host.echo", owner="scheduler", reply=str, lane=Lane.LOOP, safe=True, tier=3)
@@ -73,12 +73,12 @@ class GetHardwareInfo(Message, frozen=True, kw_only=True):
 
 @verb("Host.getStats", owner="scheduler", reply=dict[str, Any], safe=True, deadline_s=10, tier=1)
 class GetHostStats(Message, frozen=True, kw_only=True):
-    """Host statistics incl. storage domain health, see 5.2."""
+    """Host statistics incl. storage domain health."""
 
 
 @verb("Host.getJobs", owner="scheduler", reply=dict[str, Any], safe=True, deadline_s=10, tier=1)
 class GetJobs(Message, frozen=True, kw_only=True):
-    """State of host jobs, see 5.9."""
+    """State of host jobs."""
 
     job_type: str | None = None
     job_ids: list[Uuid] | None = None

@@ -46,7 +46,7 @@ class ContinueVm(Message, frozen=True, kw_only=True):
     raises=(VmExists, CannotCreateVm, MissingVmParameter),
 )
 class CreateVm(Message, frozen=True, kw_only=True):
-    """Define and start a VM from engine XML, see 5.5.
+    """Define and start a VM from engine XML.
 
     Returns early; the outcome is told by events and statistics.
     """

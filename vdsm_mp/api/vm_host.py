@@ -49,7 +49,7 @@ class GetVmFullList(Message, frozen=True, kw_only=True):
 
 @verb("Host.getAllVmStats", owner="virt", reply=list[dict[str, Any]], lane=Lane.LOOP, safe=True, tier=1)
 class GetAllVmStats(Message, frozen=True, kw_only=True):
-    """Statistics of all VMs, see 5.5."""
+    """Statistics of all VMs, as an engine polls them."""
 
 
 @verb("Host.getAllVmIoTunePolicies", owner="virt", reply=dict[str, Any], safe=True, tier=2)

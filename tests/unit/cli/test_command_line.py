@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line, as far as it needs no agent."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vdsm_mp.api.catalogue import VERBS
+from vdsm_mp.cli import call, completion, main, render, status
+from vdsm_mp.common.options import Config, House
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main.main(words)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.mark.parametrize("name", [name for name in main.COMMANDS if name != "master"])
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code, out, _ = run(capsys, name, "--help")
+    except SystemExit as ended:
+        code, out = int(ended.code or 0), capsys.readouterr().out
+    assert code == 0
+    assert f"vdsm-mp {name}" in out
+
+
+def test_an_unknown_command_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "frobnicate")
+    assert (code, out) == (2, "")
+    assert "there is no command frobnicate" in err
+
+
+def test_the_master_loads_neither_zmq_nor_asyncio_through_the_command_line() -> None:
+    script = (
+        "import sys\nfrom vdsm_mp.cli import main\n"
+        "try:\n    main.main(['master', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('zmq', 'asyncio', 'libvirt') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_values_become_what_the_parameter_wants() -> None:
+    words = ["vmID=123", 'vmParams={"xml": "<a/>"}']
+    assert call.parameters(VERBS["VM.create"], words, None) == {"vmID": "123", "vmParams": {"xml": "<a/>"}}
+    both = call.parameters(VERBS["Task.clear"], ["taskID=x"], '{"taskID": "y"}')
+    assert both == {"taskID": "x"}
+
+
+@pytest.mark.parametrize(
+    ("words", "sealed", "complaint"),
+    [
+        (["taskid=1"], None, "has no parameter taskid; it has: taskID"),
+        (["taskID"], None, "is not KEY=VALUE"),
+        ([], "[1]", "must be an object"),
+        ([], "{", "not JSON"),
+    ],
+)
+def test_a_bad_call_is_refused_before_anything_is_sent(words: list[str], sealed: str | None, complaint: str) -> None:
+    with pytest.raises(call.BadCommandLine, match=complaint):
+        call.parameters(VERBS["Task.clear"], words, sealed)
+
+
+def test_the_help_of_a_verb_comes_from_its_declaration() -> None:
+    text = call.verb_help("Task.getStatus")
+    assert "taskID" in text
+    assert "uuid" in text
+    assert "there are Task.getStatus" in call.verb_help("getstatus")
+
+
+def test_completion_knows_verbs_and_parameters_that_are_not_given_yet() -> None:
+    assert "restart" in completion.candidates(["re"])
+    assert completion.candidates(["call", "Task.getS"]) == ["Task.getStatus"]
+    assert completion.candidates(["call", "Image.delete", "imageID=1", "imag"]) == []
+    assert completion.candidates(["call", "Image.delete", "imag"]) == ["imageID="]
+    assert completion.candidates(["restart", "vi"]) == ["virt"]
+    assert not [name for name in completion.candidates(["call", ""]) if name.startswith("internal.")]
+
+
+def test_verbs_lists_all_with_their_state(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "verbs", "--json")
+    rows: list[dict[str, Any]] = json.loads(out)
+    assert code == 0
+    assert {row["state"] for row in rows} == {"built", "planned"}
+    assert len(rows) == len([spec for spec in VERBS.values() if not spec.internal])
+
+
+def test_status_without_an_agent_is_code_2_and_a_sentence(tmp_path: Path) -> None:
+    gathered = status.gather(Config(vdsm_mp=House(run_dir=str(tmp_path))))
+    assert gathered["exit_code"] == 2
+    assert status.screen(gathered).startswith("not running: ")
+
+
+def test_a_table_is_as_wide_as_it_must_be() -> None:
+    assert render.table(("a", "n"), [("xx", 5), ("y", None)]) == "a   n\nxx  5\ny   -"
+    assert [render.seconds(s) for s in (1.25, 45, 125, 7300, 200000)] == ["1.2 s", "45 s", "2 min", "2 h", "2 d"]
+
+
+def test_check_host_judges_without_changing_anything(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "check-host", "--all")
+    assert code in (0, 1)
+    assert "things looked at" in out
+
+
+def test_the_schema_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "schema", "--json")
+    assert code == 0
+    assert set(json.loads(out)["verbs"]) == {name for name, spec in VERBS.items() if not spec.internal}
