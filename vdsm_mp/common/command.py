@@ -96,12 +96,13 @@ def run(
     on_output: Callable[[bytes], None] | None = None,
     abort: Callable[[], bool] | None = None,
     pass_fds: Sequence[int] = (),
+    end_group: bool = False,
 ) -> Result:
     """Run a program to its end and return what it said.
 
     env: added to our environment (LC_ALL is C.UTF-8 anyway). accept: exit statuses that are no error.
     on_output: gets stdout piece by piece instead of it being collected (progress of long copies).
-    abort: asked five times a second; True kills the program.
+    abort: asked five times a second; True kills the program. end_group: also kill what it left in its process group.
     Raises: CommandFailed (not found, bad status, too much output), CommandOverdue, CommandAborted.
     """
     reap_leftovers()
@@ -141,6 +142,9 @@ def run(
         raise
     finally:
         talk.close()
+    if end_group:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
     took_s = time.monotonic() - began
     logger.debug("%s status=%d took=%dms", name, status, took_s * 1000)
     if status not in accept:
