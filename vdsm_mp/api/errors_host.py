@@ -35,6 +35,17 @@ class KsmTuneFailed(Failed):
         self.detail = detail
 
 
+class HostHookFailed(Failed):
+    """A hook of a host point said no; the message says which."""
+
+    code = 1500
+    msg = "{self.detail}"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
 class LogLevelInvalid(BadRequest):
     code = 1000
     msg = "{self.level!r} is not a log level"

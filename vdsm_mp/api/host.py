@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import field
 
-from vdsm_mp.api.errors_host import KsmTuneFailed, LogLevelInvalid, MemoryPolicyFailed
+from vdsm_mp.api.errors_host import HostHookFailed, KsmTuneFailed, LogLevelInvalid, MemoryPolicyFailed
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, Status, verb
 
@@ -54,7 +54,15 @@ class SetHaMaintenanceMode(Message, frozen=True, kw_only=True):
     enabled: bool
 
 
-@verb("Host.getCapabilities", owner="scheduler", reply=dict[str, Any], safe=True, deadline_s=30, tier=1)
+@verb(
+    "Host.getCapabilities",
+    owner="scheduler",
+    reply=dict[str, Any],
+    raises=(HostHookFailed,),
+    safe=True,
+    deadline_s=30,
+    tier=1,
+)
 class GetCapabilities(Message, frozen=True, kw_only=True):
     """Static host description."""
 
@@ -71,7 +79,9 @@ class GetHardwareInfo(Message, frozen=True, kw_only=True):
     """DMI identity of the machine."""
 
 
-@verb("Host.getStats", owner="scheduler", reply=dict[str, Any], safe=True, deadline_s=10, tier=1)
+@verb(
+    "Host.getStats", owner="scheduler", reply=dict[str, Any], raises=(HostHookFailed,), safe=True, deadline_s=10, tier=1
+)
 class GetHostStats(Message, frozen=True, kw_only=True):
     """Host statistics incl. storage domain health."""
 

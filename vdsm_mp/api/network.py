@@ -3,6 +3,7 @@
 
 from typing import Any
 
+from vdsm_mp.api.errors_host import HostHookFailed
 from vdsm_mp.api.errors_network import (
     BadAddress,
     BadBond,
@@ -24,7 +25,7 @@ from vdsm_mp.api.verb import Lane, Message, Status, verb
     reply=Status,
     raises=(
         *(BadNetworkParameters, BadAddress, BadNic, UsedNic, BadBond, BadVlan, BadBridge, UsedBond),
-        *(NetworkStepFailed, ConnectivityLost),
+        *(NetworkStepFailed, ConnectivityLost, HostHookFailed),
     ),
     deadline_s=660,
     tier=1,

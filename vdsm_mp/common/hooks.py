@@ -62,6 +62,10 @@ class Hooks:
     work_dir: str
     deadline_s: float = DEADLINE_S
 
+    def prepare(self) -> None:
+        """Make the folder for documents. Called once by each worker that runs hooks."""
+        Path(self.work_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def installed(self) -> dict[str, dict[str, dict[str, str]]]:
         """{point: {name: {"checksum": SHA-256}}} of the hooks that would run."""
         found: dict[str, dict[str, dict[str, str]]] = {}

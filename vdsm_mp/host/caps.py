@@ -16,6 +16,7 @@ from vdsm_mp.api.internal import GetHypervisorFacts, GetNetworkFacts, Hypervisor
 from vdsm_mp.api.ports import Caller
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
+from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config
 from vdsm_mp.host import cpu, memory, numa, osinfo
 from vdsm_mp.host.hardware import Hardware
@@ -49,11 +50,12 @@ _EMPTY_NETWORK: Mapping[str, Any] = {
 class Capabilities:
     """`gather` is slow (packages, sysfs), `learn` asks virt; both run in the background, `now` assembles."""
 
-    def __init__(self, config: Config, call: Caller, hardware: Hardware, machine: Machine) -> None:
+    def __init__(self, config: Config, call: Caller, hardware: Hardware, machine: Machine, hooks: Hooks) -> None:
         self._config = config
         self._call = call
         self._hardware = hardware
         self._machine = machine
+        self._hooks = hooks
         self._gathering = threading.Lock()
         self._of_host: dict[str, Any] | None = None
         self._hypervisor = HypervisorFacts(machines=[], models=[])
@@ -120,7 +122,7 @@ class Capabilities:
             "hostdevPassthrough": "true" if machine.names("/sys/kernel/iommu_groups") else "false",
             "boot_uuid": machine.text("/proc/sys/kernel/random/boot_id"),
             "hostedEngineDeployed": False,
-            "hooks": {},
+            "hooks": self._hooks.installed(),
             "connector_info": {},
             "openstack_binding_host_ids": {},
             "ovnConfigured": False,

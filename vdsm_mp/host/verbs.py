@@ -2,9 +2,10 @@
 """Host.* of the scheduler worker that need no room of their own: answers from what the host room knows."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
-from vdsm_mp.api.errors_host import LogLevelInvalid
+from vdsm_mp.api.errors_host import HostHookFailed, LogLevelInvalid
 from vdsm_mp.api.host import (
     Echo,
     GetCapabilities,
@@ -16,6 +17,7 @@ from vdsm_mp.api.host import (
 )
 from vdsm_mp.api.verb import DONE, Status, handles
 from vdsm_mp.common import log
+from vdsm_mp.common.hooks import HookFailed, Hooks
 from vdsm_mp.host.caps import Capabilities
 from vdsm_mp.host.hardware import Hardware
 from vdsm_mp.host.policy import Policy
@@ -25,8 +27,8 @@ logger = log.named(__name__)
 
 
 @handles(GetCapabilities)
-def get_capabilities(capabilities: Capabilities, ask: GetCapabilities) -> dict[str, Any]:
-    return capabilities.now()
+def get_capabilities(capabilities: Capabilities, hooks: Hooks, ask: GetCapabilities) -> dict[str, Any]:
+    return _hooked(hooks, "caps", capabilities.now)
 
 
 @handles(GetHardwareInfo)
@@ -35,8 +37,8 @@ def get_hardware_info(hardware: Hardware, ask: GetHardwareInfo) -> dict[str, str
 
 
 @handles(GetHostStats)
-def get_stats(stats: HostStats, ask: GetHostStats) -> dict[str, Any]:
-    return stats.now()
+def get_stats(stats: HostStats, hooks: Hooks, ask: GetHostStats) -> dict[str, Any]:
+    return _hooked(hooks, "stats", stats.now)
 
 
 @handles(SetMomPolicyParameters)
@@ -63,3 +65,14 @@ def set_log_level(ask: SetLogLevel) -> None:
     if not isinstance(level, int):
         raise LogLevelInvalid(ask.level)
     logging.getLogger(ask.name or None).setLevel(level)
+
+
+def _hooked(hooks: Hooks, what: str, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Hooks of before_get_... may refuse, those of after_get_... may change the answer."""
+    try:
+        hooks.json(f"before_get_{what}", {})
+    except HookFailed as error:
+        raise HostHookFailed(str(error)) from error
+    answer = hooks.json(f"after_get_{what}", read(), raises=False)
+    # Whatever a hook made of it, an engine needs an object.
+    return answer if isinstance(answer, dict) else read()

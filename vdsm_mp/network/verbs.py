@@ -4,6 +4,7 @@
 from pathlib import Path
 from typing import Any
 
+from vdsm_mp.api.errors_host import HostHookFailed
 from vdsm_mp.api.host import Ping
 from vdsm_mp.api.internal import GetNetworkCounters, GetNetworkFacts
 from vdsm_mp.api.network import (
@@ -14,6 +15,8 @@ from vdsm_mp.api.network import (
     SetupNetworks,
 )
 from vdsm_mp.api.verb import DONE, Status, handles
+from vdsm_mp.common.errors import Error
+from vdsm_mp.common.hooks import HookFailed, Hooks
 from vdsm_mp.common.options import Vars
 from vdsm_mp.network import caps, stats
 from vdsm_mp.network.commit import Networks
@@ -21,8 +24,21 @@ from vdsm_mp.network.watch import Watch
 
 
 @handles(SetupNetworks)
-def setup_networks(networks: Networks, ask: SetupNetworks) -> Status:
-    networks.setup(ask.networks, ask.bondings, ask.options)
+def setup_networks(networks: Networks, hooks: Hooks, ask: SetupNetworks) -> Status:
+    request: dict[str, Any] = {
+        "request": {"networks": ask.networks, "bondings": ask.bondings, "options": ask.options},
+    }
+    try:
+        wanted = hooks.json("before_network_setup", request)["request"]
+        networks.setup(wanted["networks"], wanted["bondings"], wanted["options"])
+    except HookFailed as error:
+        raise HostHookFailed(str(error)) from error
+    except (KeyError, TypeError) as error:
+        raise HostHookFailed("what the hooks of before_network_setup left is no request") from error
+    except Error as error:
+        hooks.json("after_network_setup_fail", {**request, "error": str(error)}, raises=False)
+        raise
+    hooks.json("after_network_setup", request, raises=False)
     return DONE
 
 

@@ -5,6 +5,7 @@ Owns: the running network configuration and its transactions. Blocks: in lanes o
 """
 
 from vdsm_mp.api.ports import Ports
+from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config
 from vdsm_mp.network import verbs
 from vdsm_mp.network.commit import Networks
@@ -14,12 +15,14 @@ from vdsm_mp.workers.base import Room
 
 
 def build(config: Config, ports: Ports) -> Room:
+    house = config.vdsm_mp
+    hooks = Hooks(house.hooks_dir, f"{house.vdsm_run_dir}/hooks")
     watch = Watch()
-    store = Store(config.vdsm_mp.vdsm_run_dir, config.vdsm_mp.state_dir)
+    store = Store(house.vdsm_run_dir, house.state_dir)
     networks = Networks(ports.root, watch, store, lambda: ports.background.draining)
     return Room(
-        state=(config.vars, watch, networks),
+        state=(config.vars, hooks, watch, networks),
         handlers=(verbs,),
-        before_ready=(watch.open, networks.start),
+        before_ready=(hooks.prepare, watch.open, networks.start),
         on_drain=(watch.close,),
     )

@@ -7,6 +7,7 @@ Owns: the timetable, the host's samples and capabilities, the memory policy. Blo
 from functools import partial
 
 from vdsm_mp.api.ports import Ports
+from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config
 from vdsm_mp.host import jobs, status, verbs
 from vdsm_mp.host.caps import Capabilities
@@ -25,7 +26,8 @@ def build(config: Config, ports: Ports) -> Room:
     machine = Machine()
     house = config.vdsm_mp
     hardware = Hardware(ports.root, machine)
-    capabilities = Capabilities(config, ports.call, hardware, machine)
+    hooks = Hooks(house.hooks_dir, f"{house.vdsm_run_dir}/hooks")
+    capabilities = Capabilities(config, ports.call, hardware, machine, hooks)
     stats = HostStats(ports.call, machine, (house.vdsm_run_dir, house.log_dir, house.state_dir, "/tmp"))  # noqa: S108
     policy = Policy(ports.root, machine, house.state_dir)
     player = Player(
@@ -40,9 +42,9 @@ def build(config: Config, ports: Ports) -> Room:
         },
     )
     return Room(
-        state=(hardware, capabilities, stats, policy, Owners(ports.call), BeatStatus(player.status)),
+        state=(hooks, hardware, capabilities, stats, policy, Owners(ports.call), BeatStatus(player.status)),
         handlers=(verbs, jobs, status),
-        before_ready=(policy.load, stats.first_sample, player.start),
+        before_ready=(hooks.prepare, policy.load, stats.first_sample, player.start),
         peer_changed=partial(_peer_changed, player),
         on_drain=(player.stop,),
         vitals=lambda: {"beats_missed": sum(int(str(row["missed"])) for row in player.status().values())},

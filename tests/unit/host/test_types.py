@@ -23,6 +23,7 @@ from vdsm_mp.api.internal import (
     VmCounts,
 )
 from vdsm_mp.api.verb import Message
+from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config, House, Vars
 from vdsm_mp.host.caps import Capabilities
 from vdsm_mp.host.hardware import Hardware
@@ -277,7 +278,8 @@ def others() -> Others:
 
 
 def capabilities(machine: Machine, others: Others, config: Config | None = None) -> Capabilities:
-    return Capabilities(config or Config(), others, Hardware(Root(), machine), machine)
+    hooks = Hooks("/nowhere", "/nowhere")
+    return Capabilities(config or Config(), others, Hardware(Root(), machine), machine, hooks)
 
 
 def stats(machine: Machine, others: Others, tmp_path: Path) -> HostStats:
