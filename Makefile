@@ -2,7 +2,7 @@
 # Two commands to begin with: `make demo` and `make check`. `make` alone tells the others.
 PYTHON := /usr/bin/python3
 
-.PHONY: help demo down check docs bench faults
+.PHONY: help demo down check docs bench faults testbed
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ docs:  ## write docs/api.md and the other generated files from the declarations
 
 bench:  ## measure against bare ZeroMQ and bare TLS on this machine
 	@$(PYTHON) scripts/check --run bench
+
+testbed:  ## tests in throw-away hosts with a full kernel; needs mmdebstrap, builds the hosts the first time
+	@$(PYTHON) scripts/check --run testbed
 
 faults:  ## the fault tests, with more repetitions than make check
 	@$(PYTHON) scripts/check --run faults
