@@ -13,6 +13,15 @@ class FenceAgentUnsupported(BadRequest):
         self.agent = agent
 
 
+class FenceRequestInvalid(BadRequest):
+    code = 1000
+    msg = "Fence request refused: {self.detail}"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
 class MemoryPolicyFailed(Failed):
     """The switches could not be kept; the old ones are in force."""
 

@@ -3,19 +3,43 @@
 
 from typing import Any
 
-from msgspec import field
+from msgspec import UNSET, UnsetType, field
 
-from vdsm_mp.api.errors_host import HostHookFailed, KsmTuneFailed, LogLevelInvalid, MemoryPolicyFailed
+from vdsm_mp.api.errors_host import (
+    FenceAgentUnsupported,
+    FenceRequestInvalid,
+    HostHookFailed,
+    KsmTuneFailed,
+    LogLevelInvalid,
+    MemoryPolicyFailed,
+)
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, Status, verb
 
 
-@verb("Host.fenceNode", owner="scheduler", reply=dict[str, Any], tier=2, planned=True)
+class FenceResult(Message, frozen=True, kw_only=True):
+    """power: "on", "off" or "unknown". operationStatus: "initiated" or "skipped", absent for `status`."""
+
+    power: str = "unknown"
+    operationStatus: str | UnsetType = UNSET
+
+
+@verb(
+    "Host.fenceNode",
+    owner="scheduler",
+    reply=FenceResult,
+    raises=(FenceAgentUnsupported, FenceRequestInvalid),
+    deadline_s=90,
+    tier=2,
+)
 class FenceNode(Message, frozen=True, kw_only=True):
-    """Operate a power-management agent of another host (this host is the proxy)."""
+    """Operate a power-management agent of another host (this host is the proxy).
+
+    `status` waits for the agent; `on`, `off` and `reboot` are initiated and go on by themselves.
+    """
 
     addr: str
-    port: int
+    port: int | str
     agent: str
     username: str
     password: str

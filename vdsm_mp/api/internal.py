@@ -210,3 +210,13 @@ class GetNetworkFacts(Message, frozen=True, kw_only=True):
 @verb("internal.network_counters", owner="network", reply=dict[str, Any], safe=True, internal=True, deadline_s=5)
 class GetNetworkCounters(Message, frozen=True, kw_only=True):
     """`network` of Host.getStats, read now, plus nothing else: {device: {...}}."""
+
+
+@verb("internal.peer_liveness", owner="storage", reply=dict[str, str], safe=True, internal=True, deadline_s=10)
+class GetPeerLiveness(Message, frozen=True, kw_only=True):
+    """What sanlock knows of other hosts.
+
+    host_ids: {sd_id: host id}. Answers {sd_id: "live", "fail", "dead", "free", "unknown" or "unavailable"}.
+    """
+
+    host_ids: dict[Uuid, int]

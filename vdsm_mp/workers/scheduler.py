@@ -9,8 +9,9 @@ from functools import partial
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config
-from vdsm_mp.host import jobs, status, verbs
+from vdsm_mp.host import fencing, jobs, status, verbs
 from vdsm_mp.host.caps import Capabilities
+from vdsm_mp.host.fencing import Fencing
 from vdsm_mp.host.hardware import Hardware
 from vdsm_mp.host.machine import Machine
 from vdsm_mp.host.owners import Owners
@@ -42,8 +43,17 @@ def build(config: Config, ports: Ports) -> Room:
         },
     )
     return Room(
-        state=(hooks, hardware, capabilities, stats, policy, Owners(ports.call), BeatStatus(player.status)),
-        handlers=(verbs, jobs, status),
+        state=(
+            Fencing(ports.call, ports.background),
+            hooks,
+            hardware,
+            capabilities,
+            stats,
+            policy,
+            Owners(ports.call),
+            BeatStatus(player.status),
+        ),
+        handlers=(fencing, verbs, jobs, status),
         before_ready=(hooks.prepare, policy.load, stats.first_sample, player.start),
         peer_changed=partial(_peer_changed, player),
         on_drain=(player.stop,),
