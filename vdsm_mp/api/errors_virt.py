@@ -249,5 +249,50 @@ class MergeFailed(_Sentence, Failed):
     msg = "Cannot merge: {self.reason}"
 
 
+class ReplicationNotReady(_Sentence, Unavailable):
+    """Nothing has changed; ask again later."""
+
+    code = 40
+    msg = "The replication is not complete yet: {self.reason}"
+
+
+class AbortReplicationFailed(_Sentence, Failed):
+    """The mirror is still there."""
+
+    code = 41
+    msg = "Cannot end the replication: {self.reason}"
+
+
+class ReplicaFailed(_Sentence, Failed):
+    """The disk is where it was."""
+
+    code = 55
+    msg = "Cannot replicate the disk: {self.reason}"
+
+
+class BackupFailed(_Sentence, Failed):
+    code = 1600
+    msg = "Cannot back up: {self.reason}"
+
+
+class CheckpointFailed(_Sentence, Failed):
+    code = 1610
+    msg = "Cannot change the checkpoints: {self.reason}"
+
+
+class InconsistentCheckpoint(_Sentence, Failed):
+    code = 1612
+    msg = "The checkpoint does not fit the disks: {self.reason}"
+
+
+class NoSuchBackup(NotFound):
+    code = 1601
+    msg = "No such backup is running: {self.backup_id}"
+
+    def __init__(self, backup_id: str) -> None:
+        super().__init__(backup_id)
+        self.backup_id = backup_id
+
+
 #: What every verb on a running VM may raise.
 RUNNING_ONLY = (NoSuchVm, VmIsDown, VmWrongState, MigrationInProgress, VmOperationFailed)

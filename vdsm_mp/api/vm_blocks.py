@@ -8,11 +8,18 @@ from msgspec import field
 from vdsm_mp.api.errors_task import JobExists
 from vdsm_mp.api.errors_virt import (
     RUNNING_ONLY,
+    AbortReplicationFailed,
+    BackupFailed,
     BadDiskSize,
+    CheckpointFailed,
     DiskNotFound,
     FreezeFailed,
     MergeFailed,
     NoGuestAgent,
+    NoSuchBackup,
+    NoSuchVm,
+    ReplicaFailed,
+    ReplicationNotReady,
     SnapshotFailed,
     ThawFailed,
 )
@@ -80,7 +87,17 @@ class SnapshotVm(Message, frozen=True, kw_only=True):
     freeze_timeout: int | None = None
 
 
-@verb("VM.diskReplicateStart", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.diskReplicateStart",
+    owner="virt",
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(
+        *RUNNING_ONLY,
+        ReplicaFailed,
+    ),
+)
 class StartDiskReplication(Message, frozen=True, kw_only=True):
     """Start mirroring a disk (live storage migration)."""
 
@@ -90,7 +107,19 @@ class StartDiskReplication(Message, frozen=True, kw_only=True):
     need_extend: bool | None = field(default=None, name="needExtend")
 
 
-@verb("VM.diskReplicateFinish", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.diskReplicateFinish",
+    owner="virt",
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(
+        *RUNNING_ONLY,
+        ReplicaFailed,
+        ReplicationNotReady,
+        AbortReplicationFailed,
+    ),
+)
 class FinishDiskReplication(Message, frozen=True, kw_only=True):
     """Pivot or abandon the mirror (equal source and destination = abandon)."""
 
@@ -146,7 +175,18 @@ class MergeVmDisk(Message, frozen=True, kw_only=True):
     job_id: Uuid | None = field(default=None, name="jobUUID")
 
 
-@verb("VM.start_backup", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.start_backup",
+    owner="virt",
+    reply=dict[str, Any],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(
+        *RUNNING_ONLY,
+        BackupFailed,
+    ),
+)
 class StartBackup(Message, frozen=True, kw_only=True):
     """Start a push-less (pull) backup and checkpoint."""
 
@@ -154,7 +194,18 @@ class StartBackup(Message, frozen=True, kw_only=True):
     config: dict[str, Any]
 
 
-@verb("VM.stop_backup", owner="virt", reply=Status, lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.stop_backup",
+    owner="virt",
+    reply=Status,
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(
+        NoSuchVm,
+        BackupFailed,
+    ),
+)
 class StopBackup(Message, frozen=True, kw_only=True):
     """End it."""
 
@@ -162,7 +213,17 @@ class StopBackup(Message, frozen=True, kw_only=True):
     backup_id: Uuid
 
 
-@verb("VM.backup_info", owner="virt", reply=dict[str, Any], safe=True, tier=2, planned=True)
+@verb(
+    "VM.backup_info",
+    owner="virt",
+    reply=dict[str, Any],
+    safe=True,
+    tier=2,
+    raises=(
+        *RUNNING_ONLY,
+        NoSuchBackup,
+    ),
+)
 class GetBackupInfo(Message, frozen=True, kw_only=True):
     """NBD URLs of a running backup."""
 
@@ -174,11 +235,14 @@ class GetBackupInfo(Message, frozen=True, kw_only=True):
 @verb(
     "VM.delete_checkpoints",
     owner="virt",
-    reply=list[dict[str, Any]],
+    reply=dict[str, Any],
     lane=Lane.KEYED,
     key="vm_id",
     tier=2,
-    planned=True,
+    raises=(
+        *RUNNING_ONLY,
+        CheckpointFailed,
+    ),
 )
 class DeleteCheckpoints(Message, frozen=True, kw_only=True):
     """Remove checkpoints, oldest first."""
@@ -190,11 +254,14 @@ class DeleteCheckpoints(Message, frozen=True, kw_only=True):
 @verb(
     "VM.redefine_checkpoints",
     owner="virt",
-    reply=list[dict[str, Any]],
+    reply=dict[str, Any],
     lane=Lane.KEYED,
     key="vm_id",
     tier=2,
-    planned=True,
+    raises=(
+        *RUNNING_ONLY,
+        CheckpointFailed,
+    ),
 )
 class RedefineCheckpoints(Message, frozen=True, kw_only=True):
     """Load checkpoints into libvirt after a start."""
@@ -203,14 +270,34 @@ class RedefineCheckpoints(Message, frozen=True, kw_only=True):
     checkpoints: list[dict[str, Any]]
 
 
-@verb("VM.list_checkpoints", owner="virt", reply=list[Uuid], safe=True, tier=2, planned=True)
+@verb(
+    "VM.list_checkpoints",
+    owner="virt",
+    reply=list[Uuid],
+    safe=True,
+    tier=2,
+    raises=(
+        *RUNNING_ONLY,
+        CheckpointFailed,
+    ),
+)
 class ListCheckpoints(Message, frozen=True, kw_only=True):
     """Checkpoint ids known to libvirt."""
 
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.dump_checkpoint", owner="virt", reply=list[dict[str, Any]], safe=True, tier=3, planned=True)
+@verb(
+    "VM.dump_checkpoint",
+    owner="virt",
+    reply=dict[str, Any],
+    safe=True,
+    tier=3,
+    raises=(
+        *RUNNING_ONLY,
+        CheckpointFailed,
+    ),
+)
 class DumpCheckpoint(Message, frozen=True, kw_only=True):
     """XML of one checkpoint."""
 

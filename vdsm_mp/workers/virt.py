@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Libvirt and the VMs. Owns the libvirt connection and the VM registry. Blocks in lanes and in the background only."""
 
+from pathlib import Path
+
 from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.common.options import Config
 from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.virt import (
+    backup,
     cpu,
     disk,
     ending,
@@ -22,12 +25,14 @@ from vdsm_mp.virt import (
     plug_disk,
     plug_nic,
     power,
+    replicate,
     sampling,
     snapshot,
     starting,
     stats,
     tuning,
 )
+from vdsm_mp.virt.backup import Backups
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.domxml_build import Policy
@@ -77,6 +82,9 @@ def build(config: Config, ports: Ports) -> Room:
     plugger = Plugger(devices, removals)
     jobs = Jobs(ports.background, ports.publish, "virt")
 
+    backups = Backups(
+        devices, Path(house.vdsm_run_dir) / "backup", Path(house.state_dir) / "storage" / "transient_disks"
+    )
     merges = Merges(devices, ports.call, ports.background)
 
     def unfinished(vm_id: str) -> None:
@@ -119,8 +127,10 @@ def build(config: Config, ports: Ports) -> Room:
             plugger,
             jobs,
             merges,
+            backups,
         ),
         handlers=(
+            backup,
             cpu,
             memory,
             plug_disk,
@@ -137,6 +147,7 @@ def build(config: Config, ports: Ports) -> Room:
             livemerge,
             nic,
             power,
+            replicate,
             sampling,
             snapshot,
             starting,

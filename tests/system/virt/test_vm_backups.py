@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backups, checkpoints and replicas of the disks of a running VM."""
+
+import json
+import shutil
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import decode
+from tests.support.eventually import eventually
+from tests.support.libvirtd import PrivateLibvirtd
+from tests.support.needs import needs_program, needs_root
+from tests.support.virt_room import VirtRoom
+from tests.system.virt.conftest import Guest, NewGuest, chain_of, overlay
+from vdsm_mp.api.errors_virt import BackupFailed, NoSuchBackup, ReplicaFailed, ReplicationNotReady
+
+pytestmark = [
+    pytest.mark.system,
+    needs_root(),
+    needs_program("libvirtd", "qemu-system-x86_64", "qemu-img", "unshare", "nsenter"),
+]
+
+
+def on_qcow2(room: VirtRoom, new_guest: NewGuest, folder: Path) -> tuple[Guest, dict[str, str]]:
+    """A VM whose leaf is qcow2, as bitmaps need it; the ids of the leaf."""
+    guest = new_guest(room)
+    leaf = overlay(room, folder, guest.disk)
+    wish: dict[str, Any] = {name: leaf[name] for name in ("domainID", "imageID", "volumeID")}
+    room.call("VM.snapshot", vmID=guest.vm_id, snapDrives=[wish | {"baseVolumeID": guest.disk["volumeID"]}])
+    return guest, leaf
+
+
+def scratch(folder: Path) -> str:
+    path = folder / f"scratch-{uuid.uuid4().hex[:8]}"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "1M"], check=True, timeout=30)
+    shutil.chown(path, "vdsm", "kvm")
+    path.chmod(0o660)
+    return str(path)
+
+
+def config(leaf: dict[str, str], folder: Path, **more: Any) -> dict[str, Any]:
+    names = ("domainID", "imageID", "volumeID")
+    disk = {name: leaf[name] for name in names} | {
+        "checkpoint": True, "backup_mode": "incremental" if "from_checkpoint_id" in more else "full",
+        "scratch_disk": {"path": scratch(folder), "type": "file"},
+    }  # fmt: skip
+    return {
+        "backup_id": str(uuid.uuid4()),
+        "to_checkpoint_id": str(uuid.uuid4()),
+        "creation_time": int(time.time()),
+        "disks": [disk],
+        **more,
+    }
+
+
+def test_a_full_backup_can_be_read_and_marks_what_comes_after(
+    room: VirtRoom, new_guest: NewGuest, folder: Path, libvirtd: PrivateLibvirtd
+) -> None:
+    guest, leaf = on_qcow2(room, new_guest, folder)
+    (folder / "backup").mkdir()
+    shutil.chown(folder / "backup", "vdsm", "kvm")
+    (folder / "backup").chmod(0o770)
+    full = config(leaf, folder)
+    answer = room.call("VM.start_backup", vmID=guest.vm_id, config=full)
+    assert full["to_checkpoint_id"] in answer["checkpoint"]
+    url = answer["disks"][leaf["imageID"]]
+    assert url == f"nbd:unix:{folder}/backup/{full['backup_id']}:exportname=hda"
+    info = subprocess.run(
+        ["qemu-img", "info", "--output", "json", url], check=True, capture_output=True, timeout=30
+    ).stdout
+    assert json.loads(info)["virtual-size"] == 1 << 20
+
+    asked = {"vmID": guest.vm_id, "backup_id": full["backup_id"]}
+    assert room.call("VM.backup_info", **asked)["disks"] == answer["disks"]
+    with pytest.raises(BackupFailed):
+        room.call("VM.start_backup", vmID=guest.vm_id, config=config(leaf, folder))
+    decode.check_status(room.call("VM.stop_backup", **asked))
+    decode.check_status(room.call("VM.stop_backup", **asked))
+    with pytest.raises(NoSuchBackup):
+        room.call("VM.backup_info", **asked)
+    assert room.call("VM.list_checkpoints", vmID=guest.vm_id) == [full["to_checkpoint_id"]]
+
+    later = config(leaf, folder, from_checkpoint_id=full["to_checkpoint_id"])
+    room.call("VM.start_backup", vmID=guest.vm_id, config=later)
+    room.call("VM.stop_backup", vmID=guest.vm_id, backup_id=later["backup_id"])
+    both = [full["to_checkpoint_id"], later["to_checkpoint_id"]]
+    assert room.call("VM.list_checkpoints", vmID=guest.vm_id) == both
+    dumped = room.call("VM.dump_checkpoint", vmID=guest.vm_id, checkpoint_id=both[1])["checkpoint"]
+    assert both[0] in dumped  # its parent
+
+    gone = room.call("VM.delete_checkpoints", vmID=guest.vm_id, checkpoint_ids=[both[0], str(uuid.uuid4())])
+    assert len(gone["checkpoint_ids"]) == 2
+    assert room.call("VM.list_checkpoints", vmID=guest.vm_id) == both[1:]
+    guest.keeps_ticking()
+
+
+def test_a_backup_that_must_be_consistent_needs_the_guests_agent(
+    room: VirtRoom, new_guest: NewGuest, folder: Path
+) -> None:
+    guest, leaf = on_qcow2(room, new_guest, folder)
+    with pytest.raises(BackupFailed, match="frozen"):
+        room.call("VM.start_backup", vmID=guest.vm_id, config=config(leaf, folder, require_consistency=True))
+    with pytest.raises(BackupFailed, match="from_checkpoint_id"):
+        wish = config(leaf, folder)
+        wish["disks"][0]["backup_mode"] = "incremental"
+        room.call("VM.start_backup", vmID=guest.vm_id, config=wish)
+
+
+def replica(room: VirtRoom, folder: Path, disk: dict[str, str]) -> dict[str, str]:
+    """The same image on another domain, prepared as a raw volume of the same size."""
+    there = {**disk, "domainID": str(uuid.uuid4()), "volumeID": str(uuid.uuid4())}
+    place = folder / there["domainID"] / there["imageID"]
+    place.mkdir(parents=True)
+    path = place / there["volumeID"]
+    path.write_bytes(bytes(1 << 20))
+    shutil.chown(path, "vdsm", "kvm")
+    path.chmod(0o660)
+    room.storage.volumes[there["volumeID"]] = path
+    return there
+
+
+def test_a_disk_moves_to_another_domain_under_the_running_vm(room: VirtRoom, new_guest: NewGuest, folder: Path) -> None:
+    guest = new_guest(room)
+    there = replica(room, folder, guest.disk)
+    wish = {"vmID": guest.vm_id, "srcDisk": guest.disk, "dstDisk": there}
+    decode.check_true(room.call("VM.diskReplicateStart", **wish))
+    assert "diskReplicate" in room.call("Host.dumpxmls")[guest.vm_id]
+
+    def finished() -> bool:
+        try:
+            return room.call("VM.diskReplicateFinish", **wish) is True
+        except ReplicationNotReady:
+            return False
+
+    eventually(finished, within_s=15, every_s=0.2)
+    assert chain_of(room, guest.vm_id) == [there["volumeID"]]
+    dumped = room.call("Host.dumpxmls")[guest.vm_id]
+    assert f"<ovirt-vm:domainID>{there['domainID']}" in dumped
+    assert "diskReplicate" not in dumped
+    guest.keeps_ticking()
+    with pytest.raises(ReplicaFailed):
+        room.call("VM.diskReplicateFinish", vmID=guest.vm_id, srcDisk=there, dstDisk=guest.disk)
+
+
+def test_a_replication_can_be_called_off(room: VirtRoom, new_guest: NewGuest, folder: Path) -> None:
+    guest = new_guest(room)
+    there = replica(room, folder, guest.disk)
+    room.call("VM.diskReplicateStart", vmID=guest.vm_id, srcDisk=guest.disk, dstDisk=there)
+    room.call("VM.diskReplicateFinish", vmID=guest.vm_id, srcDisk=guest.disk, dstDisk=guest.disk)
+    assert chain_of(room, guest.vm_id) == [guest.disk["volumeID"]]
+    assert "diskReplicate" not in room.call("Host.dumpxmls")[guest.vm_id]
+    guest.keeps_ticking()

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backup of a running VM: QEMU shows the disks of one moment over NBD, and marks what changes after it.
+
+The marks are checkpoints: a later backup asks only for what changed since. Guest writes go on; what they overwrite
+is first copied to scratch files, which are given by the engine, or made here and removed with the backup.
+"""
+
+import contextlib
+import re
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+from vdsm_mp.api.errors_virt import BackupFailed, CheckpointFailed, InconsistentCheckpoint, NoSuchBackup
+from vdsm_mp.api.types import UUID_PATTERN
+from vdsm_mp.api.verb import DONE, Status, handles
+from vdsm_mp.api.vm_blocks import (
+    DeleteCheckpoints,
+    DumpCheckpoint,
+    GetBackupInfo,
+    ListCheckpoints,
+    RedefineCheckpoints,
+    StartBackup,
+    StopBackup,
+)
+from vdsm_mp.common import clock, command, log, xml
+from vdsm_mp.common.errors import Error
+from vdsm_mp.virt import guestfs
+from vdsm_mp.virt.connection import translate, translated
+from vdsm_mp.virt.devices import Devices
+from vdsm_mp.virt.records import Drive, VmRecord
+
+logger = log.named(__name__)
+
+_UUID = re.compile(UUID_PATTERN)
+_END_S = 10.0
+_END_TICK_S = 0.05
+
+
+@dataclass(frozen=True)
+class Backups:
+    """run_dir: where the NBD sockets are. scratch_dir: scratch files of our own, a folder for each VM."""
+
+    devices: Devices
+    run_dir: Path
+    scratch_dir: Path
+
+    def socket(self, backup_id: str) -> Path:
+        return self.run_dir / backup_id
+
+    def info(self, record: VmRecord, backup: ET.Element) -> dict[str, str]:
+        """{image id: NBD URL}."""
+        server = backup.find("server")
+        path = "" if server is None else server.get("socket", "")
+        images = {drive.name: drive.ids.image_id for drive in record.devices.drives if drive.ids is not None}
+        return {
+            images[disk.get("name", "")]: f"nbd:unix:{path}:exportname={disk.get('exportname') or disk.get('name')}"
+            for disk in backup.iterfind("disks/disk")
+            if disk.get("backup", "yes") == "yes" and disk.get("name") in images
+        }
+
+
+@handles(StartBackup)
+def start_backup(backups: Backups, ask: StartBackup) -> dict[str, Any]:
+    """{"disks": {image id: URL}, "checkpoint": XML when one was made}. On failure nothing stays."""
+    record = backups.devices.vms.running(ask.vm_id, "begin a backup")
+    config = ask.config
+    backup_id, disks = str(config.get("backup_id") or ""), config.get("disks")
+    if not _UUID.match(backup_id) or not isinstance(disks, list) or not disks:
+        raise BackupFailed("backup_id and disks are needed")
+    since, to = str(config.get("from_checkpoint_id") or ""), str(config.get("to_checkpoint_id") or "")
+    chosen = [(_drive(record, entry), entry) for entry in disks]
+    if any(entry.get("backup_mode") == "incremental" for _, entry in chosen) and not since:
+        raise BackupFailed("an incremental backup needs from_checkpoint_id")
+    dom = backups.devices.connection.domain(ask.vm_id)
+    if _busy_with(dom):
+        raise BackupFailed("another backup of this virtual machine is running")
+    scratch = _scratch(backups, record, backup_id, chosen)
+    request = _request(backups, backup_id, since, chosen, scratch)
+    checkpoint = _checkpoint(backup_id, to, config, record, chosen) if to else None
+    try:
+        _begin(backups, ask.vm_id, dom, request, checkpoint, consistent=bool(config.get("require_consistency")))
+        with translated(ask.vm_id, BackupFailed):
+            running = xml.parse(dom.backupGetXMLDesc(0))
+            made = dom.checkpointLookupByName(to).getXMLDesc(0) if checkpoint is not None else ""
+    except BaseException:
+        _remove_scratch(backups, ask.vm_id, backup_id)
+        raise
+    logger.info("vm=%s backup %s of %d disks begins", ask.vm_id, backup_id, len(chosen))
+    answer: dict[str, Any] = {"disks": backups.info(record, running)}
+    return answer | ({"checkpoint": made} if made else {})
+
+
+@handles(StopBackup)
+def stop_backup(backups: Backups, ask: StopBackup) -> Status:
+    """Also when it is over already."""
+    record = backups.devices.vms.find(ask.vm_id)
+    try:
+        dom = backups.devices.connection.domain(ask.vm_id)
+        running = _running(backups, ask.vm_id, dom, ask.backup_id)
+    except NoSuchBackup:
+        running = None
+    if running is not None:
+        _end(backups, ask.vm_id, dom, ask.backup_id)
+    _remove_scratch(backups, record.vm_id, ask.backup_id)
+    return DONE
+
+
+@handles(GetBackupInfo)
+def get_backup_info(backups: Backups, ask: GetBackupInfo) -> dict[str, Any]:
+    record = backups.devices.vms.running(ask.vm_id, "tell of its backup")
+    dom = backups.devices.connection.domain(ask.vm_id)
+    answer: dict[str, Any] = {"disks": backups.info(record, _running(backups, ask.vm_id, dom, ask.backup_id))}
+    if ask.checkpoint_id:
+        with translated(ask.vm_id, CheckpointFailed):
+            answer["checkpoint"] = dom.checkpointLookupByName(ask.checkpoint_id).getXMLDesc(0)
+    return answer
+
+
+@handles(ListCheckpoints)
+def list_checkpoints(devices: Devices, ask: ListCheckpoints) -> list[str]:
+    """Oldest first."""
+    devices.vms.running(ask.vm_id, "list its checkpoints")
+    with translated(ask.vm_id, CheckpointFailed):
+        found = devices.connection.domain(ask.vm_id).listAllCheckpoints(libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
+        return [checkpoint.getName() for checkpoint in found]
+
+
+@handles(DumpCheckpoint)
+def dump_checkpoint(devices: Devices, ask: DumpCheckpoint) -> dict[str, str]:
+    devices.vms.running(ask.vm_id, "dump a checkpoint")
+    with translated(ask.vm_id, CheckpointFailed):
+        checkpoint = devices.connection.domain(ask.vm_id).checkpointLookupByName(ask.checkpoint_id)
+        return {"checkpoint": checkpoint.getXMLDesc(0)}
+
+
+@handles(DeleteCheckpoints)
+def delete_checkpoints(devices: Devices, ask: DeleteCheckpoints) -> dict[str, Any]:
+    """{"checkpoint_ids": those that are gone now} and, when one could not be removed, "error"."""
+    devices.vms.running(ask.vm_id, "delete checkpoints")
+    dom, done = devices.connection.domain(ask.vm_id), list[str]()
+    for checkpoint_id in ask.checkpoint_ids:
+        try:
+            dom.checkpointLookupByName(checkpoint_id).delete()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT:
+                return _partly(done, error)
+        done.append(checkpoint_id)
+    return {"checkpoint_ids": done}
+
+
+@handles(RedefineCheckpoints)
+def redefine_checkpoints(devices: Devices, ask: RedefineCheckpoints) -> dict[str, Any]:
+    """In the order given; stops at the first that libvirt does not take, which `error` tells."""
+    devices.vms.running(ask.vm_id, "define checkpoints")
+    dom, done = devices.connection.domain(ask.vm_id), list[str]()
+    flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE | libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE_VALIDATE
+    for entry in ask.checkpoints:
+        text = entry.get("xml")
+        try:
+            dom.checkpointCreateXML(xml.dump(xml.parse(text)) if isinstance(text, str) else _redefined(entry), flags)
+        except libvirt.libvirtError as error:
+            return _partly(done, error)
+        done.append(str(entry.get("id") or ""))
+    return {"checkpoint_ids": done}
+
+
+def _partly(done: list[str], error: libvirt.libvirtError) -> dict[str, Any]:
+    failure: Error = CheckpointFailed(error.get_error_message() or str(error))
+    if error.get_error_code() == getattr(libvirt, "VIR_ERR_CHECKPOINT_INCONSISTENT", -1):
+        failure = InconsistentCheckpoint(error.get_error_message() or str(error))
+    logger.warning("%s", failure)
+    return {"checkpoint_ids": done, "error": {"code": failure.code, "message": str(failure)}}
+
+
+def _begin(
+    backups: Backups, vm_id: str, dom: Any, request: ET.Element, checkpoint: ET.Element | None, *, consistent: bool
+) -> None:
+    """Frozen for the moment of the start; without an agent the backup is as after a power cut, if that is allowed."""
+    frozen = False
+    try:
+        guestfs.freeze(backups.devices.connection, vm_id)
+        frozen = True
+    except Error as error:
+        if consistent:
+            raise BackupFailed(f"the file systems cannot be frozen: {error}") from error
+        logger.info("vm=%s its file systems are not frozen for the backup: %s", vm_id, error)
+    try:
+        with translated(vm_id, BackupFailed):
+            dom.backupBegin(
+                xml.dump(request),
+                None if checkpoint is None else xml.dump(checkpoint),
+                libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL,
+            )
+    finally:
+        if frozen:
+            guestfs.thaw(backups.devices.connection, vm_id)
+
+
+def _end(backups: Backups, vm_id: str, dom: Any, backup_id: str) -> None:
+    """libvirt ends it a moment after the abort; until then it is neither running nor gone."""
+    try:
+        dom.abortJob()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+            raise translate(error, vm_id, BackupFailed) from error
+    until = clock.mono_s() + _END_S
+    while clock.mono_s() < until:
+        try:
+            _running(backups, vm_id, dom, backup_id)
+        except NoSuchBackup:
+            return
+        time.sleep(_END_TICK_S)
+    raise BackupFailed(f"it did not end within {_END_S:g} s")
+
+
+def _busy_with(dom: Any) -> bool:
+    """Asked first, because a second backup would wait half a minute for the first one's lock, and then fail."""
+    try:
+        return bool(dom.backupGetXMLDesc(0))
+    except libvirt.libvirtError:
+        return False
+
+
+def _running(backups: Backups, vm_id: str, dom: Any, backup_id: str) -> ET.Element:
+    """Raises: NoSuchBackup."""
+    try:
+        backup = xml.parse(dom.backupGetXMLDesc(0))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN_BACKUP:
+            with translated(vm_id, BackupFailed):
+                raise
+        raise NoSuchBackup(backup_id) from error
+    if xml.attributes(backup.find("server")).get("socket") != str(backups.socket(backup_id)):
+        raise NoSuchBackup(backup_id)
+    return backup
+
+
+def _drive(record: VmRecord, entry: Any) -> Drive:
+    image_id = str(entry.get("imageID") or "") if isinstance(entry, Mapping) else ""
+    for drive in record.devices.drives:
+        if drive.ids is not None and drive.ids.image_id == image_id:
+            return drive
+    raise BackupFailed(f"there is no disk on image {image_id}")
+
+
+def _scratch(
+    backups: Backups, record: VmRecord, backup_id: str, chosen: list[tuple[Drive, Mapping[str, Any]]]
+) -> dict[str, tuple[str, bool]]:
+    """{target dev: (path, is a block device)}; files are made where the engine names none."""
+    found: dict[str, tuple[str, bool]] = {}
+    dom = backups.devices.connection.domain(record.vm_id)
+    for drive, entry in chosen:
+        given = entry.get("scratch_disk")
+        if isinstance(given, Mapping) and given.get("path"):
+            found[drive.name] = (str(given["path"]), given.get("type") == "block")
+            continue
+        folder = backups.scratch_dir / record.vm_id
+        _make_folder(folder)
+        path = folder / f"{backup_id}.{drive.name}"
+        with translated(record.vm_id, BackupFailed):
+            size = int(dom.blockInfo(drive.name)[0])
+        command.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(size)], deadline_s=30)
+        path.chmod(0o660)
+        found[drive.name] = (str(path), False)
+    return found
+
+
+def _make_folder(folder: Path) -> None:
+    """QEMU makes its socket and opens its files here through our common group, whatever our umask is."""
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        folder.chmod(0o770)
+
+
+def _remove_scratch(backups: Backups, vm_id: str, backup_id: str) -> None:
+    folder = backups.scratch_dir / vm_id
+    for path in folder.glob(f"{backup_id}.*"):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # other backups' files may be in it
+
+
+def _request(
+    backups: Backups,
+    backup_id: str,
+    since: str,
+    chosen: list[tuple[Drive, Mapping[str, Any]]],
+    scratch: Mapping[str, tuple[str, bool]],
+) -> ET.Element:
+    request = ET.Element("domainbackup", mode="pull")
+    if since:
+        xml.add(request, "incremental", since)
+    _make_folder(backups.run_dir)
+    xml.add(request, "server", transport="unix", socket=str(backups.socket(backup_id)))
+    disks = xml.add(request, "disks")
+    for drive, entry in chosen:
+        path, block = scratch[drive.name]
+        disk = xml.add(disks, "disk", name=drive.name, type="block" if block else "file")
+        mode = str(entry.get("backup_mode") or ("incremental" if since else "full"))
+        disk.set("backupmode", mode)
+        if mode == "incremental":
+            disk.set("incremental", since)
+        place = xml.add(disk, "scratch", **{"dev" if block else "file": path})
+        xml.add(place, "seclabel", model="dac", relabel="no")
+    return request
+
+
+def _checkpoint(
+    backup_id: str, to: str, config: Mapping[str, Any], record: VmRecord, chosen: list[tuple[Drive, Mapping[str, Any]]]
+) -> ET.Element:
+    marked = {drive.name for drive, entry in chosen if entry.get("checkpoint")}
+    checkpoint = ET.Element("domaincheckpoint")
+    xml.add(checkpoint, "name", to)
+    xml.add(checkpoint, "description", f"checkpoint for backup '{backup_id}'")
+    if config.get("creation_time"):
+        xml.add(checkpoint, "creationTime", str(config["creation_time"]))
+    disks = xml.add(checkpoint, "disks")
+    for drive in record.devices.drives:
+        if drive.device == "disk" and drive.name in marked:
+            xml.add(disks, "disk", name=drive.name, checkpoint="bitmap", bitmap=to)
+        elif drive.device == "disk":
+            xml.add(disks, "disk", name=drive.name, checkpoint="no")
+    return checkpoint
+
+
+def _redefined(entry: Mapping[str, Any]) -> str:
+    """A checkpoint described by {id, created, parent, disks[…]} as XML."""
+    checkpoint = ET.Element("domaincheckpoint")
+    xml.add(checkpoint, "name", str(entry.get("id") or ""))
+    return xml.dump(checkpoint)
