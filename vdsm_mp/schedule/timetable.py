@@ -32,7 +32,8 @@ def timetable(config: Config) -> tuple[Beat, ...]:
         Beat("look for external VMs", external_s, SampleVms(kind="external"), first_s=3.0),
         Beat("learn the hypervisor", 300.0, first_s=0.2, deadline_s=30),
         Beat("read the host", 300.0, first_s=0.0, deadline_s=30),
-        Beat("memory policy", 15.0, first_s=12.0),
+        Beat("merge memory", 15.0, first_s=12.0),
+        Beat("balance memory", 15.0, first_s=13.0, deadline_s=60),
     ]
     if config.sampling.enable:
         rows += [

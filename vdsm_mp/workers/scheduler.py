@@ -10,6 +10,7 @@ from vdsm_mp.api.ports import Ports
 from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config
 from vdsm_mp.host import fencing, jobs, status, verbs
+from vdsm_mp.host.balloon import Balloons
 from vdsm_mp.host.caps import Capabilities
 from vdsm_mp.host.fencing import Fencing
 from vdsm_mp.host.hardware import Hardware
@@ -39,7 +40,8 @@ def build(config: Config, ports: Ports) -> Room:
             "learn the hypervisor": capabilities.learn,
             "read the host": capabilities.gather,
             "sample the host": stats.sample,
-            "memory policy": policy.apply,
+            "merge memory": policy.apply,
+            "balance memory": Balloons(ports.call, policy, machine).beat,
         },
     )
     return Room(
