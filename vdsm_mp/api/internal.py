@@ -220,3 +220,8 @@ class GetPeerLiveness(Message, frozen=True, kw_only=True):
     """
 
     host_ids: dict[Uuid, int]
+
+
+@verb("internal.watch_network", owner="network", safe=True, internal=True, deadline_s=5)
+class WatchNetwork(Message, frozen=True, kw_only=True):
+    """One beat: tell engines when a bond failed over or a dynamic address changed (`|net|host_conn|no_id`)."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from vdsm_mp.api.errors_host import HostHookFailed
 from vdsm_mp.api.host import Ping
-from vdsm_mp.api.internal import GetNetworkCounters, GetNetworkFacts
+from vdsm_mp.api.internal import GetNetworkCounters, GetNetworkFacts, WatchNetwork
 from vdsm_mp.api.network import (
     ConfirmConnectivity,
     GetNetworkCapabilities,
@@ -20,6 +20,7 @@ from vdsm_mp.common.hooks import HookFailed, Hooks
 from vdsm_mp.common.options import Vars
 from vdsm_mp.network import caps, stats
 from vdsm_mp.network.commit import Networks
+from vdsm_mp.network.connectivity import Connectivity
 from vdsm_mp.network.watch import Watch
 
 
@@ -65,6 +66,11 @@ def get_network_facts(watch: Watch, networks: Networks, options: Vars, ask: GetN
 @handles(GetNetworkCounters)
 def get_network_counters(watch: Watch, options: Vars, ask: GetNetworkCounters) -> dict[str, Any]:
     return stats.counters(watch.now(), options, stats.read_table())
+
+
+@handles(WatchNetwork)
+def watch_network(watch: Watch, connectivity: Connectivity, ask: WatchNetwork) -> None:
+    connectivity.look(watch.now())
 
 
 @handles(GetNetworkCapabilities)

@@ -8,6 +8,7 @@ import pytest
 
 from vdsm_mp.common.options import Vars
 from vdsm_mp.network import caps, stats
+from vdsm_mp.network.connectivity import Connectivity
 from vdsm_mp.network.state import Link, State, parse
 from vdsm_mp.network.wanted import Config, changed
 
@@ -142,3 +143,21 @@ def test_what_ip_says_becomes_records() -> None:
     assert (state.links["eth0.5"].base, state.links["eth0.5"].tag) == ("eth0", 5)
     assert state.gateways == {"eth0": {"4": "192.0.2.1", "6": "fe80::9"}}
     assert not state.links["lo"].is_nic
+
+
+def test_a_bond_that_fails_over_is_told_once() -> None:
+    told: list[object] = []
+
+    class Publisher:
+        def publish(self, event: object) -> None:
+            told.append(event)
+
+    def state(active: str, *addresses: str) -> State:
+        bond = Link("bond0", kind="bond", options={"active_slave": active})
+        nic = Link("eth5", dynamic=frozenset("4"), addresses=addresses)
+        return State({"bond0": bond, "eth5": nic}, {})
+
+    connectivity = Connectivity(Publisher())
+    for look in (state("eth0"), state("eth0"), state("eth1"), state("eth1"), state("eth1", "192.0.2.7/24")):
+        connectivity.look(look)
+    assert len(told) == 2
