@@ -54,14 +54,25 @@ def test_one_address_cannot_take_all_connections(files: Files) -> None:
 
 
 def test_there_is_a_limit_for_all_addresses_together_and_places_become_free_again(files: Files) -> None:
-    with open_door(files, limits=Limits(connections=5)) as door:
-        with many(door.address, 5):
-            eventually(lambda: vital(door, "connections") == 5)
-            with pytest.raises(ConnectionLost):
-                door.client(files)
-            assert vital(door, "turned_away") == 1
+    with open_door(files, limits=Limits(connections=3)) as door:
+        inside = [door.client(files) for _ in range(3)]
+        with pytest.raises(ConnectionLost):
+            door.client(files)
+        assert vital(door, "turned_away") == 1
+        for client in inside:
+            assert client.call("Host.ping2") is True
+            client.close()
         eventually(lambda: vital(door, "connections") == 0)
         door.client(files).close()
+
+
+def test_those_who_only_hold_places_are_pushed_out_by_those_who_come_in(files: Files) -> None:
+    with open_door(files, limits=Limits(arrivals=5)) as door, many(door.address, 5) as idle:
+        eventually(lambda: vital(door, "connections") == 5)
+        with door.client(files) as client:
+            assert client.call("Host.ping2") is True
+        assert was_reset(idle[0])
+        assert vital(door, "pushed_out") == 1
 
 
 def test_a_handshake_that_does_not_end_is_cut_off(files: Files) -> None:

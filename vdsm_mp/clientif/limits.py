@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much a client, and all of them together, may take. Every number that bounds the door, with its reason."""
 
-from dataclasses import dataclass
+import resource
+from dataclasses import dataclass, replace
 
 MIB = 1024 * 1024
 
@@ -13,6 +14,9 @@ class Limits:
     # An engine holds two connections, a migrating host one, local tools one each.
     connections: int = 1024
     connections_per_address: int = 256
+    # Of those that have not shown a certificate yet. One more pushes out the oldest: an honest handshake takes
+    # milliseconds, so those who hold out longest are those who want to keep others from coming in.
+    arrivals: int = 512
     # From accept to the end of the handshake, and from there to the first five octets.
     handshake_s: float = 10.0
     detect_s: float = 10.0
@@ -22,7 +26,7 @@ class Limits:
     unread_soft_bytes: int = 1 * MIB
     # Beyond these the client does not read at all and is dropped. One larger frame alone may always be sent.
     unread_hard_bytes: int = 16 * MIB
-    unread_all_bytes: int = 128 * MIB
+    unread_all_bytes: int = 64 * MIB
     subscriptions_per_connection: int = 64
     # Frames of one connection handled before the others have their turn.
     frames_per_turn: int = 16
@@ -31,7 +35,23 @@ class Limits:
     # Less than the worker's grace, so that clients are told (RST) before it ends.
     drain_s: float = 2.5
 
+    @classmethod
+    def of_this_process(cls) -> "Limits":
+        """The limits, with no more connections than there can be descriptors; raises that number where it may."""
+        limits = cls()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = limits.connections + limits.arrivals + _OTHER_DESCRIPTORS
+        if soft < wanted:
+            soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            return limits
+        left = max(32, soft - _OTHER_DESCRIPTORS)
+        return replace(limits, connections=left * 2 // 3, arrivals=left // 3)
 
+
+#: The bus, the log, the listener, and connections that are just being turned away.
+_OTHER_DESCRIPTORS = 256
 #: Between two frames to an engine: its reader loses track of frames that follow each other faster.
 ENGINE_GAP_S = 0.005
 #: The shortest heart-beat interval offered. The engine shortens its own limit at every reconnect when a server

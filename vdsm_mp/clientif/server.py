@@ -69,7 +69,8 @@ class Server:
         self._router = router
         self._broker = broker
         self._limits = limits
-        self._arrivals: set[Arrival] = set()
+        #: In the order in which they came.
+        self._arrivals: dict[Arrival, None] = {}
         self._sessions: dict[Session | Exchange, str] = {}
         #: Refused, and still open for the little time that the reason needs to arrive.
         self._shut: set[socket.socket] = set()
@@ -130,12 +131,14 @@ class Server:
     def _arrive(self, sock: socket.socket, address: str, port: int) -> None:
         assert self._loop is not None
         self.counts["accepted"] += 1
-        if self.connections >= self._limits.connections:
-            self._turn_away(sock, address, f"{self.connections} connections are open")
+        if len(self._sessions) >= self._limits.connections:
+            self._turn_away(sock, address, f"{len(self._sessions)} connections are open")
             return
         if self._by_address[address] >= self._limits.connections_per_address:
             self._turn_away(sock, address, f"it has {self._by_address[address]} connections already")
             return
+        if len(self._arrivals) >= self._limits.arrivals:
+            self._push_out(next(iter(self._arrivals)))
         self._by_address[address] += 1
         try:
             sock.setblocking(False)
@@ -162,8 +165,15 @@ class Server:
             ready=self._welcome,
             refused=self._refused,
         )
-        self._arrivals.add(arrival)
+        self._arrivals[arrival] = None
         arrival.start()
+
+    def _push_out(self, arrival: Arrival) -> None:
+        del self._arrivals[arrival]
+        self.counts["pushed_out"] += 1
+        arrival.reset()
+        self._leave(arrival.address)
+        self._grumble("pushed %s out: others want to come in", arrival.address)
 
     def _turn_away(self, sock: socket.socket, address: str, why: str) -> None:
         self.counts["turned_away"] += 1
@@ -205,9 +215,12 @@ class Server:
 
     def _welcome(self, arrival: Arrival, protocol: Protocol, octets: bytes) -> None:
         assert self._loop is not None and self._quota is not None
-        self._arrivals.discard(arrival)
+        self._arrivals.pop(arrival, None)
         if protocol is Protocol.HTTP and not self.policy.http:
             self._refused(arrival, "HTTP is switched off")
+            return
+        if len(self._sessions) >= self._limits.connections:
+            self._refused(arrival, f"{len(self._sessions)} connections are open")
             return
         name = f"[{arrival.address}]:{arrival.port}" if ":" in arrival.address else f"{arrival.address}:{arrival.port}"
         caller = Caller(name, self._authorisation.trusts(arrival.peer, arrival.address))
@@ -231,7 +244,7 @@ class Server:
         session.start(octets)
 
     def _refused(self, arrival: Arrival, why: str) -> None:
-        self._arrivals.discard(arrival)
+        self._arrivals.pop(arrival, None)
         self._leave(arrival.address)
         self.counts["refused"] += 1
         # Closed for good a little later: what OpenSSL has told it must not be overtaken by a reset.

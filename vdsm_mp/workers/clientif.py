@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from vdsm_mp.api.catalogue import EVENTS, VERBS
 from vdsm_mp.api.ports import Ports
+from vdsm_mp.api.verb import Message
 from vdsm_mp.clientif import builtin
 from vdsm_mp.clientif.gate import Authorisation, Gate
 from vdsm_mp.clientif.limits import Limits
@@ -23,7 +24,7 @@ _DAYS_EVERY_S = 60.0
 
 
 def build(config: Config, ports: Ports) -> Room:
-    limits = Limits()
+    limits = Limits.of_this_process()
     house = config.vdsm_mp
     tls = ServerTls(Files.below(Path(house.pki_dir), house.crl_file or None)) if config.vars.ssl else None
     gate = Gate({spec.owner for spec in VERBS.values()} - {ports.worker})
@@ -40,11 +41,17 @@ def build(config: Config, ports: Ports) -> Room:
         broker=broker,
         limits=limits,
     )
+
+    def publish(event: Message) -> None:
+        # Before the house has started a client hears nothing but 99, as with VDSM.
+        if gate.started:
+            broker.publish(event)
+
     return Room(
         state=(server,),
         handlers=(builtin,),
         on_loop=(server.open,),
-        subscribes={spec.event: broker.publish for spec in EVENTS.values() if spec.public is not None},
+        subscribes={spec.event: publish for spec in EVENTS.values() if spec.public is not None},
         peer_changed=gate.peer_changed,
         on_drain=(server.drain,),
         on_note={} if tls is None else {"reload": tls.forget},
