@@ -17,7 +17,7 @@ _OWNER_S = 1.0
 class BeatStatus:
     """Tells about the beats: {name: {...}}."""
 
-    read: Callable[[], dict[str, dict[str, object]]]
+    read: Callable[[], dict[str, dict[str, Any]]]
 
 
 @handles(GetHostStatus)

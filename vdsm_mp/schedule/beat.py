@@ -7,6 +7,7 @@ A beat that is still running when it is due again is skipped, never queued. Afte
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from vdsm_mp.schedule.timetable import Beat
 
@@ -72,7 +73,7 @@ class Beats:
         if row is not None:
             row.due_mono, row.failures = min(row.due_mono, now_mono), 0
 
-    def status(self) -> dict[str, dict[str, object]]:
+    def status(self) -> dict[str, dict[str, Any]]:
         """{name: {done, missed, failures in a row, took_s of the last, error of the last}}"""
         return {
             name: {

@@ -7,6 +7,7 @@ Owns the thread. Work that takes long delays nobody but itself.
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from vdsm_mp.api.ports import Background, Caller
 from vdsm_mp.common import log
@@ -56,9 +57,17 @@ class Player:
             self._beats.hurry(name, mono_s())
             self._changed.notify_all()
 
-    def status(self) -> dict[str, dict[str, object]]:
+    def status(self) -> dict[str, dict[str, Any]]:
         with self._changed:
             return self._beats.status()
+
+    def vitals(self) -> dict[str, Any]:
+        """{"beats_missed": in all, "beats_failing": {name: error}}"""
+        rows = self.status()
+        return {
+            "beats_missed": sum(int(row["missed"]) for row in rows.values()),
+            "beats_failing": {name: row["error"] for name, row in rows.items() if row["failures"]},
+        }
 
     def _play(self) -> None:
         with self._changed:
@@ -92,7 +101,7 @@ class Player:
     def _failed(self, beat: Beat, error: BaseException) -> None:
         with self._changed:
             self._beats.failed(beat.name, mono_s(), f"{type(error).__name__}: {error}")
-            failures = self._beats.status()[beat.name]["failures"]
+            failures: int = self._beats.status()[beat.name]["failures"]
             self._changed.notify_all()
-        if isinstance(failures, int) and failures % _TELL_EVERY == 1:
+        if failures % _TELL_EVERY == 1:
             logger.warning("%s failed %d times in a row: %s", beat.name, failures, error)

@@ -59,7 +59,7 @@ def build(config: Config, ports: Ports) -> Room:
         before_ready=(hooks.prepare, policy.load, stats.first_sample, player.start),
         peer_changed=partial(_peer_changed, player),
         on_drain=(player.stop,),
-        vitals=lambda: {"beats_missed": sum(int(str(row["missed"])) for row in player.status().values())},
+        vitals=player.vitals,
     )
 
 
