@@ -20,6 +20,7 @@ from vdsm_mp.storage import (
     lease_verbs,
     merge_verbs,
     nbd_verbs,
+    ovf_store,
     peers,
     pool_master_verbs,
     pool_verbs,
@@ -115,6 +116,7 @@ def build(config: Config, ports: Ports) -> Room:
             jobs,
             NbdServers(config.vdsm_mp.vdsm_run_dir),
             ImageDaemon(),
+            ovf_store.Transfers(),
         ),
         handlers=(
             content_verbs,
@@ -127,6 +129,7 @@ def build(config: Config, ports: Ports) -> Room:
             lease_verbs,
             merge_verbs,
             nbd_verbs,
+            ovf_store,
             peers,
             pool_master_verbs,
             pool_verbs,
