@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent itself under supervisord, as an operator would run it."""
 
+import json
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ CONF = Path("/etc/supervisor/supervisord.conf")
 SOCKET = Path("/run/vdsm-mp-demo/supervisor.sock")
 LOG = services.LOGS / "supervisord.log"
 AGENT_LOG = Path("/var/log/vdsm/vdsm.log")
+STDERR = Path("/var/log/vdsm/supervisor-vdsm.log")
 PROGRAM = "vdsm"
 
 CONFIGURATION = f"""\
@@ -64,13 +66,25 @@ def ensure_running() -> None:
     _wait_running()
 
 
-def _wait_running(*, within_s: float = 40) -> None:
-    """Until supervisord takes the agent for running. Raises Failure as soon as it is seen to fail."""
+def _wait_running(*, within_s: float = 60) -> None:
+    """Until the door listens and the agent stays. Raises Failure as soon as it is seen to fail."""
     until = time.monotonic() + within_s
-    while (state := _state()) != "RUNNING":
-        if state in ("BACKOFF", "FATAL", "EXITED") or time.monotonic() > until:
+    while not _ready():
+        if (state := _state()) in ("BACKOFF", "FATAL", "EXITED") or time.monotonic() > until:
             raise Failure(f"starting the agent: supervisord has it {state}\n{_why()}")
         time.sleep(0.3)
+
+
+def _ready() -> bool:
+    """Whether every worker is ready, by the agent's own word."""
+    asked = subprocess.run(
+        [install.COMMAND, "status", "--json"], capture_output=True, text=True, check=False, timeout=60
+    )
+    try:
+        house = json.loads(asked.stdout)["house"]
+    except (ValueError, KeyError):
+        return False
+    return house is not None and all(worker["state"] == "ready" for worker in house["workers"].values())
 
 
 def stop() -> None:
@@ -104,9 +118,11 @@ def _older_than_program() -> bool:
 def _why() -> str:
     """The end of the logs that tell why the agent did not start."""
     lines = []
-    for path in (AGENT_LOG, LOG):
+    for path in (AGENT_LOG, STDERR, LOG):
         if path.exists():
-            lines += ["    " + line for line in path.read_text(errors="replace").splitlines()[-8:]]
+            text = path.read_text(errors="replace").splitlines()[-300:]
+            grave = [line for line in text if " CRIT " in line or "cannot start" in line][-3:]
+            lines += [f"    {line[:300]}" for line in grave or text[-3:]]
             lines.append(f"  log: {path}")
     return "\n".join(lines)
 
