@@ -23,6 +23,7 @@ from tests.support.needs import lacks, needs_program, needs_root
 from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed, RootHelperGone
 from vdsm_mp.priv import install, sudoers
 from vdsm_mp.priv.call import SudoRoot
+from vdsm_mp.priv.confine import KEPT
 
 pytestmark = [needs_root(), needs_program("sudo", "setpriv", "mkfs.ext4", "losetup")]
 
@@ -296,6 +297,28 @@ def test_an_operation_of_another_class_is_refused(place: Place) -> None:
         place.root_of("clientif").do("ping")
     answer = talk(place.helper("virt"), request("umount", {"remote": "server:/x"}))
     assert answer[0]["error"] == "refused"
+
+
+def test_a_helper_keeps_the_capabilities_of_its_class_and_nothing_else(place: Place) -> None:
+    for worker, helper in (("storage", "storage"), ("network", "network"), ("virt", "virt")):
+        place.root_of(worker).do("ping")
+        status = Path(f"/proc/{helper_pid(place, helper)}/status").read_text()
+        facts = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
+        allowed = sum(1 << capability for capability in KEPT[helper])
+        assert int(facts["CapEff"], 16) == int(facts["CapPrm"], 16) == int(facts["CapBnd"], 16) == allowed
+        assert int(facts["CapInh"], 16) == int(facts["CapAmb"], 16) == 0
+        assert facts["NoNewPrivs"] == "1"
+
+
+def test_a_helper_inherits_no_descriptor_of_its_caller(place: Place) -> None:
+    secret = os.open("/etc/hostname", os.O_RDONLY)
+    os.set_inheritable(secret, True)
+    try:
+        place.root_of("virt").do("ping")
+        opened = [os.readlink(entry) for entry in Path(f"/proc/{helper_pid(place, 'virt')}/fd").iterdir()]
+    finally:
+        os.close(secret)
+    assert "/etc/hostname" not in opened
 
 
 # A hostile caller

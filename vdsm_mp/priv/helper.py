@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 from vdsm_mp.priv import hardware, mount, net, vmdata
 from vdsm_mp.priv.child import Children, OperationFailed, OutOfTime, Refused
+from vdsm_mp.priv.confine import confine
 from vdsm_mp.priv.context import Context
 from vdsm_mp.priv.table import ANSWER_LIMIT, LINE_LIMIT, OPERATIONS, Operation
 
@@ -55,6 +56,7 @@ def main(helper: str, config_file: str) -> int:
         if os.geteuid() != 0:
             raise Refused("the helper must run as root")
         config = read_config(config_file)
+        confine(helper)
     except (OSError, ValueError, KeyError, Refused) as error:
         print(f"vdsm helper: {error}", file=sys.stderr)
         return 1

@@ -21,6 +21,7 @@ from vdsm_mp.priv.table import CLASSES
 ROOT_SIDE = (
     "beneath.py",
     "child.py",
+    "confine.py",
     "context.py",
     "hardware.py",
     "helper.py",
