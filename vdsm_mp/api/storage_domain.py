@@ -124,14 +124,40 @@ class GetStorageDomainImages(Message, frozen=True, kw_only=True):
     sd_id: Uuid = field(name="storagedomainID")
 
 
-@verb("StorageDomain.getInfo", owner="storage", reply=dict[str, Any], safe=True, tier=1)
+class StorageDomainInfo(Message, frozen=True, kw_only=True):
+    """pool: ids of the pools it is attached to, empty = none; an engine cannot do without the list."""
+
+    uuid: str
+    type: str
+    domain_class: str = field(name="class")
+    name: str
+    role: str
+    pool: list[str]
+    version: str
+    block_size: int
+    alignment: int
+    remote_path: str = field(name="remotePath")
+
+
+@verb("StorageDomain.getInfo", owner="storage", reply=StorageDomainInfo, safe=True, tier=1)
 class GetStorageDomainInfo(Message, frozen=True, kw_only=True):
     """Identity of a domain."""
 
     sd_id: Uuid = field(name="storagedomainID")
 
 
-@verb("StorageDomain.getStats", owner="storage", reply=dict[str, Any], safe=True, tier=1)
+class StorageDomainStats(Message, frozen=True, kw_only=True):
+    """disktotal, diskfree: bytes as text; an engine reads a number as nothing."""
+
+    disktotal: str
+    diskfree: str
+    mdasize: int = 0
+    mdafree: int = 0
+    mdavalid: bool = True
+    mdathreshold: bool = True
+
+
+@verb("StorageDomain.getStats", owner="storage", reply=StorageDomainStats, safe=True, tier=1)
 class GetStorageDomainStats(Message, frozen=True, kw_only=True):
     """Sizes and alerts of a domain."""
 

@@ -3,11 +3,18 @@
 
 from typing import Any
 
-from msgspec import field
+from msgspec import UNSET, UnsetType, field
 
 from vdsm_mp.api.sdm import Subchain
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
+
+
+class ServerStatus(Message, frozen=True, kw_only=True):
+    """id: of the connection asked for. status: 0, or the number of the error."""
+
+    id: str
+    status: int
 
 
 @verb("StoragePool.connect", owner="storage", lane=Lane.KEYED, key="pool_id", tier=1, deadline_s=200)
@@ -25,7 +32,7 @@ class ConnectStoragePool(Message, frozen=True, kw_only=True):
 @verb(
     "StoragePool.connectStorageServer",
     owner="storage",
-    reply=list[dict[str, Any]],
+    reply=list[ServerStatus],
     lane=Lane.KEYED,
     key="pool_id",
     tier=1,
@@ -79,7 +86,7 @@ class DisconnectStoragePool(Message, frozen=True, kw_only=True):
 @verb(
     "StoragePool.disconnectStorageServer",
     owner="storage",
-    reply=list[dict[str, Any]],
+    reply=list[ServerStatus],
     lane=Lane.KEYED,
     key="pool_id",
     tier=1,
@@ -118,14 +125,55 @@ class GetStoragePoolDomainsContainingImage(Message, frozen=True, kw_only=True):
     image_id: Uuid = field(name="imageID")
 
 
-@verb("StoragePool.getSpmStatus", owner="storage", reply=dict[str, Any], safe=True, tier=1)
+class SpmStatus(Message, frozen=True, kw_only=True):
+    """status: SPM, Contend or Free, of this host. spm_id, lver: of whoever has the role, -1 = nobody or not known."""
+
+    status: str = field(name="spmStatus")
+    lver: int = field(name="spmLver")
+    spm_id: int = field(name="spmId")
+
+
+@verb("StoragePool.getSpmStatus", owner="storage", reply=SpmStatus, safe=True, tier=1)
 class GetSpmStatus(Message, frozen=True, kw_only=True):
     """SPM role and lease owner."""
 
     pool_id: Uuid = field(name="storagepoolID")
 
 
-@verb("StoragePool.getInfo", owner="storage", reply=dict[str, Any], safe=True, tier=1)
+class PoolInfo(Message, frozen=True, kw_only=True):
+    """domains: "ID:STATUS,…" of every attached domain."""
+
+    domains: str
+    isoprefix: str
+    lver: int
+    master_uuid: str
+    master_ver: int
+    name: str
+    pool_status: str = "connected"
+    spm_id: int
+    type: str
+    version: str
+
+
+class DomainInPool(Message, frozen=True, kw_only=True):
+    """Sizes (bytes as text) and version only when the domain is active and its monitor has seen it."""
+
+    status: str
+    alerts: list[dict[str, Any]]
+    isoprefix: str
+    disktotal: str | UnsetType = UNSET
+    diskfree: str | UnsetType = UNSET
+    version: int | UnsetType = UNSET
+
+
+class PoolReport(Message, frozen=True, kw_only=True):
+    """dominfo: every attached domain; an engine forgets a domain that is missing."""
+
+    info: PoolInfo
+    dominfo: dict[str, DomainInPool]
+
+
+@verb("StoragePool.getInfo", owner="storage", reply=PoolReport, safe=True, tier=1)
 class GetStoragePoolInfo(Message, frozen=True, kw_only=True):
     """Pool identity and ALL its domains with state."""
 

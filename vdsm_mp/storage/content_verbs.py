@@ -6,6 +6,8 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from vdsm_mp.api.errors_storage import DomainClassWrong, LockNotInspected, StorageFileMissing
 from vdsm_mp.api.errors_volume import ImageDoesNotExist
 from vdsm_mp.api.storage_domain import (
@@ -101,7 +103,7 @@ def validate(ask: ValidateStorageDomain, domains: Domains) -> None:
 def dump(ask: DumpStorageDomain, domains: Domains, locks: Locks) -> dict[str, Any]:
     domain = domains.find(ask.sd_id)
     domain.refresh()
-    found: dict[str, Any] = {"metadata": domain.info(), "volumes": _volumes(domain)}
+    found: dict[str, Any] = {"metadata": msgspec.to_builtins(domain.info()), "volumes": _volumes(domain)}
     if ask.full:
         found |= {"leases": _leases(domain, locks), "lockspace": []}
     return found

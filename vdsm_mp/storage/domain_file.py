@@ -20,6 +20,7 @@ from vdsm_mp.api.errors_storage import (
     StorageFileExists,
     StorageFileMissing,
 )
+from vdsm_mp.api.storage_domain import StorageDomainInfo, StorageDomainStats
 from vdsm_mp.api.types import UUID_PATTERN
 from vdsm_mp.common.clock import wall_s
 from vdsm_mp.common.errors import Error
@@ -128,33 +129,26 @@ class FileDomain:
             self._meta = decode(self.sd_id, after)
             return self._meta
 
-    def info(self) -> dict[str, object]:
-        """StorageDomain.getInfo."""
+    def info(self) -> StorageDomainInfo:
+        """StorageDomain.getInfo, from what was read last."""
         meta = self.meta
-        return {
-            "uuid": meta.sd_id,
-            "type": meta.kind.value,
-            "class": meta.cls.value,
-            "name": meta.name,
-            "role": meta.role.value,
-            "pool": list(meta.pool_ids),
-            "version": str(meta.version),
-            "block_size": meta.block_size,
-            "alignment": meta.alignment,
-            "remotePath": meta.remote_path,
-        }
+        return StorageDomainInfo(
+            uuid=meta.sd_id,
+            type=meta.kind.value,
+            domain_class=meta.cls.value,
+            name=meta.name,
+            role=meta.role.value,
+            pool=list(meta.pool_ids),
+            version=str(meta.version),
+            block_size=meta.block_size,
+            alignment=meta.alignment,
+            remote_path=meta.remote_path,
+        )
 
-    def stats(self) -> dict[str, object]:
-        """StorageDomain.getStats: bytes as strings, as the engine reads them."""
+    def stats(self) -> StorageDomainStats:
+        """StorageDomain.getStats."""
         found = self.io.statvfs()
-        return {
-            "disktotal": str(found.total_bytes),
-            "diskfree": str(found.free_bytes),
-            "mdasize": 0,
-            "mdafree": 0,
-            "mdavalid": True,
-            "mdathreshold": True,
-        }
+        return StorageDomainStats(disktotal=str(found.total_bytes), diskfree=str(found.free_bytes))
 
     def make_master_tree(self) -> None:
         """`master/vms` and `master/tasks`; idempotent."""

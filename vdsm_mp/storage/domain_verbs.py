@@ -4,7 +4,6 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from vdsm_mp.api.errors_storage import (
     DomainAttached,
@@ -24,6 +23,8 @@ from vdsm_mp.api.storage_domain import (
     FormatStorageDomain,
     GetStorageDomainInfo,
     GetStorageDomainStats,
+    StorageDomainInfo,
+    StorageDomainStats,
 )
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.api.verb import handles
@@ -94,14 +95,14 @@ def _refuse_known(domains: Domains, sd_id: str) -> None:
 
 
 @handles(GetStorageDomainInfo)
-def get_info(ask: GetStorageDomainInfo, domains: Domains) -> dict[str, Any]:
+def get_info(ask: GetStorageDomainInfo, domains: Domains) -> StorageDomainInfo:
     domain = domains.find(ask.sd_id)
     domain.refresh()
     return domain.info()
 
 
 @handles(GetStorageDomainStats)
-def get_stats(ask: GetStorageDomainStats, domains: Domains) -> dict[str, Any]:
+def get_stats(ask: GetStorageDomainStats, domains: Domains) -> StorageDomainStats:
     return domains.find(ask.sd_id).stats()
 
 

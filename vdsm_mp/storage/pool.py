@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +75,7 @@ class Pools:
         self._domains = domains
         self._monitors = monitors
         self._state: PoolState | None = None
+        self._linking = threading.Lock()
         monitors.on_verdict.append(self._on_verdict)
 
     @property
@@ -183,9 +185,13 @@ class Pools:
         self._become(state)
 
     def _become(self, state: PoolState) -> None:
-        self._link_all(state)
         before = self._state
         self._state = state
+        try:
+            self._link_all(state)
+        except Error:
+            self._state = before
+            raise
         self._remember(state)
         left = [sd for sd, status in (before.domains.items() if before else ()) if status == ACTIVE]
         active = self._watch(state)
@@ -214,7 +220,8 @@ class Pools:
     def _link_all(self, state: PoolState) -> None:
         directory = f"{self._repository}/{state.pool_id}"
         try:
-            self._make_links(directory, state)
+            with self._linking:
+                self._make_links(directory, state)
         except OSError as e:
             raise StorageAccessFailed(directory, "link", e.errno or 0, e.strerror or str(e)) from e
 
@@ -253,14 +260,19 @@ class Pools:
         shutil.rmtree(f"{self._repository}/{pool_id}", ignore_errors=True)
 
     def _on_verdict(self, sd_id: str, valid: bool) -> None:
+        try:
+            with self._linking:  # and only then look at the state: links always follow the newest
+                self._link_one(sd_id, valid)
+        except (Error, OSError) as e:
+            _log.warning("domain %s is not linked: %s", sd_id, e)
+
+    def _link_one(self, sd_id: str, valid: bool) -> None:
         state = self._state
-        if valid and state is not None and state.domains.get(sd_id) == ACTIVE:
-            try:
-                for name, target in self._targets(state).items():
-                    if name in (sd_id, "mastersd"):
-                        self._link(f"{self._repository}/{state.pool_id}/{name}", target)
-            except (Error, OSError) as e:
-                _log.warning("domain %s is not linked: %s", sd_id, e)
+        if not valid or state is None or state.domains.get(sd_id) != ACTIVE:
+            return
+        for name, target in self._targets(state).items():
+            if name in (sd_id, "mastersd"):
+                self._link(f"{self._repository}/{state.pool_id}/{name}", target)
 
 
 def _check_same(before: PoolState, wanted: Wanted) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from msgspec.structs import replace
+
 from vdsm_mp.api.errors_storage import ServerDisconnectFailed
 from vdsm_mp.api.storage_pool import (
     ConnectStoragePool,
@@ -14,8 +16,13 @@ from vdsm_mp.api.storage_pool import (
     DestroyStoragePool,
     DisconnectStoragePool,
     DisconnectStorageServer,
+    DomainInPool,
     GetSpmStatus,
     GetStoragePoolInfo,
+    PoolInfo,
+    PoolReport,
+    ServerStatus,
+    SpmStatus,
     StartSpm,
     StopSpm,
 )
@@ -42,7 +49,7 @@ _PARALLEL = 8
 
 
 @handles(ConnectStorageServer)
-def connect_server(ask: ConnectStorageServer, connections: Connections, domains: Domains) -> list[dict[str, Any]]:
+def connect_server(ask: ConnectStorageServer, connections: Connections, domains: Domains) -> list[ServerStatus]:
     kind = DomainType.of(ask.domain_type)
 
     def one(server: Server) -> None:
@@ -58,7 +65,7 @@ def connect_server(ask: ConnectStorageServer, connections: Connections, domains:
 @handles(DisconnectStorageServer)
 def disconnect_server(
     ask: DisconnectStorageServer, connections: Connections, domains: Domains, monitors: Monitors, locks: Locks
-) -> list[dict[str, Any]]:
+) -> list[ServerStatus]:
     kind = DomainType.of(ask.domain_type)
 
     def one(server: Server) -> None:
@@ -76,17 +83,17 @@ def disconnect_server(
     return _each(ask.connection_params, one)
 
 
-def _each(rows: Sequence[dict[str, Any]], work: Callable[[Server], None]) -> list[dict[str, Any]]:
-    """[{"id", "status"}] for every row, in order; one that fails does not stop the others."""
+def _each(rows: Sequence[dict[str, Any]], work: Callable[[Server], None]) -> list[ServerStatus]:
+    """One status for every row, in order; one that fails does not stop the others."""
 
-    def one(row: dict[str, Any]) -> dict[str, Any]:
+    def one(row: dict[str, Any]) -> ServerStatus:
         server = Server(id=str(row.get("id", "")), connection=str(row.get("connection", ""))[:200])
         try:
             server = Server.of(row)
             work(server)
         except Error as e:
-            return {"id": server.id, "status": status_of(e, server)}
-        return {"id": server.id, "status": 0}
+            return ServerStatus(id=server.id, status=status_of(e, server))
+        return ServerStatus(id=server.id, status=0)
 
     if len(rows) <= 1:
         return [one(row) for row in rows]
@@ -153,40 +160,38 @@ def disconnect(ask: DisconnectStoragePool, pools: Pools, spm: Spm, resources: Re
 
 
 @handles(GetStoragePoolInfo)
-def get_info(ask: GetStoragePoolInfo, pools: Pools, domains: Domains, monitors: Monitors, spm: Spm) -> dict[str, Any]:
+def get_info(ask: GetStoragePoolInfo, pools: Pools, domains: Domains, monitors: Monitors, spm: Spm) -> PoolReport:
     """Complete or an error: an engine forgets a domain that is not in the answer."""
     state = pools.require(ask.pool_id)
-    master = pools.master(state)
-    meta = master.meta
+    meta = pools.master(state).meta
     role = spm.status(ask.pool_id)
-    info = {
-        "domains": ",".join(f"{sd_id}:{status}" for sd_id, status in state.domains.items()),
-        "isoprefix": "",
-        "lver": role["spmLver"],
-        "master_uuid": state.master_sd_id,
-        "master_ver": state.master_version,
-        "name": "No Description" if state.memory else decode_pool(meta.sd_id, meta.pairs).name,
-        "pool_status": "connected",
-        "spm_id": role["spmId"],
-        "type": meta.kind.value,
-        "version": str(meta.version),
-    }
     dominfo = {sd_id: _member(state, sd_id, domains, monitors) for sd_id in state.domains}
-    info["isoprefix"] = next((str(row["isoprefix"]) for row in dominfo.values() if row["isoprefix"]), "")
-    return {"info": info, "dominfo": dominfo}
+    info = PoolInfo(
+        domains=",".join(f"{sd_id}:{status}" for sd_id, status in state.domains.items()),
+        isoprefix=next((row.isoprefix for row in dominfo.values() if row.isoprefix), ""),
+        lver=role.lver,
+        master_uuid=state.master_sd_id,
+        master_ver=state.master_version,
+        name="No Description" if state.memory else decode_pool(meta.sd_id, meta.pairs).name,
+        spm_id=role.spm_id,
+        type=meta.kind.value,
+        version=str(meta.version),
+    )
+    return PoolReport(info=info, dominfo=dominfo)
 
 
-def _member(state: PoolState, sd_id: str, domains: Domains, monitors: Monitors) -> dict[str, object]:
-    """One entry of dominfo, from memory. Sizes and version only when the monitor has seen them."""
-    row: dict[str, object] = {"status": state.domains[sd_id], "alerts": [], "isoprefix": ""}
+def _member(state: PoolState, sd_id: str, domains: Domains, monitors: Monitors) -> DomainInPool:
+    """One entry of dominfo, from memory."""
+    row = DomainInPool(status=state.domains[sd_id], alerts=[], isoprefix="")
     watch = monitors.watch_of(sd_id)
-    if state.domains[sd_id] == ACTIVE and watch is not None and watch.last is not None:
-        last = watch.last
-        if last.total_bytes is not None and last.free_bytes is not None:
-            row.update(disktotal=str(last.total_bytes), diskfree=str(last.free_bytes), version=watch.version)
-        domain = domains.known(sd_id)
-        if domain is not None and domain.meta.cls is DomainClass.ISO:
-            row["isoprefix"] = domain.iso_path
+    if row.status != ACTIVE or watch is None or watch.last is None:
+        return row
+    last = watch.last
+    if last.total_bytes is not None and last.free_bytes is not None:
+        row = replace(row, disktotal=str(last.total_bytes), diskfree=str(last.free_bytes), version=watch.version)
+    domain = domains.known(sd_id)
+    if domain is not None and domain.meta.cls is DomainClass.ISO:
+        row = replace(row, isoprefix=domain.iso_path)
     return row
 
 
@@ -194,7 +199,7 @@ def _member(state: PoolState, sd_id: str, domains: Domains, monitors: Monitors) 
 
 
 @handles(GetSpmStatus)
-def get_spm_status(ask: GetSpmStatus, spm: Spm) -> dict[str, Any]:
+def get_spm_status(ask: GetSpmStatus, spm: Spm) -> SpmStatus:
     return spm.status(ask.pool_id)
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_storage import DomainVersionTooNew, IsSpm, LockNotInspected, NotSpm
 from vdsm_mp.api.ports import Background, Timer
+from vdsm_mp.api.storage_pool import SpmStatus
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_metadata import decode_pool, with_pool_role
@@ -96,11 +97,11 @@ class Spm:
         if self._state is not SpmState.FREE:
             raise IsSpm(pool_id, "this host is SPM")
 
-    def status(self, pool_id: str) -> dict[str, object]:
-        """StoragePool.getSpmStatus: spmStatus, spmLver, spmId (-1: nobody). Raises: PoolNotConnected."""
+    def status(self, pool_id: str) -> SpmStatus:
+        """StoragePool.getSpmStatus. Raises: PoolNotConnected."""
         pool = self._pools.require(pool_id)
         lver, spm_id = self._facts(pool)
-        return {"spmStatus": self._state.value, "spmLver": lver, "spmId": spm_id}
+        return SpmStatus(status=self._state.value, lver=lver, spm_id=spm_id)
 
     def _facts(self, pool: PoolState) -> tuple[int, int]:
         """(lver, host id) of whoever has the role; -1 when nobody, or when it cannot be told."""
