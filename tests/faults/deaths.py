@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one scenario again and again, killed at step 1, 2, 3 … until a run passes untouched; prints what it found.
+"""Runs one scenario on volumes again and again with a fault at step 1, 2, 3 … until a run passes untouched.
 
-    python -m tests.faults.deaths SCENARIO DIRECTORY [STRIDE]
+    python -m tests.faults.deaths SCENARIO DIRECTORY [STRIDE] [FAULT]
 
-A process of its own without threads, since it forks: each run is a session that is killed as a whole, each look
-afterwards is a new worker that takes the SPM role over what the dead one left. Prints one JSON line:
-{"steps": how many, "deaths": how many runs were killed, "outcomes": {outcome: count}, "problems": [text]}.
+FAULT: "kill" (the worker and its I/O children, by SIGKILL), or the name of an errno that the step fails with. A process
+of its own without threads, since it forks: each run is a session, each look afterwards is a new worker that takes the
+SPM role over what the first one left. Prints one JSON line:
+{"steps": how many, "deaths": how many runs were hit, "outcomes": {outcome: count}, "problems": [text]}.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -22,7 +24,9 @@ from pathlib import Path
 
 from tests.faults.steps import Steps
 from tests.support.eventually import eventually
-from tests.support.storage_room import StorageRoom, qemu_check
+from tests.support.storage_room import MIB, StorageRoom, qemu_check, qemu_info
+from vdsm_mp.common.errors import Error
+from vdsm_mp.tasks import registry
 from vdsm_mp.workers import storage  # once, before the many forks
 
 _ = storage
@@ -32,11 +36,12 @@ TEMPLATE_IMAGE, TEMPLATE = (f"{n}0000000-aaaa-4bbb-8ccc-{n}00000000000" for n in
 
 @dataclass(frozen=True)
 class Scenario:
-    """act: returns a task id as soon as the verb answers. after: raises AssertionError unless the state is this one."""
+    """act: returns a task id as soon as the verb answers. done, undone: raise unless the state is this one."""
 
     act: Callable[[StorageRoom], str]
     done: Callable[[StorageRoom], None]
     undone: Callable[[StorageRoom], None]
+    before: Callable[[StorageRoom], None] = lambda house: None
 
 
 def files(house: StorageRoom) -> dict[str, list[str]]:
@@ -88,6 +93,89 @@ def delete(house: StorageRoom) -> str:
     return task_id
 
 
+def with_snapshot(house: StorageRoom) -> None:
+    house.create(IMAGE, LEAF, srcImgUUID=IMAGE, srcVolUUID=BASE)
+
+
+def with_two_snapshots(house: StorageRoom) -> None:
+    with_snapshot(house)
+    house.create(IMAGE, OTHER, srcImgUUID=IMAGE, srcVolUUID=LEAF)
+
+
+def delete_leaf(house: StorageRoom) -> str:
+    params = {"imageID": IMAGE, "storagepoolID": house.pool_id, "storagedomainID": house.sd_id}
+    task_id: str = house.call("Image.deleteVolumes", **params, volumeList=[LEAF])
+    return task_id
+
+
+def leaf_not_deleted(house: StorageRoom) -> None:
+    """There in part or whole: what is left says so, and deleting again ends it."""
+    found = files(house)
+    assert f"{LEAF}.meta" in found[IMAGE], found
+    qemu_check(house.image(IMAGE) / BASE)
+
+
+def copy(house: StorageRoom) -> str:
+    params = {
+        **house.names(IMAGE, BASE),
+        "dstSdUUID": house.sd_id,
+        "dstImgUUID": OTHER,
+        "dstVolUUID": LEAF,
+        "desc": "",
+        "volType": 8,
+        "volFormat": 4,
+        "preallocate": 2,
+        "postZero": False,
+        "force": False,
+    }
+    task_id: str = house.call("Volume.copy", **params)
+    return task_id
+
+
+def extend(house: StorageRoom) -> str:
+    task_id: str = house.call("Volume.extendSize", **house.names(IMAGE, BASE), newSize=str(32 * MIB))
+    return task_id
+
+
+def size_of_base(house: StorageRoom) -> int:
+    """As a VM would see it: preparing corrects what an interruption left behind."""
+    assert files(house) == BEFORE or f"{BASE}.meta.new" in files(house)[IMAGE], files(house)
+    house.call("Image.prepare", **house.names(IMAGE, BASE))
+    house.call("Image.teardown", **house.names(IMAGE, BASE))
+    qemu_check(house.image(IMAGE) / BASE)
+    virtual = int(qemu_info(house.image(IMAGE) / BASE)["virtual-size"])
+    assert virtual <= int(house.info(IMAGE, BASE)["capacity"])
+    return virtual
+
+
+def is_size(size: int) -> Callable[[StorageRoom], None]:
+    def check(house: StorageRoom) -> None:
+        assert size_of_base(house) == size
+
+    return check
+
+
+def finalize(house: StorageRoom) -> str:
+    subchain = {"sd_id": house.sd_id, "img_id": IMAGE, "base_id": BASE, "top_id": LEAF}
+    task_id: str = house.call("StoragePool.finalizeMerge", storagepoolID=house.pool_id, subchainInfo=subchain)
+    return task_id
+
+
+def merged(house: StorageRoom) -> None:
+    assert house.info(IMAGE, LEAF)["status"] == "ILLEGAL"
+    assert house.info(IMAGE, OTHER)["parent"] == BASE
+    assert qemu_info(house.image(IMAGE) / OTHER)["backing-filename"] == BASE
+    house.call("Image.prepare", **house.names(IMAGE, OTHER))
+    house.call("Image.teardown", **house.names(IMAGE, OTHER))
+
+
+def not_merged(house: StorageRoom) -> None:
+    """The disk can be used, whatever step was reached: header and metadata name volumes with the same content."""
+    house.call("Image.prepare", **house.names(IMAGE, OTHER), allowIllegal=True)
+    house.call("Image.teardown", **house.names(IMAGE, OTHER))
+    qemu_check(house.image(IMAGE) / OTHER)
+
+
 SCENARIOS = {
     "create": Scenario(
         lambda house: house.start_create(OTHER, LEAF), created(OTHER, extra={OTHER: both(LEAF)}), as_before
@@ -109,30 +197,42 @@ SCENARIOS = {
         as_before,
     ),
     "delete": Scenario(delete, deleted, as_before),
+    "delete volume": Scenario(delete_leaf, as_before, leaf_not_deleted, with_snapshot),
+    "copy": Scenario(copy, created(OTHER, extra={OTHER: both(LEAF)}), as_before),
+    "extend": Scenario(extend, is_size(32 * MIB), is_size(16 * MIB)),
+    "finalize": Scenario(finalize, merged, not_merged, with_two_snapshots),
 }
 
 
-def make_template(root: Path) -> None:
+def make_template(root: Path, scenario: Scenario) -> None:
     house = StorageRoom(root).make()
     house.create(IMAGE, BASE)
     house.create(TEMPLATE_IMAGE, TEMPLATE)
     meta = house.image(TEMPLATE_IMAGE) / f"{TEMPLATE}.meta"
     meta.write_text(meta.read_text().replace("VOLTYPE=LEAF", "VOLTYPE=SHARED"))
+    scenario.before(house)
     house.stop()
     for name in ("data-center", "run"):  # only what is on storage is handed on
         shutil.rmtree(root / name)
 
 
-def live_and_die(root: Path, scenario: Scenario, die_at: int) -> None:
+def live_and_die(root: Path, scenario: Scenario, at: int, number: int) -> None:
+    """number: 0 = die at the step, else it fails with that errno and the worker goes on."""
+    registry.UNDO_PAUSE_S = 0.01
     steps = Steps()
     house = StorageRoom(root).take_role()
-    steps.arm(die_at)
-    task_id = scenario.act(house)
-    (root / "acknowledged").write_text(task_id)
-    house.ended(task_id)
-    (root / "clearing").touch()
-    house.call("Task.clear", taskID=task_id)
-    steps.disarm()
+    steps.arm(at, number)
+    task_id = None
+    try:
+        task_id = scenario.act(house)
+        (root / "acknowledged").write_text(task_id)
+        house.ended(task_id)
+        (root / "clearing").write_text("")
+        house.call("Task.clear", taskID=task_id)
+    except Error as e:
+        print(f"refused: {e}", file=sys.stderr)
+    if number and steps.disarm() >= at:
+        (root / "hit").touch()
 
 
 def look(root: Path, scenario: Scenario) -> str:
@@ -192,18 +292,21 @@ def in_session(function: Callable[[], None]) -> int:
 def main() -> None:
     scenario, directory = SCENARIOS[sys.argv[1]], Path(sys.argv[2])
     stride = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+    fault = sys.argv[4] if len(sys.argv) > 4 else "kill"
     template, root, report = directory / "template", directory / "run", directory / "outcome"
     template.mkdir()
-    assert in_session(lambda: make_template(template)) == 0
+    assert in_session(lambda: make_template(template, scenario)) == 0
     outcomes: Counter[str] = Counter()
     problems: list[str] = []
-    n, deaths, code = 1, 0, -signal.SIGKILL
-    while code == -signal.SIGKILL:
+    number = 0 if fault == "kill" else getattr(errno, fault)
+    n, deaths, hit = 1, 0, True
+    while hit:
         if root.exists():
             shutil.rmtree(root)
         subprocess.run(["cp", "-a", template, root], check=True)
-        code = in_session(lambda die_at=n: live_and_die(root, scenario, die_at))  # type: ignore[misc]
-        deaths += code == -signal.SIGKILL
+        code = in_session(lambda at=n: live_and_die(root, scenario, at, number))  # type: ignore[misc]
+        hit = (root / "hit").exists() if number else code == -signal.SIGKILL
+        deaths += hit
         report.unlink(missing_ok=True)
         looked = in_session(lambda: report.write_text(look(root, scenario)) and None)
         if code not in (0, -signal.SIGKILL) or looked != 0:

@@ -77,7 +77,10 @@ class Steps:
             running = child.returncode is None
             status = poll(child)
             if running and status is not None:
-                self._step()
+                try:
+                    self._step()
+                except OSError:  # a program's end cannot fail; what follows it can
+                    return status
             return status
 
         return counted

@@ -36,6 +36,9 @@ _log = logging.getLogger("storage.tasks")
 
 #: VDSM's `irs.max_tasks`.
 MAX_TASKS = 500
+#: A step that cannot be undone now may be in a moment: a full disk, a server that restarts.
+UNDO_ATTEMPTS = 3
+UNDO_PAUSE_S = 2.0
 
 #: What a task does. Returns what goes into the result ({"uuid": …} or None).
 Job = Callable[["TaskRun"], Any]
@@ -164,10 +167,13 @@ class Tasks:
             return
         _log.warning("task %s (%s) failed: %s", task_id, record.verb, message)
         self.put(replace(record, code=code, message=message), save=False)
-        self._roll_back(task_id)
+        self._roll_back_safely(task_id)
 
-    def _roll_back(self, task_id: str) -> None:
-        """Run what is left of the recoveries, last pushed first."""
+    def _roll_back(self, task_id: str, attempt: int = 1) -> None:
+        """Run what is left of the recoveries, last pushed first. What fails is tried again a little later.
+
+        Raises: UnknownTask (the role went meanwhile).
+        """
         record = self.record(task_id)
         record = replace(record, state=begin_recovery(record.state))
         self.put(record, save=False)
@@ -177,10 +183,16 @@ class Tasks:
                 record = replace(self.record(task_id), recoveries=record.recoveries[:-1])
                 self.put(record, save=True)
             self.put(record.moved(TaskState.RECOVERED), save=True)
+        except UnknownTask:
+            raise
         except Error as e:
+            if attempt < UNDO_ATTEMPTS and not isinstance(e, RecoveryInvalid) and not self._background.draining:
+                _log.warning("task %s is not rolled back yet (%d): %s", task_id, attempt, e)
+                again = lambda: self._roll_back_safely(task_id, attempt + 1)  # noqa: E731 -- named for what it does
+                self._background.later(UNDO_PAUSE_S * attempt, f"recover {task_id}", again)
+                return
             _log.error("task %s could not be rolled back: %s", task_id, e)
-            record = self.record(task_id)
-            failed = record.moved(TaskState.FAILED)
+            failed = self.record(task_id).moved(TaskState.FAILED)
             if not failed.code:
                 failed = replace(failed, code=e.code, message=str(e))
             self._put_even_unsaved(failed)
@@ -327,9 +339,9 @@ class Tasks:
             self._background.start("after recovery", self.after_recovery)
         return begun
 
-    def _roll_back_safely(self, task_id: str) -> None:
+    def _roll_back_safely(self, task_id: str, attempt: int = 1) -> None:
         try:
-            self._roll_back(task_id)
+            self._roll_back(task_id, attempt)
         except UnknownTask:  # the role went meanwhile
             return
         except Exception as e:
