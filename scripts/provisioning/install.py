@@ -33,6 +33,11 @@ unix_sock_group = "libvirt"
 unix_sock_ro_perms = "0770"
 unix_sock_rw_perms = "0770"
 """
+QEMU_CONF = Path("/etc/libvirt/qemu.conf")
+QEMU_SECTION = """\
+# No udev here: a container or a change of root. There libvirt's private /dev of each guest may lack its terminals.
+namespaces = []
+"""
 #: Where systemd makes the sockets, it is systemd that must know who may use them.
 SOCKET_DROP_IN = "[Socket]\nSocketMode=0660\nSocketGroup=libvirt\n"
 
@@ -167,16 +172,10 @@ def _sudoers() -> None:
 
 
 def _libvirt(notes: list[str]) -> None:
-    """Let group libvirt in without polkit. Only a marked section is ours."""
-    begin, end = "# begin of vdsm-mp\n", "# end of vdsm-mp\n"
-    text = LIBVIRTD_CONF.read_text() if LIBVIRTD_CONF.exists() else ""
-    before, found, rest = text.partition(begin)
-    after = rest.partition(end)[2] if found else ""
-    wanted = before.rstrip("\n") + ("\n" if before else "") + begin + LIBVIRTD_SECTION + end + after
-    if wanted != text:
-        LIBVIRTD_CONF.write_text(wanted)
-        if Path("/run/libvirt/libvirt-sock").exists():
-            notes.append(f"{LIBVIRTD_CONF} has changed: a libvirtd that runs already takes it at its next start")
+    """Let group libvirt in without polkit; let QEMU run where there is no udev."""
+    _section(LIBVIRTD_CONF, LIBVIRTD_SECTION, notes)
+    if not Path("/run/udev/control").exists():
+        _section(QEMU_CONF, QEMU_SECTION, notes)
     if Path("/run/systemd/system").is_dir():
         for unit in ("libvirtd.socket", "libvirtd-ro.socket"):
             drop_in = Path(f"/etc/systemd/system/{unit}.d/vdsm-mp.conf")
@@ -184,3 +183,16 @@ def _libvirt(notes: list[str]) -> None:
                 drop_in.parent.mkdir(parents=True, exist_ok=True)
                 drop_in.write_text(SOCKET_DROP_IN)
         run(["systemctl", "daemon-reload"], why="telling systemd about the sockets")
+
+
+def _section(path: Path, section: str, notes: list[str]) -> None:
+    """Write our marked section into a file that is otherwise the administrator's."""
+    begin, end = "# begin of vdsm-mp\n", "# end of vdsm-mp\n"
+    text = path.read_text() if path.exists() else ""
+    before, found, rest = text.partition(begin)
+    after = rest.partition(end)[2] if found else ""
+    wanted = before.rstrip("\n") + ("\n" if before else "") + begin + section + end + after
+    if wanted != text:
+        path.write_text(wanted)
+        if Path("/run/libvirt/libvirt-sock").exists():
+            notes.append(f"{path} has changed: a libvirtd that runs already takes it at its next start")
