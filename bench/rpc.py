@@ -98,7 +98,7 @@ async def serve_door(listener: socket.socket, files: Files, run_dir: Path) -> No
         Policy((QUEUE,), ServerTls(files)),
         gate=gate,
         authorisation=Authorisation(),
-        router=Router(bus, gate, builtin.ANSWERS, worker_back_s=0.9),
+        router=Router(bus, gate, builtin.ANSWERS, Limits()),
         broker=Broker("jms.queue.events"),
         limits=Limits(),
     )

@@ -14,7 +14,9 @@ from tests.support.certificates import make_authority
 from tests.support.door import Door, always, open_door
 from tests.support.eventually import eventually
 from tests.support.wirepeers import EngineReader, Records, was_closed, was_reset
+from vdsm_mp.api.catalogue import VERBS
 from vdsm_mp.api.events import HostConnectivityChanged
+from vdsm_mp.api.verb import Lane
 from vdsm_mp.clientif.limits import Limits
 from vdsm_mp.wire import stomp
 from vdsm_mp.wire.client import ConnectionLost
@@ -288,3 +290,21 @@ def test_a_frame_of_the_largest_size_goes_through(files: Files) -> None:
         assert client.call_raw("Host.getStats", params, timeout_s=30) == b"%d" % size
         with pytest.raises(ConnectionLost):
             client.call_raw("Host.getStats", b'{"x":"%b"}' % (b"y" * stomp.MAX_FRAME), timeout_s=30)
+
+
+def test_calls_that_hang_in_one_worker_hold_up_nobody_else_and_destroy_gets_through(files: Files) -> None:
+    async def hangs(_params: bytes) -> bytes:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    answers = {"VM.setBalloonTarget": hangs, "VM.destroy": always(True), "Host.getStats": always({})}
+    assert VERBS["VM.destroy"].lane is Lane.URGENT and not VERBS["VM.setBalloonTarget"].planned
+    limits = Limits(calls_per_worker=4, turn_s=0.5)
+    with open_door(files, limits=limits, answers=answers) as door, EngineReader(door.address, files) as engine:
+        stuck = [engine.ask("VM.setBalloonTarget") for _ in range(6)]
+        eventually(lambda: vital(door, "calls_waiting") == 2)
+        for verb in ("Host.ping2", "Host.getStats", "VM.destroy"):
+            assert "result" in engine.call(verb)
+        refused = [engine.message() for _ in range(2)]
+        assert {answer["id"] for answer in refused} == set(stuck[4:])
+        assert {answer["error"]["message"] for answer in refused} == {"the virt worker is busy; try again later"}

@@ -146,7 +146,7 @@ def open_door(
         Policy(QUEUES, tls, verify_names),
         gate=gate,
         authorisation=Authorisation(engine_names),
-        router=Router(bus, gate, builtin.ANSWERS, worker_back_s=limits.worker_back_s),
+        router=Router(bus, gate, builtin.ANSWERS, limits),
         broker=broker,
         limits=limits,
     )

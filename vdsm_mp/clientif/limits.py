@@ -21,8 +21,12 @@ class Limits:
     handshake_s: float = 10.0
     detect_s: float = 10.0
     # Beyond these the connection is not read until answers have gone out: back-pressure, not errors.
-    calls_per_connection: int = 256
-    calls: int = 1024
+    # Enough that one stuck worker cannot keep a connection from being read.
+    calls_per_connection: int = 512
+    calls: int = 2048
+    # With one worker at once, which is less than the bus would refuse; the rest wait their turn so long.
+    calls_per_worker: int = 192
+    turn_s: float = 10.0
     unread_soft_bytes: int = 1 * MIB
     # Beyond these the client does not read at all and is dropped. One larger frame alone may always be sent.
     unread_hard_bytes: int = 16 * MIB

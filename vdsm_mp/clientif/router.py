@@ -11,8 +11,10 @@ from typing import NamedTuple, Protocol
 
 from vdsm_mp.api.catalogue import VERBS
 from vdsm_mp.api.errors import NotSupported, StillStarting, UnknownVerb
-from vdsm_mp.api.verb import VerbSpec
+from vdsm_mp.api.verb import Lane, VerbSpec
 from vdsm_mp.clientif.gate import Gate
+from vdsm_mp.clientif.limits import Limits
+from vdsm_mp.clientif.turns import Turns
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error, Internal
 from vdsm_mp.wire import jsonrpc
@@ -21,6 +23,8 @@ logger = log.named(__name__)
 
 #: A call that takes longer is worth a line whatever it was.
 _SLOW_S = 1.0
+#: The ways out of what is stuck, and what is answered from memory.
+_NEVER_WAITS = (Lane.URGENT, Lane.LOOP)
 
 
 class Bus(Protocol):
@@ -41,14 +45,20 @@ class Caller(NamedTuple):
 class Router:
     """built_in: verbs that the door answers from memory, with their encoded results."""
 
-    def __init__(self, bus: Bus, gate: Gate, built_in: Mapping[str, bytes], *, worker_back_s: float) -> None:
+    def __init__(self, bus: Bus, gate: Gate, built_in: Mapping[str, bytes], limits: Limits) -> None:
         self.bus = bus
         self._gate = gate
         self._built_in = dict(built_in)
-        self._worker_back_s = worker_back_s
+        self._limits = limits
+        self._turns: dict[str, Turns] = {}
         #: Since start, for `status`.
         self.served = 0
         self.failed = 0
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a place with their worker."""
+        return sum(turns.waiting for turns in self._turns.values())
 
     def at_once(self, request: jsonrpc.Request, caller: Caller) -> bytes | VerbSpec:
         """The reply, when nobody else needs to be asked; else the verb to forward."""
@@ -88,15 +98,27 @@ class Router:
 
     async def _ask(self, spec: VerbSpec, params: bytes, caller: Caller, flow_id: str, started: float) -> bytes:
         gate, owner = self._gate, spec.owner
-        if not gate.is_up(owner) and not await gate.comes_back(owner, self._worker_back_s):
+        if not gate.is_up(owner) and not await gate.comes_back(owner, self._limits.worker_back_s):
             raise StillStarting
+        if spec.lane in _NEVER_WAITS:
+            return await self._ask_now(spec, params, caller, flow_id, started)
+        turns = self._turns.get(owner)
+        if turns is None:
+            turns = self._turns[owner] = Turns(owner, self._limits.calls_per_worker)
+        await turns.take(caller, min(self._limits.turn_s, spec.deadline_s))
+        try:
+            return await self._ask_now(spec, params, caller, flow_id, started)
+        finally:
+            turns.give()
+
+    async def _ask_now(self, spec: VerbSpec, params: bytes, caller: Caller, flow_id: str, started: float) -> bytes:
         for last in (False, True):
             left_s = spec.deadline_s - (time.monotonic() - started)
             try:
                 return await self.bus.call_raw(spec.name, params, deadline_s=left_s, flow_id=flow_id, peer=caller.name)
             except StillStarting:
                 # It surely has not run, so asking its next incarnation is harmless.
-                if last or not await gate.comes_back(owner, min(self._worker_back_s, left_s)):
+                if last or not await self._gate.comes_back(spec.owner, min(self._limits.worker_back_s, left_s)):
                     raise
         raise AssertionError("unreachable")
 

@@ -297,6 +297,7 @@ class Server:
             "connections": self.connections,
             "engines": sum(session.is_engine for session in sessions),
             "calls_in_flight": 0 if self._quota is None else self._quota.calls,
+            "calls_waiting": self._router.waiting,
             "waiting_sessions": 0 if self._quota is None else self._quota.waiting,
             "unread_bytes": sum(session.stream.unread_bytes for session in sessions),
             "served": self._router.served,

@@ -30,7 +30,7 @@ def build(config: Config, ports: Ports) -> Room:
     gate = Gate({spec.owner for spec in VERBS.values()} - {ports.worker})
     # The door alone uses the bus below the port: it lives on the loop and must not open what it carries.
     bus = cast(Bus, ports.call.bus)  # type: ignore[attr-defined]
-    router = Router(bus, gate, builtin.ANSWERS, worker_back_s=limits.worker_back_s)
+    router = Router(bus, gate, builtin.ANSWERS, limits)
     broker = Broker(config.addresses.event_queue)
     server = Server(
         ports.inherited["public"],
