@@ -117,7 +117,9 @@ def _network(state: State, network: Network, top: Link) -> dict[str, Any]:
         "southbound": network.lower,
         "nameservers": list(network.nameservers),
         "hostQos": network.host_qos,
-        "bootproto4": "none",
+        "bootproto4": "dhcp" if network.dhcp4 else "none",
+        "dhcpv4": network.dhcp4,
+        "ipv6autoconf": network.autoconf6,
     }
     if network.bridged:
         found |= {"ports": state.ports(top.name), "stp": "on" if network.stp else "off"}

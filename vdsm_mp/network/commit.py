@@ -26,7 +26,8 @@ logger = log.named(__name__)
 #: What the engine waits when it does not say.
 CONFIRM_S = 120.0
 _CONFIRM_MOST_S = 600.0
-_STEP_S = 20.0
+#: dhclient may wait for an answer.
+_STEP_S = 60.0
 _TURN_S = 5.0
 _LOOK_S = 0.2
 
@@ -57,6 +58,7 @@ class Networks:
         running = self._store.running()
         if running is not None:
             self._config = running
+            self._keep_dhcp()
             return
         safe = self._store.safe()
         if safe is not None and (safe.networks or safe.bonds):
@@ -123,6 +125,15 @@ class Networks:
         self._config = safe
         self._store.keep_running(safe)
         self._store.drop_journal()
+
+    def _keep_dhcp(self) -> None:
+        """Clients outlive us; start those that did not live on. Harmless for the others."""
+        for network in self._config.networks.values():
+            if network.dhcp4:
+                try:
+                    self._do(("dhcp-start", {"name": network.top, "routes": network.default_route}))
+                except Error as error:
+                    logger.error("network %s has no DHCP client: %s", network.name, error)
 
     def _do(self, operation: Operation) -> None:
         name, params = operation

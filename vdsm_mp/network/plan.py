@@ -33,6 +33,8 @@ def plan(state: State, old: Config, new: Config) -> list[Step]:
         _bond(draft, bond, rebuild=bond.name in old.bonds and old.bonds[bond.name].options != bond.options)
     for network in new.networks.values():
         _network(draft, network, new)
+        if network.dhcp4 and not _keeps_dhcp(old.networks.get(network.name), network):
+            draft.dhcp(network, start=True)
     return draft.steps
 
 
@@ -88,6 +90,9 @@ def _check_bridge(state: State, net: Network, old: Config) -> None:
 
 def _take_down(draft: "_Draft", old: Config, new: Config) -> None:
     for was in old.networks.values():
+        if was.dhcp4 and not _keeps_dhcp(was, new.networks.get(was.name)):
+            draft.dhcp(was, start=False)
+    for was in old.networks.values():
         will = new.networks.get(was.name)
         if was.bridged and (will is None or not will.bridged):
             _drop_bridge(draft, was)
@@ -103,6 +108,12 @@ def _take_down(draft: "_Draft", old: Config, new: Config) -> None:
         if name not in new.bonds and name in draft.links:
             _free_ports(draft, name, bond.nics)
             draft.remove(name)
+
+
+def _keeps_dhcp(was: Network | None, will: Network | None) -> bool:
+    if was is None or will is None or not (was.dhcp4 and will.dhcp4):
+        return False
+    return (was.top, was.lower, was.default_route) == (will.top, will.lower, will.default_route)
 
 
 def _drop_bridge(draft: "_Draft", was: Network) -> None:
@@ -167,7 +178,13 @@ def _network(draft: "_Draft", net: Network, new: Config) -> None:
         if net.mtu is not None:
             draft.mtu(net.name, net.mtu)
         draft.switch(net.name, up=True)
-    draft.set_addresses(net.top, tuple(a for a in (net.address, net.address6) if a), gateways)
+    draft.set_addresses(net.top, (*_kept(draft, net), *(a for a in (net.address, net.address6) if a)), gateways)
+
+
+def _kept(draft: "_Draft", net: Network) -> list[str]:
+    """Addresses that others look after: a DHCP client, the kernel's autoconfiguration."""
+    families = {"4" * net.dhcp4, "6" * net.autoconf6}
+    return [address for address in draft.links[net.top].addresses if _family(address) in families]
 
 
 def _family_kept(net: Network, family: str) -> bool:
@@ -257,6 +274,14 @@ class _Draft:
             return
         self._step(("mtu-set", {"name": name, "mtu": mtu}), ("mtu-set", {"name": name, "mtu": link.mtu}))
         self.links[name] = replace(link, mtu=mtu)
+
+    def dhcp(self, net: Network, *, start: bool) -> None:
+        begin: Operation = ("dhcp-start", {"name": net.top, "routes": net.default_route, "wait": net.dhcp_wait})
+        end: Operation = ("dhcp-stop", {"name": net.top})
+        if start:
+            self._step(begin, end)
+        else:
+            self._step(end, begin)
 
     def stp(self, name: str, enabled: bool) -> None:
         undo: Operation = ("stp-set", {"name": name, "enabled": not enabled})

@@ -26,7 +26,10 @@ _KNOWN = frozenset(
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
-    """A network as it is kept on disk. base: NIC or bond, "" for a bridge without uplink. address: "a.b.c.d/len"."""
+    """A network as it is kept on disk. base: NIC or bond, "" for a bridge without uplink.
+
+    address: "a.b.c.d/len". dhcp_wait: the change is over only when there is an address.
+    """
 
     name: str
     base: str = ""
@@ -34,6 +37,9 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     bridged: bool = True
     mtu: int | None = None
     stp: bool = False
+    dhcp4: bool = False
+    dhcp_wait: bool = False
+    autoconf6: bool = False
     address: str = ""
     gateway: str = ""
     address6: str = ""
@@ -107,8 +113,11 @@ def network(name: str, given: Mapping[str, Any]) -> Network:
         raise BadNetworkParameters(f"{name}: both a NIC and a bond")
     if given.get("switch", "legacy") != "legacy":
         raise BadNetworkParameters(f"{name}: switch type {given['switch']!r} is not supported here")
-    if given.get("bootproto") == "dhcp" or _true(given.get("dhcpv6", False)) or _true(given.get("ipv6autoconf", False)):
-        raise BadAddress(name, "only static addresses are supported here")
+    dhcp4 = given.get("bootproto") == "dhcp" or _true(given.get("dhcpv4", False))
+    if dhcp4 and (given.get("ipaddr") or given.get("gateway")):
+        raise BadAddress(name, "both a static address and DHCP")
+    if _true(given.get("dhcpv6", False)):
+        raise BadAddress(name, "DHCPv6 is not supported here")
     base = str(given.get("nic") or given.get("bonding") or "")
     if not base and (not bridged or given.get("vlan") not in (None, "")):
         raise BadNetworkParameters(f"{name}: neither a NIC nor a bond")
@@ -119,6 +128,9 @@ def network(name: str, given: Mapping[str, Any]) -> Network:
         bridged=bridged,
         mtu=_mtu(name, given.get("mtu")),
         stp=_true(given.get("stp", given.get("STP", False))),
+        dhcp4=dhcp4,
+        dhcp_wait=_true(given.get("blockingdhcp", False)),
+        autoconf6=_true(given.get("ipv6autoconf", False)),
         address=_address(name, given),
         gateway=_gateway(name, given.get("gateway"), 4),
         address6=_address6(name, given.get("ipv6addr")),

@@ -15,6 +15,9 @@ from vdsm_mp.priv.child import OperationFailed, Refused
 from vdsm_mp.priv.context import Context
 
 _IP = "/usr/sbin/ip"
+_DHCLIENT = "/usr/sbin/dhclient"
+#: What is asked of a DHCP server for a device that must not have the default route.
+_NO_ROUTES = "subnet-mask,broadcast-address,interface-mtu"
 _REMOVABLE = frozenset({"bridge", "bond", "vlan"})
 _BOND_OPTIONS: Mapping[str, str] = {
     "mode": r"[0-6]|balance-rr|active-backup|balance-xor|broadcast|802\.3ad|balance-tlb|balance-alb",
@@ -137,6 +140,39 @@ def _stp_set(context: Context, p: Mapping[str, Any]) -> None:
     _ip(context, "link", "set", "dev", _plain(p["name"]), "type", "bridge", "stp_state", state)
 
 
+def _dhclient(name: str, *words: str) -> list[str]:
+    """Pid and lease files where Debian's AppArmor profile lets dhclient write."""
+    if not Path(_DHCLIENT).exists():
+        raise OperationFailed("dhclient (package isc-dhcp-client) is not installed")
+    own = f"dhclient-vdsm-{_plain(name)}"
+    return [_DHCLIENT, "-4", *words, "-pf", f"/run/{own}.pid", "-lf", f"/var/lib/dhcp/{own}.leases", name]
+
+
+def _dhcp_pid(name: str) -> int | None:
+    """The client of a device, if it still is one."""
+    try:
+        pid = int(Path(f"/run/dhclient-vdsm-{name}.pid").read_text(encoding="ascii"))
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if words[0].endswith(b"dhclient") and name.encode() in words else None
+
+
+def _dhcp_start(context: Context, p: Mapping[str, Any]) -> None:
+    if _dhcp_pid(_plain(p["name"])) is not None:
+        return
+    # It leaves our session and outlives us on purpose: the address has to be renewed whoever restarts.
+    words = ["-1"] if p.get("wait") else ["-nw"]
+    if not p.get("routes"):
+        words += ["-R", _NO_ROUTES]
+    context.children.run(_dhclient(p["name"], *words), context.deadline_mono)
+
+
+def _dhcp_stop(context: Context, p: Mapping[str, Any]) -> None:
+    if _dhcp_pid(_plain(p["name"])) is not None:
+        context.children.run(_dhclient(p["name"], "-r"), context.deadline_mono)
+
+
 HANDLERS: Mapping[str, Callable[[Context, Mapping[str, Any]], None]] = {
     "bridge-create": _bridge_create,
     "bond-create": _bond_create,
@@ -154,4 +190,6 @@ HANDLERS: Mapping[str, Callable[[Context, Mapping[str, Any]], None]] = {
     "stp-set": _stp_set,
     "route-set": _route("replace"),
     "route-remove": _route("del"),
+    "dhcp-start": _dhcp_start,
+    "dhcp-stop": _dhcp_stop,
 }

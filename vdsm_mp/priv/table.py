@@ -168,6 +168,14 @@ _ROWS = (
         "route-set", "network", {"name": LINK, "gateway": IP, "table": TABLE}, "Replace the default route of a table."
     ),
     Operation("route-remove", "network", {"name": LINK, "gateway": IP, "table": TABLE}, "Remove a default route."),
+    Operation(
+        "dhcp-start",
+        "network",
+        {"name": LINK, "routes": Flag(optional=True), "wait": Flag(optional=True)},
+        "Have a device's IPv4 address kept by dhclient; idempotent. routes: the default route too. wait: until it is.",
+        deadline_s=60,
+    ),
+    Operation("dhcp-stop", "network", {"name": LINK}, "End that dhclient and give the address back; idempotent."),
     Operation("hardware-info", "virt", {}, "The machine's DMI identity, which only root may read in full."),
     Operation(
         "ksm-tune",

@@ -26,17 +26,25 @@ class Kernel:
 
     def __init__(self, *links: Link, gateways: dict[str, dict[str, str]] | None = None) -> None:
         self.links = {link.name: link for link in links}
+        self.dhcp: set[str] = set()
         self.gateways = {device: dict(found) for device, found in (gateways or {}).items()}
 
     def state(self) -> State:
         return State(dict(self.links), {d: dict(g) for d, g in self.gateways.items()})
+
+    def dhcp_start(self, name: str, routes: bool = False, wait: bool = False) -> None:
+        assert self.links[name].up
+        self.dhcp.add(name)
+
+    def dhcp_stop(self, name: str) -> None:
+        self.dhcp.discard(name)
 
     def seen(self) -> tuple[Any, ...]:
         """What counts as the same: without options, which a recreated device has by other names."""
         links = {
             n: replace(link, options={}, addresses=tuple(sorted(link.addresses))) for n, link in self.links.items()
         }
-        return links, {d: g for d, g in self.gateways.items() if g}
+        return links, {d: g for d, g in self.gateways.items() if g}, set(self.dhcp)
 
     def do(self, operation: Operation) -> None:
         name, p = operation
@@ -61,6 +69,7 @@ class Kernel:
         assert self.links.pop(name).kind in ("bridge", "bond", "vlan")
         self.gateways.pop(name, None)
         assert not [link for link in self.links.values() if name in (link.master, link.base)]
+        assert name not in self.dhcp, "a client would be left behind"
 
     def port_attach(self, port: str, to: str) -> None:
         assert self.links[to].kind in ("bridge", "bond")
@@ -123,6 +132,7 @@ class Host:
 
     def _and_back(self, steps: list[Step], before: tuple[Any, ...]) -> None:
         trial = Kernel(*self.kernel.links.values(), gateways=self.kernel.gateways)
+        trial.dhcp = set(self.kernel.dhcp)
         undo: list[Operation] = []
         for step in steps:
             undo = [*step.undo, *undo]
@@ -248,6 +258,23 @@ def test_an_address_changes_on_its_own() -> None:
     assert host.kernel.gateways["ovirtmgmt"] == {"4": "192.0.2.1"}
 
 
+def test_a_dhcp_client_goes_with_its_device_and_its_address_is_left_to_it() -> None:
+    host = managed_host()
+    dhcp = {"nic": "eth0", "bootproto": "dhcp", "defaultRoute": True}
+    host.set({"ovirtmgmt": dhcp})
+    assert host.kernel.dhcp == {"ovirtmgmt"}
+    host.kernel.address_add("ovirtmgmt", "192.0.2.77/24")
+    assert host.set({"ovirtmgmt": {**dhcp, "mtu": 1500}}) == []
+    host.set({"ovirtmgmt": {**dhcp, "nic": "eth1"}})
+    assert host.kernel.dhcp == {"ovirtmgmt"}
+    host.set({"ovirtmgmt": MANAGEMENT})
+    assert host.kernel.dhcp == set()
+    assert host.kernel.links["ovirtmgmt"].addresses == ("192.0.2.2/24",)
+    host.set({"ovirtmgmt": dhcp})
+    host.set({"ovirtmgmt": {"remove": True}})
+    assert host.kernel.dhcp == set()
+
+
 @pytest.mark.parametrize(
     ("networks", "bonds", "error"),
     [
@@ -262,7 +289,8 @@ def test_an_address_changes_on_its_own() -> None:
         ({"red": {"nic": "eth1", "ipaddr": "1.2.3.400", "netmask": "24"}}, {}, BadAddress),
         ({"red": {"nic": "eth1", "ipv6addr": "1.2.3.4/24"}}, {}, BadAddress),
         ({"red": {"nic": "eth1", "gateway": "::1"}}, {}, BadAddress),
-        ({"red": {"nic": "eth1", "bootproto": "dhcp"}}, {}, BadAddress),
+        ({"red": {"nic": "eth1", "bootproto": "dhcp", "ipaddr": "10.0.0.1", "netmask": "24"}}, {}, BadAddress),
+        ({"red": {"nic": "eth1", "dhcpv6": True}}, {}, BadAddress),
         ({"red": {"nic": "eth1", "mtu": 10}}, {}, BadNetworkParameters),
         ({"red": {"nic": "eth1", "bonding": "bond0"}}, {}, BadNetworkParameters),
         ({"red": {"nic": "eth1", "colour": "red"}}, {}, BadNetworkParameters),
