@@ -113,7 +113,7 @@ def get_volumes(volumes: Volumes, ask: GetImageVolumes) -> list[str]:
 
 def _prepare(volumes: Volumes, ask: PrepareImage | PrepareDrive) -> PreparedImage:
     domain = volumes.of_host(ask.pool_id, ask.sd_id)
-    with volumes.using(f"prepareImage {ask.image_id}", domain, ask.image_id):
+    with volumes.preparing(domain, ask.image_id):
         return prepare(domain, volumes.links, ask.image_id, ask.volume_id, allow_illegal=bool(ask.allow_illegal))
 
 

@@ -72,6 +72,17 @@ class Volumes:
             yield
 
     @contextmanager
+    def preparing(self, domain: FileDomain, image_id: str) -> Iterator[None]:
+        """Hold an image shared, but prepare it one at a time: that may correct its metadata. Raises: ClaimTimedOut."""
+        with self.resources.claim(
+            f"prepareImage {image_id}",
+            shared=(("domain", domain.sd_id), ("image", domain.sd_id, image_id)),
+            exclusive=(("prepare", domain.sd_id, image_id),),
+            within_s=60,
+        ):
+            yield
+
+    @contextmanager
     def copying(self, holder: str, source: tuple[FileDomain, str], target: tuple[FileDomain, str]) -> Iterator[None]:
         """Hold one image shared and another exclusively; (domain, image id) each. Raises: ClaimTimedOut."""
         shared = (

@@ -74,8 +74,10 @@ class TaskRun:
 
 
 class Tasks:
-    def __init__(self, background: Background, undo: Undo) -> None:
+    def __init__(self, background: Background, undo: Undo, long_work: Background | None = None) -> None:
+        """long_work: where SPM tasks run; the rest (taking the role, undoing) never waits behind them."""
         self._background = background
+        self._long_work = long_work or background
         self._undo = undo
         self._lock = threading.Lock()
         self._records: dict[str, TaskRecord] = {}
@@ -118,7 +120,8 @@ class Tasks:
             self._running[task.id] = progress
         try:
             self.put(task, save=True)
-            self._background.start(f"{verb} {task.id}", lambda: self._run(task.id, job, progress), key=key)
+            where = self._long_work if spm else self._background
+            where.start(f"{verb} {task.id}", lambda: self._run(task.id, job, progress), key=key)
         except Error:
             self._forget(task)
             raise

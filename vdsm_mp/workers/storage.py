@@ -55,6 +55,7 @@ from vdsm_mp.storage.volume_access import Volumes
 from vdsm_mp.storage.volume_undo import Undoing
 from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.tasks.registry import Tasks
+from vdsm_mp.tasks.slots import Slots
 from vdsm_mp.workers.base import Room
 
 _log = logging.getLogger("storage")
@@ -82,7 +83,8 @@ def build(config: Config, ports: Ports) -> Room:
     pools = Pools(config.irs.repository, f"{config.vdsm_mp.run_dir}/storage-pool.json", domains, monitors)
     members = Members(domains, locks, pools)
     resources = Resources()
-    tasks = Tasks(ports.background, Undoing(domains, resources))
+    long_work = Slots(ports.background)
+    tasks = Tasks(ports.background, Undoing(domains, resources), long_work)
     upgrades = Upgrades(domains, locks, monitors, resources, ports.background)
     spm = Spm(pools, locks, tasks, upgrades, ports.background, _panic)
     masters = MasterMoves(domains, locks, pools, tasks, ports.background, lambda: spm.state is SpmState.SPM)
@@ -98,7 +100,7 @@ def build(config: Config, ports: Ports) -> Room:
         links=RunLinks(config.vdsm_mp.vdsm_run_dir),
     )
     tasks.after_recovery = volumes.sweep
-    jobs = Jobs(ports.background, ports.publish, "storage")
+    jobs = Jobs(long_work, ports.publish, "storage")
     return Room(
         state=(
             connections,
@@ -142,7 +144,7 @@ def build(config: Config, ports: Ports) -> Room:
         before_ready=(pools.restore,),
         on_note={"stop-spm": lambda: spm.stop_now("the master was asked to stop it")},
         on_drain=(lambda: spm.stop_now("the worker is stopping"), monitors.close, domains.drop_all),
-        vitals=lambda: {"tasks": tasks.vitals(), "spm": spm.state.value},
+        vitals=lambda: {"tasks": tasks.vitals(), "work": long_work.vitals(), "spm": spm.state.value},
     )
 
 
