@@ -184,7 +184,7 @@ def _begin(
     """Frozen for the moment of the start; without an agent the backup is as after a power cut, if that is allowed."""
     frozen = False
     try:
-        guestfs.freeze(backups.devices.connection, vm_id)
+        guestfs.freeze(backups.devices, vm_id)
         frozen = True
     except Error as error:
         if consistent:
@@ -199,7 +199,7 @@ def _begin(
             )
     finally:
         if frozen:
-            guestfs.thaw(backups.devices.connection, vm_id)
+            guestfs.thaw(backups.devices, vm_id)
 
 
 def _end(backups: Backups, vm_id: str, dom: Any, backup_id: str) -> None:

@@ -3,13 +3,14 @@
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import libvirt
 
 from vdsm_mp.common import xml
 from vdsm_mp.common.errors import Error
+from vdsm_mp.virt.agent import Turns
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives
@@ -30,6 +31,7 @@ class Devices:
     keeper: Keeper
     drives: Drives
     policy: Policy
+    turns: Turns = field(default_factory=Turns)
 
     def live(self, vm_id: str) -> tuple[Any, ET.Element]:
         """(virDomain, its live XML)."""

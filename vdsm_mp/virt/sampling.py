@@ -18,6 +18,7 @@ from vdsm_mp.api.ports import Background
 from vdsm_mp.api.verb import handles
 from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
+from vdsm_mp.virt.agent import Agents
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.externaldata import ExternalData
 from vdsm_mp.virt.livemerge import Merges
@@ -147,11 +148,13 @@ class Sampler:
 
 
 @handles(SampleVms)
-def sample_vms(sampler: Sampler, external: ExternalData, merges: Merges, ask: SampleVms) -> None:
+def sample_vms(sampler: Sampler, external: ExternalData, merges: Merges, agents: Agents, ask: SampleVms) -> None:
     """One beat of a kind; kinds that need no beat, because events tell all, are accepted."""
     if ask.kind == "bulk":
         sampler.beat()
     elif ask.kind == "jobs":
         merges.beat()
+    elif ask.kind == "agent":
+        agents.beat()
     elif ask.kind == "external_data":
         external.beat()

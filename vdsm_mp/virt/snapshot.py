@@ -114,7 +114,7 @@ def _take(devices: Devices, vm_id: str, prepared: Mapping[str, PreparedDrive], *
     if not frozen:
         began = clock.mono_s()
         try:
-            guestfs.freeze(devices.connection, vm_id)
+            guestfs.freeze(devices, vm_id)
             ours = True
         except Error as error:
             logger.info("vm=%s its file systems are not frozen for the snapshot: %s", vm_id, error)
@@ -131,7 +131,7 @@ def _take(devices: Devices, vm_id: str, prepared: Mapping[str, PreparedDrive], *
 def _thaw(devices: Devices, vm_id: str, ours: bool) -> None:
     if ours:
         try:
-            guestfs.thaw(devices.connection, vm_id)
+            guestfs.thaw(devices, vm_id)
         except Error as error:
             logger.warning("vm=%s its file systems may be frozen still: %s", vm_id, error)
 

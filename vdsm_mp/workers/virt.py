@@ -32,6 +32,7 @@ from vdsm_mp.virt import (
     stats,
     tuning,
 )
+from vdsm_mp.virt.agent import Agents
 from vdsm_mp.virt.backup import Backups
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.devices import Devices
@@ -76,6 +77,7 @@ def build(config: Config, ports: Ports) -> Room:
     )
     powers = Power(connection, vms, keeper, ports.background, config.vars)
     devices = Devices(connection, vms, keeper, drives, policy)
+    agents = Agents(connection, vms, devices.turns, ports.background)
     external = ExternalData(vms, ports.root)
     resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
     removals = Removals()
@@ -123,6 +125,7 @@ def build(config: Config, ports: Ports) -> Room:
             powers,
             devices,
             external,
+            agents,
             facts,
             plugger,
             jobs,

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest agent, polled: who is logged in, what addresses it has, which system it runs.
+
+Everything it says is untrusted and bounded. An agent that is silent costs one thread for a second and is then left
+alone for a minute; at most a few are asked at the same time, and never one twice.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import libvirt
+
+from vdsm_mp.api.errors_virt import NoGuestAgent
+from vdsm_mp.api.ports import Background
+from vdsm_mp.common import clock, log
+from vdsm_mp.common.errors import Error
+from vdsm_mp.virt.agent_info import merged, network, telling
+from vdsm_mp.virt.connection import Connection, translated
+from vdsm_mp.virt.launch import Launches
+from vdsm_mp.virt.machine import VmStatus
+from vdsm_mp.virt.records import VmRecord
+from vdsm_mp.virt.registry import Vms
+
+logger = log.named(__name__)
+
+_AT_ONCE = 4
+_ANSWER_S = 1
+_LEAVE_ALONE_S = 60.0
+#: After its start a guest gets its addresses soon; until then its network is asked for in every round.
+_YOUNG_S = 120.0
+
+#: (what guestInfo is asked for, seconds between two times)
+_PERIODS: tuple[tuple[int, float], ...] = (
+    (libvirt.VIR_DOMAIN_GUEST_INFO_USERS, 10.0),
+    (libvirt.VIR_DOMAIN_GUEST_INFO_OS, 120.0),
+    (libvirt.VIR_DOMAIN_GUEST_INFO_HOSTNAME, 120.0),
+    (libvirt.VIR_DOMAIN_GUEST_INFO_TIMEZONE, 120.0),
+    (libvirt.VIR_DOMAIN_GUEST_INFO_FILESYSTEM, 300.0),
+    (libvirt.VIR_DOMAIN_GUEST_INFO_DISKS, 300.0),
+)
+_NETWORK_S = 120.0
+
+
+class Turns:
+    """One talk with an agent at a time: its time limit is a property of the VM, not of the call."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, threading.Lock] = {}
+
+    @contextmanager
+    def turn(self, connection: Connection, vm_id: str, answer_s: int, *, wait_s: float = 10.0) -> Iterator[Any]:
+        """The domain, with its agent's time limit set. Raises: NoGuestAgent when it is talked to for too long."""
+        lock = self._locks.setdefault(vm_id, threading.Lock())
+        if not lock.acquire(timeout=wait_s):
+            raise NoGuestAgent("it is busy with another request")
+        try:
+            dom = connection.domain(vm_id)
+            with translated(vm_id):
+                dom.agentSetResponseTimeout(answer_s, 0)
+            yield dom
+        finally:
+            lock.release()
+
+    def forget(self, known: Iterable[str]) -> None:
+        """Drop what belongs to VMs that are gone."""
+        alive = set(known)
+        self._locks = {vm_id: lock for vm_id, lock in self._locks.items() if vm_id in alive or lock.locked()}
+
+
+@dataclass(slots=True)
+class _Due:
+    """When each question is due again, by the monotonic clock."""
+
+    at: dict[int, float]
+    network_at: float = 0.0
+    alone_until: float = 0.0
+
+
+class Agents:
+    """The poller."""
+
+    def __init__(self, connection: Connection, vms: Vms, turns: Turns, background: Background) -> None:
+        self._connection = connection
+        self._vms = vms
+        self._turns = turns
+        self._launches = Launches(background, at_once=_AT_ONCE)
+        self._due: dict[str, _Due] = {}
+        self._asked: set[str] = set()
+        self._lock = threading.Lock()
+
+    def beat(self) -> None:
+        """Start a round; VMs that are still being asked are left out of it."""
+        now = clock.mono_s()
+        records = [r for r in self._vms.all() if r.life.status is VmStatus.UP and r.devices.agent_connected]
+        with self._lock:
+            # One that was away begins anew: whatever was wrong with it before is over.
+            self._due = {r.vm_id: self._due.get(r.vm_id, _Due({})) for r in records}
+            chosen = [r for r in records if r.vm_id not in self._asked and self._due[r.vm_id].alone_until <= now]
+            self._asked.update(record.vm_id for record in chosen)
+        self._turns.forget(record.vm_id for record in records)
+        for record in chosen:
+            self._launches.submit(
+                f"ask the agent of vm={record.vm_id}",
+                lambda vm_id=record.vm_id: self._ask(vm_id),  # type: ignore[misc]
+                lambda error, vm_id=record.vm_id: self._over(vm_id),  # type: ignore[misc]
+            )
+
+    def _over(self, vm_id: str) -> None:
+        with self._lock:
+            self._asked.discard(vm_id)
+
+    def _ask(self, vm_id: str) -> None:
+        record, due = self._vms.get(vm_id), self._due.get(vm_id)
+        try:
+            if record is not None and due is not None and record.life.status is VmStatus.UP:
+                self._talk(record, due)
+        except Error as error:
+            logger.info("vm=%s its agent is left alone for %d s: %s", vm_id, _LEAVE_ALONE_S, error)
+            if due is not None:
+                due.alone_until = clock.mono_s() + _LEAVE_ALONE_S
+        finally:
+            self._over(vm_id)
+
+    def _talk(self, record: VmRecord, due: _Due) -> None:
+        now = clock.mono_s()
+        what = sum(kind for kind, _ in _PERIODS if due.at.get(kind, 0.0) <= now)
+        young = record.life.guest_event_mono is not None and now - record.life.guest_event_mono < _YOUNG_S
+        ask_network = due.network_at <= now or (young and not record.guest.get("guestIPs"))
+        told: dict[str, Any] = {}
+        with self._turns.turn(self._connection, record.vm_id, _ANSWER_S) as dom, translated(record.vm_id):
+            if what:
+                told |= telling(dom.guestInfo(what, 0))
+            if ask_network:
+                told |= network(dom.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT))
+        for kind, period_s in _PERIODS:
+            if what & kind:
+                due.at[kind] = now + period_s
+        if ask_network:
+            due.network_at = now + _NETWORK_S
+        self._take(record.vm_id, told)
+
+    def _take(self, vm_id: str, told: Mapping[str, Any]) -> None:
+        """Keep it; what the engine shows at once is told at once."""
+        before = self._vms.get(vm_id)
+        if before is None or not told:
+            return
+        news = tuple(key for key in ("netIfaces", "guestIPs", "guestName") if told.get(key) != before.guest.get(key))
+        news = tuple(key for key in news if key in told)
+        self._vms.change(vm_id, lambda record: replace(record, guest=merged(record.guest, told)), tell=news)
