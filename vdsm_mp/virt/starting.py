@@ -19,7 +19,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import CreateVm
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt import domxml_build, domxml_parse, machine
+from vdsm_mp.virt import displaynet, domxml_build, domxml_parse, machine
 from vdsm_mp.virt.connection import Connection, translate, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives, with_sizes
@@ -146,6 +146,7 @@ class Starter:
         final = domxml_build.build(domain, prepared, self._facts, serial=serial)
         metadata.put_into(final)
         conn = self._connection.get()
+        displaynet.ensure(conn, final)
         dom = conn.defineXML(xml.dump(final))
         self._wanted(vm_id)
         paused = metadata.flag("launchPaused")

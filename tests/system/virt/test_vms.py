@@ -258,3 +258,14 @@ def test_what_qemu_can_run_is_told_with_aliases_and_usable_models(room: VirtRoom
     facts = room.ask(GetHypervisorFacts())
     assert {"pc", "q35"} <= set(facts["machines"])
     assert "qemu64" in facts["models"]
+
+
+def test_a_console_listens_on_the_network_of_the_host_that_is_named(room: VirtRoom, new_guest: NewGuest) -> None:
+    listen = '<graphics type="vnc" port="-1" autoport="yes"><listen type="network" network="vdsm-lo"/></graphics>'
+    guest = new_guest(room, devices=listen)
+    (display,) = room.stats(guest.vm_id)["displayInfo"]
+    assert display["ipAddress"] == "127.0.0.1"
+    vm_id = str(uuid.uuid4())
+    room.create(vm_xml(vm_id, devices=listen.replace("vdsm-lo", "vdsm-nowhere")), vm_id)
+    eventually(lambda: room.status(vm_id) == "Down", within_s=10)
+    assert "no display network nowhere" in room.stats(vm_id)["exitMessage"]
