@@ -3,6 +3,7 @@
 
 import base64
 import json
+import shutil
 import subprocess
 import uuid
 from pathlib import Path
@@ -223,6 +224,19 @@ def qemu_info(path: Path, fmt: str = "qcow2") -> dict[str, Any]:
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def slow_copies(directory: Path, bytes_per_s: int) -> Path:
+    """A directory for the front of PATH, in which `qemu-img convert` is the real one that takes its time."""
+    directory.mkdir(exist_ok=True)
+    program = directory / "qemu-img"
+    program.write_text(
+        "#!/bin/sh\n"
+        f'[ "$1" = convert ] && shift && exec {shutil.which("qemu-img")} convert -r {bytes_per_s} "$@"\n'
+        f'exec {shutil.which("qemu-img")} "$@"\n'
+    )
+    program.chmod(0o755)
+    return directory
 
 
 def write_pattern(path: Path, fmt: str, pattern: int, offset: int, length: int) -> None:

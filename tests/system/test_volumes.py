@@ -4,6 +4,7 @@
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
 from tests.support.needs import needs_program, needs_root
-from tests.support.storage_room import qemu_check, same_content, write_pattern
+from tests.support.storage_room import qemu_check, same_content, slow_copies, write_pattern
 from tests.system.test_storage_house import IMAGE, POOL, SD, VOLUME, become_spm, connect, data, finish, house, make
 from tests.system.test_storage_house import create_volume as start_create
 from vdsm_mp.api.errors import RemoteError
@@ -118,14 +119,24 @@ def writers_of(path: Path) -> list[int]:
     return found
 
 
-def test_a_copy_cut_short_by_the_death_of_its_worker_is_undone(house: RunningHouse, data: Path, images: Path) -> None:
+@pytest.fixture
+def slow_house(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningHouse]:
+    """Its copies take a minute, so that they are still under way when something happens to them."""
+    place = Path(tempfile.mkdtemp(prefix="vdsm-mp-slow-", dir="/tmp"))
+    place.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow_copies(place / 'bin', MIB)}:{os.environ['PATH']}")
+    with RunningHouse.start(table="tests.support.storage_table") as made:
+        yield made
+    shutil.rmtree(place)
+
+
+def test_a_copy_cut_short_by_the_death_of_its_worker_is_undone(
+    slow_house: RunningHouse, data: Path, images: Path
+) -> None:
+    house = slow_house
     make(house, data)
-    create(house, IMAGE, VOLUME, size=str(2048 * MIB), volFormat=5)
-    some = os.urandom(4 * MIB)
-    with (images / IMAGE / VOLUME).open("r+b") as disk:
-        for n in range(100):
-            disk.seek(n * 20 * MIB)
-            disk.write(some)
+    create(house, IMAGE, VOLUME, volFormat=5)
+    write_pattern(images / IMAGE / VOLUME, "raw", 5, 0, 64 * MIB)
     copied = {
         **names(),
         "dstSdUUID": SD,
@@ -140,13 +151,13 @@ def test_a_copy_cut_short_by_the_death_of_its_worker_is_undone(house: RunningHou
     }
     task_id = house.call("Volume.copy", copied)
     target = images / CLONE_IMAGE / CLONE
-    eventually(lambda: target.exists() and target.stat().st_blocks > 64, every_s=0.002)
+    eventually(lambda: writers_of(images / CLONE_IMAGE), within_s=30)
     pid = house.pid_of("storage")
     os.kill(pid, signal.SIGKILL)
     assert house.call("Host.ping2") is True
     # Nobody writes any more once the next worker is there.
     house.wait_other_pid("storage", pid)
-    eventually(lambda: writers_of(images / CLONE_IMAGE) == [], within_s=5)
+    eventually(lambda: writers_of(images / CLONE_IMAGE) == [], within_s=20)
     connect(house, data)
     become_spm(house)
     status = eventually(lambda: _over(house, task_id), within_s=20)
@@ -154,7 +165,6 @@ def test_a_copy_cut_short_by_the_death_of_its_worker_is_undone(house: RunningHou
     house.call("Task.clear", {"taskID": task_id})
     assert not target.parent.exists()
     assert house.call("Volume.getInfo", names())["status"] == "OK"
-    shutil.rmtree(images / IMAGE)
 
 
 def _over(house: RunningHouse, task_id: str) -> dict[str, Any] | None:
