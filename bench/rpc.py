@@ -353,9 +353,9 @@ def ratios(found: dict[str, Figures], counts: list[int]) -> dict[str, float]:
         echo = found[f"echo x{count}"]
         for name in ("ping2", "loop", "pool"):
             said[f"{name} x{count}, part of the echo's rate"] = found[f"{name} x{count}"].per_s / echo.per_s
-    crossing = found["loop x1"].p50_ms - found["ping2 x1"].p50_ms
+    crossing = found[f"loop x{counts[0]}"].p50_ms - found[f"ping2 x{counts[0]}"].p50_ms
     said["a crossing (loop), in bare zmq.asyncio round trips"] = crossing / found["zmq"].p50_ms
-    crossing = found["pool x1"].p50_ms - found["ping2 x1"].p50_ms
+    crossing = found[f"pool x{counts[0]}"].p50_ms - found[f"ping2 x{counts[0]}"].p50_ms
     said["a crossing (pool), in bare zmq.asyncio round trips"] = crossing / found["zmq"].p50_ms
     said["new connections, part of the echo's rate"] = (
         found["new connections"].per_s / found["echo, new connections"].per_s
@@ -388,7 +388,7 @@ def main() -> None:
     if options.serve:
         serve(options.serve[0], options.serve[1:])
         return
-    counts = [int(count) for count in options.connections.split(",")]
+    counts = sorted(int(count) for count in options.connections.split(","))
     found = measure(options.seconds, options.rounds, counts)
     print(f"{'':28}{'calls/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'server CPU ms/call':>21}")
     for name, one in found.items():

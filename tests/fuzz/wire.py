@@ -11,6 +11,7 @@ make no difference, answers are JSON with at most one of result and error; the d
 import argparse
 import hashlib
 import json
+import logging
 import random
 import socket
 import time
@@ -138,7 +139,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
-    print(f"seed {options.seed}")
+    logging.disable(logging.WARNING)
+    print(f"seed {options.seed}", flush=True)
     print(f"{run(options.minutes * 60, options.seed)} inputs, no rule broken")
 
 

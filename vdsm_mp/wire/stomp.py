@@ -66,6 +66,8 @@ class Parser:
     def next(self) -> Frame | None:
         """The next whole frame, None when more octets are needed. Raises: Broken."""
         if self._head is None:
+            if not self._buffer:
+                return None
             self._head = self._read_head()
             if self._head is None:
                 return None
