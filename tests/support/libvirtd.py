@@ -34,6 +34,13 @@ log_outputs = "3:file:{root}/log/libvirtd.log"
 {more}
 """
 
+_LISTEN = """
+listen_tls = 0
+listen_tcp = 1
+auth_tcp = "none"
+listen_addr = "0.0.0.0"
+"""
+
 _QEMU_CONFIG = """
 user = "libvirt-qemu"
 group = "kvm"
@@ -72,19 +79,20 @@ while :; do sleep 3600 & wait $!; done
 class PrivateLibvirtd:
     """See the module. `kill()`, `stop()`, `freeze()` and `thaw()` treat the daemon badly; guests are not touched."""
 
-    def __init__(self, root: Path, name: str, more: str) -> None:
+    def __init__(self, root: Path, name: str, more: str, listen: bool) -> None:
         self.root = root
-        self._name = name
-        self._more = more
+        self.name = name
+        self._more = more + (_LISTEN if listen else "")
+        self._listen = listen
         self._init: subprocess.Popen[bytes] | None = None
         self._daemon: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def start(cls, *, name: str = "test-host", more_config: str = "") -> Self:
-        """Make one and wait until it answers."""
+    def start(cls, *, name: str = "test-host", more_config: str = "", listen: bool = False) -> Self:
+        """Make one and wait until it answers. listen: on TCP too, for others that are `link`ed with it."""
         root = Path(tempfile.mkdtemp(prefix="lv-", dir="/tmp"))
         root.chmod(0o755)
-        self = cls(root, name, more_config)
+        self = cls(root, name, more_config, listen)
         try:
             self._prepare()
             self.launch()
@@ -129,7 +137,7 @@ class PrivateLibvirtd:
         with (self.root / "log" / "out").open("ab") as out:
             self._daemon = subprocess.Popen(
                 [*_die_with_us(), *namespaces, "--", "libvirtd", "-f", "/etc/libvirt/libvirtd.conf",
-                 "-p", "/run/libvirt/libvirtd.pid"],
+                 "-p", "/run/libvirt/libvirtd.pid", *(["-l"] if self._listen else [])],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
         eventually(self._answers, within_s=30)
@@ -164,6 +172,20 @@ class PrivateLibvirtd:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def link(self, other: "PrivateLibvirtd") -> tuple[str, str]:
+        """A cable between the two; (our address, its address)."""
+        addresses = ("10.78.0.1", "10.78.0.2")
+        ends = (self._inner_init, other._inner_init)
+        words = ["ip", "link", "add", "cable", "netns", str(ends[0]), "type", "veth", "peer", "cable"]
+        subprocess.run([*words, "netns", str(ends[1])], check=True, timeout=10)
+        names = "".join(f"{address} {end.name}\n" for address, end in zip(addresses, (self, other), strict=True))
+        for end, pid, address in zip((self, other), ends, addresses, strict=True):
+            inside = ["nsenter", "--target", str(pid), "--net", "ip"]
+            subprocess.run([*inside, "address", "add", f"{address}/24", "dev", "cable"], check=True, timeout=10)
+            subprocess.run([*inside, "link", "set", "cable", "up"], check=True, timeout=10)
+            (end.root / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
+        return addresses
+
     def log(self) -> str:
         """What the daemon complained of."""
         found = [self.root / "log" / "libvirtd.log", self.root / "log" / "out"]
@@ -197,8 +219,8 @@ class PrivateLibvirtd:
         (self.root / "etc" / "qemu.conf").write_text(_QEMU_CONFIG)
         _share_capabilities_cache(self.root / "cache" / "qemu")
         # libvirt asks for its own name often; without this line each time waits for a name server.
-        (self.root / "hosts").write_text(f"127.0.0.1 localhost {self._name}\n::1 localhost\n")
-        script = _INIT.format(root=self.root, name=self._name)
+        (self.root / "hosts").write_text(f"127.0.0.1 localhost {self.name}\n::1 localhost\n")
+        script = _INIT.format(root=self.root, name=self.name)
         self._init = subprocess.Popen(
             [*_die_with_us(), "unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child",
              "--mount-proc", "bash", "-ec", script],

@@ -294,5 +294,46 @@ class NoSuchBackup(NotFound):
         self.backup_id = backup_id
 
 
+class MigrationFailed(_Sentence, Failed):
+    """The VM stays where it is."""
+
+    code = 12
+    msg = "Cannot migrate the virtual machine: {self.reason}"
+
+
+class MigrationCancelFailed(_Sentence, Failed):
+    """It goes on."""
+
+    code = 47
+    msg = "Cannot cancel the migration: {self.reason}"
+
+
+class MigrationNotInProgress(Conflict):
+    code = 81
+    msg = "Virtual machine {self.vm_id} is not migrating"
+
+    def __init__(self, vm_id: str) -> None:
+        super().__init__(vm_id)
+        self.vm_id = vm_id
+
+
+class MigrationLimitExceeded(Conflict):
+    """Nothing was done; the source asks again later."""
+
+    code = 82
+    msg = "{self.limit} incoming migrations are under way already"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+
+class MigrationOperationFailed(_Sentence, Failed):
+    """libvirt's own sentence."""
+
+    code = 102
+    msg = "Cannot control the migration: {self.reason}"
+
+
 #: What every verb on a running VM may raise.
 RUNNING_ONLY = (NoSuchVm, VmIsDown, VmWrongState, MigrationInProgress, VmOperationFailed)

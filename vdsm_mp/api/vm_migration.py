@@ -5,18 +5,99 @@ from typing import Any
 
 from msgspec import field
 
+from vdsm_mp.api.errors_virt import (
+    RUNNING_ONLY,
+    CannotCreateVm,
+    InvalidVmParameter,
+    MigrationCancelFailed,
+    MigrationFailed,
+    MigrationLimitExceeded,
+    MigrationNotInProgress,
+    MigrationOperationFailed,
+    MissingVmParameter,
+    NoSuchVm,
+    VmExists,
+)
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
 
-@verb("VM.getMigrationStatus", owner="virt", reply=dict[str, Any], safe=True, tier=2, planned=True)
+class ConvergenceAction(Message, frozen=True, kw_only=True):
+    """name: setDowntime (params: milliseconds), postcopy or abort."""
+
+    name: str
+    params: list[str | int] | None = None
+
+
+class ConvergenceStep(Message, frozen=True, kw_only=True):
+    """limit: passes over the memory until the action is taken; -1 = at the next pass."""
+
+    limit: int
+    action: ConvergenceAction
+
+
+class ConvergenceSchedule(Message, frozen=True, kw_only=True):
+    """What is done at the start, and what while the guest changes its memory faster than it is sent."""
+
+    init: list[ConvergenceAction] | None = None
+    stalling: list[ConvergenceStep] | None = None
+
+
+class MigrationParams(Message, frozen=True, kw_only=True):
+    """Where to and how. dst: host:port of the other agent; dstqemu: address of the data, None = that host.
+
+    max_bandwidth: MiB/s; downtime: ms; parallel: connections. cpusets, numa_nodesets: pinning at the destination.
+    """
+
+    dst: str = ""
+    dstqemu: str | None = None
+    mode: str | None = None
+    tunneled: bool | None = None
+    compressed: bool | None = None
+    encrypted: bool | None = None
+    zerocopy: bool | None = None
+    abort_on_error: bool | None = field(default=None, name="abortOnError")
+    auto_converge: bool | None = field(default=None, name="autoConverge")
+    parallel: int | None = None
+    max_bandwidth: int | None = field(default=None, name="maxBandwidth")
+    downtime: int | None = None
+    convergence_schedule: ConvergenceSchedule | None = field(default=None, name="convergenceSchedule")
+    outgoing_limit: int | None = field(default=None, name="outgoingLimit")
+    incoming_limit: int | None = field(default=None, name="incomingLimit")
+    enable_guest_events: bool | None = field(default=None, name="enableGuestEvents")
+    console_address: str | None = field(default=None, name="consoleAddress")
+    cpusets: list[str] | None = None
+    numa_nodesets: list[str] | None = field(default=None, name="numaNodesets")
+
+
+class MigrationChange(Message, frozen=True, kw_only=True):
+    """max_bandwidth: MiB/s."""
+
+    max_bandwidth: int = field(name="maxBandwidth")
+
+
+@verb(
+    "VM.getMigrationStatus",
+    owner="virt",
+    reply=dict[str, Any],
+    safe=True,
+    tier=2,
+    raises=(NoSuchVm, MigrationNotInProgress),
+)
 class GetVmMigrationStatus(Message, frozen=True, kw_only=True):
     """Progress and final downtime of an outgoing migration."""
 
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.migrate", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.migrate",
+    owner="virt",
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, MigrationFailed, MissingVmParameter, InvalidVmParameter),
+)
 class MigrateVm(Message, frozen=True, kw_only=True):
     """Start outgoing live migration.
 
@@ -24,28 +105,50 @@ class MigrateVm(Message, frozen=True, kw_only=True):
     """
 
     vm_id: Uuid = field(name="vmID")
-    params: dict[str, Any]
+    params: MigrationParams
 
 
-@verb("VM.migrateCancel", owner="virt", lane=Lane.URGENT, tier=2, planned=True)
+@verb(
+    "VM.migrateCancel",
+    owner="virt",
+    lane=Lane.URGENT,
+    tier=2,
+    raises=(NoSuchVm, MigrationNotInProgress, MigrationCancelFailed),
+)
 class CancelMigration(Message, frozen=True, kw_only=True):
     """Cancel it."""
 
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.migrateChangeParams", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
+@verb(
+    "VM.migrateChangeParams",
+    owner="virt",
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=3,
+    raises=(NoSuchVm, MigrationNotInProgress, MigrationOperationFailed),
+)
 class ChangeMigration(Message, frozen=True, kw_only=True):
     """Change bandwidth of a running migration."""
 
     vm_id: Uuid = field(name="vmID")
-    params: dict[str, Any]
+    params: MigrationChange
 
 
-@verb("VM.migrationCreate", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.migrationCreate",
+    owner="virt",
+    reply=dict[str, Any],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    deadline_s=600,
+    raises=(VmExists, CannotCreateVm, MissingVmParameter, MigrationLimitExceeded),
+)
 class CreateMigrationDestination(Message, frozen=True, kw_only=True):
     """Prepare the destination VM."""
 
     vm_id: Uuid = field(name="vmID")
     params: dict[str, Any]
-    incoming_limit: int = field(name="incomingLimit")
+    incoming_limit: int | None = field(default=None, name="incomingLimit")

@@ -36,6 +36,21 @@ class Vars(Section, frozen=True, kw_only=True):
     # Seconds a guest's users have to save their work, and seconds each way of shutting down gets before the next.
     user_shutdown_timeout: int = 30
     sys_shutdown_timeout: int = 120
+    # How many VMs may leave and come at the same time; an engine's own limits go before.
+    max_outgoing_migrations: Annotated[int, Meta(ge=1)] = 2
+    max_incoming_migrations: Annotated[int, Meta(ge=1)] = 2
+    # Seconds until a destination that is busy is asked again; seconds it may take to get ready for a VM; seconds a
+    # VM may take to arrive.
+    migration_retry_timeout: Annotated[int, Meta(ge=1)] = 10
+    migration_create_timeout: Annotated[int, Meta(ge=1)] = 600
+    migration_destination_timeout: Annotated[int, Meta(ge=1)] = 21600
+    # MiB a second for each migration when the engine does not say; 0 = as fast as it goes.
+    migration_max_bandwidth: Annotated[int, Meta(ge=0)] = 52
+    # Seconds between two looks at a migration: progress is told, and what does not converge is helped; 0 = never.
+    migration_monitor_interval: Annotated[int, Meta(ge=0)] = 10
+    # When the engine gives no schedule: milliseconds a guest may stand still in the end, reached in so many steps.
+    migration_downtime: Annotated[int, Meta(ge=1)] = 500
+    migration_downtime_steps: Annotated[int, Meta(ge=2)] = 5
     # MiB kept for the host; MiB a VM needs on top of its memory; MiB for other programs.
     host_mem_reserve: Annotated[int, Meta(ge=0)] = 256
     guest_ram_overhead: Annotated[int, Meta(ge=0)] = 65
@@ -136,6 +151,9 @@ class House(Section, frozen=True, kw_only=True):
     hooks_dir: str = "/usr/libexec/vdsm/hooks"
     logger_conf: str = "/etc/vdsm/logger.conf"
     libvirt_uri: str = "qemu:///system"
+    # The libvirt of a migration's destination, as ours reaches it. {host}: its name or address as the engine gives
+    # it; {transport}: tls, or tcp without ssl.
+    migration_libvirt_uri: str = "qemu+{transport}://{host}/system"
     # Domain XML with <qemu:commandline> gives a guest's owner the host; no engine sends it, some hooks do.
     allow_qemu_commandline: bool = False
     # Clear text (ssl=false) listens on loopback only, unless this is set.
@@ -160,16 +178,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 ACCEPTED: dict[str, frozenset[str]] = {
     section: frozenset(names.split())
     for section, names in {
-        "vars": """ethtool_opts migration_destination_timeout migration_listener_timeout
-            max_migration_listener_timeout migration_listener_prepare_disk_timeout migration_max_bandwidth
-            migration_monitor_interval migration_downtime migration_downtime_steps
-            max_outgoing_migrations max_incoming_migrations migration_retry_timeout guest_agent_timeout
+        "vars": """ethtool_opts migration_listener_timeout
+            max_migration_listener_timeout migration_listener_prepare_disk_timeout guest_agent_timeout
             guest_lifecycle_event_reply_timeout hotunplug_timeout hotunplug_check_interval vm_watermark_interval
             vm_sample_jobs_interval vds_responsiveness_timeout vdsm_nice qemu_drive_cache fake_kvm_architecture
             fake_vmstats_enable fake_sriov_enable enable_lldp jsonrpc_enable broker_enable
             report_host_threads_as_cores libvirt_env_variable_debug libvirt_env_variable_log_filters
             libvirt_env_variable_log_outputs transient_disks_repository connection_stats_timeout
-            migration_create_timeout host_numa_scheduling timeout_engine_clear_vms time_sync_snapshot_enable
+            host_numa_scheduling timeout_engine_clear_vms time_sync_snapshot_enable
             time_sync_cont_enable nowait_domain_stats user_shutdown_timeout sys_shutdown_timeout
             trust_store_path verify_client_cert http_enable extra_mem_reserve""",
         "rpc": "worker_threads tasks_per_worker worker_timeout",

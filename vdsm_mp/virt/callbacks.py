@@ -4,16 +4,16 @@
 Registered on every new connection. A callback that is not there in this libvirt is left out with one log line.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import libvirt
 
 from vdsm_mp.common import clock, log
-from vdsm_mp.virt import machine
+from vdsm_mp.virt import machine, moving
 from vdsm_mp.virt.connection import Connection
-from vdsm_mp.virt.machine import ExitReason
+from vdsm_mp.virt.machine import ExitReason, VmStatus
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
 
@@ -31,11 +31,15 @@ class Callbacks:
         unknown: Callable[[str], None],
         removed: Callable[[str, str], None],
         block_job: Callable[[str, str], None],
+        arrival: Callable[[str, int, int], None],
+        job_completed: Callable[[str, Mapping[str, Any]], None],
     ) -> None:
         self._vms = vms
         self._unknown = unknown
         self._removed = removed
         self._block_job_moved = block_job
+        self._arrival = arrival
+        self._job_ended = job_completed
 
     def register(self, connection: Connection, conn: Any) -> None:
         """Raises: libvirtError when the connection is lost meanwhile."""
@@ -49,6 +53,7 @@ class Callbacks:
             ("AGENT_LIFECYCLE", self._agent),
             ("DEVICE_REMOVED", self._device_removed),
             ("BLOCK_JOB_2", self._block_job),
+            ("JOB_COMPLETED", self._job_completed),
         )
         for name, callback in rows:
             number = getattr(libvirt, f"VIR_DOMAIN_EVENT_ID_{name}", None)
@@ -59,7 +64,8 @@ class Callbacks:
 
     def _lifecycle(self, conn: Any, dom: Any, event: int, detail: int, opaque: object) -> None:
         vm_id = dom.UUIDString()
-        if self._vms.get(vm_id) is None:
+        record = self._vms.get(vm_id)
+        if record is None:
             if event != libvirt.VIR_DOMAIN_EVENT_UNDEFINED:
                 self._unknown(vm_id)
             return
@@ -73,12 +79,16 @@ class Callbacks:
             postcopy = detail == libvirt.VIR_DOMAIN_EVENT_SUSPENDED_POSTCOPY
             how = machine.on_suspended
             self._vms.move(vm_id, lambda life: how(life, now, io_error=io_error, postcopy=postcopy))
+            if detail == libvirt.VIR_DOMAIN_EVENT_SUSPENDED_POSTCOPY_FAILED:
+                self._vms.move(vm_id, moving.torn)
         elif event == libvirt.VIR_DOMAIN_EVENT_RESUMED:
             self._vms.move(vm_id, machine.on_resumed)
         elif event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN:
             by_host = detail == getattr(libvirt, "VIR_DOMAIN_EVENT_SHUTDOWN_HOST", 2)
             reason = ExitReason.HOST_SHUTDOWN if by_host else ExitReason.USER_SHUTDOWN
             self._vms.move(vm_id, lambda life: machine.on_shutdown(life, reason))
+        if record is not None and record.life.status is VmStatus.MIGRATION_DESTINATION:
+            self._arrival(vm_id, event, detail)
 
     def _reboot(self, conn: Any, dom: Any, opaque: object) -> None:
         vm_id, wall = dom.UUIDString(), clock.wall_s()
@@ -131,6 +141,9 @@ class Callbacks:
     def _block_job(self, conn: Any, dom: Any, drive: str, kind: int, status: int, opaque: object) -> None:
         logger.info("vm=%s block job of kind %d on %s: status %d", dom.UUIDString(), kind, drive, status)
         self._block_job_moved(dom.UUIDString(), drive)
+
+    def _job_completed(self, conn: Any, dom: Any, stats: Mapping[str, Any], opaque: object) -> None:
+        self._job_ended(dom.UUIDString(), stats)
 
     def _device_removed(self, conn: Any, dom: Any, alias: str, opaque: object) -> None:
         self._removed(dom.UUIDString(), alias)

@@ -212,6 +212,8 @@ def on_stopped(life: Life, *, migrated: bool = False, saved: bool = False) -> Mo
         return replace(life, stopped_early=True), ()
     if life.destroy_requested:
         return go_down(life, Exit.because(ExitReason.ADMIN_SHUTDOWN))
+    if life.status is VmStatus.MIGRATION_DESTINATION and not life.cpus_run:
+        return go_down(life, Exit.because(ExitReason.MIGRATION_FAILED))
     return go_down(life, Exit.because(life.stop_reason or ExitReason.LOST_QEMU))
 
 

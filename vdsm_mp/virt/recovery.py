@@ -7,7 +7,7 @@ watched, but never written to and never destroyed by us on our own account).
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from vdsm_mp.api.errors_virt import VmExists
 from vdsm_mp.api.ports import Background
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt import domxml_parse, machine
+from vdsm_mp.virt import domxml_parse, machine, moving
 from vdsm_mp.virt.callbacks import Callbacks
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.drives import Drives
@@ -58,6 +58,8 @@ class Recovery:
         removals: Removals,
         unfinished: Callable[[str], None],
         block_job: Callable[[str, str], None],
+        arrival: Callable[[str, int, int], None],
+        job_completed: Callable[[str, Mapping[str, Any]], None],
         background: Background,
     ) -> None:
         self._connection = connection
@@ -68,7 +70,7 @@ class Recovery:
         self._background = background
         self._removals = removals
         self._unfinished = unfinished
-        self._callbacks = Callbacks(vms, self.look_at, self._device_removed, block_job)
+        self._callbacks = Callbacks(vms, self.look_at, self._device_removed, block_job, arrival, job_completed)
         self._unclaimed: set[str] = set()
         self._lock = threading.Lock()
 
@@ -85,6 +87,7 @@ class Recovery:
             if vm_id not in waiting:
                 self._examine(dom, vm_id)
         for vm_id in before - there:
+            self._vms.move(vm_id, moving.not_arrived)
             end = Exit.because(ExitReason.DOMAIN_MISSING)
             self._vms.move(vm_id, lambda life, end=end: machine.go_down(life, end))  # type: ignore[misc]
         for record in self._vms.all():
@@ -110,6 +113,10 @@ class Recovery:
                 dom = self._connection.domain(vm_id)
                 with translated(vm_id):
                     self._examine(dom, vm_id)
+                record = self._vms.get(vm_id)
+                if record is not None and not record.external and record.life.status is not VmStatus.DOWN:
+                    self._finish(vm_id)
+                    self.claim([vm_id])
 
         self._in_background(f"look at vm={vm_id}", look)
 
@@ -216,6 +223,8 @@ def _life(state: int, reason: int, metadata: Metadata) -> Life:
         failed = reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
         paused = metadata.number("pauseTime")
         return Life(status=VmStatus.PAUSED, pause_code="EOTHER" if failed else "NOERR", paused_mono=paused)
+    if state == libvirt.VIR_DOMAIN_RUNNING and reason == libvirt.VIR_DOMAIN_RUNNING_POSTCOPY:
+        return Life(status=VmStatus.MIGRATION_DESTINATION, cpus_run=True)
     return Life(status=VmStatus.UP, cpus_run=True)
 
 

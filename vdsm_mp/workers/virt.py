@@ -21,6 +21,8 @@ from vdsm_mp.virt import (
     listing,
     livemerge,
     memory,
+    migration_source,
+    migration_target,
     nic,
     plug_disk,
     plug_nic,
@@ -43,6 +45,9 @@ from vdsm_mp.virt.externaldata import ExternalData
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.launch import Launches
 from vdsm_mp.virt.livemerge import Merges
+from vdsm_mp.virt.migration_peer import Peers
+from vdsm_mp.virt.migration_source import Migrations
+from vdsm_mp.virt.migration_target import Arrivals
 from vdsm_mp.virt.plug import Plugger, Removals
 from vdsm_mp.virt.power import Power
 from vdsm_mp.virt.recovery import Recovery
@@ -51,6 +56,7 @@ from vdsm_mp.virt.resuming import Resumer
 from vdsm_mp.virt.sampling import Sampler
 from vdsm_mp.virt.starting import Starter
 from vdsm_mp.virt.stats import Stats
+from vdsm_mp.wire.tls import Files
 from vdsm_mp.workers.base import Room
 
 #: Where disks may lie that are not named by their volume; CDs of drivers come with the host.
@@ -89,7 +95,32 @@ def build(config: Config, ports: Ports) -> Room:
     )
     merges = Merges(devices, ports.call, ports.background)
 
+    arrivals = Arrivals(
+        connection,
+        vms,
+        keeper=keeper,
+        drives=drives,
+        sampler=sampler,
+        background=ports.background,
+        policy=policy,
+        variables=config.vars,
+    )
+    pki = Files.below(house.pki_dir, house.crl_file) if config.vars.ssl else None
+    migrations = Migrations(
+        connection,
+        vms,
+        keeper=keeper,
+        peers=Peers(pki, config.vars.migration_create_timeout),
+        background=ports.background,
+        publisher=ports.publish,
+        variables=config.vars,
+        libvirt_uri=house.migration_libvirt_uri.replace("{transport}", "tls" if config.vars.ssl else "tcp"),
+    )
+
     def unfinished(vm_id: str) -> None:
+        for what in (migrations, arrivals):
+            if (record := vms.get(vm_id)) is not None:
+                what.recovered(record)
         disk.finish_change(devices, vm_id)
         snapshot.finish_snapshot(devices, jobs, vm_id)
         merges.load(vm_id)
@@ -103,6 +134,8 @@ def build(config: Config, ports: Ports) -> Room:
         removals=removals,
         unfinished=unfinished,
         block_job=merges.event,
+        arrival=arrivals.event,
+        job_completed=migrations.completed,
         background=ports.background,
     )
     vms.describe = numbers.running
@@ -131,11 +164,15 @@ def build(config: Config, ports: Ports) -> Room:
             jobs,
             merges,
             backups,
+            migrations,
+            arrivals,
         ),
         handlers=(
             backup,
             cpu,
             memory,
+            migration_source,
+            migration_target,
             plug_disk,
             plug_nic,
             disk,

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent of the other host, called by its public protocol with our host's certificate: what a source asks of it."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vdsm_mp.api.errors import RemoteError
+from vdsm_mp.api.errors_virt import MigrationLimitExceeded
+from vdsm_mp.common import log
+from vdsm_mp.common.errors import Error
+from vdsm_mp.virt.migration_params import address
+from vdsm_mp.wire.client import Client, ConnectionLost
+from vdsm_mp.wire.tls import Files, client_context
+
+logger = log.named(__name__)
+
+_CONNECT_S = 15.0
+_CALL_S = 60.0
+#: A VM in these does not run there, so it may be taken away. Whatever runs is never touched from here.
+_LIFELESS = ("Migration Destination", "WaitForLaunch", "Down")
+
+
+@dataclass(frozen=True)
+class Peers:
+    """How other hosts are reached. files: our certificates, None = clear text."""
+
+    files: Files | None
+    create_timeout_s: float
+
+    def create(self, dst: str, vm_id: str, params: Mapping[str, Any], limit: int | None) -> None:
+        """Have the VM's place prepared there. Raises: MigrationLimitExceeded (busy), RemoteError, ConnectionLost,
+        DeadlineExceeded.
+        """
+        ask: dict[str, Any] = {"vmID": vm_id, "params": dict(params)}
+        if limit is not None:
+            ask["incomingLimit"] = limit
+        with self._open(dst) as client:
+            client.call("Host.ping2", {}, timeout_s=_CONNECT_S)
+            try:
+                client.call("VM.migrationCreate", ask, timeout_s=self.create_timeout_s, flow_id=log.flow.get())
+            except RemoteError as error:
+                if error.code == MigrationLimitExceeded.code:
+                    raise MigrationLimitExceeded(limit or 0) from error
+                raise
+
+    def clear(self, dst: str, vm_id: str) -> None:
+        """Take away what was prepared for a VM that stayed here. A failure is logged: the other host notices itself."""
+        try:
+            with self._open(dst) as client:
+                found = client.call("Host.getVMFullList", {"vmList": [vm_id]}, timeout_s=_CALL_S)
+                for entry in found:
+                    if entry.get("vmId") == vm_id and entry.get("status") in _LIFELESS:
+                        client.call("VM.destroy", {"vmID": vm_id}, timeout_s=_CALL_S, flow_id=log.flow.get())
+        except (Error, KeyError, TypeError, AttributeError) as error:
+            logger.warning("vm=%s what was prepared for it at %s may be left there: %s", vm_id, dst, error)
+
+    @contextlib.contextmanager
+    def _open(self, dst: str) -> Iterator[Client]:
+        host, port = address(dst)
+        try:
+            context = client_context(self.files) if self.files is not None else None
+        except OSError as error:
+            raise ConnectionLost(dst, f"our certificates cannot be used: {error}") from error
+        with Client(host, port, context=context, timeout_s=_CONNECT_S) as client:
+            yield client

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine's moves when a VM goes to another host, comes from one, or is written to storage. Pure, as `machine`."""
+
+from dataclasses import replace
+
+from vdsm_mp.virt.machine import Do, Exit, ExitReason, Life, Move, VmStatus, go_down
+
+_RUNS = (VmStatus.UP, VmStatus.PAUSED)
+#: What a VM that is leaving may look like to a new life of ours.
+_FOUND = (*_RUNS, VmStatus.MIGRATION_DESTINATION)
+
+
+def leave(life: Life) -> Move:
+    """A client wants it on another host. Nothing changes unless it runs or is paused."""
+    if life.status not in _RUNS:
+        return life, ()
+    return replace(life, status=VmStatus.MIGRATION_SOURCE), (Do.TELL_STATUS,)
+
+
+def found_leaving(life: Life) -> Move:
+    """After a restart of ours: the notes say that it was leaving."""
+    if life.status not in _FOUND:
+        return life, ()
+    return replace(life, status=VmStatus.MIGRATION_SOURCE), (Do.TELL_STATUS,)
+
+
+def stay(life: Life, *, runs: bool) -> Move:
+    """It did not leave. runs: its CPUs do, as libvirt has it now."""
+    if life.status is not VmStatus.MIGRATION_SOURCE:
+        return life, ()
+    if runs:
+        up = replace(life, status=VmStatus.UP, cpus_run=True, postcopy=False, pause_code="NOERR", paused_mono=None)
+        return up, (Do.TELL_RUNNING,)
+    return replace(life, status=VmStatus.PAUSED, cpus_run=False, postcopy=False), (Do.TELL_STATUS,)
+
+
+def torn(life: Life) -> Move:
+    """Post-copy failed: half of its memory is here and half is there."""
+    if life.status not in (VmStatus.MIGRATION_SOURCE, VmStatus.MIGRATION_DESTINATION):
+        return life, ()
+    return go_down(life, Exit.because(ExitReason.POSTCOPY_FAILED), (Do.DESTROY,))
+
+
+def arrive(life: Life, *, runs: bool) -> Move:
+    """It is here, whole."""
+    if life.status is not VmStatus.MIGRATION_DESTINATION:
+        return life, ()
+    status = VmStatus.UP if runs else VmStatus.PAUSED
+    return replace(life, status=status, cpus_run=runs, postcopy=False), (Do.TELL_RUNNING,)
+
+
+def not_arrived(life: Life) -> Move:
+    """It never came; what there is of it goes."""
+    if life.status is not VmStatus.MIGRATION_DESTINATION:
+        return life, ()
+    return go_down(life, Exit.because(ExitReason.MIGRATION_FAILED), (Do.DESTROY,))
