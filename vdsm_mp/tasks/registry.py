@@ -18,6 +18,7 @@ from typing import Any
 
 from vdsm_mp.api.errors_task import (
     RecoveryInvalid,
+    TaskAborted,
     TaskInProgress,
     TaskNotFinished,
     TaskNotLoaded,
@@ -82,6 +83,7 @@ class Tasks:
         self._lock = threading.Lock()
         self._records: dict[str, TaskRecord] = {}
         self._running: dict[str, Progress] = {}
+        self._begun: set[str] = set()
         self._aside: tuple[SetAside, ...] = ()
         self._store: TaskStore | None = None
         #: Called in the background once the role is ours and the stored tasks are being dealt with.
@@ -128,6 +130,8 @@ class Tasks:
         return task.id
 
     def _run(self, task_id: str, job: Job, progress: Progress) -> None:
+        if not self._begin(task_id):
+            return
         try:
             result = self._do(task_id, job, progress)
         except Error as e:
@@ -138,8 +142,26 @@ class Tasks:
         else:
             _log.info("task %s finished: %s", task_id, result)
         finally:
-            with self._lock:
-                self._running.pop(task_id, None)
+            self._end(task_id)
+
+    def _begin(self, task_id: str) -> bool:
+        """Whoever is first to ask has the task: its job, or a stop that came before its turn."""
+        with self._lock:
+            if task_id not in self._running or task_id in self._begun:
+                return False
+            self._begun.add(task_id)
+            return True
+
+    def _stop_unbegun(self, task_id: str) -> None:
+        try:
+            self._fail(task_id, TaskAborted.code, str(TaskAborted("stopped before its turn")))
+        finally:
+            self._end(task_id)
+
+    def _end(self, task_id: str) -> None:
+        with self._lock:
+            self._running.pop(task_id, None)
+            self._begun.discard(task_id)
 
     def _do(self, task_id: str, job: Job, progress: Progress) -> Any:
         progress.check()
@@ -292,8 +314,12 @@ class Tasks:
         """Ask a task to end; it then rolls back. No effect when it is over. Raises: UnknownTask."""
         record = self.record(task_id)
         progress = self._running.get(task_id)
-        if record.state not in DONE and progress is not None:
-            progress.stop()
+        if record.state in DONE or progress is None:
+            return
+        progress.stop()
+        # One that still waits for its turn need not wait to be undone.
+        if record.state is TaskState.QUEUED and self._begin(task_id):
+            self._background.start(f"stop {task_id}", lambda: self._stop_unbegun(task_id))
 
     def revert(self, task_id: str) -> None:
         """Undo a task that is over, in the background. Raises: UnknownTask, TaskNotFinished."""

@@ -295,6 +295,24 @@ def test_stopping_a_task_cuts_short_what_it_waits_in_and_rolls_back(files: Domai
     tasks.stop(task_id)
 
 
+def test_a_task_that_waits_for_its_turn_is_stopped_without_waiting(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    queue = HeldBackground()
+    tasks = Tasks(background, undone, queue)
+    tasks.take_over(TaskStore(files, store="/master/tasks"))
+    ran: list[str] = []
+    task_id = tasks.start("copyImage", lambda run: ran.append("job"), spm=True, recoveries=[undo(1)])
+    tasks.stop(task_id)
+    tasks.stop(task_id)
+    background.run_all()
+    assert seen(tasks, task_id) == ("finished", "cleanSuccess", 411)
+    tasks.clear(task_id)
+    queue.run_all()
+    assert (ran, undone) == ([], ["1"])
+    assert tasks.all_tasks() == {}
+
+
 def test_a_finished_task_can_be_reverted(files: DomainIO, background: HeldBackground, undone: Undone) -> None:
     tasks = spm(files, background, undone)
 
