@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every figure of the house in one run and one table, with its expectation beside it.
 
-    python -m bench.run [--repeats 5] [--seconds 1] [--libvirt URI] [--only house,bus,rpc] [--json FILE]
+    python -m bench.run [--repeats 5] [--seconds 1] [--libvirt URI] [--only house,bus,rpc,storage] [--json FILE]
 
 Machines differ and are shared: judge by the ratios, which compare with something bare measured in the same run.
 `--repeats 20` gives the p99 of starts and restarts a meaning. Nothing fails here; the exit code is 0 when all ran.
@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import bus, house, rpc
+from bench import bus, house, rpc, storage
 from tests.support.libvirtd import PrivateLibvirtd
 
 
@@ -79,12 +79,21 @@ def measure_rpc(seconds: float, result: dict[str, Any]) -> list[Expected]:
     return expected
 
 
+def measure_storage(repeats: int, result: dict[str, Any]) -> list[Expected]:
+    found = storage.measure(repeats)
+    result["storage"] = {"figures": found, "ratios": storage.ratios(found)}
+    print(f"{'file storage on a local directory':60}{'ms, or as said':>16}")
+    for what, value in [*found.items(), *storage.ratios(found).items()]:
+        print(f"{what:60}{value:16.2f}")
+    return [Expected("nothing -> active data centre, local", found["nothing -> active data centre"], 600, True, "ms")]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="fresh houses to start, kill and stop")
     parser.add_argument("--seconds", type=float, default=1.0, help="per figure of calls")
     parser.add_argument("--libvirt", default="", help="what virt connects to; a private libvirtd when not given")
-    parser.add_argument("--only", default="house,bus,rpc", help="parts to run, comma separated")
+    parser.add_argument("--only", default="house,bus,rpc,storage", help="parts to run, comma separated")
     parser.add_argument("--json", type=Path, help="write all figures there, too")
     options = parser.parse_args()
     result: dict[str, Any] = {
@@ -102,6 +111,8 @@ def main() -> int:
                 expected += measure_bus(options.seconds, result)
             case "rpc":
                 expected += measure_rpc(options.seconds, result)
+            case "storage":
+                expected += measure_storage(options.repeats, result)
             case _:
                 parser.error(f"there is no part {part}")
         print()

@@ -61,31 +61,42 @@ def scan(root: Root, path: str, suffix: str, data_limit: int) -> list[dict[str, 
     data_limit: bytes read of each file; 0 = none. A file that vanishes meanwhile is left out.
     """
     found: list[dict[str, Any]] = []
-    budget = _MAX_SCAN_BYTES
     with root.directory(path) as top:
         subs = sorted(entry.name for entry, kind in _entries(top) if kind == "dir")
+    size = 0
     for sub in subs:
         try:
             with root.directory(f"{path}/{sub}") as fd:
-                names = sorted(entry.name for entry, kind in _entries(fd) if kind == "file")
+                names = sorted(e.name for e, kind in _entries(fd) if kind == "file" and e.name.endswith(suffix))
+                for name in names:
+                    row = _scanned(fd, name, data_limit)
+                    if row is not None:
+                        row["path"] = readable(f"{path}/{sub}/{name}")
+                        found.append(row)
+                        size += len(row.get("data", ""))
         except FileNotFoundError:
             continue
-        for name in names:
-            if not name.endswith(suffix):
-                continue
-            where = f"{path}/{sub}/{name}"
-            try:
-                row = {"path": readable(where), **stat_fields(root.stat(where))}
-                if data_limit:
-                    data = read(root, where, 0, data_limit, direct=False)
-                    budget -= len(data)
-                    row["data"] = data.decode("latin-1")
-            except FileNotFoundError:
-                continue
-            if budget < 0:
-                raise OSError(errno.EFBIG, "the scan returns too much", path)
-            found.append(row)
+        if size > _MAX_SCAN_BYTES:
+            raise OSError(errno.EFBIG, "the scan returns too much", path)
     return found
+
+
+def _scanned(directory: int, name: str, data_limit: int) -> dict[str, Any] | None:
+    """One file by its name in an open directory, None when it vanished. All are looked at, so each costs little."""
+    try:
+        row = stat_fields(os.stat(name, dir_fd=directory, follow_symlinks=False))
+        if data_limit and row["kind"] == "file":
+            # Not waiting and not following: what was a file a moment ago may be something else now.
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    return None
+                row["data"] = os.pread(fd, data_limit, 0).decode("latin-1")
+            finally:
+                os.close(fd)
+    except FileNotFoundError:
+        return None
+    return row if row["kind"] == "file" else None
 
 
 def read(root: Root, path: str, offset: int, length: int, direct: bool) -> bytes:
