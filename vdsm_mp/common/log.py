@@ -8,6 +8,7 @@ Use `logger = log.named(__name__)`: the first word of the logger is the room (`s
 set the level of one room in logger.conf or with Host.setLogLevel.
 """
 
+import contextlib
 import contextvars
 import logging
 import logging.config
@@ -109,6 +110,37 @@ def configure(path: Path, values: Mapping[str, str]) -> None:
         logging.config.fileConfig(path, defaults=dict(values), disable_existing_loggers=False)
     except Exception as error:
         raise LoggerConfigError(f"{path}: {type(error).__name__}: {error}") from error
+    for handler in handlers():
+        _outlive_trouble(handler)
+
+
+def _outlive_trouble(handler: logging.Handler) -> None:
+    """Let nothing end because a line cannot be written (folder gone, without rights, full): lines are lost, counted,
+    and their number is the first line that can be written again."""
+    emit, tell = handler.emit, handler.handleError
+    lost = 0
+
+    def emit_or_count(record: logging.LogRecord) -> None:
+        nonlocal lost
+        before = lost
+        try:
+            emit(record)
+        except OSError:
+            lost += 1
+        if before and lost == before:
+            lost = 0
+            words = "%d lines before this one could not be written"
+            emit(logging.LogRecord(record.name, logging.WARNING, __file__, 0, words, (before,), None))
+
+    def count_or_tell(record: logging.LogRecord) -> None:
+        nonlocal lost
+        if isinstance(sys.exc_info()[1], OSError):
+            lost += 1
+        else:
+            tell(record)
+
+    handler.emit = emit_or_count  # type: ignore[method-assign]
+    handler.handleError = count_or_tell  # type: ignore[method-assign]
 
 
 def reopen() -> None:
@@ -117,7 +149,8 @@ def reopen() -> None:
         if isinstance(handler, logging.FileHandler):
             handler.acquire()
             try:
-                handler.close()
+                with contextlib.suppress(OSError):  # what a full disk has not taken yet is lost, and counted
+                    handler.close()
                 handler.stream = None  # emit() opens it again
             finally:
                 handler.release()

@@ -2,6 +2,7 @@
 """The shape of a line, and logger.conf's mistakes."""
 
 import logging
+import logging.handlers
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,39 @@ def test_a_bad_logger_conf_is_named_with_its_fault(tmp_path: Path) -> None:
     (tmp_path / "logger.conf").write_text("[loggers]\nkeys=root\n")
     with pytest.raises(log.LoggerConfigError, match=r"logger\.conf: KeyError: 'formatters'"):
         log.configure(tmp_path / "logger.conf", {})
+
+
+def test_a_log_that_cannot_be_written_ends_nobody_and_the_lost_lines_are_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    handler = logging.handlers.WatchedFileHandler(folder / "x.log")
+    handler.setFormatter(log.Formatter())
+    log._outlive_trouble(handler)
+    record = logging.LogRecord("virt", logging.INFO, __file__, 1, "well", (), None)
+    handler.handle(record)
+    folder.rename(tmp_path / "away")
+    folder.write_text("a file where the folder was")
+    for _ in range(3):
+        handler.handle(record)
+    folder.unlink()
+    (tmp_path / "away").rename(folder)
+    (folder / "x.log").unlink()
+    handler.handle(record)
+    handler.close()
+    lines = (folder / "x.log").read_text().splitlines()
+    assert lines[0].endswith("well")
+    assert lines[1].endswith("3 lines before this one could not be written")
+
+
+def test_a_full_disk_under_the_log_ends_nobody(tmp_path: Path) -> None:
+    handler = logging.FileHandler("/dev/full")
+    log._outlive_trouble(handler)
+    record = logging.LogRecord("virt", logging.INFO, __file__, 1, "well", (), None)
+    handler.handle(record)
+    handler.handle(record)
+    with pytest.raises(OSError, match="No space"):
+        handler.close()
+    handler.baseFilename = str(tmp_path / "x.log")
+    handler.handle(record)
+    handler.close()
+    assert "2 lines" in (tmp_path / "x.log").read_text()
