@@ -1,0 +1,524 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is done to a world under load, one function for one injection.
+
+Each opens a fault, does harm, measures, and sets `happened` only when it saw that the harm was real. Limits are not
+checked here: they stand in the table of scenarios beside what was promised.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.faults.world import POLL_S, Fault, World
+from tests.support.eventually import eventually
+from tests.system.test_storage_house import SD
+from vdsm_mp.common import controlsocket, kernel
+from vdsm_mp.common.errors import Error
+
+
+class CannotRun(Exception):
+    """This machine does not have what the injection needs; the sentence says what."""
+
+
+def kill_worker(world: World, worker: str) -> None:
+    """kill -9; the others keep their processes."""
+    others = {name: w["pid"] for name, w in world.house.status()["workers"].items() if name != worker}
+    pid = world.house.pid_of(worker)
+    with world.fault(worker) as fault:
+        os.kill(pid, signal.SIGKILL)
+        world.watch_restart(fault, worker, pid)
+        if worker == "clientif":
+            fault.numbers["accepts again"] = world.until_answers(fault)
+        if worker == "virt":
+            fault.numbers["VMs known again"] = _vms_known(world, fault)
+        _others_live(world, fault, others)
+
+
+def _others_live(world: World, fault: Fault, others: dict[str, int]) -> None:
+    now = {name: w["pid"] for name, w in world.house.status()["workers"].items()}
+    fault.broken += [f"{name} was restarted too" for name, pid in others.items() if now[name] != pid]
+
+
+def _vms_known(world: World, fault: Fault) -> float:
+    """Until every VM is listed with its right state; it may not be listed as anything else before."""
+    wanted = {guest.vm_id for guest in world.guests}
+
+    def known() -> bool:
+        try:
+            found = {entry["vmId"]: entry["status"] for entry in world.house.call("Host.getAllVmStats")}
+        except Error:
+            return False
+        missing = wanted - set(found)
+        if missing:
+            fault.broken.append(f"the new virt worker answered without VMs: {sorted(missing)}")
+            return True
+        return all(found[vm_id] in ("Up", "Powering up") for vm_id in wanted)
+
+    try:
+        eventually(known, within_s=15)
+    except AssertionError:
+        fault.broken.append("VMs did not come back in their right state within 15 s")
+    return time.monotonic() - fault.at_mono
+
+
+def freeze_worker(world: World, worker: str) -> None:
+    """SIGSTOP, for ever."""
+    others = {name: w["pid"] for name, w in world.house.status()["workers"].items() if name != worker}
+    pid = world.house.pid_of(worker)
+    with world.fault(worker) as fault:
+        os.kill(pid, signal.SIGSTOP)
+        world.watch_restart(fault, worker, pid)
+        if not (world.house.worker(worker)["last_death"] or "").endswith(")"):
+            fault.broken.append(f"{worker} was replaced without being found out as hung")
+        _others_live(world, fault, others)
+
+
+def pause_worker(world: World, worker: str) -> None:
+    """SIGSTOP and SIGCONT before the limit: nothing may be restarted."""
+    before = world.house.all_pids()
+    pid = world.house.pid_of(worker)
+    with world.fault(worker) as fault:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(2.0)
+        facts = kernel.process(pid)
+        fault.happened = facts is not None and facts.state == "T"
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(1.0)
+        if world.house.all_pids()[: len(before)] != before:
+            fault.broken.append(f"a pause of 2 s of {worker} cost a process")
+
+
+def kill_master(world: World) -> None:
+    """kill -9, then a new one as supervisord would start it: all is gone, all comes back, guests go on."""
+    house = world.house
+    assert house.process is not None
+    pids = house.all_pids()
+    programs = [f.pid for f in kernel.processes() if f.session in pids and f.pid not in pids]
+    with world.fault("") as fault:
+        house.process.kill()
+        house.process.wait(10)
+        left = _until_gone([*pids, *programs], 10.0)
+        fault.seen_s = time.monotonic() - fault.at_mono
+        fault.numbers["all gone"] = fault.seen_s
+        if left:
+            fault.broken.append(f"processes outlived the master by 10 s: {left}")
+        fault.happened = True
+        house.begin()
+        fault.ready_s = world.until_answers(fault)
+        house.wait_ready()
+
+
+def _until_gone(pids: list[int], within_s: float) -> list[int]:
+    until = time.monotonic() + within_s
+    while left := [p for p in pids if (facts := kernel.process(p)) is not None and facts.state != "Z"]:
+        if time.monotonic() > until:
+            return left
+        time.sleep(POLL_S)
+    return []
+
+
+def stop_house(world: World) -> None:
+    """SIGTERM under load, and a new start."""
+    house = world.house
+    pids = house.all_pids()
+    with world.fault("") as fault:
+        code = house.terminate(within_s=20)
+        fault.numbers["stopped"] = time.monotonic() - fault.at_mono
+        fault.happened = True
+        if code != 0:
+            fault.broken.append(f"an orderly stop ended with {code}")
+        if left := _until_gone(pids, 1.0):
+            fault.broken.append(f"processes outlived an orderly stop: {left}")
+        house.begin()
+        fault.ready_s = world.until_answers(fault) - fault.numbers["stopped"]
+        house.wait_ready()
+
+
+def kill_io_child(world: World) -> None:
+    """kill -9 of the process that does the file access of the domain."""
+    with world.fault("storage") as fault:
+        pid = next((c["pid"] for c in world.house.status()["children"] if c["name"] == SD), 0)
+        if not pid:
+            raise CannotRun("no storage-io child runs")
+        os.kill(pid, signal.SIGKILL)
+        fault.happened = not _until_gone([pid], 5.0)
+        eventually(lambda: _file_stats(world), within_s=15)
+        fault.ready_s = time.monotonic() - fault.at_mono
+
+
+def freeze_io_child(world: World) -> None:
+    """SIGSTOP of that process: what it was doing never ends."""
+    with world.fault("storage") as fault:
+        pid = next((c["pid"] for c in world.house.status()["children"] if c["name"] == SD), 0)
+        if not pid:
+            raise CannotRun("no storage-io child runs")
+        os.kill(pid, signal.SIGSTOP)
+        fault.happened = True
+        try:
+            eventually(lambda: _file_stats(world), within_s=60, every_s=0.2)
+        except AssertionError:
+            fault.broken.append("a frozen storage-io child was not replaced within 60 s")
+        fault.ready_s = time.monotonic() - fault.at_mono
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _file_stats(world: World) -> bool:
+    try:
+        return bool(world.house.call("StorageDomain.getInfo", {"storagedomainID": SD}, timeout_s=5)["uuid"] == SD)
+    except Error:
+        return False
+
+
+# --- libvirt and QEMU
+
+
+def kill_libvirtd(world: World) -> None:
+    """kill -9 and a new one; a VM that ends in the gap is reported, and the worker keeps its process."""
+    pid = world.house.pid_of("virt")
+    with world.fault("virt") as fault:
+        world.libvirtd.kill()
+        fault.happened = True
+        eventually(lambda: not _connected(world), within_s=5)
+        fault.seen_s = time.monotonic() - fault.at_mono
+        time.sleep(0.5)
+        world.libvirtd.launch()
+        back = time.monotonic()
+        eventually(lambda: _connected(world), within_s=20)
+        fault.ready_s = time.monotonic() - back
+        if world.house.pid_of("virt") != pid:
+            fault.broken.append("the virt worker was restarted")
+        fault.numbers["VMs known again"] = _vms_known(world, fault)
+
+
+def freeze_libvirtd(world: World) -> None:
+    """SIGSTOP until the keepalive has noticed, then SIGCONT."""
+    pid = world.house.pid_of("virt")
+    with world.fault("virt") as fault:
+        world.libvirtd.freeze()
+        fault.happened = True
+        try:
+            eventually(lambda: not _connected(world), within_s=20)
+            fault.seen_s = time.monotonic() - fault.at_mono
+        except AssertionError:
+            fault.broken.append("a frozen libvirtd was not noticed within 20 s")
+        finally:
+            world.libvirtd.thaw()
+        back = time.monotonic()
+        eventually(lambda: _connected(world), within_s=30)
+        fault.ready_s = time.monotonic() - back
+        if world.house.pid_of("virt") != pid:
+            fault.broken.append("the virt worker was restarted")
+
+
+def _connected(world: World) -> bool:
+    """Whether a call that needs libvirt works."""
+    try:
+        world.house.call("Host.dumpxmls", {"vmList": [world.guests[0].vm_id]}, timeout_s=5)
+    except Error:
+        return False
+    return True
+
+
+def freeze_qemu(world: World) -> None:
+    """SIGSTOP of one guest's QEMU for a while: the others are told of as before."""
+    name = f"vm-{world.toy.vm_id[:8]}"
+    pid = world.libvirtd.qemu_pid(name)
+    slowest = 0.0
+    with world.fault("virt") as fault:
+        os.kill(pid, signal.SIGSTOP)
+        fault.happened = True
+        try:
+            until = time.monotonic() + 6
+            while time.monotonic() < until:
+                began = time.monotonic()
+                told = {e["vmId"]: e["status"] for e in world.house.call("Host.getAllVmStats", timeout_s=20)}
+                slowest = max(slowest, time.monotonic() - began)
+                fault.broken += [f"{g.vm_id} is not Up beside a stuck guest" for g in world.guests
+                                 if told.get(g.vm_id) not in ("Up", "Powering up")]  # fmt: skip
+                time.sleep(0.2)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        fault.numbers["slowest list"] = slowest
+
+
+# --- resources
+
+
+@contextlib.contextmanager
+def control_group(kind: str) -> Iterator[Path]:
+    """A fresh control group of the old hierarchy, which this kernel may not have."""
+    group = Path(f"/sys/fs/cgroup/{kind}/vdsm-mp-fault-{os.getpid()}")
+    try:
+        group.mkdir()
+    except OSError as error:
+        raise CannotRun(f"no control group of kind {kind} can be made: {error.strerror}") from error
+    try:
+        yield group
+    finally:
+        parent = group.parent / "cgroup.procs"
+        for pid in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(OSError):
+                parent.write_text(pid)
+        eventually(lambda: _removed(group), within_s=10)
+
+
+def _removed(group: Path) -> bool:
+    try:
+        group.rmdir()
+    except OSError:
+        return not group.exists()
+    return True
+
+
+def no_more_processes(world: World) -> None:
+    """pids.max at what is there: nothing can be forked, by worker or master. Then room again."""
+    with world.fault("") as fault, control_group("pids") as group:
+        pids = [int(entry) for entry in world.house.all_pids()]
+        for pid in pids:
+            (group / "cgroup.procs").write_text(str(pid))
+        (group / "pids.max").write_text((group / "pids.current").read_text())
+        pid = world.house.pid_of("scheduler")
+        os.kill(pid, signal.SIGKILL)
+        _until_gone([pid], 5.0)
+        # Its place may be taken by the next one; a thread more, and nobody can fork.
+        (group / "pids.max").write_text("1")
+        time.sleep(1.5)
+        fault.happened = True
+        if world.house.call("Host.ping2") is not True:
+            fault.broken.append("the door did not answer while nothing could be forked")
+        (group / "pids.max").write_text("max")
+        eventually(lambda: world.house.worker("scheduler")["state"] == "ready", within_s=20)
+        if world.house.process is not None and world.house.process.poll() is not None:
+            fault.broken.append("the master ended")
+
+
+def little_processor(world: World) -> None:
+    """A worker gets a twentieth of one processor: slow, and not taken for hung."""
+    pid = world.house.pid_of("scheduler")
+    with world.fault("scheduler") as fault, control_group("cpu") as group:
+        try:
+            (group / "cpu.cfs_period_us").write_text("100000")
+            (group / "cpu.cfs_quota_us").write_text("5000")
+            (group / "cgroup.procs").write_text(str(pid))
+        except OSError as error:
+            raise CannotRun(f"processor time cannot be limited here: {error.strerror}") from error
+        time.sleep(8)
+        fault.happened = True
+        if world.house.pid_of("scheduler") != pid:
+            fault.broken.append("a worker that was short of processor time was killed")
+
+
+def busy_neighbours(world: World) -> None:
+    """Four programs that take all processor time, before everybody else."""
+    before = world.house.all_pids()[:6]
+    with world.fault("none") as fault:
+        hogs = [
+            subprocess.Popen(["nice", "-n", "-20", "sh", "-c", "while :; do :; done"], start_new_session=True)
+            for _ in range(4)
+        ]
+        try:
+            time.sleep(8)
+            fault.happened = True
+        finally:
+            for hog in hogs:
+                hog.kill()
+                hog.wait()
+        if world.house.all_pids()[:6] != before:
+            fault.broken.append("workers were taken for hung while others took the processors")
+
+
+def no_more_descriptors(world: World) -> None:
+    """The door may open hardly any more: clients are kept waiting, those it has are served, then all is well again."""
+    pid = world.house.pid_of("clientif")
+    held = len(os.listdir(f"/proc/{pid}/fd"))
+    with world.connect() as kept, world.fault("none") as fault:
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (held + 8, before[1]))
+        used = kernel_ticks(pid)
+        socks = []
+        try:
+            for _ in range(60):
+                with contextlib.suppress(OSError):
+                    socks.append(socket.create_connection(("127.0.0.1", world.house.port), timeout=5))
+            time.sleep(3)
+            fault.happened = len(os.listdir(f"/proc/{pid}/fd")) >= held
+            if kept.call("Host.ping2", timeout_s=10) is not True:
+                fault.broken.append("a client that was there was not served while descriptors were short")
+            fault.numbers["processor share of the door"] = (kernel_ticks(pid) - used) / 100 / 3
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+            for sock in socks:
+                sock.close()
+        fault.ready_s = world.until_answers(fault)
+        if world.house.pid_of("clientif") != pid:
+            fault.broken.append("the door was restarted")
+
+
+def kernel_ticks(pid: int) -> int:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(words[11]) + int(words[12])
+
+
+def move_logs(world: World) -> None:
+    """Log files moved away, SIGHUP ten times in a second, the folder without rights for a moment."""
+    log = world.house.root / "log"
+    before = world.house.all_pids()[:6]
+    with world.fault("none") as fault:
+        assert world.house.process is not None
+        for number in range(10):
+            with contextlib.suppress(FileNotFoundError):
+                (log / "vdsm.log").rename(log / f"vdsm.log.{number}")
+            if number == 5:
+                log.chmod(0o000)
+            world.house.process.send_signal(signal.SIGHUP)
+            time.sleep(0.1)
+            log.chmod(0o755)
+        world.house.process.send_signal(signal.SIGHUP)
+        fault.happened = True
+        eventually((log / "vdsm.log").exists, within_s=5)
+        if world.house.all_pids()[:6] != before:
+            fault.broken.append("moving log files cost a process")
+
+
+def idle_operators(world: World) -> None:
+    """Forty callers at the control socket who never ask; it is free again by itself."""
+    path = str(world.house.root / "run/control.sock")
+    with world.fault("none") as fault:
+        socks = []
+        for _ in range(40):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(2)
+            with contextlib.suppress(OSError):
+                sock.connect(path)
+                socks.append(sock)
+        fault.happened = len(socks) >= 16
+
+        def asked() -> bool:
+            try:
+                return bool(world.house.status()["pid"])
+            except (controlsocket.NotRunning, controlsocket.Refused, OSError, ValueError):
+                return False
+
+        try:
+            eventually(asked, within_s=20)
+        finally:
+            for sock in socks:
+                sock.close()
+
+
+# --- the network
+
+
+def many_connections(world: World, count: int) -> None:
+    """Connections that say nothing, or half a hello; from other addresses than the load's."""
+    pid = world.house.pid_of("clientif")
+    with world.connect() as kept, world.fault("none") as fault:
+        rss = kernel.rss_kib(pid)
+        socks = []
+        worst = 0.0
+        hello = bytes.fromhex("16030100c8010000c40303")
+        for number in range(count):
+            with contextlib.suppress(OSError):
+                source = (f"127.0.{1 + number % 100}.{2 + number // 100 % 100}", 0)
+                sock = socket.create_connection(("127.0.0.1", world.house.port), 5, source_address=source)
+                socks.append(sock)
+                if number % 2:
+                    sock.send(hello)
+            if number % 200 == 0:
+                began = time.monotonic()
+                kept.call("Host.ping2", timeout_s=20)
+                worst = max(worst, time.monotonic() - began)
+        fault.numbers |= {"connections": len(socks), "slowest ping": worst}
+        fault.numbers["memory MiB"] = (kernel.rss_kib(pid) - rss) / 1024
+        fault.happened = len(socks) > count // 2
+        for sock in socks:
+            sock.close()
+        fault.ready_s = world.until_answers(fault)
+        if world.house.pid_of("clientif") != pid:
+            fault.broken.append("the door was restarted")
+
+
+def garbage(world: World) -> None:
+    """Other protocols at the port: each connection is closed, and nobody else notices."""
+    pid = world.house.pid_of("clientif")
+    words = [
+        b"GET / HTTP/1.1\r\n\r\n", b"\0" * 64, b"\xff" * 1000, b"CONNECT\naccept-version:1.2\n\n\0", b"SSH-2.0-x\r\n",
+        bytes.fromhex("160300ffff") + b"\1" * 200, bytes.fromhex("80800103010057000000200000"), b"{}" * 500,
+    ]  # fmt: skip
+    with world.fault("none") as fault:
+        closed = 0
+        for word in words:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", world.house.port), 5) as sock:
+                sock.sendall(word)
+                sock.settimeout(15)
+                try:
+                    while sock.recv(4096):
+                        pass
+                except ConnectionResetError:
+                    pass
+                closed += 1
+        fault.happened = closed == len(words)
+        if not fault.happened:
+            fault.broken.append(f"only {closed} of {len(words)} connections full of garbage were closed within 15 s")
+        if world.house.pid_of("clientif") != pid:
+            fault.broken.append("the door was restarted")
+
+
+# --- again and again
+
+
+def storm(world: World, worker: str, for_s: float = 22.0) -> None:
+    """The worker is killed whenever it is ready: restarted ever later, called degraded, and the master stays calm."""
+    master = world.house.status()["pid"]
+    log = world.house.root / "log"
+    with world.fault(worker) as fault:
+        used = kernel_ticks(master)
+        size = sum(path.stat().st_size for path in log.iterdir())
+        deaths = 0
+        while time.monotonic() - fault.at_mono < for_s:
+            found = world.house.worker(worker)
+            if found["state"] == "ready":
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(found["pid"], signal.SIGKILL)
+                    deaths += 1
+                eventually(lambda found=found: world.house.worker(worker)["pid"] != found["pid"], within_s=5)  # type: ignore[misc]
+            time.sleep(0.1)
+        fault.happened = deaths > 3
+        fault.numbers["deaths"] = deaths
+        fault.numbers["processor share of the master"] = (kernel_ticks(master) - used) / 100 / for_s
+        fault.numbers["log MiB"] = (sum(path.stat().st_size for path in log.iterdir()) - size) / 2**20
+        if deaths > 8:
+            fault.broken.append(f"{deaths} restarts within {for_s:g} s: the back-off does not hold")
+        if world.house.status()["verdict"] != "degraded":
+            fault.broken.append("a worker that keeps dying is not called degraded")
+        if world.house.worker(worker)["state"] != "ready":
+            world.house.ask("restart", worker=worker)
+        eventually(lambda: world.house.worker(worker)["state"] == "ready", within_s=40)
+
+
+def race_masters(world: World) -> None:
+    """Four more masters at once beside the one that serves: all give way and leave it alone."""
+    house = world.house
+    first, pids = house.process, house.all_pids()[:6]
+    with world.fault("none") as fault:
+        racers = []
+        try:
+            for _ in range(4):
+                house.begin()
+                assert house.process is not None
+                racers.append(house.process)
+        finally:
+            house.process = first
+        codes = [racer.wait(30) for racer in racers]
+        fault.happened = True
+        if codes != [3] * 4:
+            fault.broken.append(f"second masters ended with {codes}, not 3")
+        if house.all_pids()[:6] != pids:
+            fault.broken.append("second masters cost the first one a process")

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a fault run found, as data: JSON for machines, a table for the terminal. The page is made in `page.py`."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.faults.world import AFTERMATH_S, Fault
+from tests.support.load import Operation
+from vdsm_mp.api.catalogue import VERBS
+
+#: Fewer calls than this and a p99 says nothing.
+ENOUGH_CALLS = 50
+
+
+@dataclass
+class Row:
+    """One scenario. Times are in seconds. `missed`: limits that were exceeded; `broken`: promises not kept."""
+
+    id: str
+    title: str
+    wanted: int = 0
+    executed: int = 0
+    not_run: str = ""
+    broken: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+    measures: dict[str, list[float]] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
+    unaffected: dict[str, float] = field(default_factory=dict)
+
+    def take(self, fault: Fault) -> None:
+        """One injection; only what really happened counts."""
+        self.broken += fault.broken
+        if not fault.happened:
+            return
+        self.executed += 1
+        found = {"seen": fault.seen_s, "ready": fault.ready_s, **fault.numbers}
+        for name, value in found.items():
+            if value is not None:
+                self.measures.setdefault(name, []).append(value)
+
+    def judge(self) -> None:
+        for name, most in self.limits.items():
+            values = self.measures.get(name, [])
+            if values and p99(values) > most:
+                self.missed.append(f"{name}: {p99(values):.2f}, at most {most:g} was promised")
+
+    def as_json(self) -> dict[str, Any]:
+        measures = {name: summary(values) for name, values in self.measures.items()}
+        return {
+            "id": self.id, "title": self.title, "wanted": self.wanted, "executed": self.executed,
+            "not_run": self.not_run, "broken": self.broken, "missed": self.missed, "measures": measures,
+            "limits": self.limits, "unaffected": self.unaffected,
+        }  # fmt: skip
+
+
+def p99(values: Sequence[float]) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * 0.99))]
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    return {
+        "count": len(ordered),
+        "median": round(ordered[len(ordered) // 2], 4),
+        "p99": round(p99(ordered), 4),
+        "worst": round(ordered[-1], 4),
+    }
+
+
+def requests(history: Sequence[Operation]) -> dict[str, Any]:
+    """{"asked", "silent", "outcomes", "slowest_s"}."""
+    outcomes = Counter(operation.outcome or "silent" for operation in history)
+    took = [o.answers[0][0] - o.asked_mono for o in history if o.answers]
+    return {
+        "asked": len(history), "silent": outcomes.get("silent", 0), "outcomes": dict(outcomes),
+        "slowest_s": round(max(took, default=0.0), 3),
+    }  # fmt: skip
+
+
+def unaffected(
+    history: Iterable[Operation], faults: Mapping[str, Sequence[Fault]], every: Sequence[Fault]
+) -> dict[str, dict[str, float]]:
+    """{scenario: {"calls", "p99_ms", "worst_ms", "quiet_p99_ms", "ratio"}} of calls that do not need the victim.
+
+    Compared are the same verbs: those of the victim's are left out of the quiet times as well.
+    """
+    done = [o for o in history if o.answers and o.outcome == "done"]
+    quiet = [o for o in done if not any(f.at_mono <= o.answers[0][0] and o.asked_mono <= f.until_mono + AFTERMATH_S
+                                        for f in every)]  # fmt: skip
+    found = {}
+    for name, ones in faults.items():
+        victims = {fault.victim for fault in ones}
+        if not ones or "" in victims or "clientif" in victims:
+            continue
+        during = [
+            _took_ms(o) for o in done
+            if _owner(o) not in victims and any(f.at_mono <= o.asked_mono <= f.until_mono for f in ones)
+        ]  # fmt: skip
+        calm = [_took_ms(o) for o in quiet if _owner(o) not in victims]
+        if len(during) >= ENOUGH_CALLS and len(calm) >= ENOUGH_CALLS:
+            found[name] = {
+                "calls": len(during), "p99_ms": round(p99(during), 2), "worst_ms": round(max(during), 2),
+                "quiet_p99_ms": round(p99(calm), 2), "ratio": round(p99(during) / p99(calm), 2),
+            }  # fmt: skip
+    return found
+
+
+def _owner(operation: Operation) -> str:
+    return VERBS[operation.verb].owner
+
+
+def _took_ms(operation: Operation) -> float:
+    return (operation.answers[0][0] - operation.asked_mono) * 1e3
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The table for people."""
+    lines = [f"{'':8}{'scenario':52}{'done':>5}{'of':>5}{'seen p99':>10}{'ready p99':>11}{'worst':>8}   others p99"]
+    for row in found["rows"]:
+        seen, ready = row["measures"].get("seen"), row["measures"].get("ready")
+        others = row["unaffected"]
+        lines.append(
+            f"{row['id'][:7]:8}{row['title'][:51]:52}{row['executed']:5}{row['wanted']:5}"
+            f"{_s(seen, 'p99'):>10}{_s(ready, 'p99'):>11}{_s(ready, 'worst'):>8}"
+            + (f"   {others['p99_ms']:.1f} ms, {others['ratio']:.2f} x quiet" if others else "")
+        )
+        lines += [f"{'':8}not run: {row['not_run']}"] if row["not_run"] else []
+        lines += [f"{'':8}BROKEN: {line}" for line in dict.fromkeys(row["broken"])]
+        lines += [f"{'':8}over the limit: {line}" for line in row["missed"]]
+    asked = found["requests"]
+    lines += [f"BROKEN: {line}" for line in found["broken"]]
+    lines.append(
+        f"{found['executed']} injections executed, {asked['asked']} requests, {asked['silent']} without an answer, "
+        f"slowest {asked['slowest_s']:.1f} s, {len(found['broken'])} promises broken, {found['took_s']:.0f} s"
+    )
+    return "\n".join(lines)
+
+
+def _s(values: Mapping[str, float] | None, which: str) -> str:
+    return f"{values[which]:.2f} s" if values else ""

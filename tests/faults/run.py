@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Injects faults into a whole house under load and says what was kept and what was not.
+
+    python -m tests.faults.run [--full] [--scenario A1 …] [--repeat N] [--minutes N] [--json FILE] [--html FILE]
+
+Rounds: each scenario that is still wanted runs once a round, in an order of its own; deaths of the master come last in
+a round, because they begin the back-off anew. Only injections that really happened are counted. Exit code 1 when a
+promise is broken (with --strict also when a limit was exceeded). Needs root, libvirtd and QEMU.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults import checker, page, report
+from tests.faults.injections import CannotRun
+from tests.faults.report import Row
+from tests.faults.scenarios import BY_TESTS, NOT_HERE, UNDER_LOAD, ByTests, Scenario
+from tests.faults.world import Fault, World
+from tests.support.house import forget_program
+from tests.support.load import check
+
+ROOT = Path(__file__).parents[2]
+#: Quiet time between two injections, which calls during a fault are compared with.
+PAUSE_S = 1.5
+#: Where a line about the progress goes.
+Say = Callable[[str], None]
+#: Last in a round.
+_LAST = ("A7", "H1")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How much of it. repeat: for every scenario; 0 = as the table says."""
+
+    full: bool = False
+    repeat: int = 0
+    minutes: float = 0.0
+    guests: int = 2
+    callers: int = 50
+    per_s: float = 50.0
+    seed: int = 1
+
+    def times(self, scenario: Scenario) -> int:
+        return self.repeat or (scenario.full if self.full else scenario.quick)
+
+
+def under_load(scenarios: Sequence[Scenario], wish: Wish, say: Say) -> dict[str, Any]:
+    """One world, all the scenarios. {"rows", "requests", "broken", "records"} as in the report."""
+    rows = {s.id: Row(s.id, s.title, wanted=wish.times(s), limits=dict(s.limits)) for s in scenarios}
+    faults: dict[str, list[Fault]] = {s.id: [] for s in scenarios}
+    rng = random.Random(wish.seed)
+    until = time.monotonic() + wish.minutes * 60 if wish.minutes else float("inf")
+    with World.open(guests=wish.guests, callers=wish.callers, per_s=wish.per_s, seed=wish.seed) as world:
+        for number in range(max(row.wanted for row in rows.values())):
+            due = [s for s in scenarios if wish.times(s) > number and not rows[s.id].not_run]
+            rng.shuffle(due)
+            due.sort(key=lambda s: _LAST.index(s.id) if s.id in _LAST else -1)
+            for scenario in due:
+                if time.monotonic() > until:
+                    break
+                _inject(world, scenario, rows[scenario.id], faults[scenario.id], say)
+                time.sleep(PAUSE_S)
+            say(f"round {number + 1}: {sum(row.executed for row in rows.values())} injections")
+        try:
+            world.settle()
+            stumbled = []
+        except Exception as error:
+            stumbled = [f"the harness stumbled: {error!r}"]
+        log = world.house.log_text()
+    history = world.load.history
+    others = report.unaffected(history, faults, world.faults)
+    for row in rows.values():
+        row.unaffected = others.get(row.id, {})
+        row.judge()
+    broken = [f"{row.id}: {line}" for row in rows.values() for line in dict.fromkeys(row.broken)]
+    broken += [*stumbled, *check(history, {}), *checker.judge(world.record), *_tracebacks(log)]
+    return {
+        "rows": [row.as_json() for row in rows.values()],
+        "requests": report.requests(history) | {"reconnects": world.load.reconnects, "per_s": wish.per_s},
+        "broken": broken,
+        "records": [checker.written(world.record)],
+        "raw": {row.id: row.measures for row in rows.values()},
+    }
+
+
+def _inject(world: World, scenario: Scenario, row: Row, faults: list[Fault], say: Say) -> None:
+    before, began = len(world.faults), time.monotonic()
+    try:
+        scenario.inject(world)
+    except CannotRun as error:
+        row.not_run = str(error)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        row.broken.append(f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})")
+        say(f"  {scenario.id}: {row.broken[-1]}")
+        world.recover()
+    else:
+        say(f"  {scenario.id}: {time.monotonic() - began:.1f} s")
+    for fault in world.faults[before:]:
+        row.take(fault)
+        faults.append(fault)
+
+
+def _tracebacks(log: str) -> list[str]:
+    """Errors nobody had foreseen, as the log tells them; the first few."""
+    found = [line for line in log.splitlines() if "uncaught exception" in line or "Traceback (most recent" in line]
+    return [f"in the log: {line[:200]}" for line in list(dict.fromkeys(found))[:5]]
+
+
+def by_tests(rows: Sequence[ByTests], wish: Wish) -> tuple[list[Row], list[str]]:
+    """The rows that tests execute, in one session of pytest a repetition."""
+    found = {row.id: Row(row.id, row.title) for row in rows}
+    for _ in range(wish.repeat or (5 if wish.full else 1)):
+        for node, outcome, why in _pytest({node for row in rows for node in row.nodes}, wish.full):
+            for row in rows:
+                if any(node == wanted or node.startswith((wanted + "[", wanted + "::")) for wanted in row.nodes):
+                    _take_outcome(found[row.id], node, outcome, why)
+    return list(found.values()), [f"{r.id}: {line}" for r in found.values() for line in r.broken]
+
+
+def _take_outcome(row: Row, node: str, outcome: str, why: str) -> None:
+    row.wanted += 1
+    if outcome == "passed":
+        row.executed += 1
+    elif outcome == "skipped":
+        row.not_run = why
+    else:
+        row.broken.append(f"{node}: {why[:300]}")
+
+
+def _pytest(nodes: Iterable[str], full: bool) -> list[tuple[str, str, str]]:
+    """[(node below tests/, outcome, why)]."""
+    present = sorted(node for node in nodes if (ROOT / "tests" / node.partition("::")[0]).exists())
+    env = {**os.environ, **({"VDSM_MP_DEATHS_STRIDE": "1", "VDSM_MP_FAULTS_STRIDE": "1"} if full else {})}
+    with tempfile.TemporaryDirectory(prefix="vdsm-mp-faults-") as folder:
+        file = Path(folder) / "report.xml"
+        argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", f"--junitxml={file}"]
+        argv += ["--timeout=1800"] if full else []
+        subprocess.run([*argv, *(f"tests/{node}" for node in present)], cwd=ROOT, env=env, check=False)
+        return [_outcome(case) for case in ET.parse(file).iter("testcase")]
+
+
+def _outcome(case: ET.Element) -> tuple[str, str, str]:
+    module = case.get("classname", "").removeprefix("tests.").replace(".", "/") + ".py"
+    node = f"{module}::{case.get('name', '')}"
+    for kind, word in (("failure", "failed"), ("error", "failed"), ("skipped", "skipped")):
+        found = case.find(kind)
+        if found is not None:
+            return node, word, found.get("message", "").removeprefix("Skipped: ")
+    return node, "passed", ""
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "processors": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_average_at_start": round(os.getloadavg()[0], 1),
+    }
+
+
+def run(wish: Wish, wanted: Sequence[str] = (), say: Say = lambda line: print(line, flush=True)) -> dict[str, Any]:
+    """The whole report. wanted: ids of scenarios, or their beginnings; empty = all."""
+
+    def asked(name: str) -> bool:
+        return not wanted or any(name == w or name.split(maxsplit=1)[0] == w for w in wanted)
+
+    began, about = time.monotonic(), machine()
+    loaded = [s for s in UNDER_LOAD if asked(s.id)]
+    tested = [t for t in BY_TESTS if asked(t.id) and (wish.full or not t.full_only)]
+    found: dict[str, Any] = {"rows": [], "requests": report.requests([]), "broken": [], "records": [], "raw": {}}
+    if loaded:
+        found = under_load(loaded, wish, say)
+    if tested:
+        rows, broken = by_tests(tested, wish)
+        found["rows"] += [row.as_json() for row in rows]
+        found["broken"] += broken
+    found |= {
+        "executed": sum(row["executed"] for row in found["rows"]),
+        "took_s": round(time.monotonic() - began, 1),
+        "machine": about,
+        "full": wish.full,
+        "seed": wish.seed,
+        "not_here": dict(NOT_HERE) if not wanted else {},
+    }
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="as often as promises need; hours")
+    parser.add_argument("--scenario", nargs="+", default=[], metavar="ID", help="only these")
+    parser.add_argument("--repeat", type=int, default=0, help="so often, whatever the table says")
+    parser.add_argument("--minutes", type=float, default=0.0, help="begin nothing under load after that time")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--strict", action="store_true", help="a limit that was exceeded is a failure too")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--html", type=Path)
+    asked = parser.parse_args()
+    more = {"guests": 8, "per_s": 100.0} if asked.full else {}
+    wish = Wish(full=asked.full, repeat=asked.repeat, minutes=asked.minutes, seed=asked.seed, **more)
+    try:
+        found = run(wish, asked.scenario)
+    finally:
+        forget_program()
+    if asked.json:
+        asked.json.write_text(json.dumps(found, indent=1))
+    if asked.html:
+        asked.html.write_text(page.html(found))
+    print(report.text(found))
+    missed = any(row["missed"] for row in found["rows"])
+    return 1 if found["broken"] or (asked.strict and missed) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

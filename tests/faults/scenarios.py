@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scenarios as data: what is done, how often, and what may not be exceeded.
+
+`UNDER_LOAD` run in one world with guests, storage and clients. `BY_TESTS` are injections that tests make on smaller
+pieces; a passed test is one executed injection, a skipped one says what this machine lacks. `NOT_HERE` are known and
+not run, with the reason.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from tests.faults import injections as do
+from tests.faults.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One row. quick, full: how often. limits: {measure: at most, by p99}; "seen" and "ready" are seconds."""
+
+    id: str
+    title: str
+    inject: Callable[[World], None]
+    quick: int
+    full: int
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ByTests:
+    """One row of tests. nodes: "file::function" below tests/; every parametrisation counts."""
+
+    id: str
+    title: str
+    nodes: tuple[str, ...]
+    full_only: bool = False
+
+
+WORKERS = ("storage", "network", "virt", "scheduler", "clientif")
+_DEATH = {"seen": 0.2, "ready": 1.0}
+_HANG = {"seen": 5.0, "ready": 6.0}
+
+
+def _kill(worker: str, name: str, full: int, **more: float) -> Scenario:
+    return Scenario(name, f"kill -9 {worker}", partial(do.kill_worker, worker=worker), 6, full, {**_DEATH, **more})
+
+
+UNDER_LOAD: tuple[Scenario, ...] = (
+    _kill("clientif", "A1", 200, **{"accepts again": 1.0}),
+    _kill("virt", "A2", 200, **{"VMs known again": 3.0}),
+    _kill("storage", "A3", 200),
+    _kill("scheduler", "A4", 200),
+    _kill("network", "A4n", 100),
+    Scenario("A3i", "kill -9 the file access of a domain", do.kill_io_child, 3, 100, {"ready": 1.0}),
+    Scenario("A7", "kill -9 the master", do.kill_master, 5, 100, {"all gone": 1.0, "ready": 5.0}),
+    Scenario("A16", "a worker dies whenever it is ready", partial(do.storm, worker="network"), 1, 3,
+             {"processor share of the master": 0.25, "log MiB": 1.0}),
+    *(Scenario(f"B1 {w}", f"SIGSTOP {w}", partial(do.freeze_worker, worker=w), 1, 60, _HANG) for w in WORKERS),
+    Scenario("B2", "SIGSTOP and SIGCONT after 2 s", partial(do.pause_worker, worker="storage"), 1, 50),
+    Scenario("B5s", "SIGSTOP the file access of a domain", do.freeze_io_child, 1, 10),
+    Scenario("B8", "SIGSTOP a guest's QEMU", do.freeze_qemu, 1, 20, {"slowest list": 1.0}),
+    Scenario("C1", "kill -9 libvirtd, and a new one", do.kill_libvirtd, 3, 100, {"ready": 2.0}),
+    Scenario("C3", "SIGSTOP libvirtd", do.freeze_libvirtd, 1, 20, {"seen": 10.0, "ready": 5.0}),
+    Scenario("E1", "the door runs out of descriptors", do.no_more_descriptors, 1, 5,
+             {"processor share of the door": 0.5}),
+    Scenario("E4", "nothing can be forked", do.no_more_processes, 1, 5),
+    Scenario("E6", "a worker has a twentieth of a processor", do.little_processor, 1, 3),
+    Scenario("E6n", "four programs at nice -20", do.busy_neighbours, 1, 3),
+    Scenario("E9", "four more masters at once", do.race_masters, 1, 25),
+    Scenario("E10", "log files moved, SIGHUP, folder without rights", do.move_logs, 1, 5),
+    Scenario("F1", "2,000 connections that say nothing", partial(do.many_connections, count=2000), 1, 3,
+             {"slowest ping": 1.0, "memory MiB": 100.0}),
+    Scenario("F4", "other protocols at the port", do.garbage, 1, 50),
+    Scenario("G9", "operators who never ask", do.idle_operators, 1, 10),
+    Scenario("H1", "SIGTERM under load", do.stop_house, 2, 50, {"stopped": 10.0, "ready": 5.0}),
+)  # fmt: skip
+
+
+def _master(*names: str) -> tuple[str, ...]:
+    return tuple(f"process/test_master.py::test_{name}" for name in names)
+
+
+BY_TESTS: tuple[ByTests, ...] = (
+    ByTests("A0", "every answer counted exactly, ids beside a journal of what ran",
+            ("process/test_house_load.py::test_every_question_at_the_door_gets_exactly_one_answer_while_workers_are_killed",
+             "process/test_bus.py::test_when_the_worker_is_killed_each_of_100_calls_gets_exactly_one_answer",
+             "process/test_bus.py::test_safe_calls_survive_the_death_of_their_worker")),
+    ByTests("A3c", "kill -9 storage in a copy",
+            ("system/test_volumes.py::test_a_copy_cut_short_by_the_death_of_its_worker_is_undone",)),
+    ByTests("A6", "root's helper is killed or hangs",
+            ("process/test_root.py::test_a_helper_that_is_killed_fails_what_it_had_and_starts_again",
+             "process/test_root.py::test_a_helper_that_hangs_is_replaced",
+             "process/test_root.py::test_the_end_of_its_caller_ends_the_helper_and_its_programs")),
+    ByTests("A9", "a supervised master, and a second one beside it",
+            ("process/test_supervised.py::test_a_killed_master_is_started_again_and_nothing_of_the_old_house_is_left",
+             "process/test_supervised.py::test_a_second_master_beside_the_supervised_one_gives_way",
+             *_master("of_many_masters_started_at_once_exactly_one_serves",
+                      "a_second_master_says_who_runs_and_leaves_the_first_alone"))),
+    ByTests("A12", "SIGSEGV, and exits of every kind",
+            _master("a_worker_that_dies_is_replaced_and_the_reason_kept", "a_crash_leaves_its_stack_in_the_log")),
+    ByTests("A13", "a worker that can never start", (
+        *_master("a_worker_that_can_never_start_again_is_left_alone_and_the_others_serve",
+                 "a_house_that_cannot_be_built_stops_with_3"),
+        "process/test_supervised.py::test_what_cannot_start_is_not_tried_again_and_says_why")),
+    ByTests("A14", "exceptions nobody catches", _master("an_exception_nobody_catches_is_in_the_log")),
+    ByTests("B3", "busy loop, a C call that keeps the GIL, a lock",
+            _master("a_loop_that_hangs_is_dumped_killed_and_replaced", "a_stopped_worker_is_found_out_and_replaced")),
+    ByTests("B5", "a child that hangs in the kernel and survives SIGKILL", (
+        "process/test_master_kernel.py::test_a_child_that_cannot_be_killed_is_written_off_counted_capped_and_taken_back",
+        "process/test_storage_io.py::test_a_hung_request_frees_its_caller_at_the_deadline",
+        "process/test_storage_io.py::test_when_every_slot_hangs_the_child_is_replaced_and_then_left_in_peace",
+        "process/test_storage_io.py::test_children_that_cannot_be_killed_are_counted_and_capped")),
+    ByTests("B7", "one storage domain hangs, the others are checked on time",
+            ("process/test_storage_io.py::test_a_hung_domain_disturbs_nothing_else_and_comes_back_by_itself",)),
+    ByTests("B8d", "a stuck guest is destroyed",
+            ("system/virt/test_vm_faults.py::test_a_stuck_guest_delays_nobody_and_can_be_destroyed",)),
+    ByTests("C1d", "a VM that ends while libvirtd is away",
+            ("system/virt/test_vm_faults.py::test_a_libvirtd_that_dies_and_comes_back_costs_no_guest_and_no_news",)),
+    ByTests("D1", "every n-th step of storage operations fails, or is the last one",
+            ("process/test_storage_deaths.py", "process/test_storage_domain_faults.py"), full_only=True),
+    ByTests("D12", "two hosts fight for the role", ("system/test_spm_fight.py",), full_only=True),
+    ByTests("D14", "task records that cannot be read",
+            ("unit/tasks/test_tasks.py::test_stored_tasks_that_cannot_be_read_are_set_aside_and_do_not_stop_the_spm",)),
+    ByTests("D16", "links, pipes, sockets and devices in place of files", (
+        "unit/storage/test_domain_io.py::test_nothing_planted_is_followed_or_opened",
+        "unit/storage/test_domain_io.py::test_creating_stays_beneath_the_root",
+        "unit/storage/test_domain_io.py::test_a_domain_directory_that_is_a_link_is_refused",
+        "unit/storage/test_image_verbs.py::test_links_and_pipes_in_place_of_volumes_are_refused")),
+    ByTests("D18", "paths and worse in every parameter of every verb", ("system/test_hostile_parameters.py",)),
+    ByTests("E2", "a worker runs out of memory",
+            ("process/test_master_kernel.py::test_a_worker_that_runs_out_of_memory_dies_alone_and_says_why",
+             "process/test_master_kernel.py::test_a_kill_by_hand_is_not_taken_for_want_of_memory")),
+    ByTests("F2", "clients that do not read", (
+        "process/test_door_limits.py::test_a_subscriber_that_never_reads_is_dropped_and_others_hear_on",
+        "process/test_door_limits.py::test_a_hundred_thousand_requests_unread_are_held_back_not_stored",
+        "process/test_door_limits.py::test_handshakes_of_many_do_not_delay_a_call_for_long")),
+    ByTests("F5", "mutated frames and envelopes", ("fuzz/test_wire.py",)),
+    ByTests("F11", "certificates that are not good", ("process/test_door_tls.py",)),
+    ByTests("G1", "other users of this machine", (
+        *_master("files_and_sockets_are_for_the_group_only",
+                 "a_stranger_is_turned_away_from_the_control_socket"),
+        "process/test_master_kernel.py::test_a_careless_umask_opens_nothing_to_others")),
+    ByTests("G2", "forged and broken messages on the bus", (
+        "process/test_bus.py::test_a_forged_token_gets_no_answer_and_a_good_one_does",
+        "process/test_bus.py::test_garbage_on_the_socket_harms_nobody",
+        "process/test_bus.py::test_a_frame_larger_than_the_limit_drops_only_itself")),
+    ByTests("G6", "a hostile caller at root's doors, real sudo", ("process/test_root.py",)),
+    ByTests("G8", "hooks that are not to be trusted", ("process/test_hooks.py",)),
+    ByTests("H3", "a stop with a child that cannot be killed", (
+        "process/test_master_kernel.py::test_a_stop_with_a_child_that_cannot_be_killed_ends_in_time_and_names_it",
+        *_master("a_worker_that_does_not_leave_is_killed_and_the_master_still_exits_0"))),
+    ByTests("H7", "configurations that are wrong", ("process/test_master_start.py",)),
+    ByTests("H10", "supervisorctl",
+            ("process/test_supervised.py::test_supervisorctl_shows_and_restarts_single_workers_and_stops_the_house",)),
+)  # fmt: skip
+
+NOT_HERE: Mapping[str, str] = {
+    "A5": "there is no router process: workers talk to each other directly",
+    "A8": "needs a widened window between fork and prctl; the pipe's end covers it, untested",
+    "B6": "no handler of a worker touches storage on its loop; D state in the worker itself is not injected",
+    "B10": "SIGSTOP of qemu-img and mount is not injected under load; deadlines are tested per command",
+    "C2": "ten minutes without libvirtd: only the short outage is run",
+    "C4": "kill of libvirtd in the middle of a migration: migration is not built",
+    "D9, D10": "iSCSI and device-mapper faults: block storage is not built",
+    "D8": "NFS outages run in throw-away hosts: make testbed",
+    "E3": "global want of memory would hit the machine that runs the tests",
+    "E11": "the 24-hour soak is not part of this run",
+    "F14": "loss and delay on the network need a namespace of their own for the clients; not run",
+    "H4, H5, H9": "upgrades and packages are not part of this run",
+    "H8": "power cut of a nested machine is not run",
+}
