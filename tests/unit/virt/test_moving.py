@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A VM between two hosts, cell by cell."""
+
+from collections.abc import Callable
+
+import pytest
+
+from vdsm_mp.virt import machine, moving
+from vdsm_mp.virt.machine import Do, ExitReason, Life, Move, VmStatus, reported
+
+UP = Life(status=VmStatus.UP, cpus_run=True)
+PAUSED = Life(status=VmStatus.PAUSED, paused_mono=5.0)
+LEAVES = Life(status=VmStatus.MIGRATION_SOURCE, cpus_run=True)
+COMES = Life(status=VmStatus.MIGRATION_DESTINATION)
+DOWN, _ = machine.on_stopped(LEAVES, migrated=True)
+
+MOVES: dict[str, Callable[[Life], Move]] = {
+    "leave": moving.leave,
+    "found leaving": moving.found_leaving,
+    "stay": lambda life: moving.stay(life, runs=True),
+    "torn": moving.torn,
+    "arrive": lambda life: moving.arrive(life, runs=True),
+    "not arrived": moving.not_arrived,
+}
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+def test_nothing_brings_a_vm_back_that_is_down(move: Callable[[Life], Move]) -> None:
+    assert move(DOWN) == (DOWN, ())
+
+
+def test_what_leaves_ends_well_and_is_told_once() -> None:
+    life, todo = moving.leave(UP)
+    assert (reported(life, 10), todo) == (VmStatus.MIGRATION_SOURCE, (Do.TELL_STATUS,))
+    assert moving.leave(life) == (life, ())
+    gone, todo = machine.on_stopped(life, migrated=True)
+    assert gone.exit is not None
+    assert (gone.exit.code, gone.exit.reason) == (0, ExitReason.MIGRATED)
+    assert Do.TELL_DOWN in todo
+    assert machine.on_stopped(gone, migrated=True) == (gone, ())
+
+
+def test_what_stays_is_as_libvirt_has_it() -> None:
+    life, todo = moving.stay(LEAVES, runs=True)
+    assert (life.status, todo) == (VmStatus.UP, (Do.TELL_RUNNING,))
+    life, todo = moving.stay(moving.leave(PAUSED)[0], runs=False)
+    assert (life.status, todo) == (VmStatus.PAUSED, (Do.TELL_STATUS,))
+
+
+def test_a_failed_postcopy_is_the_end_on_both_sides() -> None:
+    for life in (LEAVES, COMES):
+        torn, todo = moving.torn(life)
+        assert torn.exit is not None
+        assert (torn.exit.code, torn.exit.reason) == (1, ExitReason.POSTCOPY_FAILED)
+        assert Do.DESTROY in todo
+
+
+def test_in_postcopy_the_source_looks_paused() -> None:
+    life, _ = machine.on_suspended(LEAVES, 10, postcopy=True)
+    assert (reported(life, 10), life.pause_code) == (VmStatus.PAUSED, "POSTCOPY")
+
+
+def test_what_arrives_is_up_and_what_was_paused_is_paused() -> None:
+    assert moving.arrive(COMES, runs=True)[0].status is VmStatus.UP
+    assert moving.arrive(COMES, runs=False)[0].status is VmStatus.PAUSED
+
+
+@pytest.mark.parametrize("move", [moving.not_arrived, machine.on_stopped])
+def test_what_does_not_arrive_has_failed_to_migrate(move: Callable[[Life], Move]) -> None:
+    life, _ = move(COMES)
+    assert life.exit is not None
+    assert (life.exit.code, life.exit.reason) == (1, ExitReason.MIGRATION_FAILED)
+
+
+def test_a_new_life_takes_a_guest_that_stands_still_for_one_that_leaves_when_the_note_says_so() -> None:
+    for life in (UP, PAUSED, COMES):
+        assert moving.found_leaving(life)[0].status is VmStatus.MIGRATION_SOURCE
