@@ -155,6 +155,8 @@ class PrivateLibvirtd:
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
+        if self._daemon is not None:
+            os.kill(self._daemon.pid, signal.SIGCONT)  # nsenter stops itself together with its program
 
     def qemu_pid(self, vm_name: str) -> int:
         """The QEMU of a VM, as we see it. ProcessLookupError when there is none."""
