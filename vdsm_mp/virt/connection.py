@@ -68,7 +68,7 @@ class Connection:
         self._listening: list[int] = []
         self.reconnects = 0
 
-    def start(self, on_connect: OnConnect, *, wait_s: float = 5.0) -> bool:
+    def start(self, on_connect: OnConnect, *, wait_s: float = 2.0) -> bool:
         """Begin to connect; True when stock was taken within `wait_s`. Goes on trying for ever otherwise."""
         _start_event_loop()
         self._on_connect = on_connect

@@ -148,8 +148,6 @@ def _sampled(record: VmRecord, last: Sample | None, new: Sample) -> dict[str, An
         "network": dict(_networks(record, new)),
         "balloonInfo": _balloon(record, new.raw),
     }
-    if "vcpu.current" in new.raw:
-        made["vcpuCount"] = int(new.raw["vcpu.current"])
     if "cpu.time" in new.raw:
         made["cpuUsage"] = str(new.raw["cpu.time"])
     made |= _cpu(last, new)
