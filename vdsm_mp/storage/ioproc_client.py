@@ -8,6 +8,7 @@ to be killed or written off and a new one is asked for, with a pause between att
 fail at once instead of piling up.
 """
 
+import errno
 import logging
 import os
 import select
@@ -226,7 +227,10 @@ class IoProcess:
             link = self._usable(deadline)
             try:
                 answer = link.call(op, args, body, deadline)
-                break
+                if answer.errno != errno.EBADF or attempt == 2:
+                    break
+                # Its root was given up while it was being opened, and could not be opened in the end: nothing ran.
+                self._drop(link)
             except TimeoutError:
                 raise IoTimedOut(self._label(), op, deadline_s) from None
             except _Gone as gone:

@@ -27,6 +27,7 @@ class _Child:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._root: Root | None = None
+        self._opened = threading.Event()
         self._waiting: queue.SimpleQueue[tuple[Request, bytes]] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads = 0
@@ -78,10 +79,15 @@ class _Child:
 
     def _do(self, request: Request, body: bytes) -> Any:
         if request.op == "open":
-            self._root = Root(request.args["root"], request.args["beneath"])
+            try:
+                self._root = Root(request.args["root"], request.args["beneath"])
+            finally:
+                self._opened.set()
             return None
+        # Opening the root may hang, too; its client has given that up and asks on.
+        self._opened.wait()
         if self._root is None:
-            raise OSError(errno.EBADF, "no root was opened")
+            raise OSError(errno.EBADF, "the root could not be opened")
         function = OPERATIONS.get(request.op) or COMPOUND[request.op]
         extra = {"body": body} if request.op in WITH_BODY else {}
         try:
