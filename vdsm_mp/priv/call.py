@@ -28,6 +28,8 @@ _SUDO = "/usr/bin/sudo"
 _PAUSE_S = 1.0
 #: What the helper may need on top of the caller's deadline to put a child down and to say so.
 _GRACE_S = 3.0
+#: From the end of its answers until its process has ended.
+_LEAVES_S = 5.0
 #: A helper that was not asked for so long is ended; the next call starts it again.
 _IDLE_S = 60.0
 
@@ -175,6 +177,9 @@ class _Life:
             for line in lines:
                 self._answer(line)
         self._over()
+        # Nobody may ask again for a long time, and until then it would stay a zombie.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LEAVES_S)
 
     def _rest(self) -> None:
         """Idle: let the helper go, it costs as much memory as a worker. Its EOF ends the reading."""
