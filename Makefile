@@ -25,5 +25,5 @@ bench:  ## measure against bare ZeroMQ and bare TLS on this machine
 testbed:  ## tests in throw-away hosts with a full kernel; needs mmdebstrap, builds the hosts the first time
 	@$(PYTHON) scripts/check --run testbed
 
-faults:  ## the fault tests, with more repetitions than make check
-	@$(PYTHON) scripts/check --run faults
+faults:  ## kill, hang and starve a whole house under load (FULL=1: as often as the promises need; REPORT=DIR: where to)
+	@$(PYTHON) scripts/check --run faults $(if $(FULL),--full) $(if $(REPORT),--report $(REPORT))

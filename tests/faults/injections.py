@@ -361,7 +361,7 @@ def no_more_descriptors(world: World) -> None:
 
 
 def _limit(pid: int, descriptors: int) -> int:
-    """Set how many descriptors a process may have; how many it might before. As its own user: root may not everywhere."""
+    """Set how many descriptors a process may have; how many it might before. Its own user may everywhere, root not."""
     lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
     before = int(next(line for line in lines if line.startswith("Max open files")).split()[3])
     words = ["prlimit", "--pid", str(pid), f"--nofile={descriptors}:"]

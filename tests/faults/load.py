@@ -19,10 +19,8 @@ from vdsm_mp.api.errors import DeadlineExceeded
 from vdsm_mp.common.errors import Error
 from vdsm_mp.wire.client import Client, ConnectionLost
 
-#: A hung worker is replaced within 5 s, and what waited for it is answered then; with room for a busy machine.
-ANSWER_S = 15.0
-#: So long a client listens before it calls it silence.
-SILENCE_S = 30.0
+#: How much later than the deadline that the verb declares a client still listens, before it calls it silence.
+LATE_S = 10.0
 #: The outcome of a question whose connection was closed: seen by the client, and an answer of a kind.
 CLOSED = "closed"
 
@@ -68,7 +66,7 @@ class Load:
         """Ask nothing new, wait for the last answers. Raises what a client stumbled over, if it was our own fault."""
         self._stop.set()
         for thread in self._threads:
-            thread.join(SILENCE_S + 20)
+            thread.join(120)
         if self._crashed:
             raise self._crashed[0]
 
@@ -100,10 +98,11 @@ class Load:
         """False when the connection is of no use any more."""
         (question,) = rng.choices(self._questions, self._weights)
         params = question.params(rng)
-        operation = Operation(name, question.verb, False, time.monotonic(), ANSWER_S)
+        deadline_s = VERBS[question.verb].deadline_s
+        operation = Operation(name, question.verb, False, time.monotonic(), deadline_s)
         self.history.append(operation)
         try:
-            value: object = client.call(question.verb, params, timeout_s=SILENCE_S)
+            value: object = client.call(question.verb, params, timeout_s=deadline_s + LATE_S)
             outcome = "done"
         except ConnectionLost as error:
             value, outcome = str(error), CLOSED

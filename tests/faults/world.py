@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,13 +179,15 @@ class World:
                 beats.append(Beat(time.monotonic(), guest.ticks, hellos(guest.serial)))
 
     def _watch_zombies(self) -> None:
-        """A zombie of ours that is still there a second later."""
-        before: set[int] = set()
+        """Zombies of ours that stay: their parent had five seconds to notice, and was not frozen by us meanwhile."""
+        looks: Counter[int] = Counter()
         while not self._stop.wait(1.0):
             ours = set(self.house.all_pids())
             now = {f.pid: f for f in kernel.processes() if f.state == "Z" and f.parent in ours}
-            self.record.zombies += [f"{f.pid} {f.name}" for f in now.values() if f.pid in before]
-            before = set(now)
+            looks = Counter({pid: looks[pid] + 1 for pid in now})
+            self.record.zombies += [
+                f"{f.pid} {f.name}, child of {kernel.process(f.parent)}" for f in now.values() if looks[f.pid] == 6
+            ]
 
     def _hear_events(self) -> None:
         """No guest that lives is ever told to be Down."""
