@@ -11,6 +11,7 @@ from vdsm_mp.api.errors_virt import (
     DestroyFailed,
     ExternalDataFailed,
     InvalidVmParameter,
+    MigrationFailed,
     MissingVmParameter,
     NoSuchVm,
     ResetFailed,
@@ -94,7 +95,14 @@ class GetVmStats(Message, frozen=True, kw_only=True):
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.hibernate", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.hibernate",
+    owner="virt",
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, InvalidVmParameter, MigrationFailed),
+)
 class HibernateVm(Message, frozen=True, kw_only=True):
     """Suspend to storage volumes.
 
@@ -102,7 +110,8 @@ class HibernateVm(Message, frozen=True, kw_only=True):
     """
 
     vm_id: Uuid = field(name="vmID")
-    hibernation_vol_handle: dict[str, Any] = field(name="hibernationVolHandle")
+    #: Six ids: domain, pool, image and volume of the memory, image and volume of the parameters.
+    hibernation_vol_handle: str = field(name="hibernationVolHandle")
 
 
 @verb(

@@ -66,7 +66,7 @@ class Ender:
         """Gone when it returns. Raises: NoSuchVm, DestroyFailed, LibvirtUnavailable."""
         record = self._vms.find(vm_id)
         self._vms.move(vm_id, machine.on_destroy_request)
-        if record.life.status is VmStatus.WAIT_FOR_LAUNCH:
+        if record.life.status in (VmStatus.WAIT_FOR_LAUNCH, VmStatus.RESTORING):
             self._starter.wait_ended(vm_id, _START_NOTICES_S)
         if record.life.status is not VmStatus.DOWN:
             self._end(vm_id, graceful_attempts)

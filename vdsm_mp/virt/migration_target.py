@@ -25,7 +25,7 @@ from vdsm_mp.api.vm_migration import CreateMigrationDestination
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Vars
-from vdsm_mp.virt import domxml_build, domxml_parse, moving
+from vdsm_mp.virt import displaynet, domxml_build, domxml_parse, moving
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives, with_sizes
@@ -81,6 +81,7 @@ class Arrivals:
             raise CannotCreateVm(f"the XML describes another VM, {who.vm_id}")
         metadata = Metadata.of_domain(domain) or Metadata()
         domxml_build.check(domain, metadata, self._policy)
+        displaynet.ensure(self._connection.get(), domain)
         self._keep_place(_record(vm_id, who.name, domain, metadata, params), limit)
         try:
             prepared = self._drives.prepare_all(domain, metadata)

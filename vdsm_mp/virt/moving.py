@@ -28,6 +28,10 @@ def stay(life: Life, *, runs: bool) -> Move:
     """It did not leave. runs: its CPUs do, as libvirt has it now."""
     if life.status is not VmStatus.MIGRATION_SOURCE:
         return life, ()
+    return _again(life, runs=runs)
+
+
+def _again(life: Life, *, runs: bool) -> Move:
     if runs:
         up = replace(life, status=VmStatus.UP, cpus_run=True, postcopy=False, pause_code="NOERR", paused_mono=None)
         return up, (Do.TELL_RUNNING,)
@@ -54,3 +58,17 @@ def not_arrived(life: Life) -> Move:
     if life.status is not VmStatus.MIGRATION_DESTINATION:
         return life, ()
     return go_down(life, Exit.because(ExitReason.MIGRATION_FAILED), (Do.DESTROY,))
+
+
+def save(life: Life) -> Move:
+    """A client wants it to sleep."""
+    if life.status not in _RUNS:
+        return life, ()
+    return replace(life, status=VmStatus.SAVING), (Do.TELL_STATUS,)
+
+
+def unsaved(life: Life, *, runs: bool) -> Move:
+    """It could not be written; it is as before."""
+    if life.status is not VmStatus.SAVING:
+        return life, ()
+    return _again(life, runs=runs)

@@ -220,6 +220,8 @@ def _life(state: int, reason: int, metadata: Metadata) -> Life:
             return Life(status=VmStatus.MIGRATION_SOURCE, postcopy=True, pause_code="POSTCOPY")
         if reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION:
             return Life(status=VmStatus.MIGRATION_DESTINATION)
+        if reason == libvirt.VIR_DOMAIN_PAUSED_SAVE:
+            return Life(status=VmStatus.SAVING)
         failed = reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
         paused = metadata.number("pauseTime")
         return Life(status=VmStatus.PAUSED, pause_code="EOTHER" if failed else "NOERR", paused_mono=paused)

@@ -19,7 +19,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import CreateVm
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt import displaynet, domxml_build, domxml_parse, machine
+from vdsm_mp.virt import displaynet, domxml_build, domxml_parse, hibernation, machine
 from vdsm_mp.virt.connection import Connection, translate, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives, with_sizes
@@ -28,7 +28,7 @@ from vdsm_mp.virt.keeping import with_devices
 from vdsm_mp.virt.launch import Launches
 from vdsm_mp.virt.machine import Exit, ExitReason, VmStatus
 from vdsm_mp.virt.metadata import Metadata
-from vdsm_mp.virt.records import VmRecord
+from vdsm_mp.virt.records import VmRecord, VolumeIds
 from vdsm_mp.virt.registry import Vms, short_status
 from vdsm_mp.virt.sampling import Sampler
 
@@ -92,7 +92,9 @@ class Starter:
             devices=replace(devices, hash="", kvm=devices.kvm and self._facts.kvm),
             time_offset=str(params.get("timeOffset") or "0"),
         )
-        life = replace(record.life, destroy_on_reboot=metadata.flag("destroy_on_reboot"))
+        memory = hibernation.sleeping(params)
+        status = VmStatus.WAIT_FOR_LAUNCH if memory is None else VmStatus.RESTORING
+        life = replace(record.life, status=status, destroy_on_reboot=metadata.flag("destroy_on_reboot"))
         record = record.with_life(life)
         # Known first: libvirt's event of the definition must not find a VM that looks like somebody else's.
         self._vms.add(record)
@@ -104,7 +106,7 @@ class Starter:
         self._ends[vm_id] = threading.Event()
         self._launches.submit(
             f"start vm={vm_id}",
-            lambda: self._start(vm_id, domain, str(params.get("serial") or "")),
+            lambda: self._start(vm_id, domain, str(params.get("serial") or ""), memory),
             lambda error: self._refused(vm_id, error),
         )
         return record
@@ -116,30 +118,43 @@ class Starter:
 
     # -- the start itself, in the background
 
-    def _start(self, vm_id: str, domain: ET.Element, serial: str) -> None:
+    def _start(self, vm_id: str, domain: ET.Element, serial: str, memory: VolumeIds | None) -> None:
         began = clock.mono_s()
         prepared: dict[str, PreparedDrive] = {}
+        image: PreparedDrive | None = None
+        failure = str if memory is None else hibernation.failure
         try:
             record = self._wanted(vm_id)
             prepared = self._drives.prepare_all(domain, record.metadata)
             self._wanted(vm_id)
-            self._run(record, domain, prepared, serial)
+            if memory is not None:
+                image = self._drives.prepare(memory)
+            self._run(record, domain, prepared, serial, image)
             logger.info("VM.create vm=%s runs, took=%dms", vm_id, (clock.mono_s() - began) * 1000)
         except _Unwanted:
             self._failed(vm_id, Exit.because(ExitReason.DESTROYED_ON_STARTUP))
         except libvirt.libvirtError as error:
             sentence = str(translate(error, vm_id))
-            self._failed(vm_id, Exit.because(ExitReason.START_FAILED, sentence))
+            self._failed(vm_id, Exit.because(ExitReason.START_FAILED, failure(sentence)))
         except Error as error:
-            self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR, str(error)))
+            self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR, failure(str(error))))
         except Exception:
             # Not ours to hide: the lane logs it. But a VM that hangs in WaitForLaunch for ever helps nobody.
             self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR))
             raise
         finally:
+            if memory is not None:
+                self._drives.teardown(memory)
             self._ends.pop(vm_id, threading.Event()).set()
 
-    def _run(self, record: VmRecord, domain: ET.Element, prepared: dict[str, PreparedDrive], serial: str) -> None:
+    def _run(
+        self,
+        record: VmRecord,
+        domain: ET.Element,
+        prepared: dict[str, PreparedDrive],
+        serial: str,
+        image: PreparedDrive | None,
+    ) -> None:
         vm_id = record.vm_id
         started_wall = clock.wall_s()
         metadata = record.metadata.with_values(startTime=started_wall)
@@ -150,7 +165,10 @@ class Starter:
         dom = conn.defineXML(xml.dump(final))
         self._wanted(vm_id)
         paused = metadata.flag("launchPaused")
-        dom.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+        if image is not None:
+            hibernation.wake(conn, image, final, prepared, self.policy)
+        else:
+            dom.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
         live = xml.parse(dom.XMLDesc(0))
 
         def started(now: VmRecord) -> VmRecord:
@@ -227,4 +245,4 @@ def end_domain(connection: Connection, vm_id: str) -> None:
 def create(starter: Starter, ask: CreateVm) -> dict[str, Any]:
     record = starter.accept(ask.vm_id, ask.vm_params)
     # The start may already be further; what was accepted is what is answered.
-    return {**short_status(record), "status": str(VmStatus.WAIT_FOR_LAUNCH), "vmName": record.name}
+    return {**short_status(record), "status": str(record.life.status), "vmName": record.name}

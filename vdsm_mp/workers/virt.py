@@ -15,6 +15,7 @@ from vdsm_mp.virt import (
     externaldata,
     graphics,
     guestfs,
+    hibernation,
     hostdev,
     hostfacts,
     hypervisor,
@@ -42,6 +43,7 @@ from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.ending import Ender
 from vdsm_mp.virt.externaldata import ExternalData
+from vdsm_mp.virt.hibernation import Hibernations
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.launch import Launches
 from vdsm_mp.virt.livemerge import Merges
@@ -105,6 +107,7 @@ def build(config: Config, ports: Ports) -> Room:
         policy=policy,
         variables=config.vars,
     )
+    hibernations = Hibernations(connection, vms, drives, ports.background)
     pki = Files.below(house.pki_dir, house.crl_file) if config.vars.ssl else None
     migrations = Migrations(
         connection,
@@ -118,7 +121,7 @@ def build(config: Config, ports: Ports) -> Room:
     )
 
     def unfinished(vm_id: str) -> None:
-        for what in (migrations, arrivals):
+        for what in (migrations, arrivals, hibernations):
             if (record := vms.get(vm_id)) is not None:
                 what.recovered(record)
         disk.finish_change(devices, vm_id)
@@ -166,6 +169,7 @@ def build(config: Config, ports: Ports) -> Room:
             backups,
             migrations,
             arrivals,
+            hibernations,
         ),
         handlers=(
             backup,
@@ -180,6 +184,7 @@ def build(config: Config, ports: Ports) -> Room:
             externaldata,
             graphics,
             guestfs,
+            hibernation,
             hostdev,
             hypervisor,
             listing,

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VMs that are written to storage with their memory, and read back. Owns VM.hibernate; `starting` asks to read back.
+
+Two volumes belong to a sleeping VM. The first is libvirt's own image of it, and all that is needed to wake it. The
+second is a pickle of parameters for upstream's agent: written, so that its hosts may wake our VMs, and never read,
+because whoever can write to shared storage could put a program into it.
+"""
+
+import pickle
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from typing import Any
+
+import libvirt
+
+from vdsm_mp.api.errors_virt import InvalidVmParameter, MigrationFailed, NoSuchVm
+from vdsm_mp.api.internal import PreparedDrive
+from vdsm_mp.api.ports import Background
+from vdsm_mp.api.verb import handles
+from vdsm_mp.api.vm import HibernateVm
+from vdsm_mp.common import clock, command, log, xml
+from vdsm_mp.common.errors import Error
+from vdsm_mp.virt import domxml_build, machine, moving
+from vdsm_mp.virt.connection import Connection, translated
+from vdsm_mp.virt.domxml_build import Policy
+from vdsm_mp.virt.drives import Drives
+from vdsm_mp.virt.machine import VmStatus
+from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.records import VmRecord, VolumeIds
+from vdsm_mp.virt.registry import Vms
+
+logger = log.named(__name__)
+
+_WATCH_S = 2.0
+_WRITE_S = 60.0
+_FAILED = "Wake up from hibernation failed:"
+
+
+def volumes(handle: str) -> tuple[VolumeIds, VolumeIds]:
+    """(memory, parameters) of "domain,pool,image,volume,image,volume". Raises: InvalidVmParameter."""
+    ids = [part.strip() for part in handle.split(",")]
+    if len(ids) != 6 or not all(ids):
+        raise InvalidVmParameter("hibernationVolHandle")
+    sd_id, pool_id, *rest = ids
+    return VolumeIds(pool_id, sd_id, rest[0], rest[1]), VolumeIds(pool_id, sd_id, rest[2], rest[3])
+
+
+def sleeping(params: Mapping[str, Any]) -> VolumeIds | None:
+    """The memory of the VM that VM.create is to wake; None when it is to boot. Raises: InvalidVmParameter."""
+    volume = params.get("memoryDumpVolume")
+    if isinstance(volume, Mapping):
+        ids = [str(volume.get(key) or "") for key in ("poolID", "domainID", "imageID", "volumeID")]
+        if not all(ids):
+            raise InvalidVmParameter("memoryDumpVolume")
+        return VolumeIds(*ids)
+    handle = params.get("hiberVolHandle")
+    return volumes(handle)[0] if isinstance(handle, str) and handle else None
+
+
+class Hibernations:
+    """Sends VMs to sleep."""
+
+    def __init__(self, connection: Connection, vms: Vms, drives: Drives, background: Background) -> None:
+        self._connection = connection
+        self._vms = vms
+        self._drives = drives
+        self._background = background
+
+    def begin(self, vm_id: str, handle: str) -> None:
+        """Accept. Raises: NoSuchVm, VmIsDown, MigrationInProgress, InvalidVmParameter."""
+        memory, parameters = volumes(handle)
+        record = self._vms.running(vm_id, "hibernate")
+        if record.external:
+            raise MigrationFailed("it is not managed by an engine")
+        if record.life.status is VmStatus.PAUSED and record.life.pause_code != "NOERR":
+            raise MigrationFailed(f"it is paused by an error ({record.life.pause_code})")
+        self._vms.move(vm_id, moving.save)
+        flow = log.flow.get()
+        # Writing the memory takes as long as storage takes: not in a pool that others need.
+        job = threading.Thread(target=self._run, args=(vm_id, memory, parameters, flow), name=f"save {vm_id}")
+        job.daemon = True
+        job.start()
+
+    def recovered(self, record: VmRecord) -> None:
+        """libvirt goes on when we die: what is being saved is watched until it is."""
+        if record.life.status is VmStatus.SAVING:
+            self._background.later(_WATCH_S, f"watch save {record.vm_id}", lambda: self._watch(record.vm_id))
+
+    def _watch(self, vm_id: str) -> None:
+        record = self._vms.get(vm_id)
+        if record is None or record.life.status is not VmStatus.SAVING:
+            return
+        if not self._awake(vm_id, "it ended while nobody watched"):
+            self.recovered(record)
+
+    def _run(self, vm_id: str, memory: VolumeIds, parameters: VolumeIds, flow: str) -> None:
+        log.flow.set(flow)
+        began = clock.mono_s()
+        held: list[VolumeIds] = []
+        try:
+            held.append(memory)
+            image = self._drives.prepare(memory)
+            held.append(parameters)
+            config = self._drives.prepare(parameters)
+            dom = self._connection.domain(vm_id)
+            with translated(vm_id):
+                # The parameters first: once the memory is written there is nobody who would have to wait for us.
+                _write(config, _parameters(self._vms.find(vm_id), dom.XMLDesc(0)))
+                dom.saveFlags(image.path, None, 0)
+            self._vms.move(vm_id, lambda life: machine.on_stopped(life, saved=True))
+            logger.info("VM.hibernate vm=%s is saved, took=%dms", vm_id, (clock.mono_s() - began) * 1000)
+        except Error as error:
+            self._failed(vm_id, str(error))
+        except Exception:
+            logger.exception("vm=%s could not be saved, in an unexpected way", vm_id)
+            self._failed(vm_id, "internal error")
+        finally:
+            for ids in held:
+                self._drives.teardown(ids)
+
+    def _failed(self, vm_id: str, why: str) -> None:
+        record = self._vms.get(vm_id)
+        if not self._awake(vm_id, why) and record is not None:
+            self.recovered(record)
+
+    def _awake(self, vm_id: str, why: str) -> bool:
+        """Does it live on? False when that is not known, or when it is still being saved."""
+        try:
+            with translated(vm_id):
+                state, reason = self._connection.domain(vm_id).state()
+        except NoSuchVm:
+            return True
+        except Error as error:
+            logger.info("vm=%s cannot be looked at while it is saved: %s", vm_id, error)
+            return False
+        if state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_SAVE:
+            return False
+        if state not in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
+            logger.warning("VM.hibernate vm=%s is not saved: %s", vm_id, why)
+            self._vms.move(vm_id, lambda life: moving.unsaved(life, runs=state == libvirt.VIR_DOMAIN_RUNNING))
+        return True
+
+
+def wake(
+    conn: Any, image: PreparedDrive, final: ET.Element, prepared: Mapping[str, PreparedDrive], policy: Policy
+) -> None:
+    """Start the defined VM from its memory. final: as it was defined; the image knows devices and addresses better.
+
+    Raises: libvirtError, CannotCreateVm.
+    """
+    saved = xml.parse(conn.saveImageGetXMLDesc(image.path, libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE))
+    metadata = Metadata.of_domain(final) or Metadata()
+    for disk in saved.iterfind("devices/disk"):
+        target = xml.attributes(disk.find("target")).get("dev", "")
+        if target in prepared:
+            domxml_build.use_prepared(disk, prepared[target])
+            for chain in disk.findall("backingStore"):
+                disk.remove(chain)
+    metadata.put_into(saved)
+    domxml_build.check(saved, metadata, policy)
+    paused = metadata.flag("launchPaused")
+    flags = libvirt.VIR_DOMAIN_SAVE_PAUSED if paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
+    conn.restoreFlags(image.path, xml.dump(saved), flags)
+
+
+def failure(sentence: str) -> str:
+    """The exit message of a VM that did not wake up."""
+    return f"{_FAILED} {sentence}"
+
+
+def _parameters(record: VmRecord, description: str) -> bytes:
+    """What upstream's agent wants to read: protocol 2 is the one that all of its versions know."""
+    found = {"vmId": record.vm_id, "vmName": record.name, "xml": description, "_srcDomXML": description}
+    return pickle.dumps(found, protocol=2)
+
+
+def _write(volume: PreparedDrive, content: bytes) -> None:
+    """By a program, because storage may hang."""
+    words = ["dd", f"of={volume.path}", "bs=64k", "iflag=fullblock", "conv=notrunc,fsync", "status=none"]
+    command.run(words, stdin=content, deadline_s=_WRITE_S)
+
+
+@handles(HibernateVm)
+def hibernate(hibernations: Hibernations, ask: HibernateVm) -> None:
+    """Accepted when it returns; the rest is told by events."""
+    hibernations.begin(ask.vm_id, ask.hibernation_vol_handle)
