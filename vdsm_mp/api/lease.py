@@ -36,7 +36,7 @@ class LeaseInfo(Message, frozen=True, kw_only=True):
 
 
 class LeaseStatus(Message, frozen=True, kw_only=True):
-    """owners: host ids, empty = free. metadata: absent when there is none, or while somebody holds the lease."""
+    """owners: host ids, empty = free. metadata: absent when there is none."""
 
     owners: list[int]
     version: int | None
@@ -81,7 +81,7 @@ class GetLeaseInfo(Message, frozen=True, kw_only=True):
     lease: LeaseName
 
 
-@verb("Lease.status", owner="storage", reply=LeaseStatus, tier=2)
+@verb("Lease.status", owner="storage", reply=LeaseStatus, safe=True, tier=2)
 class GetLeaseStatus(Message, frozen=True, kw_only=True):
     """Owners and metadata of a lease."""
 

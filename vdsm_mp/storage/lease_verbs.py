@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from vdsm_mp.api.errors_lease import JobStatusMismatch, LeasesNotSupported
-from vdsm_mp.api.errors_storage import DomainNotInPool, LockNotAcquired, LockNotInspected
+from vdsm_mp.api.errors_storage import DomainNotInPool
 from vdsm_mp.api.errors_volume import GenerationMismatch
 from vdsm_mp.api.lease import (
     CreateLease,
@@ -76,18 +76,16 @@ def info(volumes: Volumes, ask: GetLeaseInfo) -> LeaseInfo:
 
 @handles(GetLeaseStatus)
 def status(volumes: Volumes, ask: GetLeaseStatus) -> LeaseStatus:
+    """Never takes the lease, not even for a moment: whoever wants it just then must get it."""
     domain, lock = _with_leases(volumes, ask.lease.sd_id)
     lease = xlease.find(domain, ask.lease.lease_id)
     owner = lock.inspect(lease)
-    if owner.host_id is not None:
-        return LeaseStatus(owners=[owner.host_id], version=owner.version)
-    seen: list[LeaseMetadata | None] = []
-    try:
-        # The value can be read by its holder only, so it is held for a moment.
-        lock.change_value(lease, lambda raw: seen.append(_unpack(raw)))
-    except (LockNotAcquired, LockNotInspected):  # somebody was quicker, or this host has no host id there
-        seen = []
-    return LeaseStatus(owners=[], version=None, metadata=seen[0] if seen and seen[0] else UNSET)
+    held = owner.host_id is not None
+    return LeaseStatus(
+        owners=[owner.host_id] if owner.host_id is not None else [],
+        version=owner.version if held else None,
+        metadata=_unpack(xlease.read_value(domain, lease)) or UNSET,
+    )
 
 
 @handles(FenceLease)
