@@ -40,7 +40,7 @@ _WHOLE = {
 _STRIDES = _WHOLE or _QUICK
 
 
-@pytest.mark.parametrize(("scenario", "fault"), sorted(_STRIDES), ids=" ".join)
+@pytest.mark.parametrize(("scenario", "fault"), sorted(_STRIDES), ids=str)
 def test_a_fault_at_any_step_leaves_a_whole_state(tmp_path: Path, scenario: str, fault: str) -> None:
     stride = _STRIDES[scenario, fault]
     done = subprocess.run(
