@@ -113,7 +113,6 @@ def test_what_cannot_be_transferred_is_refused_at_once(house: StorageRoom, store
 
 def test_transfers_are_few_and_end_by_themselves(house: StorageRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     volumes = next(thing for thing in house.room.room.state if isinstance(thing, Volumes))
-    monkeypatch.setattr(ovf_store, "IDLE_S", 0.3)
     transfers = Transfers()
     stores = [house.create(volFormat=RAW) for _ in range(4)]
 
@@ -130,6 +129,8 @@ def test_transfers_are_few_and_end_by_themselves(house: StorageRoom, monkeypatch
     begun = [transfers.open(volumes, ask(store)) for store in stores[:3]]
     with pytest.raises(Busy):
         transfers.open(volumes, ask(stores[3]))
+    # Only now may they grow old: all three had to be there at once.
+    monkeypatch.setattr(ovf_store, "IDLE_S", 0.3)
     for task_id in begun:
         assert "nothing happened" in failed(house, task_id)
     task_id = eventually(lambda: transfers.open(volumes, ask(stores[3])))
