@@ -81,6 +81,20 @@ def test_when_every_slot_hangs_the_child_is_replaced_and_then_left_in_peace(
     assert children.lost == []
 
 
+def test_a_root_whose_opening_failed_late_is_opened_anew(
+    hanging: HangFs, children: LocalChildren, tmp_path: Path
+) -> None:
+    io = DomainIO(children, "d", str(hanging.target / "sub"), deadline_s=10)
+    hanging.hang()
+    with pytest.raises(IoTimedOut):
+        io.stat(".", deadline_s=0.3)
+    hanging.go_on()  # there is no such directory: nobody is left to hear that
+    eventually(lambda: io.health()["stuck"] == 0)
+    (tmp_path / "real" / "sub").mkdir()
+    assert io.stat(".").kind == "dir"
+    io.close()
+
+
 def test_children_that_cannot_be_killed_are_counted_and_capped(hanging: HangFs) -> None:
     children = LocalChildren(max_lost=2)
     ios = [DomainIO(children, f"d{n}", str(hanging.target), deadline_s=0.2) for n in range(3)]
