@@ -305,7 +305,16 @@ class DumpCheckpoint(Message, frozen=True, kw_only=True):
     checkpoint_id: Uuid
 
 
-@verb("VM.refresh_disk", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.refresh_disk",
+    owner="virt",
+    reply=dict[str, int],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    deadline_s=180,
+    raises=(NoSuchVm, DiskNotFound),
+)
 class RefreshVmDisk(Message, frozen=True, kw_only=True):
     """Destination re-reads a thin disk that was extended during migration."""
 

@@ -14,6 +14,7 @@ import libvirt
 
 from vdsm_mp.api.errors_virt import (
     CannotCreateVm,
+    DiskNotFound,
     LibvirtUnavailable,
     MigrationLimitExceeded,
     MissingVmParameter,
@@ -21,6 +22,7 @@ from vdsm_mp.api.errors_virt import (
 )
 from vdsm_mp.api.ports import Background
 from vdsm_mp.api.verb import handles
+from vdsm_mp.api.vm_blocks import RefreshVmDisk
 from vdsm_mp.api.vm_migration import CreateMigrationDestination
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
@@ -110,6 +112,21 @@ class Arrivals:
             if coming >= most:
                 raise MigrationLimitExceeded(most)
             self._vms.add(record)
+
+    def refresh(self, vm_id: str, image_id: str) -> dict[str, int]:
+        """A disk has grown under the other host, which still has the VM. Raises: NoSuchVm, DiskNotFound."""
+        drives = self._vms.find(vm_id).devices.drives
+        mine = next((drive for drive in drives if drive.ids is not None and drive.ids.image_id == image_id), None)
+        if mine is None or mine.ids is None:
+            raise DiskNotFound(image_id)
+        prepared = self._drives.prepare(mine.ids)
+
+        def sized(now: VmRecord) -> VmRecord:
+            found = tuple(with_sizes(d, prepared) if d.name == mine.name else d for d in now.devices.drives)
+            return replace(now, devices=replace(now.devices, drives=found))
+
+        self._vms.change(vm_id, sized)
+        return {"apparentsize": prepared.apparent_size_bytes, "truesize": prepared.true_size_bytes}
 
     # -- what libvirt tells (in its event thread: no waits)
 
@@ -210,6 +227,12 @@ def _record(vm_id: str, name: str, domain: Any, metadata: Metadata, params: Mapp
         time_offset=str(params.get("timeOffset") or "0"),
         client_ip=str(params.get("clientIp") or ""),
     )
+
+
+@handles(RefreshVmDisk)
+def refresh_disk(arrivals: Arrivals, ask: RefreshVmDisk) -> dict[str, int]:
+    """{apparentsize, truesize} in bytes, read anew."""
+    return arrivals.refresh(ask.vm_id, str(ask.drive.get("imageID") or ""))
 
 
 @handles(CreateMigrationDestination)
