@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a fault run found, as data: JSON for machines, a table for the terminal. The page is made in `page.py`."""
 
+import bisect
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,11 @@ from tests.support.load import Operation
 from vdsm_mp.api.catalogue import VERBS
 
 #: Verbs whose worker asks others; it waits for them no longer than a second or two, but it waits.
-_ASKS = {"Host.getStats": {"virt", "storage", "network"}}
+_ASKS = {
+    "Host.getStats": {"virt", "storage", "network"},
+    "Host.getJobs": {"virt", "storage"},
+    "Host.getCapabilities": {"virt", "network"},
+}
 #: Fewer calls than this and a p99 says nothing.
 ENOUGH_CALLS = 50
 
@@ -29,7 +34,7 @@ class Row:
     missed: list[str] = field(default_factory=list)
     measures: dict[str, list[float]] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
-    unaffected: dict[str, float] = field(default_factory=dict)
+    unaffected: dict[str, Any] = field(default_factory=dict)
 
     def take(self, fault: Fault) -> None:
         """One injection; only what really happened counts."""
@@ -83,30 +88,43 @@ def requests(history: Sequence[Operation]) -> dict[str, Any]:
 
 def unaffected(
     history: Iterable[Operation], faults: Mapping[str, Sequence[Fault]], every: Sequence[Fault]
-) -> dict[str, dict[str, float]]:
-    """{scenario: {"calls", "p99_ms", "worst_ms", "quiet_p99_ms", "ratio"}} of calls that do not need the victim.
+) -> dict[str, dict[str, Any]]:
+    """{scenario: {"calls", "p99_ms", "worst_ms", "worst_verb", "quiet_p99_ms", "ratio"}}: calls not needing the victim.
 
     Compared are the same verbs: those of the victim's are left out of the quiet times as well.
     """
     done = [o for o in history if o.answers and o.outcome == "done"]
-    quiet = [o for o in done if not any(f.at_mono <= o.answers[0][0] and o.asked_mono <= f.until_mono + AFTERMATH_S
-                                        for f in every)]  # fmt: skip
-    found = {}
+    harm = _Times((f.at_mono, f.until_mono + AFTERMATH_S) for f in every)
+    quiet = [o for o in done if not harm.touch(o.asked_mono, o.answers[0][0])]
+    found: dict[str, dict[str, Any]] = {}
     for name, ones in faults.items():
         victims = {fault.victim for fault in ones}
         if not ones or "" in victims or "clientif" in victims:
             continue
-        during = [
-            _took_ms(o) for o in done
-            if not _needs(o) & victims and any(f.at_mono <= o.asked_mono <= f.until_mono for f in ones)
-        ]  # fmt: skip
+        times = _Times((f.at_mono, f.until_mono) for f in ones)
+        meant = [o for o in done if not _needs(o) & victims and times.touch(o.asked_mono, o.asked_mono)]
+        during = [_took_ms(o) for o in meant]
         calm = [_took_ms(o) for o in quiet if not _needs(o) & victims]
         if len(during) >= ENOUGH_CALLS and len(calm) >= ENOUGH_CALLS:
             found[name] = {
                 "calls": len(during), "p99_ms": round(p99(during), 2), "worst_ms": round(max(during), 2),
-                "quiet_p99_ms": round(p99(calm), 2), "ratio": round(p99(during) / p99(calm), 2),
+                "worst_verb": max(meant, key=_took_ms).verb, "quiet_p99_ms": round(p99(calm), 2),
+                "ratio": round(p99(during) / p99(calm), 2),
             }  # fmt: skip
     return found
+
+
+class _Times:
+    """Spans of time, one after the other."""
+
+    def __init__(self, spans: Iterable[tuple[float, float]]) -> None:
+        self._spans = sorted(spans)
+        self._begins = [begin for begin, _ in self._spans]
+
+    def touch(self, begin: float, end: float) -> bool:
+        """Whether one of them has a moment in common with this one."""
+        at = bisect.bisect_right(self._begins, end) - 1
+        return at >= 0 and self._spans[at][1] >= begin
 
 
 def _needs(operation: Operation) -> set[str]:
@@ -127,7 +145,11 @@ def text(found: Mapping[str, Any]) -> str:
         lines.append(
             f"{row['id'][:7]:8}{row['title'][:51]:52}{row['executed']:5}{row['wanted']:5}"
             f"{_s(seen, 'p99'):>10}{_s(ready, 'p99'):>11}{_s(ready, 'worst'):>8}"
-            + (f"   {others['p99_ms']:.1f} ms, {others['ratio']:.2f} x quiet" if others else "")
+            + (
+                f"   {others['p99_ms']:.1f} ms, {others['ratio']:.2f} x quiet, worst {others['worst_verb']}"
+                if others
+                else ""
+            )
         )
         lines += [f"{'':8}not run: {row['not_run']}"] if row["not_run"] else []
         lines += [f"{'':8}BROKEN: {line}" for line in dict.fromkeys(row["broken"])]
