@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The master: check, bind the door, fork the table, keep it alive, empty it. It knows processes and nothing else.
 
-Run by supervisord as the agent's user. Single-threaded, without zmq, asyncio or libvirt while it forks. Exit codes:
+Run by supervisord as the agent's user. Single-threaded; makes no zmq, asyncio, TLS or libvirt object while it forks, it
+only loads the modules that its workers share (`workers/table.py`, PRELOAD). Exit codes:
 0 asked to stop · 1 something of ours broke · 3 cannot start (nothing that trying again would mend).
 """
 
@@ -135,7 +136,7 @@ def worker_main(
     pipe: socket.socket,
     stacks_fd: int,
 ) -> int:
-    """The child half of a fork. The one place that imports after the fork: zmq and asyncio begin here."""
+    """The child half of a fork. zmq and asyncio begin to live here."""
     runner = importlib.import_module("vdsm_mp.workers.runner")
     inherited = {"public": public} if "public" in spec.inherits else {}
     place = runner.Place(
@@ -180,7 +181,7 @@ def _serve(cfg: Config, public: socket.socket, rows: ModuleType) -> int:
 
 
 def _broadcast(bus_dir: Path, token: str, workers: list[tuple[str, int]]) -> None:
-    """From here on nothing is forked any more, so zmq may be loaded."""
+    """From here on nothing is forked any more, so zmq may be used."""
     try:
         importlib.import_module("vdsm_mp.ipc.shutdown").broadcast(bus_dir, token, workers)
     except Exception:

@@ -6,19 +6,20 @@ Read by the master (which forks), by the runner (which gives a worker its place 
 
 from dataclasses import dataclass
 
-#: Imported by the master before its first fork, so that workers share these pages and start in milliseconds.
-#: Declarations and the standard library only: nothing here may start a thread, open a socket or load zmq or libvirt.
+#: Imported by the master right before its first fork, so that workers share these pages and start in milliseconds:
+#: what every worker needs, and the rooms that are large. Modules only: importing one of them opens no socket, starts
+#: no thread and makes no zmq or TLS object (a test looks). libvirt is left out: importing it initialises the library.
 PRELOAD = (
     "asyncio",
     "concurrent.futures.thread",
-    "decimal",
     "faulthandler",
-    "inspect",
-    "msgspec.json",
-    "typing",
     "xml.etree.ElementTree",
     "vdsm_mp.api.catalogue",
-    "vdsm_mp.workers.base",
+    "vdsm_mp.workers.runner",
+    "vdsm_mp.workers.network",
+    "vdsm_mp.workers.scheduler",
+    "vdsm_mp.workers.storage",
+    "vdsm_mp.workers.clientif",
 )
 
 
