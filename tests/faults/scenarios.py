@@ -71,7 +71,7 @@ UNDER_LOAD: tuple[Scenario, ...] = (
     Scenario("F1", "2,000 connections that say nothing", partial(do.many_connections, count=2000), 1, 3,
              {"slowest ping": 1.0, "memory MiB": 100.0}),
     Scenario("F4", "other protocols at the port", do.garbage, 1, 50),
-    Scenario("G9", "operators who never ask", do.idle_operators, 1, 10),
+    Scenario("G1o", "operators who never ask", do.idle_operators, 1, 10),
     Scenario("H1", "SIGTERM under load", do.stop_house, 2, 50, {"stopped": 10.0, "ready": 5.0}),
 )  # fmt: skip
 

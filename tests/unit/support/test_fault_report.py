@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a fault run reports is what happened: counts, limits, and calls told apart by what they need."""
+
+from pathlib import Path
+
+from tests.faults import page, report
+from tests.faults.report import Row
+from tests.faults.scenarios import BY_TESTS, NOT_HERE, UNDER_LOAD
+from tests.faults.world import Fault
+from tests.support.load import Operation
+
+TESTS = Path(__file__).parents[2]
+
+
+def fault(victim: str, at: float, until: float, **more: float) -> Fault:
+    return Fault(victim, at, until, happened=True, **more)
+
+
+def call(verb: str, asked: float, took: float, number: list[int] = [0]) -> Operation:  # noqa: B006 -- counts the ids
+    number[0] += 1
+    return Operation(str(number[0]), verb, False, asked, 60.0, None, [(asked + took, "done", None)])
+
+
+def test_an_injection_that_did_not_happen_is_not_counted() -> None:
+    row = Row("A1", "kill", wanted=2)
+    row.take(Fault("virt", 1.0, 2.0, seen_s=0.1, happened=False))
+    row.take(fault("virt", 1.0, 2.0, seen_s=0.1))
+    assert row.executed == 1
+    assert row.measures == {"seen": [0.1]}
+
+
+def test_what_was_broken_is_kept_even_if_the_injection_does_not_count() -> None:
+    row = Row("A1", "kill")
+    row.take(Fault("virt", 1.0, broken=["the master ended"]))
+    assert row.executed == 0 and row.broken == ["the master ended"]
+
+
+def test_a_limit_that_is_exceeded_is_named_with_its_numbers() -> None:
+    row = Row("A1", "kill", limits={"ready": 1.0, "seen": 0.2})
+    row.take(fault("virt", 1.0, 3.0, ready_s=2.0, seen_s=0.1))
+    row.judge()
+    assert row.missed == ["ready: 2.00, at most 1 was promised"]
+
+
+def test_calls_to_the_victim_are_left_out_of_both_sides_of_the_comparison() -> None:
+    faults = [fault("virt", 100.0, 110.0)]
+    quiet = [call("Host.ping2", n / 10, 0.010) for n in range(100)]
+    during = [call("Host.ping2", 100 + n / 10, 0.015) for n in range(100)]
+    virt = [call("Host.getVMList", 100 + n / 10, 5.0) for n in range(100)]
+    slow_before = [call("Host.getVMList", n / 10, 3.0) for n in range(100)]
+    found = report.unaffected([*quiet, *during, *virt, *slow_before], {"A2": faults}, faults)["A2"]
+    assert (found["calls"], found["ratio"], found["quiet_p99_ms"]) == (100, 1.5, 10.0)
+
+
+def test_the_aftermath_of_a_fault_is_not_called_quiet() -> None:
+    faults = [fault("virt", 100.0, 110.0)]
+    calls = [call("Host.ping2", n / 10, 0.010) for n in range(100)]
+    calls += [call("Host.ping2", 100 + n / 10, 0.010) for n in range(100)]
+    calls += [call("Host.ping2", 110.5, 9.0)]
+    assert report.unaffected(calls, {"A2": faults}, faults)["A2"]["quiet_p99_ms"] == 10.0
+
+
+def test_few_calls_prove_nothing() -> None:
+    faults = [fault("virt", 100.0, 110.0)]
+    calls = [call("Host.ping2", 100 + n, 0.01) for n in range(5)]
+    assert report.unaffected(calls, {"A2": faults}, faults) == {}
+
+
+def test_a_request_without_an_answer_is_counted_as_silent() -> None:
+    found = report.requests([call("Host.ping2", 1.0, 0.1), Operation("x", "Host.ping2", False, 1.0, 60.0)])
+    assert (found["asked"], found["silent"], found["slowest_s"]) == (2, 1, 0.1)
+
+
+def test_every_scenario_has_its_own_name_and_every_test_it_names_exists() -> None:
+    names = [s.id for s in UNDER_LOAD] + [t.id for t in BY_TESTS] + list(NOT_HERE)
+    assert len(names) == len(set(names))
+    for row in BY_TESTS:
+        for node in row.nodes:
+            file, _, function = node.partition("::")
+            assert (TESTS / file).exists(), node
+            assert not function or f"def {function}(" in (TESTS / file).read_text(), node
+
+
+def test_the_page_shows_what_is_wrong_and_lets_nobody_write_into_it() -> None:
+    row = Row("A1", "kill <b>", wanted=1, limits={"ready": 1.0}, broken=["<script>"])
+    row.take(fault("virt", 1.0, 3.0, ready_s=2.0, seen_s=0.1))
+    row.judge()
+    found = {
+        "rows": [row.as_json()], "raw": {"A1": row.measures}, "requests": report.requests([]), "broken": row.broken,
+        "executed": 1, "took_s": 60.0, "machine": {"processors": 2}, "full": False, "not_here": {"A5": "no router"},
+    }  # fmt: skip
+    shown = page.html(found)
+    assert "<script>" not in shown and "&lt;script&gt;" in shown
+    assert "<circle" in shown and "no router" in shown and "at most 1 was promised" in shown
+    assert "BROKEN: <script>" in report.text(found)
