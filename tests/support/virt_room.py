@@ -162,7 +162,9 @@ class VirtRoom:
             vars=Vars(vm_command_timeout=command_timeout_s, user_shutdown_timeout=0, sys_shutdown_timeout=1),
             irs=Irs(repository=str(folder)),
             sanlock=Sanlock(),
-            vdsm_mp=House(libvirt_uri=uri, state_dir=str(folder), vdsm_run_dir=str(folder)),
+            vdsm_mp=House(
+                libvirt_uri=uri, state_dir=str(folder), vdsm_run_dir=str(folder), hooks_dir=f"{folder}/hooks.d"
+            ),
         )
         ports = Ports(
             worker="virt",
@@ -243,6 +245,7 @@ def vm_xml(
     disk: dict[str, str] | None = None,
     devices: str = "",
     metadata: str = "",
+    custom: str = "",
     name: str = "",
     memory_mib: int = 16,
 ) -> str:
@@ -270,6 +273,6 @@ def vm_xml(
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>{boot}{console}
 <controller type="usb" model="none"/>{devices}</devices>
 <metadata><ovirt-tune:qos/><ovirt-vm:vm><ovirt-vm:minGuaranteedMemoryMb type="int">8</ovirt-vm:minGuaranteedMemoryMb>
-<ovirt-vm:clusterVersion>4.7</ovirt-vm:clusterVersion><ovirt-vm:custom/>{metadata}{device}
+<ovirt-vm:clusterVersion>4.7</ovirt-vm:clusterVersion><ovirt-vm:custom>{custom}</ovirt-vm:custom>{metadata}{device}
 <ovirt-vm:launchPaused>false</ovirt-vm:launchPaused><ovirt-vm:resumeBehavior>auto_resume</ovirt-vm:resumeBehavior>
 </ovirt-vm:vm></metadata></domain>"""

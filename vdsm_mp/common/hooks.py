@@ -76,6 +76,10 @@ class Hooks:
                     found[folder.name] = {hook.name: {"checksum": _checksum(hook)} for hook in hooks}
         return found
 
+    def has(self, point: str) -> bool:
+        """Would any hook of this point run? For documents that cost something to make."""
+        return bool(self._of(point))
+
     def xml(self, point: str, document: str, env: Mapping[str, str] | None = None, *, raises: bool = True) -> str:
         """Run a point whose document is XML; the document as the hooks left it. Raises: HookFailed, if `raises`."""
         return self._run(point, "_hook_domxml", document, env or {}, raises)

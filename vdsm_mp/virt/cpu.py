@@ -13,6 +13,7 @@ from vdsm_mp.common import log
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.registry import short_status
+from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
@@ -20,15 +21,17 @@ _QUOTA, _PERIOD = "vcpu_quota", "vcpu_period"
 
 
 @handles(SetVmNumberOfCpus)
-def set_number_of_cpus(devices: Devices, ask: SetVmNumberOfCpus) -> dict[str, str]:
+def set_number_of_cpus(devices: Devices, hooks: VmHooks, ask: SetVmNumberOfCpus) -> dict[str, str]:
     """cpusets: host CPUs of the added ones, in order, as libvirt writes them ("0-3,^2"); absent = not pinned."""
     record = devices.vms.running(ask.vm_id, "set the number of CPUs")
+    hooks.before("set_num_of_cpus", record)
     dom = devices.connection.domain(ask.vm_id)
     with translated(ask.vm_id, SetNumberOfCpusFailed):
         dom.setVcpusFlags(ask.number_of_cpus, libvirt.VIR_DOMAIN_AFFECT_LIVE)
         for number, cpuset in enumerate(ask.cpusets or ()):
             dom.pinVcpuFlags(number, _cpu_map(cpuset), libvirt.VIR_DOMAIN_AFFECT_LIVE)
     now = devices.changed(ask.vm_id)
+    hooks.after("set_num_of_cpus", record)
     logger.info("vm=%s has %d CPUs now", ask.vm_id, ask.number_of_cpus)
     return short_status(now or record)
 

@@ -37,13 +37,18 @@ class Policy:
 
 def check(domain: ET.Element, metadata: Metadata, policy: Policy) -> None:
     """Refuse what no engine needs and what would hand the host to a guest. Raises: CannotCreateVm."""
-    if not policy.qemu_commandline and any(child.tag.startswith(f"{{{QEMU_URI}}}") for child in domain):
-        raise CannotCreateVm("<qemu:…> elements are not allowed on this host ([vdsm_mp] allow_qemu_commandline)")
+    check_commandline(domain, policy)
     for disk in domain.iterfind("devices/disk"):
         check_disk(disk, drive(disk, metadata), policy)
     for element in domain.iterfind("devices/graphics"):
         if element.get("type") not in ("vnc", "spice", "egl-headless"):
             raise CannotCreateVm(f"unknown display type {element.get('type')!r}")
+
+
+def check_commandline(domain: ET.Element, policy: Policy) -> None:
+    """Raises: CannotCreateVm."""
+    if not policy.qemu_commandline and any(child.tag.startswith(f"{{{QEMU_URI}}}") for child in domain):
+        raise CannotCreateVm("<qemu:…> elements are not allowed on this host ([vdsm_mp] allow_qemu_commandline)")
 
 
 def check_disk(disk: ET.Element, what: Drive, policy: Policy) -> None:

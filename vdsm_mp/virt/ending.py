@@ -26,6 +26,7 @@ from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.starting import UNDEFINE, Starter
 from vdsm_mp.virt.stats import Stats
+from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
@@ -51,6 +52,7 @@ class Ender:
         stats: Stats,
         starter: Starter,
         background: Background,
+        hooks: VmHooks,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -59,6 +61,7 @@ class Ender:
         self._stats = stats
         self._starter = starter
         self._background = background
+        self._hooks = hooks
 
     # -- destroy
 
@@ -69,6 +72,7 @@ class Ender:
         if record.life.status in (VmStatus.WAIT_FOR_LAUNCH, VmStatus.RESTORING):
             self._starter.wait_ended(vm_id, _START_NOTICES_S)
         if record.life.status is not VmStatus.DOWN:
+            self._hooks.before_destroy(record)
             self._end(vm_id, graceful_attempts)
             self._vms.move(vm_id, machine.on_stopped)
         self._undefine(vm_id)
@@ -146,6 +150,7 @@ class Ender:
                 for drive in record.devices.drives:
                     if drive.ids is not None:
                         self._drives.teardown(drive.ids)
+            self._hooks.after_destroy(record)
 
     def _read_pause_code(self, record: VmRecord) -> None:
         with translated(record.vm_id):

@@ -29,6 +29,7 @@ from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import VmRecord, VolumeIds
 from vdsm_mp.virt.registry import Vms
+from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
@@ -61,11 +62,14 @@ def sleeping(params: Mapping[str, Any]) -> VolumeIds | None:
 class Hibernations:
     """Sends VMs to sleep."""
 
-    def __init__(self, connection: Connection, vms: Vms, drives: Drives, background: Background) -> None:
+    def __init__(
+        self, connection: Connection, vms: Vms, drives: Drives, background: Background, hooks: VmHooks
+    ) -> None:
         self._connection = connection
         self._vms = vms
         self._drives = drives
         self._background = background
+        self._hooks = hooks
 
     def begin(self, vm_id: str, handle: str) -> None:
         """Accept. Raises: NoSuchVm, VmIsDown, MigrationInProgress, InvalidVmParameter."""
@@ -103,12 +107,15 @@ class Hibernations:
             image = self._drives.prepare(memory)
             held.append(parameters)
             config = self._drives.prepare(parameters)
+            record = self._vms.find(vm_id)
+            self._hooks.before("vm_hibernate", record)
             dom = self._connection.domain(vm_id)
             with translated(vm_id):
                 # The parameters first: once the memory is written there is nobody who would have to wait for us.
                 _write(config, _parameters(self._vms.find(vm_id), dom.XMLDesc(0)))
                 dom.saveFlags(image.path, None, 0)
             self._vms.move(vm_id, lambda life: machine.on_stopped(life, saved=True))
+            self._hooks.after("vm_hibernate", record)
             logger.info("VM.hibernate vm=%s is saved, took=%dms", vm_id, (clock.mono_s() - began) * 1000)
         except Error as error:
             self._failed(vm_id, str(error))
@@ -143,11 +150,17 @@ class Hibernations:
 
 
 def wake(
-    conn: Any, image: PreparedDrive, final: ET.Element, prepared: Mapping[str, PreparedDrive], policy: Policy
+    conn: Any,
+    image: PreparedDrive,
+    final: ET.Element,
+    prepared: Mapping[str, PreparedDrive],
+    policy: Policy,
+    record: VmRecord,
+    hooks: VmHooks,
 ) -> None:
     """Start the defined VM from its memory. final: as it was defined; the image knows devices and addresses better.
 
-    Raises: libvirtError, CannotCreateVm.
+    Raises: libvirtError, CannotCreateVm, HookFailed.
     """
     saved = xml.parse(conn.saveImageGetXMLDesc(image.path, libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE))
     metadata = Metadata.of_domain(final) or Metadata()
@@ -159,6 +172,8 @@ def wake(
                 disk.remove(chain)
     metadata.put_into(saved)
     domxml_build.check(saved, metadata, policy)
+    saved = hooks.shape("before_vm_dehibernate", record, saved)
+    domxml_build.check_commandline(saved, policy)
     paused = metadata.flag("launchPaused")
     flags = libvirt.VIR_DOMAIN_SAVE_PAUSED if paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
     conn.restoreFlags(image.path, xml.dump(saved), flags)

@@ -7,7 +7,7 @@ the device stays, and the caller is told so.
 
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices, alias_of
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import VmRecord
+from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
@@ -51,19 +52,50 @@ class Removals:
 class Plugger:
     """Attach and detach."""
 
-    def __init__(self, devices: Devices, removals: Removals, unplug_s: float = UNPLUG_S) -> None:
+    def __init__(self, devices: Devices, removals: Removals, hooks: VmHooks, unplug_s: float = UNPLUG_S) -> None:
         self.devices = devices
+        self.hooks = hooks
         self._removals = removals
         self._unplug_s = unplug_s
 
-    def attach(self, vm_id: str, device: ET.Element, failed: Callable[[str], Error]) -> None:
-        """Raises: what `failed` makes; then nothing was attached."""
-        dom = self.devices.connection.domain(vm_id)
-        with translated(vm_id, failed):
-            dom.attachDeviceFlags(xml.dump(device), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    def attach(
+        self, vm_id: str, device: ET.Element, failed: Callable[[str], Error], data: Mapping[str, Any] | None = None
+    ) -> None:
+        """data: its metadata. Raises: what `failed` makes; then nothing was attached."""
+        with self._between_hooks("hotplug", vm_id, device, failed, data) as wanted:
+            dom = self.devices.connection.domain(vm_id)
+            with translated(vm_id, failed):
+                dom.attachDeviceFlags(xml.dump(wanted), libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
-    def detach(self, vm_id: str, device: ET.Element, failed: Callable[[str], Error]) -> None:
+    def detach(
+        self, vm_id: str, device: ET.Element, failed: Callable[[str], Error], data: Mapping[str, Any] | None = None
+    ) -> None:
         """Ask and wait. device: the live element. Raises: what `failed` makes; then the device is still there."""
+        with self._between_hooks("hotunplug", vm_id, device, failed, data):
+            self._detach(vm_id, device, failed)
+
+    @contextmanager
+    def _between_hooks(
+        self,
+        operation: str,
+        vm_id: str,
+        device: ET.Element,
+        failed: Callable[[str], Error],
+        data: Mapping[str, Any] | None,
+    ) -> Iterator[ET.Element]:
+        """Yields the device as the hooks want it."""
+        record = self.devices.vms.find(vm_id)
+        found = (data or {}).get("custom")
+        custom = {name: str(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
+        wanted = self.hooks.before_device(operation, record, device, custom, failed)
+        try:
+            yield wanted
+        except Error:
+            self.hooks.after_device(operation, record, wanted, custom, fine=False)
+            raise
+        self.hooks.after_device(operation, record, wanted, custom, fine=True)
+
+    def _detach(self, vm_id: str, device: ET.Element, failed: Callable[[str], Error]) -> None:
         alias = alias_of(device)
         dom = self.devices.connection.domain(vm_id)
         began = clock.mono_s()

@@ -48,7 +48,7 @@ def hotplug_disk(plugger: Plugger, ask: HotplugVmDisk) -> dict[str, str]:
         if prepared is not None:
             domxml_build.use_prepared(disk, prepared)
         domxml_build.keep_owner(disk)
-        plugger.attach(ask.vm_id, disk, HotplugDiskFailed)
+        plugger.attach(ask.vm_id, disk, HotplugDiskFailed, data)
         now = plugger.remember(ask.vm_id, {"devtype": "disk", "name": name}, data)
     except BaseException:
         if drive.ids is not None:
@@ -68,7 +68,7 @@ def hotunplug_disk(plugger: Plugger, ask: HotunplugVmDisk) -> dict[str, str]:
     disk = find(domain, "disk", lambda element: target_of(element) == drive.name)
     if disk is None:
         raise HotunplugDiskFailed(f"{drive.name} is not there")
-    plugger.detach(ask.vm_id, disk, HotunplugDiskFailed)
+    plugger.detach(ask.vm_id, disk, HotunplugDiskFailed, record.metadata.device(devtype="disk", name=drive.name))
     now = plugger.remember(ask.vm_id, {"devtype": "disk", "name": drive.name}, None)
     if drive.ids is not None:
         devices.drives.teardown(drive.ids)

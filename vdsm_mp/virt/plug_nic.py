@@ -26,8 +26,9 @@ def hotplug_nic(plugger: Plugger, ask: HotplugVmNic) -> dict[str, str]:
         raise HotplugNicFailed("the card has no MAC address")
     if any(nic.mac == mac for nic in record.devices.nics):
         raise HotplugNicFailed(f"a card {mac} is plugged already")
-    plugger.attach(ask.vm_id, card, HotplugNicFailed)
-    now = plugger.remember(ask.vm_id, {"mac_address": mac}, metadata.device(mac_address=mac))
+    data = metadata.device(mac_address=mac)
+    plugger.attach(ask.vm_id, card, HotplugNicFailed, data)
+    now = plugger.remember(ask.vm_id, {"mac_address": mac}, data)
     logger.info("vm=%s card %s plugged", ask.vm_id, mac)
     return short_status(now or record)
 
@@ -44,7 +45,7 @@ def hotunplug_nic(plugger: Plugger, ask: HotunplugVmNic) -> dict[str, str]:
     if card is None:
         raise HotunplugNicFailed(f"there is no card {mac or alias}")
     mac = mac_of(card)
-    plugger.detach(ask.vm_id, card, HotunplugNicFailed)
+    plugger.detach(ask.vm_id, card, HotunplugNicFailed, record.metadata.device(mac_address=mac))
     now = plugger.remember(ask.vm_id, {"mac_address": mac}, None)
     return short_status(now or record)
 

@@ -19,6 +19,7 @@ from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import ExitReason, VmStatus
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
+from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
@@ -30,28 +31,40 @@ class Power:
     """What the power verbs need."""
 
     def __init__(
-        self, connection: Connection, vms: Vms, keeper: Keeper, background: Background, variables: Vars
+        self,
+        connection: Connection,
+        vms: Vms,
+        keeper: Keeper,
+        background: Background,
+        variables: Vars,
+        hooks: VmHooks,
     ) -> None:
         self.connection = connection
         self.vms = vms
         self.keeper = keeper
         self.background = background
+        self.hooks = hooks
         self.delay_s = variables.user_shutdown_timeout
         self.timeout_s = variables.sys_shutdown_timeout
 
     def resume(self, vm_id: str) -> None:
         """Let its CPUs run. Harmless when they do. Raises: NoSuchVm, VmOperationFailed."""
+        record = self.vms.find(vm_id)
+        self.hooks.before("vm_cont", record)
         with translated(vm_id):
             self.connection.domain(vm_id).resume()
         self.vms.move(vm_id, machine.on_resumed)
+        self.hooks.after("vm_cont", record)
 
 
 @handles(PauseVm)
 def pause(power: Power, ask: PauseVm) -> dict[str, Any]:
-    power.vms.running(ask.vm_id, "pause")
+    record = power.vms.running(ask.vm_id, "pause")
+    power.hooks.before("vm_pause", record)
     with translated(ask.vm_id):
         power.connection.domain(ask.vm_id).suspend()
     power.vms.move(ask.vm_id, lambda life: machine.on_suspended(life, clock.mono_s()))
+    power.hooks.after("vm_pause", record)
     return _NOTHING
 
 

@@ -31,6 +31,7 @@ from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import VmRecord, VolumeIds
 from vdsm_mp.virt.registry import Vms, short_status
 from vdsm_mp.virt.sampling import Sampler
+from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
@@ -59,6 +60,7 @@ class Starter:
         launches: Launches,
         facts: HostFacts,
         policy: Policy,
+        hooks: VmHooks,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -67,6 +69,7 @@ class Starter:
         self._launches = launches
         self._facts = facts
         self.policy = policy
+        self._hooks = hooks
         self._ends: dict[str, threading.Event] = {}
 
     def accept(self, vm_id: str, params: Mapping[str, Any]) -> VmRecord:
@@ -160,13 +163,16 @@ class Starter:
         metadata = record.metadata.with_values(startTime=started_wall)
         final = domxml_build.build(domain, prepared, self._facts, serial=serial)
         metadata.put_into(final)
+        if image is None:
+            final = self._hooks.shape("before_vm_start", record, final)
+            domxml_build.check_commandline(final, self.policy)
         conn = self._connection.get()
         displaynet.ensure(conn, final)
         dom = conn.defineXML(xml.dump(final))
         self._wanted(vm_id)
         paused = metadata.flag("launchPaused")
         if image is not None:
-            hibernation.wake(conn, image, final, prepared, self.policy)
+            hibernation.wake(conn, image, final, prepared, self.policy, record, self._hooks)
         else:
             dom.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
         live = xml.parse(dom.XMLDesc(0))
@@ -183,6 +189,7 @@ class Starter:
             raise _Unwanted
         self._vms.move(vm_id, lambda life: machine.on_started(life, clock.mono_s(), paused=paused))
         self._sampler.soon(vm_id)
+        self._hooks.after("vm_start" if image is None else "vm_dehibernate", record)
 
     def _refused(self, vm_id: str, error: Error) -> None:
         self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR, str(error)))

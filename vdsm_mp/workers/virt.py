@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.ports import Ports
+from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config
 from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.virt import (
@@ -58,6 +59,7 @@ from vdsm_mp.virt.resuming import Resumer
 from vdsm_mp.virt.sampling import Sampler
 from vdsm_mp.virt.starting import Starter
 from vdsm_mp.virt.stats import Stats
+from vdsm_mp.virt.vmhooks import VmHooks
 from vdsm_mp.wire.tls import Files
 from vdsm_mp.workers.base import Room
 
@@ -79,17 +81,34 @@ def build(config: Config, ports: Ports) -> Room:
     sampler = Sampler(connection, vms, numbers, ports.background)
     launches = Launches(ports.background)
     facts = hostfacts.gather(house.vdsm_id_file)
-    starter = Starter(connection, vms, drives=drives, sampler=sampler, launches=launches, facts=facts, policy=policy)
-    ender = Ender(
-        connection, vms, keeper=keeper, drives=drives, stats=numbers, starter=starter, background=ports.background
+    hooks = VmHooks(Hooks(house.hooks_dir, f"{house.vdsm_run_dir}/hooks"), connection)
+    starter = Starter(
+        connection,
+        vms,
+        drives=drives,
+        sampler=sampler,
+        launches=launches,
+        facts=facts,
+        policy=policy,
+        hooks=hooks,
     )
-    powers = Power(connection, vms, keeper, ports.background, config.vars)
+    ender = Ender(
+        connection,
+        vms,
+        keeper=keeper,
+        drives=drives,
+        stats=numbers,
+        starter=starter,
+        background=ports.background,
+        hooks=hooks,
+    )
+    powers = Power(connection, vms, keeper, ports.background, config.vars, hooks)
     devices = Devices(connection, vms, keeper, drives, policy)
     agents = Agents(connection, vms, devices.turns, ports.background)
     external = ExternalData(vms, ports.root)
     resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
     removals = Removals()
-    plugger = Plugger(devices, removals)
+    plugger = Plugger(devices, removals, hooks)
     jobs = Jobs(ports.background, ports.publish, "virt")
 
     backups = Backups(
@@ -107,7 +126,7 @@ def build(config: Config, ports: Ports) -> Room:
         policy=policy,
         variables=config.vars,
     )
-    hibernations = Hibernations(connection, vms, drives, ports.background)
+    hibernations = Hibernations(connection, vms, drives, ports.background, hooks)
     pki = Files.below(house.pki_dir, house.crl_file) if config.vars.ssl else None
     migrations = Migrations(
         connection,
@@ -152,6 +171,7 @@ def build(config: Config, ports: Ports) -> Room:
         state=(
             connection,
             vms,
+            hooks,
             numbers,
             keeper,
             drives,
@@ -199,7 +219,10 @@ def build(config: Config, ports: Ports) -> Room:
             stats,
             tuning,
         ),
-        before_ready=(lambda: connection.start(recovery.take_stock),),
+        before_ready=(
+            hooks.prepare,
+            lambda: connection.start(recovery.take_stock),
+        ),
         subscribes={DomainValidityChanged: resumer.storage_changed},
         peer_changed=storage_changed,
         on_drain=(connection.close,),

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hook points of VM verbs, on libvirt's own test driver."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.hookscripts import write_hook
+from tests.support.virt_room import VirtRoom
+from vdsm_mp.api.errors_virt import VmOperationFailed
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[VirtRoom]:
+    with VirtRoom("test:///default", tmp_path) as room:
+        yield room
+
+
+def test_a_hook_before_that_fails_refuses_and_nothing_happens(room: VirtRoom, tmp_path: Path) -> None:
+    (vm,) = room.call("Host.getVMList")
+    write_hook(tmp_path / "hooks.d", "before_vm_pause", "echo not on Sundays >&2; exit 2")
+    with pytest.raises(VmOperationFailed, match="not on Sundays"):
+        room.call("VM.pause", vmID=vm["vmId"])
+    assert room.status(vm["vmId"]) == "Up"
+
+
+def test_a_hook_sees_the_domain_and_the_id_before_and_after(room: VirtRoom, tmp_path: Path) -> None:
+    (vm,) = room.call("Host.getVMList")
+    for point in ("before_vm_pause", "after_vm_pause", "before_vm_cont", "after_vm_cont"):
+        write_hook(
+            tmp_path / "hooks.d", point, f'grep -q "<uuid>$vmId</uuid>" "$_hook_domxml" && touch {tmp_path}/{point}'
+        )
+    room.call("VM.pause", vmID=vm["vmId"])
+    assert [p.name for p in sorted(tmp_path.glob("*_vm_*"))] == ["after_vm_pause", "before_vm_pause"]
+    room.call("VM.cont", vmID=vm["vmId"])
+    assert len(list(tmp_path.glob("*_vm_*"))) == 4
+
+
+def test_a_hook_that_fails_afterwards_changes_nothing(room: VirtRoom, tmp_path: Path) -> None:
+    (vm,) = room.call("Host.getVMList")
+    write_hook(tmp_path / "hooks.d", "after_vm_pause", "exit 2")
+    room.call("VM.pause", vmID=vm["vmId"])
+    assert room.status(vm["vmId"]) == "Paused"
