@@ -52,6 +52,10 @@ remember_owner = 0
 vnc_listen = "127.0.0.1"
 """
 
+_ROOT = """
+clear_emulator_capabilities = 0
+"""
+
 # Process 1 of the namespace: keeps it alive and collects orphaned QEMUs, which libvirt would take for living ones.
 _INIT = """
 mount --make-rprivate /
@@ -79,20 +83,26 @@ while :; do sleep 3600 & wait $!; done
 class PrivateLibvirtd:
     """See the module. `kill()`, `stop()`, `freeze()` and `thaw()` treat the daemon badly; guests are not touched."""
 
-    def __init__(self, root: Path, name: str, more: str, listen: bool) -> None:
+    def __init__(self, root: Path, name: str, more: str, listen: bool, qemu_is_root: bool) -> None:
         self.root = root
         self.name = name
         self._more = more + (_LISTEN if listen else "")
         self._listen = listen
+        self._qemu_config = _QEMU_CONFIG if not qemu_is_root else _QEMU_CONFIG.replace("libvirt-qemu", "root") + _ROOT
         self._init: subprocess.Popen[bytes] | None = None
         self._daemon: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def start(cls, *, name: str = "test-host", more_config: str = "", listen: bool = False) -> Self:
-        """Make one and wait until it answers. listen: on TCP too, for others that are `link`ed with it."""
+    def start(
+        cls, *, name: str = "test-host", more_config: str = "", listen: bool = False, qemu_is_root: bool = False
+    ) -> Self:
+        """Make one and wait until it answers. listen: on TCP too, for others that are `link`ed with it.
+
+        qemu_is_root: post-copy wants that where the kernel gives userfaultfd to nobody else.
+        """
         root = Path(tempfile.mkdtemp(prefix="lv-", dir="/tmp"))
         root.chmod(0o755)
-        self = cls(root, name, more_config, listen)
+        self = cls(root, name, more_config, listen, qemu_is_root)
         try:
             self._prepare()
             self.launch()
@@ -218,7 +228,7 @@ class PrivateLibvirtd:
         shutil.chown(self.root / "lib" / "qemu", "libvirt-qemu", "kvm")
         config = _CONFIG.format(host_uuid=uuid.uuid4(), root=self.root, more=self._more)
         (self.root / "etc" / "libvirtd.conf").write_text(config)
-        (self.root / "etc" / "qemu.conf").write_text(_QEMU_CONFIG)
+        (self.root / "etc" / "qemu.conf").write_text(self._qemu_config)
         _share_capabilities_cache(self.root / "cache" / "qemu")
         # libvirt asks for its own name often; without this line each time waits for a name server.
         (self.root / "hosts").write_text(f"127.0.0.1 localhost {self.name}\n::1 localhost\n")

@@ -69,6 +69,8 @@ class Arrivals:
         self._policy = policy
         self._limit = variables.max_incoming_migrations
         self._timeout_s = variables.migration_destination_timeout
+        #: A source that waited so long for us has given up, whether or not it could tell us.
+        self._silence_s = variables.migration_create_timeout
         self._lock = threading.Lock()
 
     def expect(self, vm_id: str, params: Mapping[str, Any], limit: int | None) -> None:
@@ -103,7 +105,7 @@ class Arrivals:
                     self._drives.teardown(drive.ids)
             raise CannotCreateVm("it was destroyed meanwhile")
         logger.info("VM.migrationCreate vm=%s is expected", vm_id)
-        self._watch_later(vm_id, clock.mono_s() + self._timeout_s, seen=False)
+        self._watch_later(vm_id, clock.mono_s(), seen=False)
 
     def _keep_place(self, record: VmRecord, limit: int | None) -> None:
         most = limit or self._limit
@@ -146,21 +148,27 @@ class Arrivals:
     def recovered(self, record: VmRecord) -> None:
         """Go on waiting for it."""
         if record.life.status is VmStatus.MIGRATION_DESTINATION:
-            self._watch_later(record.vm_id, clock.mono_s() + self._timeout_s, seen=True, after_s=0)
+            self._watch_later(record.vm_id, clock.mono_s(), seen=True, after_s=0)
 
-    def _watch_later(self, vm_id: str, until: float, *, seen: bool, after_s: float = _WATCH_S) -> None:
+    def _watch_later(self, vm_id: str, since: float, *, seen: bool, after_s: float | None = None) -> None:
         def watch() -> None:
             record = self._vms.get(vm_id)
             if record is None or record.life.status is not VmStatus.MIGRATION_DESTINATION:
                 return
-            there = self._look(vm_id, seen=seen)
-            if clock.mono_s() > until:
-                logger.warning("vm=%s did not arrive within %d s", vm_id, self._timeout_s)
+            there = self._look(vm_id, seen=seen) or seen
+            waited_s = clock.mono_s() - since
+            if waited_s > (self._timeout_s if there else min(self._silence_s, self._timeout_s)):
+                logger.warning("vm=%s did not arrive within %d s", vm_id, waited_s)
                 self._vms.move(vm_id, moving.not_arrived)
+                if not there:
+                    # Nothing of it was ever here. Should it come all the same, it is found as any VM is.
+                    self._vms.forget(vm_id)
             else:
-                self._watch_later(vm_id, until, seen=there or seen)
+                self._watch_later(vm_id, since, seen=there)
 
-        self._background.later(after_s, f"watch the arrival of {vm_id}", watch, key=f"receive {vm_id}")
+        self._background.later(
+            _WATCH_S if after_s is None else after_s, f"watch the arrival of {vm_id}", watch, key=f"receive {vm_id}"
+        )
 
     def _look(self, vm_id: str, *, seen: bool = False) -> bool:
         """Has it arrived? Then it becomes a VM like others. seen: its domain was here; True when it is."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """VMs move between two whole houses, each with a libvirtd of its own; whatever dies, exactly one of the two has it."""
 
+import ctypes
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ from tests.support.engine import Engine
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
 from tests.support.libvirtd import PrivateLibvirtd
-from tests.support.needs import needs_program, needs_root
+from tests.support.needs import lacks, needs_program, needs_root
 from tests.support.virt_room import vm_xml
 from vdsm_mp.api.errors import RemoteError
 
@@ -30,6 +31,7 @@ pytestmark = [
 ]  # fmt: skip
 
 MEMORY_MIB = 64
+_SYS_USERFAULTFD = 323
 #: What lies in the guest's memory takes so many times longer than any step of a test.
 SLOW_MIB_S = 2
 
@@ -70,7 +72,9 @@ def two() -> Iterator[Two]:
         stack.callback(shutil.rmtree, shared, ignore_errors=True)
         shared.chmod(0o755)
         shutil.chown(shared, "vdsm", "kvm")
-        daemons = [stack.enter_context(PrivateLibvirtd.start(name=f"host-{n}", listen=True)) for n in "ab"]
+        daemons = [
+            stack.enter_context(PrivateLibvirtd.start(name=f"host-{n}", listen=True, qemu_is_root=True)) for n in "ab"
+        ]
         addresses = daemons[0].link(daemons[1])
         authority = make_authority(shared / "ca")
         files = [authority.issue(name, "127.0.0.1") for name in "ab"]
@@ -223,16 +227,29 @@ def test_a_busy_destination_is_asked_again_until_it_has_room(two: Two, guest: Gu
     guest.lives_only_at(two.b, two.a)
 
 
-def test_a_destination_whose_libvirtd_dies_does_not_take_the_guest_with_it(two: Two, guest: Guest) -> None:
+@pytest.mark.parametrize("dies", ["source libvirtd", "destination libvirtd", "destination QEMU"])
+def test_whatever_dies_around_it_the_guest_lives_on_at_the_source(two: Two, guest: Guest, dies: str) -> None:
     guest.fill(two.a)
     guest.move(two.a, two.b, maxBandwidth=SLOW_MIB_S)
     under_way(guest, two.a)
-    two.b.libvirtd.kill()
-    try:
-        eventually(lambda: two.a.status(guest.vm_id) in ("Up", "Powering up"), within_s=30)
-    finally:
-        two.b.libvirtd.launch()
+    if dies == "destination QEMU":
+        os.kill(two.b.libvirtd.qemu_pid(guest.name), signal.SIGKILL)
+    else:
+        daemon = (two.a if dies.startswith("source") else two.b).libvirtd
+        daemon.kill()
+        daemon.launch()
+    eventually(lambda: two.a.status(guest.vm_id) in ("Up", "Powering up"), within_s=30)
     eventually(lambda: two.b.status(guest.vm_id) in ("", "Down"), within_s=20)
+    guest.lives_only_at(two.a, two.b)
+
+
+def test_a_destination_that_cannot_be_reached_or_cannot_prepare_leaves_the_guest_alone(two: Two, guest: Guest) -> None:
+    nowhere = Side(two.b.house, two.b.libvirtd, two.b.address)
+    guest.move(two.a, nowhere, dst="127.0.0.1:1")
+    eventually(lambda: two.a.status(guest.vm_id) in ("Up", "Powering up"), within_s=10)
+    guest.move(two.a, two.b, dstqemu="10.78.0.99")  # the agent is there, the data's address is not
+    eventually(lambda: two.a.status(guest.vm_id) in ("Up", "Powering up"), within_s=20)
+    assert two.b.status(guest.vm_id) in ("", "Down")
     guest.lives_only_at(two.a, two.b)
 
 
@@ -251,3 +268,25 @@ def test_a_migration_goes_on_when_our_worker_dies(two: Two, guest: Guest, dies: 
     assert two.a.stats(guest.vm_id)["exitReason"] == 4
     eventually(lambda: two.b.status(guest.vm_id) in ("Up", "Powering up"), within_s=20)
     guest.lives_only_at(two.b, two.a)
+
+
+def test_a_guest_goes_over_first_and_fetches_its_memory_afterwards(two: Two, guest: Guest) -> None:
+    if not _userfaultfd():
+        lacks("userfaultfd")
+    guest.fill(two.a)
+    schedule = {"init": [], "stalling": [{"limit": -1, "action": {"name": "postcopy", "params": []}}]}
+    engine = Engine(two.a.house.client())
+    guest.move(two.a, two.b, maxBandwidth=SLOW_MIB_S, convergenceSchedule=schedule, autoConverge="false")
+    eventually(lambda: two.a.status(guest.vm_id) == "Down", within_s=30)
+    assert two.a.stats(guest.vm_id)["exitReason"] == 4
+    eventually(lambda: two.b.status(guest.vm_id) in ("Up", "Powering up"), within_s=20)
+    guest.lives_only_at(two.b, two.a)
+    assert "Paused" in engine.statuses(guest.vm_id, within_s=0.5)  # that is how engines know it
+
+
+def _userfaultfd() -> bool:
+    """Has the kernel what post-copy is made of?"""
+    descriptor = ctypes.CDLL(None).syscall(_SYS_USERFAULTFD, 0)
+    if descriptor >= 0:
+        os.close(descriptor)
+    return bool(descriptor >= 0)

@@ -19,6 +19,8 @@ from vdsm_mp.api.errors_virt import (
     NoSuchVm,
     VmExists,
 )
+from vdsm_mp.virt import migration_target
+from vdsm_mp.virt.migration_target import Arrivals
 
 
 @pytest.fixture
@@ -59,6 +61,16 @@ def test_a_vm_that_stays_away_gives_back_its_place_and_disks(room: VirtRoom) -> 
     with pytest.raises(NoSuchVm):
         room.call("VM.getStats", vmID=vm_id)
     expect(room, vm_id, limit=1)
+
+
+def test_a_vm_that_never_comes_is_forgotten(room: VirtRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migration_target, "_WATCH_S", 0.05)
+    vm_id = str(uuid.uuid4())
+    monkeypatch.setattr(room.state(Arrivals), "_silence_s", 0)
+    expect(room, vm_id)
+    eventually(lambda: room.storage.released == [DISK_IDS["imageID"]], within_s=15)
+    with pytest.raises(NoSuchVm):
+        room.call("VM.getStats", vmID=vm_id)
 
 
 def test_a_place_that_cannot_be_prepared_is_refused_and_leaves_nothing(room: VirtRoom) -> None:
