@@ -18,10 +18,10 @@ def leave(life: Life) -> Move:
 
 
 def found_leaving(life: Life) -> Move:
-    """After a restart of ours: the notes say that it was leaving."""
+    """After a restart of ours: the notes say that it was leaving. Nobody is told what everybody knew."""
     if life.status not in _FOUND:
         return life, ()
-    return replace(life, status=VmStatus.MIGRATION_SOURCE), (Do.TELL_STATUS,)
+    return replace(life, status=VmStatus.MIGRATION_SOURCE), ()
 
 
 def stay(life: Life, *, runs: bool) -> Move:

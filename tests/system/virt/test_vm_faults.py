@@ -16,8 +16,11 @@ from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import VirtRoom
 from tests.system.virt.conftest import NewGuest
 from vdsm_mp.api.errors import StillStarting
-from vdsm_mp.api.errors_virt import LibvirtUnavailable
+from vdsm_mp.api.errors_virt import LibvirtUnavailable, MigrationNotInProgress
+from vdsm_mp.api.vm_migration import MigrationParams
 from vdsm_mp.virt.connection import Connection
+from vdsm_mp.virt.keeping import Keeper
+from vdsm_mp.virt.migration_params import NOTE, Note
 
 pytestmark = [pytest.mark.system, needs_root(), needs_program("libvirtd", "qemu-system-x86_64", "unshare", "nsenter")]
 
@@ -124,3 +127,18 @@ def test_a_stuck_guest_delays_nobody_and_can_be_destroyed(
             os.kill(pid, signal.SIGCONT) if Path(f"/proc/{pid}").exists() else None
         assert [entry["vmId"] for entry in room.call("Host.getVMList")] == [well.vm_id]
         room.call("VM.destroy", vmID=well.vm_id, gracefulAttempts=0)
+
+
+def test_a_migration_that_had_not_begun_when_we_died_is_over_and_the_vm_stays(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, folder: Path
+) -> None:
+    guest = new_guest(room)
+    note = Note("127.0.0.1:1", MigrationParams(dst="127.0.0.1:1"))
+    room.state(Keeper).remember(guest.vm_id, **{NOTE: note.dump()})
+    with VirtRoom(libvirtd.uri, folder) as next_life:
+        next_life.storage.images.update(room.storage.images)
+        eventually(lambda: next_life.status(guest.vm_id) == "Up", within_s=10)
+        guest.keeps_ticking()
+        assert NOTE not in libvirtd.virsh("dumpxml", guest.name)
+        with pytest.raises(MigrationNotInProgress):
+            next_life.call("VM.migrateCancel", vmID=guest.vm_id)
