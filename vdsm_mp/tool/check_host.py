@@ -56,6 +56,7 @@ def check(cfg: Config) -> Iterator[Finding]:
     yield from _certificates(cfg)
     yield from _daemons(cfg)
     yield from _helpers(cfg)
+    yield from _own_name()
     yield from _kvm()
 
 
@@ -141,6 +142,17 @@ def _helpers(cfg: Config) -> Iterator[Finding]:
             yield Finding("bad", "root", f"{path} can be changed by others than root")
         else:
             yield Finding("ok", "root", f"{path}")
+
+
+def _own_name() -> Iterator[Finding]:
+    """sudo looks it up at every start: without an entry it waits for DNS, most of all when the network is broken."""
+    name = socket.gethostname()
+    hosts = Path("/etc/hosts").read_text().splitlines() if Path("/etc/hosts").exists() else []
+    known = any(name in line.partition("#")[0].split()[1:] for line in hosts)
+    says = f"{name} is {'' if known else 'not '}in /etc/hosts" + (
+        "" if known else ": sudo waits for DNS at every start"
+    )
+    yield Finding("ok" if known else "note", "name", says)
 
 
 def _kvm() -> Iterator[Finding]:

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host's own name must be known without DNS: sudo looks it up at every start and waits when the network is broken."""
+
+import socket
+from pathlib import Path
+
+from provisioning.say import say
+
+HOSTS = Path("/etc/hosts")
+
+
+def ensure() -> None:
+    """Name this host in /etc/hosts, as Debian's installer does, when nothing there does."""
+    name = socket.gethostname()
+    lines = HOSTS.read_text().splitlines() if HOSTS.exists() else []
+    if any(name in line.partition("#")[0].split()[1:] for line in lines):
+        return
+    say(f"naming this host in {HOSTS}: 127.0.1.1 {name}")
+    HOSTS.write_text("\n".join([*lines, f"127.0.1.1\t{name}"]) + "\n")
