@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's own name must be known without DNS: sudo looks it up at every start and waits when the network is broken."""
+"""The host knows its own name without DNS: sudo looks it up at every start, and waits when the network is broken."""
 
 import socket
 from pathlib import Path
