@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TPM and NVRAM contents of a VM, which only root may read. Never logged, kept by us only as hashes.
+"""TPM and NVRAM contents of a VM, which only root may read and write. Never logged, kept by us only as hashes.
 
+The engine keeps them while a VM is down, and gives them back to the host that starts it (`_X_tpmdata`,
+`_X_nvramdata`). A VM whose contents cannot be put in place does not start: with an empty TPM its disks stay locked.
 Data are stable after two equal reads; a VM that is just writing must not have half of it stored by the engine.
 """
 
+import base64
+import bz2
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Any
 
-from vdsm_mp.api.errors_virt import ExternalDataFailed, InvalidVmParameter
+from vdsm_mp.api.errors_virt import CannotCreateVm, ExternalDataFailed, InvalidVmParameter
 from vdsm_mp.api.ports import Root
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import GetVmExternalData
@@ -21,6 +27,9 @@ from vdsm_mp.virt.registry import Vms
 logger = log.named(__name__)
 
 _OPERATION = {"tpm": "read-tpm", "nvram": "read-nvram"}
+#: What a request to root may carry at once; a multiple of three, so that pieces of base64 are whole.
+_PIECE = 30_000
+_LIMIT = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,41 @@ class ExternalData:
     def _show(self, vm_id: str, hashes: Mapping[str, str]) -> None:
         if hashes:
             self._vms.change(vm_id, lambda record: replace(record, external_hashes=dict(hashes)))
+
+
+def given(params: Mapping[str, Any]) -> dict[str, bytes]:
+    """{kind: contents} that VM.create brings. Raises: CannotCreateVm, which does not repeat them."""
+    return {kind: _decode(kind, text) for kind in _OPERATION if (text := params.get(f"_X_{kind}data"))}
+
+
+def put(root: Root, record: VmRecord, contents: Mapping[str, bytes]) -> None:
+    """Before the VM starts. record: with the devices of its XML. Raises: CannotCreateVm, PrivilegedFailed."""
+    for kind, content in contents.items():
+        if kind not in _kinds(record):
+            logger.info("vm=%s has no place for the %s data it comes with", record.vm_id, kind)
+            continue
+        if kind == "nvram" and PurePath(record.devices.nvram_path).name != f"{record.vm_id}.fd":
+            raise CannotCreateVm("its NVRAM data are for a file named by its id")
+        for offset in range(0, len(content), _PIECE):
+            piece = base64.b64encode(content[offset : offset + _PIECE]).decode()
+            last = offset + _PIECE >= len(content)
+            root.do(f"write-{kind}", vm_id=record.vm_id, offset=offset, data=piece, last=last)
+        logger.info("vm=%s %s data are in place, %d bytes", record.vm_id, kind, len(content))
+
+
+def _decode(kind: str, text: Any) -> bytes:
+    """Base64; after a `=`, of what bzip2 made, as upstream's agents write it."""
+    try:
+        if not isinstance(text, str) or len(text) > 2 * _LIMIT:
+            raise ValueError(kind)
+        content = base64.b64decode(text.removeprefix("="), validate=True)
+        if text.startswith("="):
+            content = bz2.BZ2Decompressor().decompress(content, _LIMIT + 1)
+        if not content or len(content) > _LIMIT:
+            raise ValueError(kind)
+    except (OSError, ValueError):
+        raise CannotCreateVm(f"_X_{kind}data is not base64 of a sane size") from None
+    return content
 
 
 def _kinds(record: VmRecord) -> list[str]:

@@ -15,11 +15,12 @@ import libvirt
 
 from vdsm_mp.api.errors_virt import CannotCreateVm, MissingVmParameter, VmExists
 from vdsm_mp.api.internal import PreparedDrive
+from vdsm_mp.api.ports import Root
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import CreateVm
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt import displaynet, domxml_build, domxml_parse, hibernation, machine
+from vdsm_mp.virt import displaynet, domxml_build, domxml_parse, externaldata, hibernation, machine
 from vdsm_mp.virt.connection import Connection, translate, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives, with_sizes
@@ -61,6 +62,7 @@ class Starter:
         facts: HostFacts,
         policy: Policy,
         hooks: VmHooks,
+        root: Root,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -70,6 +72,7 @@ class Starter:
         self._facts = facts
         self.policy = policy
         self._hooks = hooks
+        self._root = root
         self._ends: dict[str, threading.Event] = {}
 
     def accept(self, vm_id: str, params: Mapping[str, Any]) -> VmRecord:
@@ -95,7 +98,7 @@ class Starter:
             devices=replace(devices, hash="", kvm=devices.kvm and self._facts.kvm),
             time_offset=str(params.get("timeOffset") or "0"),
         )
-        memory = hibernation.sleeping(params)
+        memory, contents = hibernation.sleeping(params), externaldata.given(params)
         status = VmStatus.WAIT_FOR_LAUNCH if memory is None else VmStatus.RESTORING
         life = replace(record.life, status=status, destroy_on_reboot=metadata.flag("destroy_on_reboot"))
         record = record.with_life(life)
@@ -109,7 +112,7 @@ class Starter:
         self._ends[vm_id] = threading.Event()
         self._launches.submit(
             f"start vm={vm_id}",
-            lambda: self._start(vm_id, domain, str(params.get("serial") or ""), memory),
+            lambda: self._start(vm_id, domain, str(params.get("serial") or ""), memory, contents),
             lambda error: self._refused(vm_id, error),
         )
         return record
@@ -121,7 +124,9 @@ class Starter:
 
     # -- the start itself, in the background
 
-    def _start(self, vm_id: str, domain: ET.Element, serial: str, memory: VolumeIds | None) -> None:
+    def _start(
+        self, vm_id: str, domain: ET.Element, serial: str, memory: VolumeIds | None, contents: Mapping[str, bytes]
+    ) -> None:
         began = clock.mono_s()
         prepared: dict[str, PreparedDrive] = {}
         image: PreparedDrive | None = None
@@ -130,6 +135,7 @@ class Starter:
             record = self._wanted(vm_id)
             prepared = self._drives.prepare_all(domain, record.metadata)
             self._wanted(vm_id)
+            externaldata.put(self._root, record, contents)
             if memory is not None:
                 image = self._drives.prepare(memory)
             self._run(record, domain, prepared, serial, image)

@@ -91,6 +91,7 @@ def build(config: Config, ports: Ports) -> Room:
         facts=facts,
         policy=policy,
         hooks=hooks,
+        root=ports.root,
     )
     ender = Ender(
         connection,
