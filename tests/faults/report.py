@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a fault run found, as data: JSON for machines, a table for the terminal. The page is made in `page.py`."""
+"""What a fault run found, as data: JSON for machines, a table for the terminal. The page is made in `page.py`.
+
+python -m tests.faults.report REPORT.json …      the table as docs/reliability.md has it
+"""
 
 import bisect
+import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.faults.world import AFTERMATH_S, Fault
@@ -165,3 +171,26 @@ def text(found: Mapping[str, Any]) -> str:
 
 def _s(values: Mapping[str, float] | None, which: str) -> str:
     return f"{values[which]:.2f} s" if values else ""
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The table of one report for a document."""
+    lines = ["| | injection | executed | seen, p99 / worst | ready again, p99 / worst | calls of others, p99 |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for row in found["rows"]:
+        if row["executed"]:
+            seen, ready, others = row["measures"].get("seen"), row["measures"].get("ready"), row["unaffected"]
+            lines.append(
+                f"| {row['id']} | {row['title']} | {row['executed']} | {_both(seen)} | {_both(ready)} | "
+                + (f"{others['p99_ms']:.0f} ms, {others['ratio']:.1f} × quiet |" if others else "|")
+            )
+    return "\n".join(lines)
+
+
+def _both(values: Mapping[str, float] | None) -> str:
+    return f"{values['p99']:.2f} / {values['worst']:.2f} s" if values else ""
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        print(markdown(json.loads(Path(name).read_text())), end="\n\n")
