@@ -9,7 +9,7 @@ was prepared at the destination is only taken away while the VM is seen alive on
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import libvirt
@@ -25,7 +25,6 @@ from vdsm_mp.api.errors_virt import (
     MigrationOperationFailed,
     NoSuchVm,
 )
-from vdsm_mp.api.events import VmMigrationProgress
 from vdsm_mp.api.ports import Background, Publisher
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_migration import CancelMigration, ChangeMigration, GetVmMigrationStatus, MigrateVm, MigrationParams
@@ -33,43 +32,24 @@ from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Vars
 from vdsm_mp.virt import convergence, machine, migration_params, moving
-from vdsm_mp.virt.connection import Connection, translate, translated
-from vdsm_mp.virt.convergence import Action, Schedule
+from vdsm_mp.virt.connection import Connection, translated
+from vdsm_mp.virt.convergence import Schedule
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import Life, Move, VmStatus
 from vdsm_mp.virt.migration_params import NOTE, Note
 from vdsm_mp.virt.migration_peer import Peers
+from vdsm_mp.virt.migration_watch import ADOPTED_S, Outgoing, Watch
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
 
 logger = log.named(__name__)
 
 _XML = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
-#: How soon after the start libvirt is asked whether it has begun; how often we look at one of an earlier life.
-_SOON_S = 0.2
-_ADOPTED_S = 2.0
 _CANCEL_S = 10.0
 
 
 class _Cancelled(Exception):
     """A client does not want it any more."""
-
-
-@dataclass
-class Outgoing:
-    """One migration. pushing: libvirt has it. adopted: begun by an earlier life of ours."""
-
-    vm_id: str
-    params: MigrationParams
-    plan: Schedule
-    adopted: bool = False
-    prepared: bool = False
-    pushing: bool = False
-    passes: int = 0
-    progress: int = 0
-    downtime_ms: int | None = None
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    done: threading.Event = field(default_factory=threading.Event)
 
 
 class Migrations:
@@ -92,7 +72,8 @@ class Migrations:
         self._keeper = keeper
         self._peers = peers
         self._background = background
-        self._publish = publisher.publish
+        self._watch = Watch(connection, vms, background, publisher, variables.migration_monitor_interval)
+        self._watch.ended = self._look
         self._vars = variables
         self._libvirt_uri = libvirt_uri
         self._limit = variables.max_outgoing_migrations
@@ -147,7 +128,7 @@ class Migrations:
             return
         until = clock.mono_s() + _CANCEL_S
         # libvirt may not have begun yet; then there is nothing that could be aborted.
-        while out.pushing and not self._abort(out):
+        while out.pushing and not self._watch.abort(out):
             if out.done.wait(0.1):
                 return
             if clock.mono_s() > until:
@@ -180,7 +161,7 @@ class Migrations:
         record = self._vms.get(vm_id)
         postcopy = record is not None and record.life.postcopy
         out.progress, out.downtime_ms = 100, convergence.downtime_ms(stats, postcopy=postcopy)
-        self._tell(out, postcopy=postcopy)
+        self._watch.tell(out, postcopy=postcopy)
 
     # -- after a restart, of us or of libvirtd
 
@@ -200,7 +181,7 @@ class Migrations:
                 logger.warning("vm=%s its migration goes on without a schedule: %s", vm_id, error)
             with self._lock:
                 self._all[vm_id] = out
-            self._later(0, out)
+            self._watch.later(out, 0)
         self._vms.move(vm_id, moving.found_leaving)
 
     # -- one migration, in a thread of its own: it waits for libvirt as long as the migration takes
@@ -269,7 +250,7 @@ class Migrations:
             params, max_bandwidth=self._vars.migration_max_bandwidth, live=live, persistent=persistent
         )
         out.pushing = True
-        self._later(_SOON_S, out)
+        self._watch.later(out)
         with translated(vm_id, MigrationFailed):
             dom.migrateToURI3(uri, found, migration_params.flags(params, out.plan))
         logger.info("VM.migrate vm=%s is at %s, took=%dms", vm_id, params.dst, (clock.mono_s() - began) * 1000)
@@ -341,85 +322,7 @@ class Migrations:
             if record is not None and record.life.status is VmStatus.MIGRATION_SOURCE:
                 self.recovered(record)
 
-        self._background.later(_ADOPTED_S, f"adopt migration {out.vm_id}", adopt)
-
-    # -- the watch
-
-    def _later(self, after_s: float, out: Outgoing) -> None:
-        self._background.later(after_s, f"watch migration {out.vm_id}", lambda: self._watch(out))
-
-    def _watch(self, out: Outgoing) -> None:
-        if out.done.is_set():
-            return
-        wait_s: float = self._vars.migration_monitor_interval
-        try:
-            stats = self._stats(out)
-        except NoSuchVm:
-            stats = {}
-        except Error as error:
-            logger.info("vm=%s its migration cannot be looked at now: %s", out.vm_id, error)
-            self._later(_ADOPTED_S, out)
-            return
-        if stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
-            self._step(out, stats)
-            if out.adopted:
-                wait_s = min(wait_s or _ADOPTED_S, _ADOPTED_S)
-        elif out.adopted:
-            self._look(out, "it ended while nobody watched")
-            wait_s = _ADOPTED_S
-        else:
-            wait_s = _SOON_S
-        if wait_s:
-            self._later(wait_s, out)
-
-    def _stats(self, out: Outgoing) -> dict[str, Any]:
-        with translated(out.vm_id):
-            found: dict[str, Any] = self._connection.domain(out.vm_id).jobStats(0)
-        return found
-
-    def _step(self, out: Outgoing, stats: Mapping[str, Any]) -> None:
-        record = self._vms.get(out.vm_id)
-        if record is None:
-            return
-        out.progress = convergence.percent(stats)
-        self._vms.change(out.vm_id, lambda now: replace(now, migration_progress=out.progress))
-        self._tell(out, postcopy=record.life.postcopy)
-        init, out.plan = out.plan.init, replace(out.plan, init=())
-        for action in init:
-            self._act(out, action)
-        passes = int(stats.get("memory_iteration", 0))
-        if passes > out.passes and not record.life.postcopy:
-            out.passes = passes
-            step, out.plan = out.plan.next(passes)
-            if step is not None:
-                self._act(out, step)
-
-    def _act(self, out: Outgoing, action: Action) -> None:
-        logger.info("vm=%s migration at %d%%: %s %s", out.vm_id, out.progress, action.name, action.downtime_ms or "")
-        try:
-            with translated(out.vm_id, MigrationOperationFailed):
-                dom = self._connection.domain(out.vm_id)
-                if action.name == convergence.SET_DOWNTIME:
-                    dom.migrateSetMaxDowntime(action.downtime_ms, 0)
-                elif action.name == convergence.POSTCOPY:
-                    dom.migrateStartPostCopy(0)
-                else:
-                    dom.abortJob()
-        except Error as error:
-            logger.warning("vm=%s %s failed: %s", out.vm_id, action.name, error)
-
-    def _abort(self, out: Outgoing) -> bool:
-        """False when libvirt has nothing to abort. Raises: MigrationCancelFailed."""
-        try:
-            self._connection.domain(out.vm_id).abortJob()
-        except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID and not self._moves(out):
-                return False
-            raise translate(error, out.vm_id, MigrationCancelFailed) from error
-        return True
-
-    def _moves(self, out: Outgoing) -> bool:
-        return bool(self._stats(out).get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT)
+        self._background.later(ADOPTED_S, f"adopt migration {out.vm_id}", adopt)
 
     def _current(self, vm_id: str) -> Outgoing:
         self._vms.find(vm_id)
@@ -427,17 +330,6 @@ class Migrations:
         if out is None or out.done.is_set():
             raise MigrationNotInProgress(vm_id)
         return out
-
-    def _tell(self, out: Outgoing, *, postcopy: bool) -> None:
-        event = VmMigrationProgress(
-            vm_id=out.vm_id, progress=out.progress, postcopy=postcopy, notify_time=clock.notify_time()
-        )
-        if out.downtime_ms is not None:
-            event = VmMigrationProgress(
-                vm_id=out.vm_id, progress=out.progress, postcopy=postcopy, notify_time=event.notify_time,
-                downtime_ms=out.downtime_ms,
-            )  # fmt: skip
-        self._publish(event)
 
 
 def _definition(record: VmRecord, params: MigrationParams, description: str) -> dict[str, Any]:

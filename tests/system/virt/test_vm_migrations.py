@@ -207,6 +207,7 @@ def test_a_cancelled_migration_leaves_the_guest_where_it_was(two: Two, guest: Gu
     eventually(lambda: two.a.status(guest.vm_id) in ("Up", "Powering up"), within_s=10)
     assert two.b.status(guest.vm_id) in ("", "Down")
     guest.lives_only_at(two.a, two.b)
+    assert "downtime" not in two.a.house.call("VM.getMigrationStatus", {"vmID": guest.vm_id})
     with pytest.raises(RemoteError) as over:
         two.a.house.call("VM.migrateCancel", {"vmID": guest.vm_id})
     assert over.value.code == 81
