@@ -86,7 +86,7 @@ class StorageRoom:
         )
         return self.take_role(version=version)
 
-    def add_domain(self) -> str:
+    def add_domain(self, *, domain_class: int = 1) -> str:
         """A second local domain, active in the pool; needs the role. Its directory is `domain_of`."""
         sd_id = new_id()
         export = self.root / f"export-{sd_id}"
@@ -99,7 +99,7 @@ class StorageRoom:
             domainType=4,
             typeArgs=str(export),
             name="more",
-            domainClass=1,
+            domainClass=domain_class,
             version="5",
         )
         self.call("StorageDomain.attach", storagedomainID=sd_id, storagepoolID=self.pool_id)

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.system, needs_root(), needs_program("sudo", "qemu-img"
 
 SD = "5d000000-0000-4000-8000-000000000001"
 POOL = "90000000-0000-4000-8000-000000000001"
+VM = "30000000-aaaa-4bbb-8ccc-300000000000"
 IMAGE, VOLUME = "10000000-aaaa-4bbb-8ccc-100000000000", "20000000-aaaa-4bbb-8ccc-200000000000"
 
 
@@ -178,6 +179,25 @@ def test_a_killed_worker_comes_back_with_its_pool_but_without_the_role(house: Ru
     become_spm(house)
     assert house.call("Host.getAllTasksStatuses")[kept]["taskResult"] == "success"
     finish(house, kept)
+
+
+def test_ovfs_outlive_the_worker_that_stored_them(house: RunningHouse, data: Path) -> None:
+    make(house, data)
+    where = {"storagepoolID": POOL, "storagedomainID": SD}
+    rows = [{"vm": VM, "ovf": "<ovf>ü</ovf>", "imglist": IMAGE}]
+    assert house.call("StoragePool.updateVMs", {**where, "vmList": rows}) is True
+    pid = house.pid_of("storage")
+    os.kill(pid, signal.SIGKILL)
+    house.wait_other_pid("storage", pid)
+    assert house.call("StoragePool.getBackedUpVmsList", where) == [VM]
+    assert house.call("StoragePool.getBackedUpVmsInfo", {**where, "vmList": [VM]}) == {VM: "<ovf>ü</ovf>"}
+    with pytest.raises(RemoteError) as e:
+        house.call("StoragePool.removeVM", {**where, "vmUUID": VM})
+    assert e.value.code == 654
+    become_spm(house)
+    assert house.call("StoragePool.removeVM", {**where, "vmUUID": VM}) is True
+    assert house.call("StoragePool.getBackedUpVmsList", where) == []
+    assert (data / SD / "master/vms").owner() == "vdsm"
 
 
 def test_a_killed_io_child_is_replaced(house: RunningHouse, data: Path) -> None:

@@ -281,6 +281,29 @@ class BackupCannotBeMaster(PoolError, BadRequest):
     code = 319
 
 
+class OvfMissing(NotFound):
+    code = 320
+    msg = "Storage domain {self.sd_id} has no OVF of VM {self.vm_id}: {self.reason}"
+
+    def __init__(self, sd_id: str, vm_id: str, reason: str) -> None:
+        super().__init__(sd_id, vm_id, reason)
+        self.sd_id = sd_id
+        self.vm_id = vm_id
+        self.reason = reason
+
+
+class OvfDirectoryMissing(NotFound):
+    """Only a master and an active export domain have one."""
+
+    code = 322
+    msg = "Storage domain {self.sd_id} has no directory for OVFs: {self.path}"
+
+    def __init__(self, sd_id: str, path: str) -> None:
+        super().__init__(sd_id, path)
+        self.sd_id = sd_id
+        self.path = path
+
+
 class TooManyDomains(PoolError, Conflict):
     code = 328
 

@@ -100,26 +100,29 @@ class DisconnectStorageServer(Message, frozen=True, kw_only=True):
     connection_params: list[dict[str, Any]] = field(name="connectionParams")
 
 
-@verb("StoragePool.getBackedUpVmsInfo", owner="storage", reply=dict[str, Any], safe=True, tier=3, planned=True)
+@verb("StoragePool.getBackedUpVmsInfo", owner="storage", reply=dict[str, str], safe=True, tier=3)
 class GetStoragePoolBackedUpVmsInfo(Message, frozen=True, kw_only=True):
-    """OVFs on an export domain."""
+    """OVFs of VMs, by VM id, as `StoragePool.updateVMs` stored them. An empty list asks for all; 320 if one is missing.
+
+    A blank domain is the master, as in all four verbs about stored OVFs.
+    """
 
     pool_id: Uuid = field(name="storagepoolID")
     sd_id: Uuid = field(name="storagedomainID")
     vm_ids: list[Uuid] = field(name="vmList")
 
 
-@verb("StoragePool.getBackedUpVmsList", owner="storage", reply=list[Uuid], safe=True, tier=3, planned=True)
+@verb("StoragePool.getBackedUpVmsList", owner="storage", reply=list[Uuid], safe=True, tier=3)
 class GetStoragePoolBackedUpVmsList(Message, frozen=True, kw_only=True):
-    """Ids of VMs on an export domain."""
+    """Ids of VMs whose OVFs a domain has."""
 
     pool_id: Uuid = field(name="storagepoolID")
     sd_id: Uuid = field(name="storagedomainID")
 
 
-@verb("StoragePool.getDomainsContainingImage", owner="storage", reply=list[Uuid], safe=True, tier=3, planned=True)
+@verb("StoragePool.getDomainsContainingImage", owner="storage", reply=list[Uuid], safe=True, tier=3)
 class GetStoragePoolDomainsContainingImage(Message, frozen=True, kw_only=True):
-    """Which active domains hold an image."""
+    """Which active data domains hold an image; an error when one of them cannot be asked."""
 
     pool_id: Uuid = field(name="storagepoolID")
     image_id: Uuid = field(name="imageID")
@@ -246,21 +249,29 @@ class UpgradeStoragePool(Message, frozen=True, kw_only=True):
     target_dom_version: int = field(name="targetDomVersion")
 
 
-@verb("StoragePool.updateVMs", owner="storage", lane=Lane.KEYED, key="pool_id", tier=3, planned=True)
+class VmOvf(Message, frozen=True, kw_only=True):
+    """images: comma-separated ids, which engines send and nobody reads."""
+
+    vm_id: Uuid = field(name="vm")
+    ovf: str
+    images: str | list[str] | None = field(default=None, name="imglist")
+
+
+@verb("StoragePool.updateVMs", owner="storage", lane=Lane.KEYED, key="pool_id", tier=3)
 class UpdateOvfs(Message, frozen=True, kw_only=True):
-    """Store OVFs (export domain; data domains before OVF_STORE).
+    """Store OVFs on an export domain or the master, each in place of the VM's former one; a failure leaves the rest.
 
     Needs the SPM role (654).
     """
 
     pool_id: Uuid = field(name="storagepoolID")
-    vm_ids: list[dict[str, Any]] = field(name="vmList")
+    vms: list[VmOvf] = field(name="vmList")
     sd_id: Uuid | None = field(default=None, name="storagedomainID")
 
 
-@verb("StoragePool.removeVM", owner="storage", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
+@verb("StoragePool.removeVM", owner="storage", lane=Lane.KEYED, key="vm_id", tier=3)
 class RemoveOvf(Message, frozen=True, kw_only=True):
-    """Remove an OVF.
+    """Remove an OVF; having none is fine.
 
     Needs the SPM role (654).
     """
