@@ -68,12 +68,13 @@ def under_load(scenarios: Sequence[Scenario], wish: Wish, say: Say) -> dict[str,
             due = [s for s in scenarios if wish.times(s) > number and not rows[s.id].not_run]
             rng.shuffle(due)
             due.sort(key=lambda s: _LAST.index(s.id) if s.id in _LAST else -1)
-            for scenario in due:
-                if time.monotonic() > until:
-                    break
-                _inject(world, scenario, rows[scenario.id], faults[scenario.id], say)
-                time.sleep(PAUSE_S)
+            went_on = all(
+                time.monotonic() < until and _inject(world, scenario, rows[scenario.id], faults[scenario.id], say)
+                for scenario in due
+            )
             say(f"round {number + 1}: {sum(row.executed for row in rows.values())} injections")
+            if not went_on:
+                break
         try:
             world.settle()
             stumbled = []
@@ -96,22 +97,33 @@ def under_load(scenarios: Sequence[Scenario], wish: Wish, say: Say) -> dict[str,
     }
 
 
-def _inject(world: World, scenario: Scenario, row: Row, faults: list[Fault], say: Say) -> None:
-    before, began = len(world.faults), time.monotonic()
+def _inject(world: World, scenario: Scenario, row: Row, faults: list[Fault], say: Say) -> bool:
+    """One injection and the quiet time after it. False: the world is of no more use."""
+    before, began, usable = len(world.faults), time.monotonic(), True
     try:
         scenario.inject(world)
+        say(f"  {scenario.id}: {time.monotonic() - began:.1f} s")
     except CannotRun as error:
         row.not_run = str(error)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         row.broken.append(f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})")
         say(f"  {scenario.id}: {row.broken[-1]}")
-        world.recover()
-    else:
-        say(f"  {scenario.id}: {time.monotonic() - began:.1f} s")
+        usable = _recovered(world, row)
     for fault in world.faults[before:]:
         row.take(fault)
         faults.append(fault)
+    time.sleep(PAUSE_S)
+    return usable
+
+
+def _recovered(world: World, row: Row) -> bool:
+    try:
+        world.recover()
+    except Exception as error:
+        row.broken.append(f"afterwards the house did not work again: {error!r}; the run ends here")
+        return False
+    return True
 
 
 def _tracebacks(log: str) -> list[str]:
@@ -180,7 +192,7 @@ def run(wish: Wish, wanted: Sequence[str] = (), say: Say = lambda line: print(li
         return not wanted or any(name == w or name.split(maxsplit=1)[0] == w for w in wanted)
 
     began, about = time.monotonic(), machine()
-    loaded = [s for s in UNDER_LOAD if asked(s.id)]
+    loaded = [s for s in UNDER_LOAD if asked(s.id) and wish.times(s)]
     tested = [t for t in BY_TESTS if asked(t.id) and (wish.full or not t.full_only)]
     found: dict[str, Any] = {"rows": [], "requests": report.requests([]), "broken": [], "records": [], "raw": {}}
     if loaded:
