@@ -15,6 +15,7 @@ from typing import Any
 import libvirt
 import msgspec
 
+from vdsm_mp.api.errors import RemoteError
 from vdsm_mp.api.errors_virt import (
     LibvirtUnavailable,
     MigrationCancelFailed,
@@ -241,8 +242,13 @@ class Migrations:
         with translated(vm_id, MigrationFailed):
             description = dom.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
             live, persistent = dom.XMLDesc(_XML), dom.XMLDesc(_XML | libvirt.VIR_DOMAIN_XML_INACTIVE)
-        self._peers.create(params.dst, vm_id, _definition(record, params, description), params.incoming_limit)
+        # From here on a place may be held there, unless the other host says that it has refused.
         out.prepared = True
+        try:
+            self._peers.create(params.dst, vm_id, _definition(record, params, description), params.incoming_limit)
+        except (MigrationLimitExceeded, RemoteError):
+            out.prepared = False
+            raise
         self._go_on(out)
         host, _ = migration_params.address(params.dst)
         uri = self._libvirt_uri.replace("{host}", migration_params.bracketed(host))

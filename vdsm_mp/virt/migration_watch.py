@@ -29,9 +29,12 @@ SOON_S = 0.2
 ADOPTED_S = 2.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Outgoing:
-    """One migration. pushing: libvirt has it. adopted: begun by an earlier life of ours."""
+    """One migration. prepared: the destination may hold a place for it. pushing: libvirt has it.
+
+    adopted: begun by an earlier life of ours.
+    """
 
     vm_id: str
     params: MigrationParams

@@ -188,9 +188,13 @@ def test_a_guest_moves_there_and_back_and_notices_nothing(two: Two, guest: Guest
     assert seen[-1] == "Down"
     assert "Up" in engines[1].statuses(guest.vm_id, within_s=0.5)
 
+    # Back it goes asleep, and wakes where it was.
+    two.b.house.call("VM.pause", {"vmID": guest.vm_id})
     guest.move(two.b, two.a)
     eventually(lambda: two.b.status(guest.vm_id) == "Down", within_s=20)
-    eventually(lambda: two.a.status(guest.vm_id) in ("Up", "Powering up"), within_s=10)
+    eventually(lambda: two.a.status(guest.vm_id) == "Paused", within_s=10)
+    assert two.a.stats(guest.vm_id)["pauseCode"] == "NOERR"
+    two.a.house.call("VM.cont", {"vmID": guest.vm_id})
     guest.lives_only_at(two.a, two.b)
 
 
