@@ -23,7 +23,7 @@ def facts(state: State, config: Config, options: Vars, nameservers: list[str]) -
     links = {name: link for name, link in state.links.items() if not hidden(link, options)}
     return {
         "nics": {name: _nic(state, link) for name, link in links.items() if link.is_nic},
-        "bondings": {name: _bond(state, link) for name, link in links.items() if link.kind == "bond"},
+        "bondings": {name: _bond(state, link, config) for name, link in links.items() if link.kind == "bond"},
         "vlans": {name: _vlan(state, link) for name, link in links.items() if _listed_vlan(link, links)},
         "bridges": {name: _bridge(state, link) for name, link in links.items() if link.kind == "bridge"},
         "networks": {
@@ -81,11 +81,15 @@ def _nic(state: State, link: Link) -> dict[str, Any]:
     return found
 
 
-def _bond(state: State, link: Link) -> dict[str, Any]:
+def _bond(state: State, link: Link, config: Config) -> dict[str, Any]:
+    """opts: of our bonds what the engine gave, because it compares; of others what matters most."""
     options = link.options
     mode = str(options.get("mode", "balance-rr"))
     shown = {"mode": str(_MODES.index(mode)) if mode in _MODES else mode}
-    shown |= {key: str(options[key]) for key in ("miimon", "xmit_hash_policy") if options.get(key) is not None}
+    if link.name in config.bonds:
+        shown |= {key: value for key, value in config.bonds[link.name].options.items() if key != "mode"}
+    elif options.get("miimon") is not None:
+        shown["miimon"] = str(options["miimon"])
     ports = state.ports(link.name)
     return {
         **_addresses(state, link),

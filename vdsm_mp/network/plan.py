@@ -27,12 +27,12 @@ class Step:
 def plan(state: State, old: Config, new: Config) -> list[Step]:
     """Steps from `state` (where `old` is in force) to `new`. Raises: the network errors; nothing has changed."""
     check(state, old, new)
-    draft = _Draft(state)
+    draft = _Draft(state, old)
     _take_down(draft, old, new)
     for bond in new.bonds.values():
         _bond(draft, bond, rebuild=bond.name in old.bonds and old.bonds[bond.name].options != bond.options)
     for network in new.networks.values():
-        _network(draft, network, new)
+        _network(draft, network, old.networks.get(network.name), new)
         if network.dhcp4 and not _keeps_dhcp(old.networks.get(network.name), network):
             draft.dhcp(network, start=True)
     return draft.steps
@@ -156,7 +156,7 @@ def _bond(draft: "_Draft", bond: Bond, *, rebuild: bool) -> None:
     draft.switch(bond.name, up=True)
 
 
-def _network(draft: "_Draft", net: Network, new: Config) -> None:
+def _network(draft: "_Draft", net: Network, was: Network | None, new: Config) -> None:
     if net.base:
         _uplink(draft, net, new)
     gateways = {
@@ -178,13 +178,14 @@ def _network(draft: "_Draft", net: Network, new: Config) -> None:
         if net.mtu is not None:
             draft.mtu(net.name, net.mtu)
         draft.switch(net.name, up=True)
-    draft.set_addresses(net.top, (*_kept(draft, net), *(a for a in (net.address, net.address6) if a)), gateways)
+    draft.set_addresses(net.top, (*_kept(draft, net, was), *(a for a in (net.address, net.address6) if a)), gateways)
 
 
-def _kept(draft: "_Draft", net: Network) -> list[str]:
-    """Addresses that others look after: a DHCP client, the kernel's autoconfiguration."""
+def _kept(draft: "_Draft", net: Network, was: Network | None) -> list[str]:
+    """Addresses that others look after (a DHCP client, the kernel's autoconfiguration); not those we once gave."""
     families = {"4" * net.dhcp4, "6" * net.autoconf6}
-    return [address for address in draft.links[net.top].addresses if _family(address) in families]
+    ours = (was.address, was.address6) if was is not None else ()
+    return [a for a in draft.links[net.top].addresses if _family(a) in families and a not in ours]
 
 
 def _family_kept(net: Network, family: str) -> bool:
@@ -216,7 +217,8 @@ def _bond_create(name: str, options: Mapping[str, str]) -> Operation:
 class _Draft:
     """The state as it will be after the steps so far."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, old: Config) -> None:
+        self._bonds = old.bonds
         self.links = dict(state.links)
         self.steps: list[Step] = []
         self._gateways = {device: dict(found) for device, found in state.gateways.items()}
@@ -238,7 +240,7 @@ class _Draft:
             self.detach(name)
             link = self.links[name]
         self.set_addresses(name, (), {})
-        undo: list[Operation] = [_recreate(link), ("mtu-set", {"name": name, "mtu": link.mtu})]
+        undo: list[Operation] = [_recreate(link, self._bonds), ("mtu-set", {"name": name, "mtu": link.mtu})]
         if link.up:
             undo.append(("link-up", {"name": name}))
         self._step(("link-remove", {"name": name}), *undo)
@@ -332,11 +334,10 @@ def _family(address: str) -> str:
     return "6" if ":" in address else "4"
 
 
-def _recreate(link: Link) -> Operation:
+def _recreate(link: Link, bonds: Mapping[str, Bond]) -> Operation:
+    """Bonds come back with the options that once made them: the kernel shows more than it lets one set in a mode."""
     if link.kind == "bridge":
         return ("bridge-create", {"name": link.name, "stp": bool(link.options.get("stp_state"))})
     if link.kind == "vlan":
         return ("vlan-create", {"name": link.name, "nic": link.base, "tag": link.tag})
-    wanted = ("mode", "miimon", "updelay", "downdelay", "xmit_hash_policy", "ad_lacp_rate", "fail_over_mac")
-    names = {"ad_lacp_rate": "lacp_rate"}
-    return _bond_create(link.name, {names.get(k, k): str(link.options[k]) for k in wanted if k in link.options})
+    return _bond_create(link.name, bonds[link.name].options)

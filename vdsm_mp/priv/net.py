@@ -17,7 +17,7 @@ from vdsm_mp.priv.context import Context
 _IP = "/usr/sbin/ip"
 _DHCLIENT = "/usr/sbin/dhclient"
 #: What is asked of a DHCP server for a device that must not have the default route.
-_NO_ROUTES = "subnet-mask,broadcast-address,interface-mtu"
+_NO_ROUTES = "request subnet-mask, broadcast-address, interface-mtu;\n"
 _REMOVABLE = frozenset({"bridge", "bond", "vlan"})
 _BOND_OPTIONS: Mapping[str, str] = {
     "mode": r"[0-6]|balance-rr|active-backup|balance-xor|broadcast|802\.3ad|balance-tlb|balance-alb",
@@ -36,6 +36,16 @@ _BOND_OPTIONS: Mapping[str, str] = {
     "lacp_rate": "slow|fast",
     "min_links": r"[0-9]{1,3}",
     "ad_select": "stable|bandwidth|count",
+}
+
+#: Numbers that the kernel's files take for words, and `ip` does not.
+_BOND_WORDS: Mapping[str, Mapping[str, str]] = {
+    "xmit_hash_policy": {"0": "layer2", "1": "layer3+4", "2": "layer2+3", "3": "encap2+3", "4": "encap3+4"},
+    "lacp_rate": {"0": "slow", "1": "fast"},
+    "ad_select": {"0": "stable", "1": "bandwidth", "2": "count"},
+    "primary_reselect": {"0": "always", "1": "better", "2": "failure"},
+    "fail_over_mac": {"0": "none", "1": "active", "2": "follow"},
+    "arp_validate": {"0": "none", "1": "active", "2": "backup", "3": "all"},
 }
 
 
@@ -66,6 +76,7 @@ def bond_words(text: str | None) -> list[str]:
     for pair in re.split(r",(?=[a-z_]+=)", text or ""):
         if pair:
             key, _, value = pair.partition("=")
+            value = _BOND_WORDS.get(key, {}).get(value, value)
             if key not in _BOND_OPTIONS or not re.fullmatch(_BOND_OPTIONS[key], value):
                 raise Refused(f"bond option {pair[:60]!r} is not allowed")
             words += [key, value]
@@ -141,7 +152,7 @@ def _stp_set(context: Context, p: Mapping[str, Any]) -> None:
 
 
 def _dhclient(name: str, *words: str) -> list[str]:
-    """Pid and lease files where Debian's AppArmor profile lets dhclient write."""
+    """Files where Debian's AppArmor profile lets dhclient write."""
     if not Path(_DHCLIENT).exists():
         raise OperationFailed("dhclient (package isc-dhcp-client) is not installed")
     own = f"dhclient-vdsm-{_plain(name)}"
@@ -164,7 +175,9 @@ def _dhcp_start(context: Context, p: Mapping[str, Any]) -> None:
     # It leaves our session and outlives us on purpose: the address has to be renewed whoever restarts.
     words = ["-1"] if p.get("wait") else ["-nw"]
     if not p.get("routes"):
-        words += ["-R", _NO_ROUTES]
+        config = Path(f"/var/lib/dhcp/dhclient-vdsm-{p['name']}.conf")
+        config.write_text(_NO_ROUTES, encoding="ascii")
+        words += ["-cf", str(config)]
     context.children.run(_dhclient(p["name"], *words), context.deadline_mono)
 
 

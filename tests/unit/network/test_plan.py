@@ -263,6 +263,7 @@ def test_a_dhcp_client_goes_with_its_device_and_its_address_is_left_to_it() -> N
     dhcp = {"nic": "eth0", "bootproto": "dhcp", "defaultRoute": True}
     host.set({"ovirtmgmt": dhcp})
     assert host.kernel.dhcp == {"ovirtmgmt"}
+    assert host.kernel.links["ovirtmgmt"].addresses == ()
     host.kernel.address_add("ovirtmgmt", "192.0.2.77/24")
     assert host.set({"ovirtmgmt": {**dhcp, "mtu": 1500}}) == []
     host.set({"ovirtmgmt": {**dhcp, "nic": "eth1"}})

@@ -113,6 +113,7 @@ def test_mount_points_are_named_as_vdsm_names_them(spec: str, name: str) -> None
 def test_bond_options_are_words_from_a_list() -> None:
     words = bond_words("mode=4,miimon=100,arp_ip_target=192.0.2.1,192.0.2.2")
     assert words == ["mode", "4", "miimon", "100", "arp_ip_target", "192.0.2.1,192.0.2.2"]
+    assert bond_words("mode=2,xmit_hash_policy=1") == ["mode", "2", "xmit_hash_policy", "layer3+4"]
     for bad in ("mode=9", "netns=1", "mode", "miimon=1 netns 1"):
         with pytest.raises(Refused):
             bond_words(bad)
