@@ -240,6 +240,9 @@ def test_tpm_state_comes_back_as_it_was(place: Place) -> None:
     (folder / "tpm2-00.permall").write_bytes(b"other")
     virt.do("write-tpm", vm_id=VM, offset=0, data=data, last=True)
     assert (folder / "tpm2-00.permall").read_bytes() == b"state"
+    shutil.rmtree(place.root / "tpm")
+    virt.do("write-tpm", vm_id=VM, offset=0, data=data, last=True)
+    assert (folder / "tpm2-00.permall").read_bytes() == b"state"
 
 
 # The life of a helper

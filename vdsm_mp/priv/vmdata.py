@@ -14,7 +14,7 @@ import stat
 import tarfile
 import threading
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vdsm_mp.priv.beneath import open_beneath, open_root
@@ -81,6 +81,8 @@ def write_tpm(context: Context, params: Mapping[str, Any]) -> bool:
     if content is None:
         return False
     files = _unpack(content)
+    # libvirt makes it with the first TPM that runs on this host, which may be this one.
+    Path(context.config["tpm_dir"]).mkdir(mode=0o711, exist_ok=True)
     root = open_root(context.config["tpm_dir"])
     vm_id = params["vm_id"]
     try:
