@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import msgspec
 
+from vdsm_mp.api.errors_lease import NoSuchLease
 from vdsm_mp.api.errors_virt import DiskNotFound
 from vdsm_mp.api.events import VmStatusChanged
 from vdsm_mp.api.internal import (
@@ -27,6 +28,7 @@ from vdsm_mp.api.internal import (
     SyncRunningChain,
     TeardownDrive,
 )
+from vdsm_mp.api.lease import GetLeaseInfo, LeaseInfo
 from vdsm_mp.api.ports import CallContext, Ports
 from vdsm_mp.api.verb import Message, spec_of
 from vdsm_mp.api.vm import CreateVm, GetVmStats
@@ -39,7 +41,7 @@ DISK_IDS = {key: str(uuid.uuid4()) for key in ("poolID", "domainID", "imageID", 
 class RecordedStorage:
     """Caller port. `images` {image id: path}, `volumes` {volume id: path} where an image has several.
 
-    `prepared`: what was asked for, in order; torn down images in `released`.
+    `leases` {lease id: (path, offset)}. `prepared`: what was asked for, in order; torn down images in `released`.
     """
 
     def __init__(self) -> None:
@@ -47,6 +49,7 @@ class RecordedStorage:
         self.volumes: dict[str, Path] = {}
         self.prepared: list[PrepareDrive] = []
         self.released: list[str] = []
+        self.leases: dict[str, tuple[str, int]] = {}
         self.legal: dict[str, bool] = {}
         self.synced: list[SyncRunningChain] = []
         self.gate = threading.Event()
@@ -79,6 +82,12 @@ class RecordedStorage:
             self.synced.append(message)
             self.legal[message.merged_volume_id] = False
             return [message.base_volume_id, message.leaf_volume_id]
+        if isinstance(message, GetLeaseInfo):
+            name = message.lease
+            if name.lease_id not in self.leases:
+                raise NoSuchLease(name.lease_id, name.sd_id)
+            path, offset = self.leases[name.lease_id]
+            return LeaseInfo(sd_id=name.sd_id, lease_id=name.lease_id, path=path, offset=offset)
         assert isinstance(message, TeardownDrive)
         self.released.append(message.image_id)
         return None

@@ -174,6 +174,18 @@ class HotplugNicFailed(_Sentence, Failed):
     msg = "Cannot plug the network card: {self.reason}"
 
 
+class HotplugLeaseFailed(_Sentence, Failed):
+    code = 86
+    msg = "Cannot plug the lease: {self.reason}"
+
+
+class HotunplugLeaseFailed(_Sentence, Failed):
+    """The lease is still there."""
+
+    code = 87
+    msg = "Cannot unplug the lease: {self.reason}"
+
+
 class HotunplugNicFailed(_Sentence, Failed):
     """The card is still there."""
 

@@ -13,9 +13,11 @@ from vdsm_mp.api.errors_virt import (
     DeviceNotFound,
     DiskNotFound,
     HotplugDiskFailed,
+    HotplugLeaseFailed,
     HotplugMemoryFailed,
     HotplugNicFailed,
     HotunplugDiskFailed,
+    HotunplugLeaseFailed,
     HotunplugMemoryFailed,
     HotunplugNicFailed,
     InvalidVmParameter,
@@ -26,6 +28,7 @@ from vdsm_mp.api.errors_virt import (
     TicketFailed,
     UpdateDeviceFailed,
 )
+from vdsm_mp.api.lease import LeaseName
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, Status, verb
 
@@ -154,20 +157,36 @@ class HotunplugVmDisk(Message, frozen=True, kw_only=True):
     params: dict[str, Any]
 
 
-@verb("VM.hotplugLease", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.hotplugLease",
+    owner="virt",
+    reply=dict[str, str],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, HotplugLeaseFailed),
+)
 class HotplugVmLease(Message, frozen=True, kw_only=True):
     """Add a lease device."""
 
     vm_id: Uuid = field(name="vmID")
-    lease: dict[str, Any]
+    lease: LeaseName
 
 
-@verb("VM.hotunplugLease", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb(
+    "VM.hotunplugLease",
+    owner="virt",
+    reply=dict[str, str],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(*RUNNING_ONLY, HotunplugLeaseFailed),
+)
 class HotunplugVmLease(Message, frozen=True, kw_only=True):
     """Remove a lease device."""
 
     vm_id: Uuid = field(name="vmID")
-    lease: dict[str, Any]
+    lease: LeaseName
 
 
 @verb("VM.setTicket", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2)

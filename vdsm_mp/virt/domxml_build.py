@@ -134,12 +134,18 @@ def keep_owner(disk: ET.Element) -> None:
         ET.SubElement(source, "seclabel", model="dac", type="none", relabel="no")
 
 
-def _fill_leases(domain: ET.Element, drives: Sequence[PreparedDrive]) -> None:
+def leases_to_fill(domain: ET.Element) -> list[tuple[ET.Element, str, str]]:
+    """[(<target>, key, lockspace)] of the leases whose place the engine leaves open."""
+    found = []
     for lease in domain.iterfind("devices/lease"):
         target = lease.find("target")
-        if target is None or not target.get("path", "").startswith(_LEASE_PATH):
-            continue
-        key, lockspace = xml.text_of(lease, "key"), xml.text_of(lease, "lockspace")
+        if target is not None and target.get("path", "").startswith(_LEASE_PATH):
+            found.append((target, xml.text_of(lease, "key"), xml.text_of(lease, "lockspace")))
+    return found
+
+
+def _fill_leases(domain: ET.Element, drives: Sequence[PreparedDrive]) -> None:
+    for target, key, lockspace in leases_to_fill(domain):
         for link in (link for prepared in drives for link in prepared.chain):
             if (link.volume_id, link.sd_id) == (key, lockspace) and link.lease_path and link.lease_offset is not None:
                 target.set("path", link.lease_path)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from vdsm_mp.api.internal import PreparedDrive, PrepareDrive, TeardownDrive
+from vdsm_mp.api.lease import GetLeaseInfo, LeaseInfo, LeaseName
 from vdsm_mp.api.ports import Caller
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
@@ -17,6 +18,7 @@ logger = log.named(__name__)
 
 _PREPARE_S = 120.0
 _TEARDOWN_S = 60.0
+_LEASE_S = 60.0
 
 
 class Drives:
@@ -49,6 +51,13 @@ class Drives:
                 self.teardown(ids)
             raise
         return done
+
+    def lease(self, sd_id: str, lease_id: str) -> LeaseInfo:
+        """Where a lease is that is no volume's. Raises: what storage raised, PeerRestarted, DeadlineExceeded."""
+        ask = GetLeaseInfo(lease=LeaseName(sd_id=sd_id, lease_id=lease_id))
+        answer = self._caller.ask(ask, deadline_s=_LEASE_S)
+        assert isinstance(answer, LeaseInfo)
+        return answer
 
     def teardown(self, ids: VolumeIds) -> None:
         """Idempotent; a failure is logged: storage forgets by itself what nobody prepared again."""

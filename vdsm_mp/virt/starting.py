@@ -20,7 +20,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import CreateVm
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt import displaynet, domxml_build, domxml_parse, externaldata, hibernation, machine
+from vdsm_mp.virt import displaynet, domxml_build, domxml_parse, externaldata, hibernation, leases, machine
 from vdsm_mp.virt.connection import Connection, translate, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives, with_sizes
@@ -135,6 +135,7 @@ class Starter:
             record = self._wanted(vm_id)
             prepared = self._drives.prepare_all(domain, record.metadata)
             self._wanted(vm_id)
+            leases.fill(domain, prepared.values(), self._drives)
             externaldata.put(self._root, record, contents)
             if memory is not None:
                 image = self._drives.prepare(memory)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.virt_room import DISK_IDS, vm_xml
+from tests.support.virt_room import DISK_IDS, RecordedStorage, vm_xml
 from vdsm_mp.api.errors_virt import CannotCreateVm
 from vdsm_mp.api.internal import ChainLink, PreparedDrive
 from vdsm_mp.common import xml
 from vdsm_mp.common.xml import BadXml
-from vdsm_mp.virt import domxml_build, domxml_parse, hostfacts
+from vdsm_mp.virt import domxml_build, domxml_parse, hostfacts, leases
 from vdsm_mp.virt.domxml_build import Policy
+from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.hostfacts import HostFacts
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import VolumeIds
@@ -99,6 +100,19 @@ def test_a_lease_gets_its_place_from_the_chain() -> None:
     assert xml.attributes(final.find("devices/lease/target")) == {"path": "/leases", "offset": "1048576"}
     with pytest.raises(CannotCreateVm, match="no lease known"):
         domxml_build.build(xml.parse(vm_xml(VM, devices=lease)), {}, FACTS)
+
+
+def test_a_lease_of_no_volume_gets_its_place_from_storage() -> None:
+    key, space, storage = str(uuid.uuid4()), DISK_IDS["domainID"], RecordedStorage()
+    lease = f'<lease><key>{key}</key><lockspace>{space}</lockspace><target path="LEASE-PATH:{key}:{space}"/></lease>'
+    storage.leases[key] = ("/rhev/xleases", 3 << 20)
+    domain = xml.parse(vm_xml(VM, devices=lease))
+    leases.fill(domain, [drive()], Drives(storage))
+    final = domxml_build.build(domain, {}, FACTS)
+    assert xml.attributes(final.find("devices/lease/target")) == {"path": "/rhev/xleases", "offset": "3145728"}
+    storage.leases.clear()
+    with pytest.raises(CannotCreateVm, match=key):
+        leases.fill(xml.parse(vm_xml(VM, devices=lease)), [], Drives(storage))
 
 
 @pytest.mark.parametrize(
