@@ -71,6 +71,25 @@ class VolumeNotWritable(Conflict):
         self.reason = reason
 
 
+class SharedVolumeNotWritable(Conflict):
+    code = 219
+    msg = "Volume {self.volume_id} is a template, its content stays"
+
+    def __init__(self, volume_id: str) -> None:
+        super().__init__(volume_id)
+        self.volume_id = volume_id
+
+
+class InternalVolumeNotWritable(Conflict):
+    code = 220
+    msg = "Volume {self.volume_id} carries others, its content stays: {self.children}"
+
+    def __init__(self, volume_id: str, children: str) -> None:
+        super().__init__(volume_id, children)
+        self.volume_id = volume_id
+        self.children = children
+
+
 class VolumeNotShareable(Conflict):
     code = 214
     msg = "Volume {self.volume_id} is no template, another image cannot be based on it"

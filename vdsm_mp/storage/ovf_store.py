@@ -14,15 +14,17 @@ from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_volume import (
     ImageDoesNotExist,
     IncorrectFormat,
+    InternalVolumeNotWritable,
     InvalidVolumeParameter,
     PrepareIllegalVolume,
+    SharedVolumeNotWritable,
 )
 from vdsm_mp.api.ovf_store import CloseTransfer, Direction, OpenTransfer, ReadPiece, TransferFailed, WritePiece
 from vdsm_mp.api.verb import handles
 from vdsm_mp.common.clock import mono_s
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.volume_access import Volumes, key_of
-from vdsm_mp.storage.volume_file import read_image, volume_path
+from vdsm_mp.storage.volume_file import ImageFiles, read_image, volume_path
 from vdsm_mp.tasks.registry import TaskRun
 
 _log = logging.getLogger("storage.ovf")
@@ -141,7 +143,8 @@ class Transfers:
 
 
 def _checked(domain: FileDomain, ask: OpenTransfer) -> _Transfer:
-    """Raises: ImageDoesNotExist, VolumeDoesNotExist, IncorrectFormat, PrepareIllegalVolume, InvalidVolumeParameter."""
+    """Raises: ImageDoesNotExist, VolumeDoesNotExist, IncorrectFormat, PrepareIllegalVolume, InvalidVolumeParameter;
+    before writing SharedVolumeNotWritable (219), InternalVolumeNotWritable (220)."""
     image = read_image(domain, ask.image_id)
     chain = image.chain_to(ask.volume_id) if ask.volume_id is not None else image.chain()
     if not chain:
@@ -152,9 +155,20 @@ def _checked(domain: FileDomain, ask: OpenTransfer) -> _Transfer:
         raise IncorrectFormat(f"volume {volume_id} is not raw")
     if not metadata.legal:
         raise PrepareIllegalVolume(volume_id)
+    if ask.direction is Direction.TO_VOLUME:
+        _refuse_base(image, volume_id)
     if ask.length_bytes > file.size_bytes:
         raise InvalidVolumeParameter("length", f"{ask.length_bytes}, the volume has {file.size_bytes} bytes")
     return _Transfer(domain, ask.image_id, volume_id, ask.direction, ask.length_bytes)
+
+
+def _refuse_base(image: ImageFiles, volume_id: str) -> None:
+    """What others are built on must not change below them. Raises: as `_checked` says."""
+    if image.metadata(volume_id).shared:
+        raise SharedVolumeNotWritable(volume_id)
+    children = image.children(volume_id)
+    if children or image.metadata(volume_id).voltype == "INTERNAL":
+        raise InternalVolumeNotWritable(volume_id, ", ".join(children) or "its metadata says so")
 
 
 @handles(OpenTransfer)

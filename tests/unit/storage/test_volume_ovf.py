@@ -13,7 +13,13 @@ from tests.support.needs import needs_program
 from tests.support.storage_room import MIB, RAW, StorageRoom, new_id
 from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_storage import NotSpm
-from vdsm_mp.api.errors_volume import IncorrectFormat, InvalidVolumeParameter, VolumeDoesNotExist
+from vdsm_mp.api.errors_volume import (
+    IncorrectFormat,
+    InternalVolumeNotWritable,
+    InvalidVolumeParameter,
+    SharedVolumeNotWritable,
+    VolumeDoesNotExist,
+)
 from vdsm_mp.api.ovf_store import MAX_PIECE, Direction, OpenTransfer, TransferFailed
 from vdsm_mp.storage import ovf_store
 from vdsm_mp.storage.ovf_store import Transfers
@@ -109,6 +115,31 @@ def test_what_cannot_be_transferred_is_refused_at_once(house: StorageRoom, store
     with pytest.raises(IncorrectFormat):
         open_(house, (image_id, leaf), "from_volume", 1)
     assert house.call("Host.getAllTasksStatuses") == {}
+
+
+def test_what_others_are_built_on_is_read_but_never_written(house: StorageRoom) -> None:
+    template = house.make_template(volFormat=RAW)
+    base = house.create(volFormat=RAW)
+    image_id, base_id = base
+    _, leaf_id = house.create(image_id, srcImgUUID=image_id, srcVolUUID=base_id)
+    before = (house.image(image_id) / base_id).read_bytes()
+    with pytest.raises(SharedVolumeNotWritable) as shared:
+        open_(house, template, "to_volume", 1)
+    with pytest.raises(InternalVolumeNotWritable, match=leaf_id) as internal:
+        open_(house, base, "to_volume", 1)
+    assert (shared.value.code, internal.value.code) == (219, 220)
+    assert house.call("Host.getAllTasksStatuses") == {}
+    for store in (template, base):
+        task_id = open_(house, store, "from_volume", 10)
+        assert house.dispatch_read(task_id, 0, 10) == bytes(10)
+        house.call("internal.close_transfer", task_id=task_id)
+        house.finished(task_id)
+    # A link that metadata do not admit to (cut short between two writes) counts as well.
+    meta = house.image(image_id) / f"{base_id}.meta"
+    meta.write_text(meta.read_text().replace("VOLTYPE=INTERNAL", "VOLTYPE=LEAF"))
+    with pytest.raises(InternalVolumeNotWritable):
+        open_(house, base, "to_volume", 1)
+    assert (house.image(image_id) / base_id).read_bytes() == before
 
 
 def test_transfers_are_few_and_end_by_themselves(house: StorageRoom, monkeypatch: pytest.MonkeyPatch) -> None:
