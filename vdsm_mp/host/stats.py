@@ -54,6 +54,10 @@ class HostStats:
             logger.warning("the network worker does not answer, its last counters are told: %s", error)
         self.first_sample()
 
+    def free_mib(self) -> dict[str, int]:
+        """{folder: MiB} of the last sample; {} before the first."""
+        return dict(self._two[-1].free_mib) if self._two else {}
+
     def now(self) -> dict[str, Any]:
         """Raises: what virt's call raises, when virt has never answered."""
         began = mono_s()

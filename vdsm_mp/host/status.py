@@ -8,6 +8,7 @@ from typing import Any
 from vdsm_mp.api.internal import GetHostStatus, GetStorageStatus, GetVmCounts
 from vdsm_mp.api.verb import Message, handles
 from vdsm_mp.common.errors import Error
+from vdsm_mp.host.health import problems
 from vdsm_mp.host.owners import Owners
 
 _OWNER_S = 1.0
@@ -15,19 +16,23 @@ _OWNER_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class BeatStatus:
-    """Tells about the beats: {name: {...}}."""
+    """Tells about the beats, {name: {...}}, and about free space, {folder: MiB}."""
 
     read: Callable[[], dict[str, dict[str, Any]]]
+    free_mib: Callable[[], dict[str, int]] = dict
 
 
 @handles(GetHostStatus)
 def get_host_status(owners: Owners, beats: BeatStatus, ask: GetHostStatus) -> dict[str, Any]:
-    """{"vms": {...}, "storage": {"domains", "pools", "tasks"}, "beats": {...}, "errors": {owner: sentence}}"""
+    """{"vms": {...}, "storage": {"domains", "pools", "tasks"}, "beats", "errors": {owner: sentence},
+    "problems": [sentence]}"""
     found: dict[str, Any] = {"vms": {}, "storage": {}, "beats": beats.read(), "errors": {}}
     counts = _ask(owners, GetVmCounts(), "virt", found["errors"])
     if counts is not None:
         found["vms"] = counts.vms
     found["storage"] = _ask(owners, GetStorageStatus(), "storage", found["errors"]) or {}
+    domains = found["storage"].get("domains", {})
+    found["problems"] = problems(found["beats"], found["vms"], domains, beats.free_mib())
     return found
 
 

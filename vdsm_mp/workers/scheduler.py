@@ -53,7 +53,7 @@ def build(config: Config, ports: Ports) -> Room:
             stats,
             policy,
             Owners(ports.call),
-            BeatStatus(player.status),
+            BeatStatus(player.status, stats.free_mib),
         ),
         handlers=(fencing, verbs, jobs, status),
         before_ready=(hooks.prepare, policy.load, stats.first_sample, player.start),

@@ -216,7 +216,7 @@ def test_hardware_is_asked_once_and_again_only_after_a_failure() -> None:
 
 
 def test_status_names_the_owner_that_does_not_answer() -> None:
-    beats = BeatStatus(lambda: {"sample VMs": {"missed": 1}})
+    beats = BeatStatus(lambda: {"sample VMs": {"missed": 1, "failures": 0, "error": ""}})
     found = get_host_status(Owners(Others(virt=True)), beats, GetHostStatus())
     assert set(found["errors"]) == {"virt"}
     assert found["storage"]["tasks"] == {}
