@@ -10,6 +10,7 @@ import sanlock
 
 from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
+from tests.support.storage_room import MIB
 from tests.system.test_file_storage import POOL, SD, Host, daemon, device, host, place
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
@@ -148,12 +149,33 @@ def test_leases_by_name_are_made_held_fenced_and_removed(host: Host) -> None:
     found = host.call("Lease.status", lease=one_job)["metadata"]
     assert (found["job_status"], found["generation"]) == ("FENCED", 1)
 
+    dump = host.call("StorageDomain.dump", sd_id=SD, full=True)
+    assert dump["xleases"][vm["lease_id"]] == {"offset": place["offset"], "updating": False}
+    for part, where in (("lockspace", f"{host.domain}/dom_md/ids:0"), ("leases", f"{host.domain}/dom_md/leases:{MIB}")):
+        assert {tuple(str(row[key]) for key in KEYS) for row in dump[part]} == dumped(where), part
+        # Host id 250, which made the pool, has left.
+        assert {row["own"] for row in dump[part] if row["timestamp"]} == {1}
+    assert [(row["own"], row["gen"], row["resource"]) for row in dump["leases"]] == [(1, 1, "SDM")]
+
     finished(host, host.call("Lease.rebuild_leases", sd_id=SD))
     for lease in (vm, one_job):
         finished(host, host.call("Lease.delete", lease=lease))
         with pytest.raises(Error) as e:
             host.call("Lease.info", lease=lease)
         assert e.value.code == 936
+
+
+#: Without the timestamp, which a living host renews.
+KEYS = ("offset", "lockspace", "own", "gen")
+
+
+def dumped(where: str) -> set[tuple[str, ...]]:
+    """What sanlock's own program reads there, as `KEYS`; a row has offset, lockspace, name, timestamp, own, gen, …"""
+    done = subprocess.run(
+        ["/usr/sbin/sanlock", "direct", "dump", where], check=True, capture_output=True, text=True, timeout=20
+    )
+    rows = [line.split() for line in done.stdout.splitlines()[1:] if line[:1].isdigit()]
+    return {(str(int(r[0])), r[1], str(int(r[4])), str(int(r[5]))) for r in rows}
 
 
 def _held(host: Host, lease: dict[str, str]) -> dict[str, Any] | None:

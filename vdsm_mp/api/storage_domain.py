@@ -193,7 +193,12 @@ class ValidateStorageDomain(Message, frozen=True, kw_only=True):
 
 @verb("StorageDomain.dump", owner="storage", reply=dict[str, Any], safe=True, tier=3)
 class DumpStorageDomain(Message, frozen=True, kw_only=True):
-    """Metadata of all volumes and leases."""
+    """Metadata of all volumes and leases.
+
+    metadata: as getInfo. volumes: {volume id: what is known of it, status OK, INVALID or REMOVED}.
+    full: also leases and lockspace (rows with offset, lockspace, resource, timestamp, own, gen; leases lver), xleases
+    {lease id: offset, updating} where the domain has them, errors {part: sentence} of what cannot be read.
+    """
 
     sd_id: Uuid
     full: bool | None = None

@@ -3,12 +3,14 @@
 
 import fnmatch
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from vdsm_mp.api.errors_storage import DomainClassWrong, LockNotInspected, StorageFileMissing
+from vdsm_mp.api.errors_lease import LeaseIndexInvalid
+from vdsm_mp.api.errors_storage import DomainClassWrong, StorageFileMissing
 from vdsm_mp.api.errors_volume import ImageDoesNotExist
 from vdsm_mp.api.storage_domain import (
     DumpStorageDomain,
@@ -21,9 +23,9 @@ from vdsm_mp.api.storage_domain import (
 from vdsm_mp.api.types import BLANK, UUID_PATTERN
 from vdsm_mp.api.verb import handles
 from vdsm_mp.common.errors import Error
+from vdsm_mp.storage import lock_records, xlease
 from vdsm_mp.storage.domain_file import ISO_IMAGE, FileDomain
 from vdsm_mp.storage.domain_format import DomainClass, check_description
-from vdsm_mp.storage.locks import Locks
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.spm import Spm
@@ -100,12 +102,29 @@ def validate(ask: ValidateStorageDomain, domains: Domains) -> None:
 
 
 @handles(DumpStorageDomain)
-def dump(ask: DumpStorageDomain, domains: Domains, locks: Locks) -> dict[str, Any]:
+def dump(ask: DumpStorageDomain, domains: Domains) -> dict[str, Any]:
     domain = domains.find(ask.sd_id)
     domain.refresh()
     found: dict[str, Any] = {"metadata": msgspec.to_builtins(domain.info()), "volumes": _volumes(domain)}
     if ask.full:
-        found |= {"leases": _leases(domain, locks), "lockspace": []}
+        found |= _locks(domain)
+    return found
+
+
+def _locks(domain: FileDomain) -> dict[str, Any]:
+    """What is broken is named in `errors`, the rest is told all the same: that is what a dump is for."""
+    parts: dict[str, Callable[[FileDomain], Any]] = {
+        "leases": lock_records.leases_of,
+        "lockspace": lock_records.lockspace_of,
+    }
+    if domain.format.external_leases:
+        parts["xleases"] = xlease.leases
+    found: dict[str, Any] = {}
+    for name, read in parts.items():
+        try:
+            found[name] = read(domain)
+        except (LeaseIndexInvalid, StorageFileMissing) as e:
+            found.setdefault("errors", {})[name] = str(e)
     return found
 
 
@@ -147,19 +166,3 @@ def _volumes(domain: FileDomain) -> dict[str, dict[str, Any]]:
         if volume_id not in found or row["image"] == image_id:
             found[volume_id] = row
     return found
-
-
-def _leases(domain: FileDomain, locks: Locks) -> list[dict[str, Any]]:
-    lock = locks.of(domain)
-    try:
-        owner = lock.inspect(lock.sdm)
-    except (LockNotInspected, StorageFileMissing) as e:
-        return [{"resource": lock.sdm.name, "offset": lock.sdm.offset, "error": str(e)}]
-    return [
-        {
-            "resource": lock.sdm.name,
-            "offset": lock.sdm.offset,
-            "own": owner.host_id or 0,
-            "ver": owner.version,
-        }
-    ]

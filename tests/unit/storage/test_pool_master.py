@@ -320,6 +320,12 @@ def test_what_vdsm_wrote_is_listed_and_dumped_as_vdsm_does(tmp_path: Path, which
         room.call("StorageDomain.validate", **ids)
         dump = room.call("StorageDomain.dump", sd_id=theirs.sd_id)
         assert {v: row["status"] for v, row in dump["volumes"].items()} == theirs.facts["dump_statuses"]
+        assert set(dump) == {"metadata", "volumes"}
+        full = room.call("StorageDomain.dump", sd_id=theirs.sd_id, full=True)
+        assert dump.items() <= full.items()
+        assert full.get("xleases", {}) == theirs.facts["xleases"]
+        assert (full["lockspace"], "errors" in full) == ([], False)
+        assert full["leases"] == theirs.facts.get("sdm", [])
         for volume_id, facts in theirs.facts["volumes"].items():
             row = dump["volumes"][volume_id]
             for key in ("capacity", "description", "format", "generation", "legality", "parent", "type", "voltype"):
