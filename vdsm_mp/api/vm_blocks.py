@@ -14,6 +14,7 @@ from vdsm_mp.api.errors_virt import (
     CheckpointFailed,
     DiskNotFound,
     FreezeFailed,
+    InvalidVmParameter,
     MergeFailed,
     NoGuestAgent,
     NoSuchBackup,
@@ -71,6 +72,7 @@ class ThawVm(Message, frozen=True, kw_only=True):
     tier=2,
     raises=(
         *RUNNING_ONLY,
+        InvalidVmParameter,
         SnapshotFailed,
         JobExists,
     ),

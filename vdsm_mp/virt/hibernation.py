@@ -35,6 +35,7 @@ logger = log.named(__name__)
 
 _WATCH_S = 2.0
 _WRITE_S = 60.0
+_BLOCK = 4096
 _FAILED = "Wake up from hibernation failed:"
 
 
@@ -112,7 +113,10 @@ class Hibernations:
             dom = self._connection.domain(vm_id)
             with translated(vm_id):
                 # The parameters first: once the memory is written there is nobody who would have to wait for us.
-                _write(config, _parameters(self._vms.find(vm_id), dom.XMLDesc(0)))
+                description = dom.XMLDesc(0)
+                write_parameters(
+                    config, {"vmId": vm_id, "vmName": record.name, "xml": description, "_srcDomXML": description}
+                )
                 dom.saveFlags(image.path, None, 0)
             self._vms.move(vm_id, lambda life: machine.on_stopped(life, saved=True))
             self._hooks.after("vm_hibernate", record)
@@ -184,14 +188,13 @@ def failure(sentence: str) -> str:
     return f"{_FAILED} {sentence}"
 
 
-def _parameters(record: VmRecord, description: str) -> bytes:
-    """What upstream's agent wants to read: protocol 2 is the one that all of its versions know."""
-    found = {"vmId": record.vm_id, "vmName": record.name, "xml": description, "_srcDomXML": description}
-    return pickle.dumps(found, protocol=2)
+def write_parameters(volume: PreparedDrive, parameters: Mapping[str, Any]) -> None:
+    """What upstream's agent wants to read: protocol 2 is the one that all of its versions know. Raises: CommandFailed.
 
-
-def _write(volume: PreparedDrive, content: bytes) -> None:
-    """By a program, because storage may hang."""
+    By a program, because storage may hang.
+    """
+    content = pickle.dumps(dict(parameters), protocol=2)
+    content = content.ljust(-(-len(content) // _BLOCK) * _BLOCK, b"\0")
     words = ["dd", f"of={volume.path}", "bs=64k", "iflag=fullblock", "conv=notrunc,fsync", "status=none"]
     command.run(words, stdin=content, deadline_s=_WRITE_S)
 

@@ -21,16 +21,18 @@ from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.tasks.progress import Progress
-from vdsm_mp.virt import guestfs
+from vdsm_mp.virt import guestfs, memorysnapshot
 from vdsm_mp.virt.chain import follow
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices
+from vdsm_mp.virt.memorysnapshot import Memory
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 
 logger = log.named(__name__)
 
 _KEY = "snapshot_job"
 _FREEZE_S = 8
+_TIMEOUT_MIN = 30
 _FLAGS = (
     libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
     | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
@@ -46,8 +48,9 @@ Wanted = list[tuple[Drive, VolumeIds]]
 def snapshot_vm(devices: Devices, jobs: Jobs, ask: SnapshotVm) -> None:
     """Returns when the job is begun; without a job id when the snapshot is there."""
     record = devices.vms.running(ask.vm_id, "make a snapshot")
+    memory = None
     if ask.snap_memory:
-        raise SnapshotFailed("snapshots with memory are not supported by this host yet")
+        memory = memorysnapshot.Memory(devices, ask.vm_id, ask.snap_memory, 60 * (ask.timeout or _TIMEOUT_MIN))
     wanted = _wanted(record, ask.snap_drives)
     if not wanted:
         logger.info("vm=%s uses the wanted volumes already", ask.vm_id)
@@ -55,7 +58,7 @@ def snapshot_vm(devices: Devices, jobs: Jobs, ask: SnapshotVm) -> None:
     job_id = ask.job_id or str(uuid.uuid4())
 
     def work(progress: Progress) -> None:
-        _snapshot(devices, ask.vm_id, job_id, wanted, frozen=bool(ask.frozen), freeze_s=freeze_s)
+        _snapshot(devices, ask.vm_id, job_id, wanted, memory, frozen=bool(ask.frozen), freeze_s=freeze_s)
 
     if ask.job_id is None:
         work(Progress())
@@ -83,7 +86,9 @@ def _wanted(record: VmRecord, untrusted: list[dict[str, Any]]) -> Wanted:
     return found
 
 
-def _snapshot(devices: Devices, vm_id: str, job_id: str, wanted: Wanted, *, frozen: bool, freeze_s: int) -> None:
+def _snapshot(
+    devices: Devices, vm_id: str, job_id: str, wanted: Wanted, memory: Memory | None, *, frozen: bool, freeze_s: int
+) -> None:
     if not wanted:
         return
     began = clock.mono_s()
@@ -91,8 +96,12 @@ def _snapshot(devices: Devices, vm_id: str, job_id: str, wanted: Wanted, *, froz
     try:
         for drive, leaf in wanted:
             prepared[drive.name] = devices.drives.prepare(leaf)
-        _persist(devices, vm_id, job_id, wanted)
-        _take(devices, vm_id, prepared, frozen=frozen, freeze_s=freeze_s)
+        if memory is None:
+            _persist(devices, vm_id, job_id, wanted, "")
+            _take(devices, vm_id, prepared, frozen=frozen, freeze_s=freeze_s)
+        else:
+            _persist(devices, vm_id, job_id, wanted, memory.handle)
+            _take_with_memory(devices, vm_id, prepared, memory)
     except BaseException:
         _undo(devices, vm_id, wanted)
         raise
@@ -102,8 +111,9 @@ def _snapshot(devices: Devices, vm_id: str, job_id: str, wanted: Wanted, *, froz
     logger.info("vm=%s snapshot of %d disks took=%dms", vm_id, len(wanted), (clock.mono_s() - began) * 1000)
 
 
-def _persist(devices: Devices, vm_id: str, job_id: str, wanted: Wanted) -> None:
-    job = {"jobUUID": job_id, "newDrives": {drive.name: leaf.volume_id for drive, leaf in wanted}}
+def _persist(devices: Devices, vm_id: str, job_id: str, wanted: Wanted, memory: str) -> None:
+    new = {drive.name: leaf.volume_id for drive, leaf in wanted}
+    job = {"jobUUID": job_id, "newDrives": new, "memoryParams": memory}
     devices.keeper.remember(vm_id, **{_KEY: json.dumps(job)})
 
 
@@ -126,6 +136,15 @@ def _take(devices: Devices, vm_id: str, prepared: Mapping[str, PreparedDrive], *
             dom.snapshotCreateXML(description, _FLAGS)
     finally:
         _thaw(devices, vm_id, ours)
+
+
+def _take_with_memory(devices: Devices, vm_id: str, prepared: Mapping[str, PreparedDrive], memory: Memory) -> None:
+    """The guest stands still while its memory is written; its file systems need no freezing, their cache is in it."""
+    dom, domain = devices.live(vm_id)
+    description = _describe(domain, prepared)
+    with memory.prepared(dom) as path, translated(vm_id, SnapshotFailed):
+        xml.add(description, "memory", snapshot="external", file=path)
+        dom.snapshotCreateXML(xml.dump(description), _FLAGS & ~libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY)
 
 
 def _thaw(devices: Devices, vm_id: str, ours: bool) -> None:
@@ -176,13 +195,19 @@ def finish_snapshot(devices: Devices, jobs: Jobs, vm_id: str) -> None:
     try:
         job = json.loads(text)
         job_id, new = str(job["jobUUID"]), dict(job["newDrives"])
+        memory = str(job.get("memoryParams") or "")
     except (ValueError, KeyError, TypeError):
         logger.warning("vm=%s has a snapshot job that cannot be read; it is forgotten", vm_id)
         devices.keeper.remember(vm_id, **{_KEY: None})
         return
 
     def work(progress: Progress) -> None:
-        drives = [drive for drive in record.devices.drives if drive.name in new]
+        now = record
+        if memory:
+            memorysnapshot.wait_for_libvirt(devices, vm_id, 60 * _TIMEOUT_MIN)
+            memorysnapshot.give_back(devices, memory)
+            now = devices.changed(vm_id) or record
+        drives = [drive for drive in now.devices.drives if drive.name in new]
         moved = [drive.path.rpartition("/")[2] == new[drive.name] for drive in drives]
         for drive in drives:
             follow(devices, vm_id, drive)

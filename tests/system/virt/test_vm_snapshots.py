@@ -2,6 +2,7 @@
 """Snapshots of a running VM: QEMU, our metadata and what storage is told agree, also after a death in the middle."""
 
 import json
+import pickle
 import uuid
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 
 from tests.support import decode
+from tests.support.bootsector import hellos
 from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import needs_program, needs_root
-from tests.support.virt_room import VirtRoom
+from tests.support.virt_room import VirtRoom, vm_xml
 from tests.system.virt.conftest import Guest, NewGuest, chain_of, overlay
-from vdsm_mp.api.errors_virt import NoGuestAgent, SnapshotFailed
+from tests.system.virt.test_vm_hibernation import memory_volumes
+from vdsm_mp.api.errors_virt import DiskNotFound, InvalidVmParameter, NoGuestAgent, SnapshotFailed
 from vdsm_mp.api.internal import GetVirtJobs
 from vdsm_mp.virt.keeping import Keeper
 
@@ -78,7 +81,8 @@ def test_a_death_in_the_middle_of_a_snapshot_is_told_from_what_qemu_uses(
 ) -> None:
     guest: Guest = new_guest(room)
     leaf, job_id = overlay(room, folder, guest.disk), str(uuid.uuid4())
-    note = json.dumps({"jobUUID": job_id, "newDrives": {"hda": leaf["volumeID"]}})
+    memory, _, handle = memory_volumes(room, folder)
+    note = json.dumps({"jobUUID": job_id, "newDrives": {"hda": leaf["volumeID"]}, "memoryParams": handle})
     room.state(Keeper).remember(guest.vm_id, snapshot_job=note)
     if made:
         path = room.storage.volumes[leaf["volumeID"]]
@@ -93,6 +97,7 @@ def test_a_death_in_the_middle_of_a_snapshot_is_told_from_what_qemu_uses(
         dumped = next_life.call("Host.dumpxmls")[guest.vm_id]
         assert (f"<ovirt-vm:volumeID>{leaf['volumeID']}" in dumped) is made
         assert "snapshot_job" not in dumped
+        assert memory["imageID"] in next_life.storage.released
 
 
 def test_a_guest_without_agent_cannot_be_frozen(room: VirtRoom, new_guest: NewGuest) -> None:
@@ -101,3 +106,47 @@ def test_a_guest_without_agent_cannot_be_frozen(room: VirtRoom, new_guest: NewGu
         room.call("VM.freeze", vmID=guest.vm_id)
     with pytest.raises(NoGuestAgent):
         room.call("VM.thaw", vmID=guest.vm_id)
+
+
+def test_a_snapshot_with_memory_brings_the_guest_back_to_its_moment(
+    room: VirtRoom, new_guest: NewGuest, folder: Path
+) -> None:
+    guest = new_guest(room)
+    leaf, job_id = overlay(room, folder, guest.disk), str(uuid.uuid4())
+    memory, parameters, handle = memory_volumes(room, folder)
+    room.call("VM.snapshot", vmID=guest.vm_id, snapDrives=[wish(leaf, guest.disk)], snapMemory=handle, jobUUID=job_id)
+    eventually(lambda: job_status(room, job_id) in ("done", "failed"), within_s=30)
+    assert job_status(room, job_id) == "done"
+    assert chain_of(room, guest.vm_id) == [leaf["volumeID"], guest.disk["volumeID"]]
+    assert {memory["imageID"], parameters["imageID"]} <= set(room.storage.released)
+    content = (folder / memory["imageID"] / memory["volumeID"]).stat()
+    assert content.st_size > 1 << 17
+    assert content.st_size % 4096 == 0
+    written = pickle.loads((folder / parameters["imageID"] / parameters["volumeID"]).read_bytes())
+    assert written["restoreFromSnapshot"] is True
+    eventually(lambda: room.status(guest.vm_id) in ("Up", "Powering up"))
+    guest.keeps_ticking()
+    room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+
+    ticked = guest.ticks
+    xml = vm_xml(guest.vm_id, serial=guest.serial, disk=guest.disk)
+    room.create(xml, guest.vm_id, memoryDumpVolume=memory, memoryConfVolume=parameters)
+    eventually(lambda: guest.ticks != ticked, within_s=30)
+    assert room.status(guest.vm_id) in ("Up", "Powering up")
+    assert hellos(guest.serial) == 1
+
+
+def test_a_snapshot_whose_memory_cannot_be_written_leaves_the_vm_where_it_was(
+    room: VirtRoom, new_guest: NewGuest, folder: Path
+) -> None:
+    guest = new_guest(room)
+    leaf = overlay(room, folder, guest.disk)
+    memory, _, handle = memory_volumes(room, folder)
+    del room.storage.images[memory["imageID"]]
+    with pytest.raises(DiskNotFound):
+        room.call("VM.snapshot", vmID=guest.vm_id, snapDrives=[wish(leaf, guest.disk)], snapMemory=handle)
+    assert chain_of(room, guest.vm_id) == [guest.disk["volumeID"]]
+    assert "snapshot_job" not in room.call("Host.dumpxmls")[guest.vm_id]
+    with pytest.raises(InvalidVmParameter):
+        room.call("VM.snapshot", vmID=guest.vm_id, snapDrives=[wish(leaf, guest.disk)], snapMemory="a,b")
+    guest.keeps_ticking()

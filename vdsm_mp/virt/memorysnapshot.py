@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory that goes with a snapshot: its two volumes, and the time it may take.
+
+The same pair of volumes as of a VM that sleeps (see `hibernation`), so `VM.create` wakes both alike.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import libvirt
+
+from vdsm_mp.api.errors_virt import SnapshotFailed
+from vdsm_mp.common import clock, command, log
+from vdsm_mp.common.command import CommandFailed, CommandOverdue
+from vdsm_mp.virt import hibernation
+from vdsm_mp.virt.connection import translated
+from vdsm_mp.virt.devices import Devices
+
+logger = log.named(__name__)
+
+_PAD_S = 60.0
+_POLL_S = 2.0
+
+
+class Memory:
+    """handle: the ids of both volumes, as the engine writes them. Raises: InvalidVmParameter."""
+
+    def __init__(self, devices: Devices, vm_id: str, handle: str, timeout_s: float) -> None:
+        self._image, self._config = hibernation.volumes(handle)
+        self._devices = devices
+        self._vm_id = vm_id
+        self._timeout_s = timeout_s
+        self.handle = handle
+
+    @contextmanager
+    def prepared(self, dom: Any) -> Iterator[str]:
+        """The path to write the memory to; what takes longer than the timeout inside is aborted.
+
+        Raises: what storage raised, SnapshotFailed.
+        """
+        drives = self._devices.drives
+        timer = threading.Timer(self._timeout_s, self._abort, (dom,))
+        timer.daemon = True
+        try:
+            image, config = drives.prepare(self._image), drives.prepare(self._config)
+            with translated(self._vm_id, SnapshotFailed):
+                description = dom.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+            try:
+                found = {"restoreFromSnapshot": True, "_srcDomXML": description, "elapsedTimeOffset": 0}
+                hibernation.write_parameters(config, found)
+            except (CommandFailed, CommandOverdue) as error:
+                raise SnapshotFailed(f"its parameters cannot be written: {error}") from error
+            timer.start()
+            yield image.path
+            timer.cancel()
+            if not image.block:
+                _pad(image.path)
+        finally:
+            timer.cancel()
+            give_back(self._devices, self.handle)
+
+    def _abort(self, dom: Any) -> None:
+        logger.warning("vm=%s writing its memory took longer than %g s, it is aborted", self._vm_id, self._timeout_s)
+        try:
+            dom.abortJob()
+        except libvirt.libvirtError as error:
+            logger.warning("vm=%s writing its memory cannot be aborted: %s", self._vm_id, error)
+
+
+def give_back(devices: Devices, handle: str) -> None:
+    """Storage may forget both volumes. Raises: InvalidVmParameter."""
+    for ids in hibernation.volumes(handle):
+        devices.drives.teardown(ids)
+
+
+def wait_for_libvirt(devices: Devices, vm_id: str, within_s: float) -> None:
+    """libvirt goes on writing when we die: return when it has no job for the VM any more. Raises: NoSuchVm."""
+    until = clock.mono_s() + within_s
+    pause = threading.Event()
+    while clock.mono_s() < until:
+        dom = devices.connection.domain(vm_id)
+        with translated(vm_id):
+            if dom.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
+                return
+        pause.wait(_POLL_S)
+
+
+def _pad(path: str) -> None:
+    """Readers of whole blocks need a whole last block."""
+    try:
+        command.run(["truncate", "--size=%4096", path], deadline_s=_PAD_S)
+    except (CommandFailed, CommandOverdue) as error:
+        logger.warning("the memory in %s is not padded: %s", path, error)
