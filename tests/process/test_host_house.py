@@ -91,6 +91,21 @@ def test_small_verbs(house: RunningHouse) -> None:
     assert refused.value.code == 43
 
 
+def test_a_log_level_reaches_every_worker_also_one_that_starts_later(house: RunningHouse) -> None:
+    assert house.call("Host.setLogLevel", {"level": "CRITICAL", "name": "network"}) is True
+    try:
+        eventually(lambda: _leaves_silently(house))
+        eventually(lambda: _leaves_silently(house))
+    finally:
+        assert house.call("Host.setLogLevel", {"level": "INFO", "name": "network"}) is True
+
+
+def _leaves_silently(house: RunningHouse) -> bool:
+    before = house.log_text().count("network leaves took")
+    house.ask("restart", worker="network")
+    return house.log_text().count("network leaves took") == before
+
+
 def test_statistics_go_on_while_storage_and_network_are_frozen(house: RunningHouse) -> None:
     before = house.call("Host.getStats")
     pids = [house.pid_of(name) for name in ("storage", "network")]

@@ -68,3 +68,11 @@ class DomainValidityChanged(Message, frozen=True, kw_only=True):
     sd_id: str
     valid: bool
     gone: bool = False  #: no longer monitored
+
+
+@event("house.log_level", last_value_by="logger")
+class LogLevelChanged(Message, frozen=True, kw_only=True):
+    """Host.setLogLevel: every worker follows, one that starts later too. logger: "" is the root."""
+
+    logger: str
+    level: str

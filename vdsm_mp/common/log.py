@@ -143,6 +143,15 @@ def _outlive_trouble(handler: logging.Handler) -> None:
     handler.handleError = count_or_tell  # type: ignore[method-assign]
 
 
+def set_level(name: str, level: str) -> bool:
+    """Change the level of a logger ("" = of all that have none of their own) in this process. False: no such level."""
+    number = logging.getLevelName(level.upper())
+    if not isinstance(number, int):
+        return False
+    logging.getLogger(name or None).setLevel(number)
+    return True
+
+
 def reopen() -> None:
     """Open all log files again (SIGHUP), whether or not they were replaced."""
     for handler in handlers():

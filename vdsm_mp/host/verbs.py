@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host.* of the scheduler worker that need no room of their own: answers from what the host room knows."""
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
-from vdsm_mp.api.errors_host import HostHookFailed, LogLevelInvalid
+from vdsm_mp.api.errors_host import HostHookFailed
 from vdsm_mp.api.host import (
     Echo,
     GetCapabilities,
@@ -20,6 +19,7 @@ from vdsm_mp.common import log
 from vdsm_mp.common.hooks import HookFailed, Hooks
 from vdsm_mp.host.caps import Capabilities
 from vdsm_mp.host.hardware import Hardware
+from vdsm_mp.host.loglevels import LogLevels
 from vdsm_mp.host.policy import Policy
 from vdsm_mp.host.stats import HostStats
 
@@ -59,12 +59,8 @@ def echo(ask: Echo) -> str:
 
 
 @handles(SetLogLevel)
-def set_log_level(ask: SetLogLevel) -> None:
-    """Of the scheduler worker, which answers; the other workers keep theirs."""
-    level = logging.getLevelName(ask.level.upper())
-    if not isinstance(level, int):
-        raise LogLevelInvalid(ask.level)
-    logging.getLogger(ask.name or None).setLevel(level)
+def set_log_level(levels: LogLevels, ask: SetLogLevel) -> None:
+    levels.set(ask.name or "", ask.level)
 
 
 def _hooked(hooks: Hooks, what: str, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:

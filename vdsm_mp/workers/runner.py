@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 
 from vdsm_mp.api.errors import DeadlineExceeded, TooManyLost
+from vdsm_mp.api.events import LogLevelChanged
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.common import kernel, log
 from vdsm_mp.common.errors import Unavailable
@@ -188,6 +189,7 @@ class Life:
         )
         self._room = room = module.build(place.config, ports)
         dispatch = Dispatch(spec.name, room.handlers, room.state)
+        self._bus.subscribe(LogLevelChanged, _follow_level)
         for event, function in room.subscribes.items():
             self._bus.subscribe(event, function)
         self._bus.on_shutdown(self._prepare)
@@ -353,3 +355,7 @@ class Life:
     def _uncaught(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         self._log.error("uncaught in a callback: %s", context.get("message"), exc_info=error)
+
+
+def _follow_level(change: LogLevelChanged) -> None:
+    log.set_level(change.logger, change.level)

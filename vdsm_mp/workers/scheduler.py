@@ -14,6 +14,7 @@ from vdsm_mp.host.balloon import Balloons
 from vdsm_mp.host.caps import Capabilities
 from vdsm_mp.host.fencing import Fencing
 from vdsm_mp.host.hardware import Hardware
+from vdsm_mp.host.loglevels import LogLevels
 from vdsm_mp.host.machine import Machine
 from vdsm_mp.host.owners import Owners
 from vdsm_mp.host.policy import Policy
@@ -46,6 +47,7 @@ def build(config: Config, ports: Ports) -> Room:
     )
     return Room(
         state=(
+            LogLevels(ports.publish),
             Fencing(ports.call, ports.background),
             hooks,
             hardware,
