@@ -23,6 +23,7 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_format import DomainClass
 from vdsm_mp.storage.locks import Locks
 from vdsm_mp.storage.monitor import Checked, Told, Watch, checked, reported
+from vdsm_mp.storage.monitor_space import Space
 from vdsm_mp.storage.registry import Domains
 
 _log = logging.getLogger("storage.monitor")
@@ -205,6 +206,8 @@ class Monitors:
                 return  # stopped (and perhaps begun anew) meanwhile
             after, told = checked(current, result)
             self._watches[watch.sd_id] = after
+        if after.space is not current.space:
+            self._tell_space(after)
         if told is not None:
             self._tell(watch.sd_id, told)
 
@@ -216,6 +219,14 @@ class Monitors:
         self._publish.publish(DomainValidityChanged(sd_id=sd_id, valid=told.valid))
         for listener in self.on_verdict:
             listener(sd_id, told.valid)
+
+    def _tell_space(self, watch: Watch) -> None:
+        domain, last = self._domains.known(watch.sd_id), watch.last
+        if domain is None or last is None or domain.meta.cls is DomainClass.ISO:  # those are filled and stay so
+            return
+        level = logging.INFO if watch.space is Space.ENOUGH else logging.WARNING
+        left = f"{last.free_bytes} of {last.total_bytes} bytes are free"
+        _log.log(level, "domain %s: free space is %s, %s", watch.sd_id, watch.space.name.lower(), left)
 
     def _leave(self, watch: Watch) -> None:
         domain = self._domains.known(watch.sd_id)

@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every arrow of a watch, and what is reported in each state."""
 
+from dataclasses import replace
+
+import pytest
+
 from vdsm_mp.storage.monitor import Checked, Told, Watch, checked, reported
+from vdsm_mp.storage.monitor_space import CRITICAL_BYTES, GIB, Space, space_after
 
 FRESH = Watch("sd", 1, begun_mono=100.0)
 GOOD = Checked(110.0, delay_s=0.0005, version=5, total_bytes=10, free_bytes=5, acquired=True)
@@ -61,3 +66,32 @@ def test_a_bad_check_keeps_the_version_and_tells_its_code() -> None:
         "acquired": False,
         "actual": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("before", "total_gib", "free_gib", "after"),
+    [
+        (Space.ENOUGH, 1000, 100, Space.ENOUGH),
+        (Space.ENOUGH, 1000, 99, Space.LOW),
+        (Space.LOW, 1000, 105, Space.LOW),
+        (Space.LOW, 1000, 111, Space.ENOUGH),
+        (Space.ENOUGH, 1000, 4, Space.CRITICAL),
+        (Space.CRITICAL, 1000, 5.2, Space.CRITICAL),
+        (Space.CRITICAL, 1000, 6, Space.LOW),
+        (Space.CRITICAL, 1000, 500, Space.ENOUGH),
+        (Space.CRITICAL, 20, 5.2, Space.CRITICAL),
+        (Space.LOW, 0, 0, Space.CRITICAL),
+    ],
+)
+def test_space_gets_worse_at_a_limit_and_better_some_way_beyond_it(
+    before: Space, total_gib: int, free_gib: float, after: Space
+) -> None:
+    assert space_after(before, total_gib * GIB, int(free_gib * GIB)) is after
+
+
+def test_a_check_that_saw_no_sizes_leaves_the_space_as_it_was() -> None:
+    full = replace(GOOD, total_bytes=100 * GIB, free_bytes=CRITICAL_BYTES - 1)
+    watch, _ = checked(FRESH, full)
+    assert watch.space is Space.CRITICAL
+    watch, _ = checked(watch, BAD)
+    assert watch.space is Space.CRITICAL

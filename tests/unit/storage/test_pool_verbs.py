@@ -16,7 +16,9 @@ from vdsm_mp.api.errors import InvalidParameters
 from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
+from vdsm_mp.storage import monitor_space
 from vdsm_mp.storage.domain_metadata import parse, seal_of
+from vdsm_mp.storage.monitors import Monitors
 
 
 @pytest.fixture
@@ -154,6 +156,31 @@ def test_a_domain_is_listed_from_connect_to_disconnect(spm: StorageRoom) -> None
     told = [e for e in spm.room.events.events if isinstance(e, DomainValidityChanged)]
     assert [(e.valid, e.gone) for e in told] == [(True, False), (True, True)]
     assert not (spm.root / "data-center" / spm.pool_id).exists()
+
+
+def test_a_nearly_full_domain_is_logged_once_and_no_alert(
+    room: StorageRoom, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warnings() -> list[str]:
+        return [r.getMessage() for r in caplog.records if "free space is critical" in r.getMessage()]
+
+    monkeypatch.setattr(monitor_space, "CRITICAL_BYTES", 2**70)
+    room.make()
+    monitors = next(thing for thing in room.room.room.state if isinstance(thing, Monitors))
+    eventually(warnings)
+    first = monitors.watch_of(room.sd_id)
+    assert first is not None
+
+    def checked_again() -> bool:
+        monitors.check_soon(room.sd_id)
+        watch = monitors.watch_of(room.sd_id)
+        return watch is not None and watch.last is not first.last
+
+    eventually(checked_again)
+    assert len(warnings()) == 1
+    assert room.sd_id in warnings()[0]
+    report = room.call("StoragePool.getInfo", storagepoolID=room.pool_id)
+    assert report["dominfo"][room.sd_id]["alerts"] == []
 
 
 def test_links_name_the_active_domains_and_the_master(spm: StorageRoom) -> None:
