@@ -174,6 +174,25 @@ class HotplugNicFailed(_Sentence, Failed):
     msg = "Cannot plug the network card: {self.reason}"
 
 
+class BadSecretRequest(_Sentence, BadRequest):
+    """Nothing was registered. The sentence never repeats a value."""
+
+    code = 72
+    msg = "Bad secret: {self.reason}"
+
+
+class SecretRegistrationFailed(_Sentence, Failed):
+    """Those before it in the list are registered."""
+
+    code = 73
+    msg = "Cannot register the secrets: {self.reason}"
+
+
+class SecretUnregistrationFailed(_Sentence, Failed):
+    code = 74
+    msg = "Cannot unregister the secrets: {self.reason}"
+
+
 class HotplugLeaseFailed(_Sentence, Failed):
     code = 86
     msg = "Cannot plug the lease: {self.reason}"

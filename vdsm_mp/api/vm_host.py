@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import field
 
+from vdsm_mp.api.errors_virt import BadSecretRequest, SecretRegistrationFailed, SecretUnregistrationFailed
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
@@ -25,17 +26,20 @@ class DumpXmls(Message, frozen=True, kw_only=True):
     vm_ids: list[Uuid] | None = field(default=None, name="vmList")
 
 
-@verb("Host.registerSecrets", owner="virt", tier=3, planned=True)
+@verb("Host.registerSecrets", owner="virt", tier=3, raises=(BadSecretRequest, SecretRegistrationFailed))
 class RegisterSecrets(Message, frozen=True, kw_only=True):
-    """Libvirt secrets (Ceph)."""
+    """Libvirt secrets (Ceph). `clear`: those of an engine that are not in the list go.
+
+    secrets: `uuid`, `usageType` (ceph, volume or iscsi), `usageID`, `password` (base64), optional `description`.
+    """
 
     secrets: list[dict[str, Any]]
     clear: bool | None = None
 
 
-@verb("Host.unregisterSecrets", owner="virt", tier=3, planned=True)
+@verb("Host.unregisterSecrets", owner="virt", tier=3, raises=(SecretUnregistrationFailed,))
 class UnregisterSecrets(Message, frozen=True, kw_only=True):
-    """Remove libvirt secrets."""
+    """Remove libvirt secrets; one that is not there is fine."""
 
     uuids: list[Uuid]
 
