@@ -165,3 +165,23 @@ def test_only_the_spm_changes_what_any_host_of_the_pool_reads(tmp_path: Path) ->
         assert code_of(read, room, BLANK) == code_of(update, room, None, **{vm_id: ""}) == 309
     finally:
         room.stop()
+
+
+def test_ovfs_move_with_the_master(tmp_path: Path) -> None:
+    room = StorageRoom(tmp_path).make()
+    try:
+        vm_id, text = new_id(), "ü" * 2_000_000
+        update(room, None, **{vm_id: text})
+        second = room.add_domain()
+        task_id = room.call(
+            "StoragePool.switchMaster",
+            storagepoolID=room.pool_id,
+            oldMasterUUID=room.sd_id,
+            newMasterUUID=second,
+            masterVersion=2,
+        )
+        room.finished(task_id)
+        assert read(room, BLANK) == {vm_id: text} == read(room, second)
+        assert listed(room, room.sd_id) == []
+    finally:
+        room.stop()
