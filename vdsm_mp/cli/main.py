@@ -7,7 +7,7 @@ A command's module has `SUMMARY`, `arguments(parser)` and `run(asked) -> exit co
 
 import argparse
 import importlib
-import signal
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -73,12 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(module: Any, asked: argparse.Namespace) -> int:
     """Run a command; what it says no to is one line on stderr, never a traceback."""
-    # A reader that goes away (`| head`) ends us quietly.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         code: int = module.run(asked)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # A reader that goes away (`| head`) ends us quietly; the interpreter's own last flush must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (OSError, *module.SAYS_NO) as error:
         print(f"vdsm-mp: {error}", file=sys.stderr)
         return 2

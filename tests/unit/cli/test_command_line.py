@@ -2,6 +2,7 @@
 """The command line, as far as it needs no agent."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,19 @@ def test_the_master_loads_neither_zmq_nor_asyncio_through_the_command_line() -> 
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly() -> None:
+    command = f"{sys.executable} -m vdsm_mp.cli.main verbs | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("name")
+
+
+def test_a_command_leaves_the_signals_of_its_process_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGPIPE)
+    run(capsys, "verbs", "--json")
+    assert signal.getsignal(signal.SIGPIPE) is before
 
 
 def test_values_become_what_the_parameter_wants() -> None:
