@@ -64,7 +64,7 @@ def _vms_known(world: World, fault: Fault) -> float:
         eventually(known, within_s=15)
     except AssertionError:
         fault.broken.append("VMs did not come back in their right state within 15 s")
-    return time.monotonic() - fault.at_mono
+    return time.monotonic() - fault.at_mono - fault.waited_s
 
 
 def freeze_worker(world: World, worker: str) -> None:

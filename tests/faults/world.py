@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from tests.faults.checker import Beat, Held, Record, Sighting, Size, TaskLife
+from tests.faults.checker import Beat, Held, Record, Sighting, Size, TaskLife, grown
 from tests.faults.load import Load, Question
 from tests.support.bootsector import hellos
 from tests.support.eventually import eventually
@@ -40,19 +40,25 @@ from vdsm_mp.wire.tls import client_context
 
 #: How often the harness looks at the master while it waits for something.
 POLL_S = 0.005
+#: A minute after the last fault processes are as large as before, and are measured once more then.
+BACK_TO_NORMAL_S = 75.0
 #: What is called quiet begins so long after the end of a fault.
 AFTERMATH_S = 1.0
 
 
 @dataclass
 class Fault:
-    """One injection. victim: the worker whose calls are concerned; "" = all are. Seconds, None = not measured."""
+    """One injection. victim: the worker whose calls are concerned; "" = all are. Seconds, None = not measured.
+
+    waited_s: the back-off that the master keeps before it starts a worker that dies often; no part of what is measured.
+    """
 
     victim: str
     at_mono: float
     until_mono: float = 0.0
     seen_s: float | None = None
     ready_s: float | None = None
+    waited_s: float = 0.0
     happened: bool = False
     broken: list[str] = field(default_factory=list)
     numbers: dict[str, float] = field(default_factory=dict)
@@ -151,8 +157,12 @@ class World:
 
     def settle(self) -> None:
         """Quiet time and the last looks; then load and recorders end. Raises what the harness itself stumbled over."""
-        time.sleep(4)
-        self.record.sizes.append(self.sizes())
+        time.sleep(3)
+        # Threads made for a busy time end when they were idle for a while.
+        until = time.monotonic() + BACK_TO_NORMAL_S
+        while grown([self.record.sizes[0], now := self.sizes()]) and time.monotonic() < until:
+            time.sleep(2)
+        self.record.sizes.append(now)
         self._stop.set()
         self._role.set()
         for thread in self._threads:
@@ -301,9 +311,8 @@ class World:
     def watch_restart(self, fault: Fault, worker: str, pid: int, *, within_s: float = 40.0) -> None:
         """Until the worker is ready with another pid; notes when its end was seen and when the next one was ready.
 
-        The back-off that the master has promised for a worker that dies often is no part of `ready_s`.
+        The back-off is noted and left out of `ready_s`.
         """
-        waited_s = 0.0
         last = time.monotonic()
         while True:
             now_mono = time.monotonic()
@@ -313,9 +322,9 @@ class World:
                 if fault.seen_s is None and gone:
                     fault.seen_s = now_mono - fault.at_mono
                 if found["state"] == "waiting":
-                    waited_s += now_mono - last
+                    fault.waited_s += now_mono - last
                 if gone and found["state"] == "ready":
-                    fault.ready_s = now_mono - fault.at_mono - waited_s
+                    fault.ready_s = now_mono - fault.at_mono - fault.waited_s
                     fault.happened = True
                     return
             last = now_mono
@@ -344,7 +353,7 @@ class World:
             eventually(answers, within_s=within_s, every_s=POLL_S)
         except AssertionError:
             fault.broken.append(f"no client was served within {within_s:g} s")
-        return time.monotonic() - fault.at_mono
+        return time.monotonic() - fault.at_mono - fault.waited_s
 
 
 def _size(pid: int) -> Size:
