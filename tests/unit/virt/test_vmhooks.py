@@ -15,6 +15,11 @@ from vdsm_mp.api.errors_virt import VmOperationFailed
 def room(tmp_path: Path) -> Iterator[VirtRoom]:
     with VirtRoom("test:///default", tmp_path) as room:
         yield room
+        # libvirt's test driver is one host for all tests of a process.
+        (vm,) = room.call("Host.getVMList")
+        if room.status(vm["vmId"]) == "Paused":
+            write_hook(tmp_path / "hooks.d", "before_vm_cont", "exit 0")
+            room.call("VM.cont", vmID=vm["vmId"])
 
 
 def test_a_hook_before_that_fails_refuses_and_nothing_happens(room: VirtRoom, tmp_path: Path) -> None:
