@@ -22,11 +22,17 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 
+# In domain XML within a string: passwd=\"…\" as JSON has it, or with apostrophes.
+_ATTRIBUTE = re.compile(
+    r"""(passw(?:or)?d\s*=\s*)(\\"|\\u0022|\\u0027|'|")(?:(?!\2).)*(?:\2)?""", re.IGNORECASE | re.DOTALL
+)
+
 
 def masked(body: bytes) -> str:
     """A body as text for people: secrets as ***, at most SHOWN_BYTES of it."""
     # Masked before it is cut, so that a cut cannot hide the closing quote of a secret.
     text = _SECRET.sub(r'\1"***"', body.decode("utf-8", "backslashreplace"))
+    text = _ATTRIBUTE.sub(r"\1\2***\2", text)
     if len(text) > SHOWN_BYTES:
         return f"{text[:SHOWN_BYTES]}… {len(body)} bytes"
     return text
