@@ -161,7 +161,7 @@ NOT_HERE: Mapping[str, str] = {
     "B6": "no handler of a worker touches storage on its loop; D state in the worker itself is not injected",
     "B10": "SIGSTOP of qemu-img and mount is not injected under load; deadlines are tested per command",
     "C2": "ten minutes without libvirtd: only the short outage is run",
-    "C4": "kill of libvirtd in the middle of a migration: migration is not built",
+    "C4": "kill of libvirtd in the middle of migrations, snapshots and copies is not injected here",
     "D9, D10": "iSCSI and device-mapper faults: block storage is not built",
     "D8": "NFS outages run in throw-away hosts: make testbed",
     "E3": "global want of memory would hit the machine that runs the tests",
