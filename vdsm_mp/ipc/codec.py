@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bodies: parameters, results and failures as JSON, by declared type.
 
-Public parameters are read as leniently as VDSM reads them: "7" is 7, "true" is true, unknown members are ignored,
-`null` for an optional member means absent, and an array is mapped to the members in declared order. Internal verbs
-are strict. Nothing here knows sockets.
+Public parameters are read as leniently as VDSM reads them: "7" is 7 and 7 is "7", "true" is true, unknown members are
+ignored, `null` for an optional member means absent, and an array is mapped to the members in declared order. Internal
+verbs are strict. Nothing here knows sockets.
 """
 
+import re
 from functools import cache
 from typing import Any
 
 import msgspec
+import msgspec.inspect
 
 from vdsm_mp.api import errors
 from vdsm_mp.api.verb import Message, VerbSpec
@@ -33,6 +35,8 @@ _positional = msgspec.json.Decoder(list[msgspec.Raw])
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 #: What a decoder raises on bytes that are not what was declared; RecursionError is JSON nested too deeply.
 UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+#: Longer numbers are not versions, sizes or ports any more.
+_NUMBER = re.compile(rb"-?[0-9]{1,20}")
 
 
 @cache
@@ -70,10 +74,10 @@ def _lenient(spec: VerbSpec, raw: bytes) -> Any:
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError:
-        kept = _without_absent(spec, raw)
-        if kept is None:
+        mended = _mended(spec, raw)
+        if mended is None:
             raise
-        return decoder.decode(kept)
+        return decoder.decode(mended)
 
 
 def _by_position(spec: VerbSpec, raw: bytes) -> bytes:
@@ -84,12 +88,33 @@ def _by_position(spec: VerbSpec, raw: bytes) -> bytes:
     return _encode(dict(zip(names, values, strict=False)))
 
 
-def _without_absent(spec: VerbSpec, raw: bytes) -> bytes | None:
-    """The same object without `null` for members that have a default; None when there is no such member."""
+def _mended(spec: VerbSpec, raw: bytes) -> bytes | None:
+    """A second chance: without `null` for members that have a default, numbers as text where text is wanted.
+
+    None when there is nothing to mend. Clients write `prevLver` and the like now as 7, now as "7".
+    """
     members = _members.decode(raw)
     optional = {f.encode_name for f in msgspec.structs.fields(spec.message) if not f.required}
-    kept = {name: value for name, value in members.items() if not (name in optional and bytes(value) == b"null")}
-    return _encode(kept) if len(kept) < len(members) else None
+    kept: dict[str, Any] = {
+        name: value for name, value in members.items() if not (name in optional and bytes(value) == b"null")
+    }
+    numbers = [name for name in _text_members(spec.message) if _NUMBER.fullmatch(bytes(kept.get(name, b"")))]
+    if not numbers and len(kept) == len(members):
+        return None
+    return _encode(kept | {name: bytes(kept[name]).decode() for name in numbers})
+
+
+@cache
+def _text_members(message: type[Message]) -> tuple[str, ...]:
+    """Wire names of the members that take text and no number."""
+    found = []
+    for field in msgspec.structs.fields(message):
+        kind = msgspec.inspect.type_info(field.type)
+        kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+        takes_numbers = any(isinstance(k, msgspec.inspect.IntType | msgspec.inspect.FloatType) for k in kinds)
+        if any(isinstance(k, msgspec.inspect.StrType) for k in kinds) and not takes_numbers:
+            found.append(field.encode_name)
+    return tuple(found)
 
 
 def encode_reply(spec: VerbSpec, value: Any) -> bytes:

@@ -81,6 +81,11 @@ def test_wrong_parameters_are_told_with_their_place(raw: bytes, told: str) -> No
     assert "Volume.resize" in str(caught.value)
 
 
+def test_a_number_where_text_is_wanted_is_its_digits() -> None:
+    assert public(b'{"sizeGiB": 7, "name": 8, "force": null}') == Sizes(size=7, name="8")
+    assert public(b"[7, -12]") == Sizes(size=7, name="-12")
+
+
 def test_internal_parameters_are_read_strictly() -> None:
     with pytest.raises(InvalidParameters):
         codec.decode_params(replace(PUBLIC, internal=True), b'{"sizeGiB": "7", "name": "a"}')
