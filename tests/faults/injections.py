@@ -262,15 +262,15 @@ def control_group(kind: str) -> Iterator[Path]:
     try:
         yield group
     finally:
-        parent = group.parent / "cgroup.procs"
-        for pid in (group / "cgroup.procs").read_text().split():
-            with contextlib.suppress(OSError):
-                parent.write_text(pid)
-        eventually(lambda: _removed(group), within_s=10)
+        eventually(lambda: _removed(group), within_s=20)
 
 
 def _removed(group: Path) -> bool:
+    """Move everybody out, also who was forked inside meanwhile, and remove it."""
     try:
+        for pid in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(OSError):
+                (group.parent / "cgroup.procs").write_text(pid)
         group.rmdir()
     except OSError:
         return not group.exists()
