@@ -171,7 +171,11 @@ def test_a_guest_moves_there_and_back_and_notices_nothing(two: Two, guest: Guest
     engines = [Engine(side.house.client()) for side in (two.a, two.b)]
     schedule = {
         "init": [{"name": "setDowntime", "params": ["100"]}],
-        "stalling": [{"limit": -1, "action": {"name": "abort", "params": []}}],
+        # A guest this small is there after a few passes; the patience is an engine's, not one pass.
+        "stalling": [
+            {"limit": 500, "action": {"name": "setDowntime", "params": ["500"]}},
+            {"limit": -1, "action": {"name": "abort", "params": []}},
+        ],
     }
     guest.move(two.a, two.b, convergenceSchedule=schedule, outgoingLimit=2, incomingLimit=2)
     eventually(lambda: two.a.status(guest.vm_id) == "Down", within_s=20)
