@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -309,6 +310,16 @@ def test_stacks_and_profiles_can_be_looked_at(house: RunningHouse) -> None:
 
 def test_the_messages_of_a_worker_can_be_traced_for_a_while(house: RunningHouse) -> None:
     assert "for 5 s each message" in house.ask("trace", worker="steady")
+
+
+def test_who_looks_at_a_worker_that_dies_meanwhile_is_told_at_once(house: RunningHouse) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(house.ask, "profile", worker="steady", seconds=30, timeout_s=30)
+        pid = house.pid_of("steady")
+        eventually(lambda: "looking.py" in house.ask("stacks", worker="steady"))
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(controlsocket.Refused, match="steady died before it answered"):
+            looking.result(10)
 
 
 def test_files_and_sockets_are_for_the_group_only(house: RunningHouse) -> None:

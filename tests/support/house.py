@@ -21,8 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -291,17 +290,3 @@ class RunningHouse:
         context = client_context(self.files) if self.files is not None else None
         with contextlib.closing(Client("127.0.0.1", self.port, context=context)) as client:
             return client.call(verb, dict(params or {}), timeout_s=timeout_s)
-
-
-@contextlib.contextmanager
-def many(count: int, **options: Any) -> Iterator[list[RunningHouse]]:
-    """Several houses side by side."""
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(RunningHouse.start(**options)) for _ in range(count)]
-
-
-def seconds(work: Any) -> float:
-    """How long a callable takes; for reports, never for asserts."""
-    began = time.monotonic()
-    work()
-    return time.monotonic() - began

@@ -183,7 +183,17 @@ class Desk:
         if refused:
             self._reply(caller, False, refused)
             return
-        caller.wants = lambda: _encoded(True, arrived[0]) if arrived else None
+
+        def wants() -> bytes | None:
+            if not arrived:
+                return None
+            return (
+                _encoded(False, f"{ask.worker} died before it answered")
+                if arrived[0] is None
+                else _encoded(True, *arrived)
+            )
+
+        caller.wants = wants
 
     def beat(self) -> None:
         """Answers that were waited for, and callers that took too long."""

@@ -70,7 +70,7 @@ class House:
         self._stage = -1
         self._stage_ends_mono = 0.0
         self._hurry = False
-        self.reports: dict[int, Callable[[str | None], None]] = {}
+        self._reports: dict[int, tuple[str, Callable[[str | None], None]]] = {}
         self.watch: Callable[[Process], None] = lambda process: None
         self.unwatch: Callable[[Process], None] = lambda process: None
         self._beat_mono = self.started_mono
@@ -117,8 +117,8 @@ class House:
             case control.CloseChild():
                 self.children.close(note.kind, note.name)
             case control.Report():
-                if (done := self.reports.pop(note.id, None)) is not None:
-                    done(note.text)
+                if (asked := self._reports.pop(note.id, None)) is not None:
+                    asked[1](note.text)
 
     def _ready(self, worker: Worker, build: str) -> None:
         if build != self._build:
@@ -237,6 +237,8 @@ class House:
         worker.vitals, worker.pss_kib = {}, 0
         self._tell_all(control.Peer(name=worker.spec.name, epoch=worker.epoch, up=False), but=worker)
         self.children.close_all_of(worker.spec.name)
+        for number in [n for n, (name, _) in self._reports.items() if name == worker.spec.name]:
+            self._reports.pop(number)[1](None)
 
     def _sweep(self, session: int) -> None:
         """Kill programs that a dead worker was running: two qemu-img on one volume would be worse than none."""
@@ -396,13 +398,13 @@ class House:
         return ""
 
     def look(self, number: int, name: str, kind: str, seconds: float, done: Callable[[str | None], None]) -> str:
-        """Ask a worker for its stacks or a profile; done(text). Returns "" or why not."""
+        """Ask a worker for its stacks or a profile; done(text), or done(None) when it died first. "" or why not."""
         worker = self.workers.get(name)
         if worker is None:
             return f"no worker is called {name}; there are: {', '.join(self.workers)}"
-        self.reports[number] = done
+        self._reports[number] = (name, done)
         if not self._tell(worker, control.Look(id=number, kind=kind, seconds=seconds)):
-            del self.reports[number]
+            del self._reports[number]
             return f"{name} does not listen"
         return ""
 
