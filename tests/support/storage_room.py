@@ -86,7 +86,9 @@ class StorageRoom:
         )
         return self.take_role(version=version)
 
-    def add_domain(self, *, domain_class: int = 1) -> str:
+    def add_domain(
+        self, *, domain_class: int = 1, version: int | str = "5", name: str = "more", attach: bool = True
+    ) -> str:
         """A second local domain, active in the pool; needs the role. Its directory is `domain_of`."""
         sd_id = new_id()
         export = self.root / f"export-{sd_id}"
@@ -98,10 +100,12 @@ class StorageRoom:
             storagedomainID=sd_id,
             domainType=4,
             typeArgs=str(export),
-            name="more",
+            name=name,
             domainClass=domain_class,
-            version="5",
+            version=version,
         )
+        if not attach:
+            return sd_id
         self.call("StorageDomain.attach", storagedomainID=sd_id, storagepoolID=self.pool_id)
         self.call("StorageDomain.activate", storagedomainID=sd_id, storagepoolID=self.pool_id)
         return sd_id

@@ -192,6 +192,12 @@ class DomainVersionUnsupported(DomainError, BadRequest):
     code = 394
 
 
+class NotAscii(DomainError, BadRequest):
+    """Old formats have no other letters."""
+
+    code = 4900
+
+
 class DomainVersionTooNew(DomainError, Conflict):
     code = 395
 

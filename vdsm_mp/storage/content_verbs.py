@@ -89,7 +89,7 @@ def _walk(domain: FileDomain, path: str, depth: int, found: dict[str, Any]) -> N
 @handles(SetStorageDomainDescription)
 def set_description(ask: SetStorageDomainDescription, spm: Spm, domains: Domains, resources: Resources) -> None:
     spm.require_any()
-    check_description(ask.sd_id, ask.description)
+    check_description(ask.sd_id, ask.description, domains.find(ask.sd_id).format)
     with resources.claim("StorageDomain.setDescription", exclusive=(("domain", ask.sd_id),)):
         domains.find(ask.sd_id).change(lambda meta: replace(meta, name=ask.description))
 

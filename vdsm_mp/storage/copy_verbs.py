@@ -11,8 +11,9 @@ from vdsm_mp.api.errors_volume import (
 from vdsm_mp.api.image import CloneImageStructure, MoveImage, SyncImageData
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.volume import CopyVolume
-from vdsm_mp.storage import image_copy, image_delete
+from vdsm_mp.storage import fake_template, image_copy, image_delete
 from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.domain_format import DomainClass
 from vdsm_mp.storage.image_copy import CopySpec, Place
 from vdsm_mp.storage.volume_access import Volumes, key_of
 from vdsm_mp.storage.volume_create import ALLOCATIONS, FORMATS
@@ -75,6 +76,10 @@ def move_image(volumes: Volumes, ask: MoveImage) -> str:
 
     def job(run: TaskRun) -> None:
         with volumes.copying(f"moveImage {ask.image_id}", (source, ask.image_id), (target, ask.image_id)):
+            base = image.metadata(chain[0])
+            if target.meta.cls is DomainClass.BACKUP and base.image_id != ask.image_id:
+                with volumes.changing(f"moveImage {ask.image_id}", target, base.image_id):
+                    fake_template.ensure(target, volumes.leases_of(target), chain[0], base, run.progress)
             image_copy.clone_structure(target, volumes.leases_of(target), image, chain, run.progress, legal=False)
             own = image_copy.layers_of(image, chain, "ALL")
             image_copy.copy_layers(source, target, image, chain, own, run.progress)

@@ -55,6 +55,8 @@ INBOX = "dom_md/inbox"
 OUTBOX = "dom_md/outbox"
 MAILBOX_BYTES = 16 * MIB
 ISO_IMAGE = "11111111-1111-1111-1111-111111111111"
+#: The lease of a domain before version 3, when nobody has it: holder and time, in one sector.
+FREE_STAMP = b"------FREE------0000000000000000".ljust(512, b"\0")
 
 #: Prefixes of directories that are no domain yet, and none any more; nobody looks for domains by such names.
 CREATING = ".creating-"
@@ -175,12 +177,12 @@ def create(mount: DomainIO, spec: DomainSpec, initialize: Callable[[str], None])
     """Make a domain on a mount point that holds none: all of it or nothing, by one rename at the end.
 
     initialize: called with the directory's name below the mount while it is not a domain yet, to write its locks.
-    Raises: DomainVersionUnsupported, DomainMetadataRefused, DomainNotEmpty, DomainTargetUnsupported,
+    Raises: DomainVersionUnsupported, DomainMetadataRefused, NotAscii, DomainNotEmpty, DomainTargetUnsupported,
     BlockSizeMismatch, what initialize raises, storage errors; no domain was made.
     """
     sd_id = spec.sd_id
-    fmt = Format(spec.kind, check_version(sd_id, spec.version))
-    check_description(sd_id, spec.name)
+    fmt = Format(spec.kind, check_version(sd_id, spec.version, spec.cls))
+    check_description(sd_id, spec.name, fmt)
     check_description(sd_id, spec.remote_path)
     present = domains_on(mount)
     if present:
@@ -217,8 +219,9 @@ def create(mount: DomainIO, spec: DomainSpec, initialize: Callable[[str], None])
 
 def _fill(mount: DomainIO, directory: str, meta: DomainMetadata, fmt: Format) -> None:
     mount.mkdir(f"{directory}/dom_md")
-    for path, size in ((IDS, 0), (LEASES, 0), (INBOX, MAILBOX_BYTES), (OUTBOX, MAILBOX_BYTES)):
+    for path, size in ((IDS, 0), (INBOX, MAILBOX_BYTES), (OUTBOX, MAILBOX_BYTES)):
         mount.create(f"{directory}/{path}", mode=0o660, size=size)
+    mount.create(f"{directory}/{LEASES}", b"" if fmt.sanlock else FREE_STAMP, mode=0o660)
     if fmt.external_leases:
         mount.create(f"{directory}/{XLEASES}", mode=0o660)
         format_index(mount, f"{directory}/{XLEASES}", meta.sd_id, meta.block_size, meta.alignment)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What kinds and versions of storage domains there are, and what each allows. Tables and pure functions.
 
-Numbers are VDSM's (API), names are what stands in metadata. Versions 0 and 2 are known to exist and are refused:
-their cluster lock is not sanlock.
+Numbers are VDSM's (API), names are what stands in metadata. Versions 0 and 2, whose cluster lock is not sanlock, are
+what an engine makes ISO and export domains of; data domains of them are refused.
 """
 
 import enum
@@ -13,6 +13,7 @@ from vdsm_mp.api.errors_storage import (
     DomainMetadataRefused,
     DomainTypeUnsupported,
     DomainVersionUnsupported,
+    NotAscii,
 )
 
 
@@ -67,6 +68,8 @@ class Role(enum.Enum):
 
 MIB = 2**20
 VERSIONS = (3, 4, 5)
+#: For ISO and export domains only.
+OLD_VERSIONS = (0, 2)
 LATEST = 5
 #: from: versions a domain can be converted to.
 UPGRADES = {3: (4, 5), 4: (5,), 5: ()}
@@ -91,8 +94,17 @@ class Format:
     version: int
 
     @property
+    def sanlock(self) -> bool:
+        """Its cluster lock, where it is shared; before that it was a time stamp (`stamp_lock.py`)."""
+        return self.version >= 3
+
+    @property
+    def unicode(self) -> bool:
+        return self.version >= 3
+
+    @property
     def volume_leases(self) -> bool:
-        return not self.kind.is_local
+        return self.sanlock and not self.kind.is_local
 
     @property
     def external_leases(self) -> bool:
@@ -116,10 +128,11 @@ class Format:
         return "1.1" if self.version >= 4 else "0.10"
 
 
-def check_version(sd_id: str, version: int) -> int:
+def check_version(sd_id: str, version: int, cls: DomainClass) -> int:
     """Raises: DomainVersionUnsupported."""
-    if version not in VERSIONS:
-        raise DomainVersionUnsupported(sd_id, f"version {version} is not supported, only {VERSIONS}")
+    allowed = VERSIONS if cls is DomainClass.DATA else (*OLD_VERSIONS, *VERSIONS)
+    if version not in allowed:
+        raise DomainVersionUnsupported(sd_id, f"version {version} is not supported for {cls.value}, only {allowed}")
     return version
 
 
@@ -148,8 +161,10 @@ def alignment_of(sd_id: str, block_size: int, max_hosts: int) -> int:
     return next(align for hosts, align in _HOSTS_BY_4K_ALIGNMENT if max_hosts <= hosts)
 
 
-def check_description(sd_id: str, text: str) -> str:
-    """A name that can be written. Raises: DomainMetadataRefused."""
+def check_description(sd_id: str, text: str, fmt: Format | None = None) -> str:
+    """A name that can be written. Raises: DomainMetadataRefused, NotAscii (formats before 3 know nothing else)."""
+    if fmt is not None and not fmt.unicode and not text.isascii():
+        raise NotAscii(sd_id, f"version {fmt.version} takes ASCII names only")
     if LINE_ENDS.intersection(text) or "\0" in text:
         raise DomainMetadataRefused(sd_id, "a name may not hold line ends or control separators")
     return text

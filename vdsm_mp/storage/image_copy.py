@@ -21,7 +21,7 @@ from vdsm_mp.api.errors_volume import (
 )
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
-from vdsm_mp.storage import qemuimg, volume_create, volume_delete, volume_undo
+from vdsm_mp.storage import fake_template, qemuimg, volume_create, volume_delete, volume_undo
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.image_prepare import check_chain
 from vdsm_mp.storage.volume_create import QEMU_FORMAT, LeaseWriter, VolumeSpec
@@ -33,6 +33,7 @@ from vdsm_mp.storage.volume_file import (
     read_image,
     read_volume,
     share,
+    unlink_volume,
     volume_path,
 )
 from vdsm_mp.storage.volume_metadata import VolumeMetadata
@@ -51,6 +52,14 @@ class Place:
     leases: LeaseWriter | None
     image_id: str
     volume_id: str
+
+    @property
+    def metadata(self) -> VolumeMetadata | None:
+        """None when there is no such volume."""
+        try:
+            return read_volume(self.domain, self.image_id, self.volume_id)[0]
+        except VolumeDoesNotExist:
+            return None
 
     @property
     def path(self) -> str:
@@ -119,6 +128,8 @@ def collapse(spec: CopySpec, run: TaskRun) -> dict[str, str]:
     convert(source.path, metadata, target.path, wanted.format, run.progress, known_zero=True)
     target.domain.io.fsync(volume_path(target.image_id, target.volume_id))
     change_metadata(target.domain, target.image_id, target.volume_id, legality="LEGAL", voltype=spec.vol_type)
+    if spec.vol_type == "SHARED":
+        fake_template.relink(target.domain, target.image_id, target.volume_id)
     done = [volume_undo.volume_created(target.domain, target.image_id, target.volume_id)]
     if new_image:
         done.insert(0, volume_undo.image_created(target.domain, target.image_id))
@@ -127,6 +138,10 @@ def collapse(spec: CopySpec, run: TaskRun) -> dict[str, str]:
 
 
 def _remove_old(target: Place, progress: Progress) -> None:
+    old = target.metadata
+    if old is not None and old.legality == "FAKE":  # images that stand on it have links of their own meanwhile
+        unlink_volume(target.domain, target.image_id, target.volume_id)
+        return
     try:
         volume_delete.delete(target.domain, target.image_id, target.volume_id, progress, force=True)
     except (ImageDoesNotExist, VolumeDoesNotExist):
@@ -208,7 +223,7 @@ def clone_structure(
     *,
     legal: bool,
 ) -> None:
-    """Empty volumes by the same ids. A template must be on the target already.
+    """Empty volumes by the same ids. A template, or its placeholder, must be on the target already.
 
     legal: a VM may write to them at once (live storage migration); otherwise ILLEGAL until their data is there.
     """
@@ -226,7 +241,8 @@ def clone_structure(
             _share_template(target, metadata, one, image_id)
             continue
         parent = chain[n - 1] if n else BLANK
-        parent_metadata = image.metadata(parent) if n else None
+        # A template may be of another format there, and is a placeholder on an export domain.
+        parent_metadata = read_volume(target, image_id, parent)[0] if n else None
         spec = VolumeSpec(
             image_id=image_id,
             volume_id=one,

@@ -58,17 +58,21 @@ def put_back(domain: FileDomain, image_id: str, remnant: str) -> None:
 
 def refuse_used_templates(domain: FileDomain, image: ImageFiles) -> None:
     """Raises: VolumeIsShared (223) when other images stand on a volume of this one."""
+    for one, others in used_templates(domain, image).items():
+        raise VolumeIsShared(one, ", ".join(sorted(others)[:5]))
+
+
+def used_templates(domain: FileDomain, image: ImageFiles) -> dict[str, set[str]]:
+    """{template of this image: other images that stand on it}."""
     templates = [
         one for one, metadata in image.volumes.items() if metadata.shared and metadata.image_id == image.image_id
     ]
     # Each link counts, those of images being removed too, so one link alone needs no search.
     if not any(image.files[one].links > 1 for one in templates if one in image.files):
-        return
+        return {}
     users = images_of(domain)
-    for one in templates:
-        others = users.get(one, set()) - {image.image_id}
-        if others:
-            raise VolumeIsShared(one, ", ".join(sorted(others)[:5]))
+    found = {one: users.get(one, set()) - {image.image_id} for one in templates}
+    return {one: others for one, others in found.items() if others}
 
 
 def remove_remnant(domain: FileDomain, remnant: str, progress: Progress) -> None:

@@ -20,11 +20,14 @@ from vdsm_mp.api.internal import ChainLink, PreparedDrive, PrepareDrive, Teardow
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.api.verb import handles
 from vdsm_mp.common.errors import Error
-from vdsm_mp.storage import image_delete, volume_delete
+from vdsm_mp.storage import fake_template, image_delete, volume_delete
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.domain_format import DomainClass
 from vdsm_mp.storage.image_prepare import PreparedImage, prepare
 from vdsm_mp.storage.volume_access import Volumes, key_of
 from vdsm_mp.storage.volume_file import read_image, volume_path
 from vdsm_mp.storage.volume_info import lease_of
+from vdsm_mp.storage.volume_metadata import VolumeMetadata
 from vdsm_mp.tasks.registry import TaskRun
 
 _log = logging.getLogger("storage.image")
@@ -75,9 +78,13 @@ def delete_image(volumes: Volumes, ask: DeleteImage) -> str:
     if ask.discard:
         raise DiscardNotSupported(ask.sd_id)
     with volumes.changing(f"deleteImage {ask.image_id}", domain, ask.image_id, within_s=30):
+        used = _templates_in_use(domain, ask.image_id)
         remnant = image_delete.take_away(domain, ask.image_id, wipe=ask.post_zero)
 
     def job(run: TaskRun) -> None:
+        for volume_id, metadata in used.items():
+            with volumes.changing(f"deleteImage {ask.image_id}", domain, ask.image_id):
+                fake_template.ensure(domain, volumes.leases_of(domain), volume_id, metadata, run.progress)
         image_delete.remove_remnant(domain, remnant, run.progress)
 
     try:
@@ -85,6 +92,14 @@ def delete_image(volumes: Volumes, ask: DeleteImage) -> str:
     except Error:
         image_delete.put_back(domain, ask.image_id, remnant)
         raise
+
+
+def _templates_in_use(domain: FileDomain, image_id: str) -> dict[str, VolumeMetadata]:
+    """On an export domain a template that is used may go; a placeholder takes its place."""
+    if domain.meta.cls is not DomainClass.BACKUP:
+        return {}
+    image = read_image(domain, image_id)
+    return {one: image.metadata(one) for one in image_delete.used_templates(domain, image)}
 
 
 @handles(DeleteImageVolumes)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cluster locks of a domain as the rest of the room sees them, and the local one of a local domain.
 
-Two kinds share one face (`ClusterLock`): `sanlock.SanlockLock` for domains that several hosts see, `LocalLock` here.
+Three kinds share one face (`ClusterLock`): `sanlock.SanlockLock` for domains that several hosts see, `StampLock` for
+such ones of old versions, `LocalLock` here.
 A host id is this host's seat in a domain's lockspace: taken once, kept over restarts of the agent, given back only
 when the domain is left. A lease is held by this process and gone with it.
 """

@@ -23,7 +23,7 @@ from vdsm_mp.api.errors_storage import (
 )
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
-from vdsm_mp.storage.domain_format import DESCRIPTION_CHARS, DomainClass, Role, check_description
+from vdsm_mp.storage.domain_format import DESCRIPTION_CHARS, DomainClass, Role, check_description, check_version
 from vdsm_mp.storage.domain_metadata import (
     DomainMetadata,
     LeaseParameters,
@@ -114,7 +114,8 @@ class Members:
     def attach(self, state: PoolState, sd_id: str) -> None:
         """Being attached already is fine.
 
-        Raises: TooManyDomains, DomainAttachedElsewhere, DomainVersionsMixed, lock errors (nothing changed).
+        Raises: TooManyDomains, DomainAttachedElsewhere, DomainVersionsMixed, DomainVersionUnsupported, lock errors;
+        nothing has changed then.
         """
         if sd_id in state.domains:
             return
@@ -204,6 +205,7 @@ def check_can_be_master(pool_id: str, meta: DomainMetadata) -> None:
 
 
 def _check_attachable(meta: DomainMetadata, pool_id: str, master_version: int) -> DomainMetadata:
+    check_version(meta.sd_id, meta.version, meta.cls)
     if meta.cls is DomainClass.DATA and meta.version > master_version:
         raise DomainVersionsMixed(meta.sd_id, f"version {meta.version} is newer than the master's {master_version}")
     others = [p for p in meta.pool_ids if p != pool_id]

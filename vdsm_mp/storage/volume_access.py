@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from vdsm_mp.api.errors_storage import DomainNotInPool
+from vdsm_mp.api.errors_storage import DomainClassWrong, DomainNotInPool
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.domain_format import DomainClass
 from vdsm_mp.storage.image_delete import sweep_remnants
 from vdsm_mp.storage.image_prepare import RunLinks
 from vdsm_mp.storage.locks import ClusterLock, Locks
@@ -37,11 +38,17 @@ class Volumes:
     links: RunLinks
 
     def of_spm(self, pool_id: str, sd_id: str) -> FileDomain:
-        """For verbs that only the SPM may serve. Raises: PoolNotConnected, NotSpm, DomainNotInPool, DomainNotFound."""
+        """For verbs that only the SPM may serve; they are about volumes, of which an ISO domain has none.
+
+        Raises: PoolNotConnected, NotSpm, DomainNotInPool, DomainNotFound, DomainClassWrong.
+        """
         state = self.spm.require(pool_id)
         if sd_id not in state.domains:
             raise DomainNotInPool(sd_id, f"it is not attached to pool {pool_id}")
-        return self.domains.find(sd_id)
+        domain = self.domains.find(sd_id)
+        if domain.meta.cls is DomainClass.ISO:
+            raise DomainClassWrong(sd_id, "an ISO domain has no volumes")
+        return domain
 
     def of_host(self, pool_id: str, sd_id: str) -> FileDomain:
         """For verbs that any host of the pool serves; with a blank pool, any host. Raises: PoolNotConnected, …"""

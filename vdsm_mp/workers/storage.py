@@ -52,6 +52,7 @@ from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.sanlock import SanlockLock
 from vdsm_mp.storage.spm import Spm, SpmState
+from vdsm_mp.storage.stamp_lock import StampLock
 from vdsm_mp.storage.volume_access import Volumes
 from vdsm_mp.storage.volume_undo import Undoing
 from vdsm_mp.tasks.jobs import Jobs
@@ -153,6 +154,8 @@ def build(config: Config, ports: Ports) -> Room:
 def _lock_of(domain: FileDomain, io_timeout_s: int) -> ClusterLock:
     if domain.meta.kind.is_local:
         return LocalLock(domain)
+    if not domain.format.sanlock:
+        return StampLock(domain)
     return SanlockLock(domain, io_timeout_s)
 
 

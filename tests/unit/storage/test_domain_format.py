@@ -10,6 +10,7 @@ from vdsm_mp.api.errors_storage import (
 )
 from vdsm_mp.storage.domain_format import (
     MIB,
+    DomainClass,
     DomainType,
     Format,
     alignment_of,
@@ -71,9 +72,9 @@ def test_impossible_numbers_are_refused() -> None:
     for hosts in (0, 2001):
         with pytest.raises(DomainMetadataRefused):
             alignment_of("sd", 4096, hosts)
-    for version in (0, 1, 2, 6):
+    for version, cls in ((0, DomainClass.DATA), (2, DomainClass.DATA), (1, DomainClass.ISO), (6, DomainClass.BACKUP)):
         with pytest.raises(DomainVersionUnsupported):
-            check_version("sd", version)
+            check_version("sd", version, cls)
     for number in (0, 8, -1):
         with pytest.raises(DomainTypeUnsupported):
             DomainType.of(number)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images on their way to an export domain and back, and placeholders of templates there."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.needs import needs_program
+from tests.support.storage_room import (
+    COW,
+    MIB,
+    RAW,
+    SPARSE,
+    StorageRoom,
+    new_id,
+    qemu_info,
+    same_content,
+    write_pattern,
+)
+
+pytestmark = [needs_program("qemu-img", "qemu-io"), pytest.mark.timeout(60)]
+
+COPY, MOVE = 1, 2
+
+
+@pytest.fixture(scope="module")
+def spm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageRoom]:
+    made = StorageRoom(tmp_path_factory.mktemp("storage")).make()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def export(spm: StorageRoom) -> str:
+    return spm.add_domain(domain_class=3, version=0)
+
+
+def move(spm: StorageRoom, image_id: str, source: str, target: str, operation: int = COPY) -> tuple[str, int]:
+    return spm.outcome(
+        "Image.move",
+        imageID=image_id,
+        storagepoolID=spm.pool_id,
+        storagedomainID=source,
+        dstSdUUID=target,
+        operation=operation,
+        postZero=False,
+        force=False,
+    )
+
+
+def collapse(spm: StorageRoom, image_id: str, volume_id: str, source: str, target: str) -> tuple[str, int]:
+    """As an engine copies a template to another domain."""
+    return spm.outcome(
+        "Volume.copy",
+        **spm.names(image_id, volume_id, source),
+        dstSdUUID=target,
+        dstImgUUID=image_id,
+        dstVolUUID=volume_id,
+        desc="",
+        volType=6,
+        volFormat=3,
+        preallocate=0,
+        postZero=False,
+        force=False,
+    )
+
+
+def delete(spm: StorageRoom, sd_id: str, image_id: str) -> tuple[str, int]:
+    ids = {"storagepoolID": spm.pool_id, "storagedomainID": sd_id, "imageID": image_id}
+    return spm.outcome("Image.delete", **ids, postZero=False, force=False)
+
+
+OK = ("success", 0)
+
+
+def vm_on_template(spm: StorageRoom) -> tuple[str, str, str, str]:
+    """(template's image, template, image, volume); the template is raw and has data, and so has the volume."""
+    template_image, template = spm.make_template(volFormat=RAW)
+    write_pattern(spm.image(template_image) / template, "raw", 0x11, 0, MIB)
+    image_id, volume_id = spm.create(srcImgUUID=template_image, srcVolUUID=template, volFormat=COW, preallocate=SPARSE)
+    write_pattern(spm.image(image_id) / volume_id, "qcow2", 0x22, 2 * MIB, MIB)
+    return template_image, template, image_id, volume_id
+
+
+def test_a_chain_goes_to_an_export_domain_and_comes_back(spm: StorageRoom, export: str) -> None:
+    image_id, base = spm.create()
+    write_pattern(spm.image(image_id) / base, "qcow2", 0x31, 0, MIB)
+    _, leaf = spm.create(image_id, srcImgUUID=image_id, srcVolUUID=base)
+    write_pattern(spm.image(image_id) / leaf, "qcow2", 0x32, MIB, MIB)
+    before = spm.root / f"{leaf}.raw"
+    convert(spm.image(image_id) / leaf, before)
+
+    assert move(spm, image_id, spm.sd_id, export, MOVE) == OK
+    assert not spm.image(image_id).exists()
+    there = spm.domain_of(export) / "images" / image_id
+    assert {p.name for p in there.iterdir()} == {base, leaf, f"{base}.meta", f"{leaf}.meta"}
+    assert "SIZE=32768\n" in (there / f"{leaf}.meta").read_text()
+    assert qemu_info(there / leaf)["format-specific"]["data"]["compat"] == "0.10"
+    assert spm.call("StorageDomain.getImages", storagedomainID=export) == [image_id]
+    assert spm.info(image_id, leaf, export)["capacity"] == str(16 * MIB)
+    assert same_content(there / leaf, "qcow2", before, "raw")
+
+    assert move(spm, image_id, export, spm.sd_id) == OK
+    assert same_content(spm.image(image_id) / leaf, "qcow2", before, "raw")
+    assert spm.info(image_id, leaf)["voltype"] == "LEAF"
+    assert delete(spm, export, image_id) == OK
+    assert list(there.parent.iterdir()) == []
+
+
+def convert(source: Path, target: Path) -> None:
+    subprocess.run(["qemu-img", "convert", "-O", "raw", source, target], check=True)
+
+
+def test_an_image_without_its_template_stands_on_a_placeholder_there(spm: StorageRoom, export: str) -> None:
+    template_image, template, image_id, volume_id = vm_on_template(spm)
+    assert move(spm, image_id, spm.sd_id, export) == OK
+    fake = spm.info(template_image, template, export)
+    assert (fake["legality"], fake["voltype"], fake["format"], fake["description"]) == (
+        "FAKE",
+        "SHARED",
+        "COW",
+        "Fake volume",
+    )
+    images = spm.domain_of(export) / "images"
+    assert (images / image_id / template).samefile(images / template_image / template)
+    assert qemu_info(images / image_id / volume_id)["backing-filename-format"] == "qcow2"
+
+    # Back to where the real one is, which is raw.
+    assert delete(spm, spm.sd_id, image_id) == OK
+    assert move(spm, image_id, export, spm.sd_id) == OK
+    info = qemu_info(spm.image(image_id) / volume_id)
+    assert (info["backing-filename"], info["backing-filename-format"]) == (template, "raw")
+    for pattern, offset in ((0x11, 0), (0x22, 2 * MIB)):
+        expect_pattern(spm, image_id, volume_id, pattern, offset)
+
+
+def expect_pattern(spm: StorageRoom, image_id: str, volume_id: str, pattern: int, offset: int) -> None:
+    out = spm.root / f"{volume_id}-{offset}.raw"
+    convert(spm.image(image_id) / volume_id, out)
+    with out.open("rb") as file:
+        file.seek(offset)
+        assert set(file.read(MIB)) == {pattern}
+
+
+def test_the_real_template_takes_the_place_of_its_placeholder(spm: StorageRoom, export: str) -> None:
+    template_image, template, image_id, _ = vm_on_template(spm)
+    second, _ = spm.create(srcImgUUID=template_image, srcVolUUID=template)
+    for one in (image_id, second):
+        assert move(spm, one, spm.sd_id, export) == OK
+    assert collapse(spm, template_image, template, spm.sd_id, export) == OK
+    images = spm.domain_of(export) / "images"
+    for one in (image_id, second):
+        for suffix in ("", ".meta"):
+            assert (images / one / f"{template}{suffix}").samefile(images / template_image / f"{template}{suffix}")
+    real = spm.info(template_image, template, export)
+    assert (real["legality"], real["voltype"], real["format"]) == ("LEGAL", "SHARED", "RAW")
+    assert set((images / template_image / template).read_bytes()[:MIB]) == {0x11}
+    # Not twice, as it is real now.
+    with pytest.raises(Exception, match="exists"):
+        collapse(spm, template_image, template, spm.sd_id, export)
+
+
+def test_a_template_that_is_used_may_go_from_an_export_domain_and_leaves_a_placeholder(
+    spm: StorageRoom, export: str
+) -> None:
+    template_image, template, image_id, _ = vm_on_template(spm)
+    assert collapse(spm, template_image, template, spm.sd_id, export) == OK
+    assert move(spm, image_id, spm.sd_id, export) == OK
+    assert spm.info(template_image, template, export)["legality"] == "LEGAL"
+    assert delete(spm, export, template_image) == OK
+    assert spm.info(template_image, template, export)["legality"] == "FAKE"
+    assert delete(spm, export, image_id) == OK
+    assert delete(spm, export, template_image) == OK
+    assert list((spm.domain_of(export) / "images").iterdir()) == []
+
+
+def test_a_placeholder_that_was_cut_short_is_made_anew(spm: StorageRoom, export: str) -> None:
+    template_image, template, image_id, _ = vm_on_template(spm)
+    assert move(spm, image_id, spm.sd_id, export) == OK
+    meta = spm.domain_of(export) / "images" / template_image / f"{template}.meta"
+    meta.write_text(meta.read_text().replace("FAKE", "ILLEGAL").replace("SHARED", "LEAF"))
+    assert delete(spm, export, image_id) == OK
+    assert move(spm, image_id, spm.sd_id, export) == OK
+    assert spm.info(template_image, template, export)["legality"] == "FAKE"
+
+
+def test_an_unknown_image_is_told_on_an_export_domain(spm: StorageRoom, export: str) -> None:
+    with pytest.raises(Exception, match="Image"):
+        move(spm, new_id(), export, spm.sd_id)
