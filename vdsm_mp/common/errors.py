@@ -24,6 +24,11 @@ class Error(Exception):
     def __str__(self) -> str:
         return self.msg.format(self=self)
 
+    @property
+    def kept_code(self) -> int:
+        """The number that a task or a job keeps: those below zero are JSON-RPC's, and mean nothing outside an answer."""
+        return self.code if self.code >= 0 else Error.code
+
 
 class BadRequest(Error):
     """The caller's mistake; nothing has changed."""

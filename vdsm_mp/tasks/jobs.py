@@ -84,7 +84,7 @@ class Jobs:
         except Error as e:
             state = JobState.ABORTED if progress.interrupted else JobState.FAILED
             _log.warning("job %s %s: %s", job_id, state.value, e)
-            self._end(job_id, state, (e.code, str(e)))
+            self._end(job_id, state, (e.kept_code, str(e)))
         except Exception as e:
             _log.exception("job %s failed in a way nobody foresaw", job_id)
             self._end(job_id, JobState.FAILED, (100, f"General exception: {e!r}"))

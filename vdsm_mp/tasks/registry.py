@@ -135,7 +135,7 @@ class Tasks:
         try:
             result = self._do(task_id, job, progress)
         except Error as e:
-            self._fail(task_id, e.code, str(e))
+            self._fail(task_id, e.kept_code, str(e))
         except Exception as e:
             _log.exception("task %s failed in a way nobody foresaw", task_id)
             self._fail(task_id, 100, f"General exception: {e!r}")
@@ -219,7 +219,7 @@ class Tasks:
             _log.error("task %s could not be rolled back: %s", task_id, e)
             failed = self.record(task_id).moved(TaskState.FAILED)
             if not failed.code:
-                failed = replace(failed, code=e.code, message=str(e))
+                failed = replace(failed, code=e.kept_code, message=str(e))
             self._put_even_unsaved(failed)
 
     def _put_even_unsaved(self, record: TaskRecord) -> None:

@@ -19,6 +19,7 @@ from vdsm_mp.api.errors_task import (
     TaskStateRefuses,
     UnknownTask,
 )
+from vdsm_mp.common.errors import Internal
 from vdsm_mp.storage.domain_io import DomainIO
 from vdsm_mp.tasks.record import Recovery
 from vdsm_mp.tasks.registry import TaskRun, Tasks
@@ -110,6 +111,19 @@ def test_a_bug_in_a_job_is_a_failed_task_and_not_a_lost_one(
     background.run_all()
     assert seen(tasks, task_id) == ("finished", "cleanSuccess", 100)
     assert undone == ["1"]
+
+
+def test_a_task_keeps_no_number_that_only_an_answer_can_have(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    tasks = spm(files, background, undone)
+
+    def job(run: TaskRun) -> None:
+        raise Internal
+
+    task_id = tasks.start("createVolume", job, spm=True)
+    background.run_all()
+    assert seen(tasks, task_id) == ("finished", "cleanSuccess", 100)
 
 
 def test_a_step_that_cannot_be_undone_ends_as_failed_and_keeps_the_rest(
