@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one operation on domains or the pool again and again with a fault at its step 1, 2, 3 … until none is left.
+"""Runs one operation on domains, the pool or OVFs again and again with a fault at its step 1, 2, 3 … until none is left.
 
     python -m tests.faults.domains SCENARIO FAULT DIRECTORY [STRIDE]
 
@@ -25,6 +25,7 @@ from tests.faults.deaths import in_session
 from tests.faults.steps import Steps
 from tests.support.eventually import eventually
 from tests.support.storage_room import StorageRoom
+from vdsm_mp.api.ovf_store import MAX_PIECE
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_metadata import decode, parse
@@ -182,7 +183,90 @@ def upgraded(house: StorageRoom) -> bool:
     return True
 
 
+# --- OVFs: files of VMs, and stores in volumes by HTTP
+
+VM_1, VM_2 = (f"{n}0000000-bbbb-4bbb-8ccc-{n}00000000000" for n in (1, 2))
+_OLD, _NEW = "<ovf>old</ovf>", "<ovf>new" + "x" * 100_000 + "</ovf>"
+
+
+def update_ovfs(house: StorageRoom, **ovfs: str) -> None:
+    rows = [{"vm": vm_id, "ovf": text, "imglist": ""} for vm_id, text in ovfs.items()]
+    house.call("StoragePool.updateVMs", storagepoolID=house.pool_id, vmList=rows)
+
+
+def ovfs(house: StorageRoom) -> dict[str, str]:
+    """As an engine reads them; each whole."""
+    found: dict[str, str] = house.call(
+        "StoragePool.getBackedUpVmsInfo", storagepoolID=house.pool_id, storagedomainID=house.sd_id, vmList=[]
+    )
+    assert found.get(VM_1) in (None, _OLD, _NEW), found[VM_1][:100]
+    assert found.get(VM_2) in (None, _OLD, _NEW), found[VM_2][:100]
+    return found
+
+
+def ovf_files(house: StorageRoom) -> list[str]:
+    vms = house.domain / "master/vms"
+    return sorted(str(path.relative_to(vms)) for path in vms.rglob("*"))
+
+
+def ovfs_updated(house: StorageRoom) -> bool:
+    found = ovfs(house)
+    assert VM_1 in found, "what was there is gone"
+    if found != {VM_1: _NEW, VM_2: _NEW}:
+        return False
+    assert ovf_files(house) == [VM_1, f"{VM_1}/{VM_1}.ovf", VM_2, f"{VM_2}/{VM_2}.ovf"]
+    return True
+
+
+def remove_ovf(house: StorageRoom) -> None:
+    house.call("StoragePool.removeVM", storagepoolID=house.pool_id, vmUUID=VM_1)
+
+
+def ovf_removed(house: StorageRoom) -> bool:
+    assert ovfs(house).get(VM_2) == _OLD, "the other's is touched"
+    return ovf_files(house) == [VM_2, f"{VM_2}/{VM_2}.ovf"]
+
+
+_STORE = b"tar" * 200_000
+
+
+def make_store(house: StorageRoom) -> None:
+    house.create(IMAGE, BASE, volFormat=5, preallocate=1, diskType="OVFS", size=str(2**20))
+
+
+def put_store(house: StorageRoom) -> None:
+    """What the door does for an HTTP PUT."""
+    names = {"pool_id": house.pool_id, "sd_id": house.sd_id, "image_id": IMAGE, "volume_id": BASE}
+    task_id = house.call("internal.open_transfer", direction="to_volume", length_bytes=len(_STORE), **names)
+    problem = ""
+    for start in range(0, len(_STORE), MAX_PIECE):
+        try:
+            house.dispatch_write(task_id, start, _STORE[start : start + MAX_PIECE])
+        except Error as e:
+            problem = str(e)
+            break
+    house.call("internal.close_transfer", task_id=task_id, problem=problem)
+    status = house.ended(task_id)
+    if status["code"]:
+        raise FaultReported(status["message"])
+
+
+def store_is_put(house: StorageRoom) -> bool:
+    """It is written in place, as by VDSM: an engine keeps two, and puts one again whose task failed."""
+    info = house.info(IMAGE, BASE)
+    assert (info["legality"], info["apparentsize"]) == ("LEGAL", str(2**20)), info
+    assert sorted(os.listdir(house.image(IMAGE))) == [BASE, f"{BASE}.meta"]
+    return (house.image(IMAGE) / BASE).read_bytes()[: len(_STORE)] == _STORE
+
+
 SCENARIOS = {
+    "update OVFs": Scenario(
+        lambda house: update_ovfs(house, **{VM_1: _OLD}),
+        lambda house: update_ovfs(house, **{VM_1: _NEW, VM_2: _NEW}),
+        ovfs_updated,
+    ),
+    "remove OVF": Scenario(lambda house: update_ovfs(house, **{VM_1: _OLD, VM_2: _OLD}), remove_ovf, ovf_removed),
+    "put OVF store": Scenario(make_store, put_store, store_is_put),
     "create": Scenario(connect_second, create_second, created),
     "format": Scenario(
         create_second,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fault at the n-th step of an operation on domains or the pool, n = 1, 2, 3 … until none is left: see
+"""A fault at the n-th step of an operation on domains, the pool or OVFs, n = 1, 2, 3 … until none is left: see
 tests/faults/domains.py. Some steps in a quick run, all of them with VDSM_MP_FAULTS_STRIDE=1."""
 
 import itertools
@@ -13,13 +13,19 @@ import pytest
 
 pytestmark = pytest.mark.timeout(600)
 
-_SCENARIOS = ("create", "format", "pool", "attach", "activate", "detach", "switch", "upgrade")
+_DOMAINS = ("create", "format", "pool", "attach", "activate", "detach", "switch", "upgrade")
+_OVFS = ("update OVFs", "remove OVF", "put OVF store")
 _STRIDE = int(os.environ.get("VDSM_MP_FAULTS_STRIDE", "0"))
 
 
-_ALL = list(itertools.product(_SCENARIOS, ("kill", "EIO", "ENOSPC", "EROFS")))
-#: A failing call takes the same ways back as a death, but in one process: three operations stand for the rest.
-_QUICK = [*itertools.product(_SCENARIOS, ("kill",)), *itertools.product(("create", "switch", "upgrade"), ("EIO",))]
+_ALL = list(itertools.product((*_DOMAINS, *_OVFS), ("kill", "EIO", "ENOSPC", "EROFS")))
+#: A failing call takes the same ways back as a death, but in one process: some operations stand for the rest.
+_QUICK = [
+    *itertools.product((*_DOMAINS, *_OVFS), ("kill",)),
+    *itertools.product(("switch", "upgrade"), ("EIO",)),
+    *itertools.product(("create", "update OVFs"), ("ENOSPC",)),
+    *itertools.product(("detach", "put OVF store"), ("EROFS",)),
+]
 
 
 @pytest.mark.parametrize(("scenario", "fault"), _ALL if _STRIDE else _QUICK)
