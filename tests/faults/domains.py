@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one operation on domains, the pool or OVFs again and again with a fault at its step 1, 2, 3 … until none is left.
+"""Runs one operation on domains, the pool or OVFs again and again with a fault at its step 1, 2, 3 …, until none is
+left:
 
     python -m tests.faults.domains SCENARIO FAULT DIRECTORY [STRIDE]
 

@@ -161,9 +161,9 @@ def freeze_io_child(world: World) -> None:
         os.kill(pid, signal.SIGSTOP)
         fault.happened = True
         try:
-            eventually(lambda: _file_stats(world), within_s=60, every_s=0.2)
+            eventually(lambda: _file_stats(world), within_s=20, every_s=0.2)
         except AssertionError:
-            fault.broken.append("a frozen storage-io child was not replaced within 60 s")
+            fault.broken.append("a frozen storage-io child was not replaced within 20 s")
         fault.ready_s = time.monotonic() - fault.at_mono
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ from tests.support.hangfs import HangFs
 from tests.support.needs import lacks, needs_root
 from tests.support.storage_room import StorageRoom, new_id
 from vdsm_mp.api.errors import TooManyLost
-from vdsm_mp.api.errors_storage import IoTimedOut, StoragePathBlocked
+from vdsm_mp.api.errors_storage import IoChildDied, IoTimedOut, StoragePathBlocked
 from vdsm_mp.api.types import BLANK
+from vdsm_mp.common import kernel
 from vdsm_mp.common.errors import Unavailable
+from vdsm_mp.storage import ioproc_link
 from vdsm_mp.storage.domain_io import DomainIO
 from vdsm_mp.storage.ioproc_wire import SLOTS
 
@@ -116,14 +119,53 @@ def test_children_that_cannot_be_killed_are_counted_and_capped(hanging: HangFs) 
     children.stop()
 
 
-def test_a_stopped_child_is_replaced(tmp_path: Path, children: LocalChildren) -> None:
-    io = DomainIO(children, "d", str(tmp_path), deadline_s=0.2, replace_after_s=0.0)
+def test_a_stopped_child_is_replaced_while_its_callers_wait(tmp_path: Path, children: LocalChildren) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    io = DomainIO(children, "d", str(tmp_path), deadline_s=60)
+    io.stat(".")
+    pid = children.pids["storage-io", "d"]
+    children.signal("storage-io", "d", signal.SIGSTOP)
+    with ThreadPoolExecutor(4) as pool:
+        changing = pool.submit(io.write, "file", b"y")
+        reading = [pool.submit(io.read, "file", direct=False) for _ in range(3)]
+        assert [one.result() for one in reading] == [b"x"] * 3
+        with pytest.raises(IoChildDied):  # nobody knows whether it was done
+            changing.result()
+    assert children.opened == 2
+    assert kernel.process(pid) is None  # and nobody does it later
+    assert (tmp_path / "file").read_bytes() == b"x"
+    io.close()
+
+
+def test_a_child_that_only_waits_for_storage_is_left_in_peace(
+    hanging: HangFs, children: LocalChildren, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("_ASK_AFTER_S", 0.01), ("_STOPPED_S", 0.02), ("_SILENT_S", 0.3)):
+        monkeypatch.setattr(ioproc_link, name, value)
+    io = DomainIO(children, "d", str(hanging.target), deadline_s=30)
+    io.stat(".")
+    hanging.hang()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(io.readdir, ".")
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=2)
+        hanging.go_on()
+        assert waiting.result() == []
+    assert (children.opened, io.health()["stuck"]) == (1, 0)
+    io.close()
+
+
+def test_a_child_that_was_stopped_for_a_moment_goes_on(tmp_path: Path, children: LocalChildren) -> None:
+    io = DomainIO(children, "d", str(tmp_path), deadline_s=30)
     io.stat(".")
     children.signal("storage-io", "d", signal.SIGSTOP)
-    with pytest.raises(IoTimedOut):
-        io.stat(".")
-    io.stat(".")
-    assert children.opened == 2
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(io.stat, ".")
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=1.5)  # asked by now, not yet given up
+        children.signal("storage-io", "d", signal.SIGCONT)
+        assert waiting.result().kind == "dir"
+    assert children.opened == 1
     io.close()
 
 

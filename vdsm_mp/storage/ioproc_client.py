@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker's end of one I/O child: requests with deadlines, and the decision when a child is given up.
 
-Callers are pool threads. Whoever waits for an answer also reads the socket for the others (no thread of our own per
-domain). A request that misses its deadline is an orphan: its caller gets an error, its slot in the child stays taken
-until the kernel lets go. A child whose slots are all taken, or whose oldest orphan is old, is handed to the master
-to be killed or written off and a new one is asked for, with a pause between attempts that grows; in the pause calls
-fail at once instead of piling up.
+Callers are pool threads; there is no thread of our own for a domain. A request that misses its deadline is an orphan:
+its caller gets an error, its slot in the child stays taken until the kernel lets go. A child whose slots are all taken,
+whose oldest orphan is old, or that does not run (`ioproc_link`), is handed to the master to be killed or written off
+and a new one is asked for, with a pause between attempts that grows; in the pause calls fail at once instead of piling
+up.
 """
 
 import errno
 import logging
-import os
-import select
-import socket
 import threading
 import time
 from typing import Any
@@ -22,167 +19,13 @@ import msgspec
 from vdsm_mp.api.errors import TooManyLost
 from vdsm_mp.api.errors_storage import IoChildDied, IoTimedOut, StoragePathBlocked
 from vdsm_mp.api.ports import Children
-from vdsm_mp.storage.ioproc_wire import PACKET, SLOTS, Request, pack, unpack_answer
+from vdsm_mp.storage.ioproc_link import Frozen, Gone, Link, NotSent
+from vdsm_mp.storage.ioproc_wire import SLOTS
 
 _log = logging.getLogger("storage.io")
 _decode = msgspec.json.Decoder().decode
 
 KIND = "storage-io"
-
-
-class _Waiter:
-    __slots__ = ("done", "errno", "fds", "parts", "raw")
-
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
-        self.fds: list[int] = []
-        self.errno = 0
-        self.raw = False
-        self.done = False
-
-
-class _Gone(Exception):
-    """The child's end of the socket is closed."""
-
-
-class _NotSent(_Gone):
-    """It was closed before this request reached it."""
-
-
-class _Link:
-    """One child while it lives."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self._sock = sock
-        self._turn = threading.Condition()
-        self._reading = False
-        self._gone = False
-        self._next = 0
-        self._waiters: dict[int, _Waiter] = {}
-        self._orphans: dict[int, float] = {}
-
-    def call(self, op: str, args: dict[str, Any], body: bytes, deadline_mono: float) -> _Waiter:
-        """Raises: TimeoutError (outcome unknown), _Gone (outcome unknown)."""
-        waiter = _Waiter()
-        with self._turn:
-            self._next += 1
-            number = self._next
-            self._waiters[number] = waiter
-        try:
-            self._send(pack(Request(number, op, args), body), deadline_mono)
-            self._wait(waiter, deadline_mono)
-        except TimeoutError:
-            with self._turn:
-                self._orphans[number] = time.monotonic()
-            raise
-        finally:
-            with self._turn:
-                self._waiters.pop(number, None)
-        return waiter
-
-    def waiting(self) -> int:
-        return len(self._waiters)
-
-    def orphans(self) -> tuple[int, float]:
-        """(how many, seconds since the oldest was given up). Reads what has come meanwhile."""
-        with self._turn:
-            if not self._reading:
-                self._drain()
-            oldest = min(self._orphans.values(), default=time.monotonic())
-            return len(self._orphans), time.monotonic() - oldest
-
-    def close(self) -> None:
-        with self._turn:
-            self._gone = True
-            self._turn.notify_all()
-        self._sock.close()
-
-    def _send(self, packet: bytes, deadline_mono: float) -> None:
-        while True:
-            try:
-                self._sock.send(packet)
-                return
-            except BlockingIOError:
-                self._poll(select.POLLOUT, deadline_mono)
-            except OSError as e:
-                self._mark_gone()
-                raise _NotSent from e
-
-    def _wait(self, waiter: _Waiter, deadline_mono: float) -> None:
-        if not self._wait_as_follower(waiter, deadline_mono):
-            try:
-                self._read_for_all(waiter, deadline_mono)
-            finally:
-                with self._turn:
-                    self._reading = False
-                    self._turn.notify_all()
-
-    def _wait_as_follower(self, waiter: _Waiter, deadline_mono: float) -> bool:
-        """True: answered meanwhile. False: nobody reads now, so we must."""
-        with self._turn:
-            while not waiter.done:
-                if self._gone:
-                    raise _Gone
-                if not self._reading:
-                    self._reading = True
-                    return False
-                if not self._turn.wait(max(0.0, deadline_mono - time.monotonic())):
-                    raise TimeoutError
-            return True
-
-    def _read_for_all(self, waiter: _Waiter, deadline_mono: float) -> None:
-        while True:
-            with self._turn:
-                self._drain()
-                self._turn.notify_all()
-                if waiter.done:
-                    return
-                if self._gone:
-                    raise _Gone
-            self._poll(select.POLLIN, deadline_mono)
-
-    def _poll(self, what: int, deadline_mono: float) -> None:
-        left_s = deadline_mono - time.monotonic()
-        try:
-            poller = select.poll()
-            poller.register(self._sock, what)
-            if left_s <= 0 or not poller.poll(left_s * 1000):
-                raise TimeoutError
-        except ValueError as e:  # closed by us meanwhile
-            raise _Gone from e
-
-    def _drain(self) -> None:
-        while not self._gone:
-            try:
-                packet, fds, _, _ = socket.recv_fds(self._sock, PACKET, 1)
-            except BlockingIOError:
-                return
-            except OSError:
-                packet, fds = b"", []
-            if not packet:
-                self._gone = True
-                return
-            self._take(packet, fds)
-
-    def _take(self, packet: bytes, fds: list[int]) -> None:
-        header, body = unpack_answer(packet)
-        waiter = self._waiters.get(header.id)
-        if waiter is None:  # an orphan's, late
-            for fd in fds:
-                os.close(fd)
-            if not header.more:
-                self._orphans.pop(header.id, None)
-            return
-        waiter.parts.append(body)
-        waiter.fds.extend(fds)
-        if not header.more:
-            waiter.errno, waiter.raw, waiter.done = header.errno, header.raw, True
-
-    def _mark_gone(self) -> None:
-        with self._turn:
-            self._gone = True
-            self._turn.notify_all()
 
 
 class IoProcess:
@@ -191,7 +34,6 @@ class IoProcess:
     #: Operations that may simply be sent again when the child died under them.
     _REPEATABLE = frozenset(
         {
-            "ping",
             "stat",
             "statvfs",
             "readdir",
@@ -211,7 +53,7 @@ class IoProcess:
         self._where = (root, beneath)
         self._replace_after_s = replace_after_s
         self._opening = threading.Lock()
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._failures = 0
         self._not_before = 0.0
         self._closed = False
@@ -233,9 +75,9 @@ class IoProcess:
                 self._drop(link)
             except TimeoutError:
                 raise IoTimedOut(self._label(), op, deadline_s) from None
-            except _Gone as gone:
-                self._drop(link)
-                if attempt == 2 or not (op in self._REPEATABLE or isinstance(gone, _NotSent)):
+            except Gone as gone:
+                self._drop(link, frozen=str(gone) if isinstance(gone, Frozen) else "")
+                if attempt == 2 or not (op in self._REPEATABLE or isinstance(gone, NotSent)):
                     raise IoChildDied(self._label(), op) from None
         self._failures = 0
         joined = b"".join(answer.parts)
@@ -269,7 +111,7 @@ class IoProcess:
     def _label(self) -> str:
         return "/".join(part for part in self._where if part)
 
-    def _usable(self, deadline_mono: float) -> _Link:
+    def _usable(self, deadline_mono: float) -> Link:
         link = self._link
         if link is not None:
             stuck, oldest_s = link.orphans()
@@ -293,10 +135,10 @@ class IoProcess:
             self._link = self._open(deadline_mono)
             return self._link
 
-    def _open(self, deadline_mono: float) -> _Link:
+    def _open(self, deadline_mono: float) -> Link:
         left_s = max(0.1, deadline_mono - time.monotonic())
         try:
-            link = _Link(self._children.open(KIND, self._name, deadline_s=min(5.0, left_s)))
+            link = Link(self._children.open(KIND, self._name, deadline_s=min(5.0, left_s)))
         except TooManyLost:
             self._not_before = time.monotonic() + 10.0
             raise
@@ -307,7 +149,7 @@ class IoProcess:
             # Left in place: it is what hangs, and the next call sees it as stuck.
             self._link = link
             raise IoTimedOut(self._label(), "open", left_s) from None
-        except _Gone:
+        except Gone:
             link.close()
             raise IoChildDied(self._label(), "open") from None
         if answer.errno:
@@ -315,10 +157,14 @@ class IoProcess:
             self._children.close(KIND, self._name)
             self._failures -= 1
             raise OSError(answer.errno, b"".join(answer.parts).decode("utf-8", "replace"))
+        link.alive.pid = _decode(b"".join(answer.parts))
         return link
 
-    def _drop(self, link: _Link) -> None:
+    def _drop(self, link: Link, *, frozen: str = "") -> None:
         with self._opening:
             if self._link is link:
                 self._link = None
+                if frozen:  # thawed later, it would do what its callers were told of as lost
+                    _log.warning("I/O child of %s is given up: %s", self._label(), frozen)
+                    self._children.close(KIND, self._name)
         link.close()

@@ -32,10 +32,6 @@ class Passed:
     fd: int
 
 
-def ping(root: Root) -> None:
-    """Is the child there at all? Touches no storage."""
-
-
 def stat_(root: Root, path: str) -> dict[str, Any]:
     return stat_fields(root.stat(path))
 
@@ -406,7 +402,6 @@ def sync_above(root: Root, path: str) -> None:
 WITH_BODY: dict[str, Callable[..., Any]] = {"write": write, "create": create, "replace": replace}
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "ping": ping,
     "stat": stat_,
     "statvfs": statvfs,
     "readdir": readdir,

@@ -3,7 +3,8 @@
 
 Forked by the master on the storage worker's request; owns nothing but its end of a SOCK_SEQPACKET pair. It answers
 requests (`ioproc_wire`) with a few threads, ends when the other end is gone, and never decides anything: deadlines,
-replacement and meaning of errors are the client's. The first request is `open`, which names the domain's root.
+replacement and meaning of errors are the client's. The first request is `open`, which names the domain's root and is
+answered with our process id; `ping` is answered whatever hangs.
 """
 
 import errno
@@ -41,7 +42,11 @@ class _Child:
                 return
             if not packet:
                 return
-            self._waiting.put(unpack_request(packet))
+            request, body = unpack_request(packet)
+            if request.op == "ping":  # by this thread, which touches no storage: that is what it tells
+                self._answer(request, body)
+                continue
+            self._waiting.put((request, body))
             # One thread more only when nobody is free: most children need one or two.
             if not self._idle.acquire(blocking=False) and self._threads < SLOTS:
                 self._threads += 1
@@ -78,12 +83,14 @@ class _Child:
                 os.close(passed.fd)
 
     def _do(self, request: Request, body: bytes) -> Any:
+        if request.op == "ping":
+            return None
         if request.op == "open":
             try:
                 self._root = Root(request.args["root"], request.args["beneath"])
             finally:
                 self._opened.set()
-            return None
+            return os.getpid()
         # Opening the root may hang, too; its client has given that up and asks on.
         self._opened.wait()
         if self._root is None:
