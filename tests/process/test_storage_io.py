@@ -21,7 +21,7 @@ from vdsm_mp.api.errors_storage import IoChildDied, IoTimedOut, StoragePathBlock
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common import kernel
 from vdsm_mp.common.errors import Unavailable
-from vdsm_mp.storage import ioproc_link
+from vdsm_mp.storage import each, ioproc_link
 from vdsm_mp.storage.domain_io import DomainIO
 from vdsm_mp.storage.ioproc_wire import SLOTS
 
@@ -224,3 +224,23 @@ def test_a_hung_domain_disturbs_nothing_else_and_comes_back_by_itself(
     hanging.go_on()
     eventually(lambda: spm.call(vitals)[second]["valid"], within_s=10)
     assert spm.call("StorageDomain.getInfo", storagedomainID=second)["uuid"] == second
+
+
+def test_who_asks_all_domains_is_answered_by_the_healthy_ones(
+    hanging: HangFs, room: tuple[StorageRoom, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spm, second = room
+    monkeypatch.setattr(each, "DEADLINE_S", 0.5)
+    image_id = new_id()
+    for images in (spm.domain / "images", hanging.target.parent / "real" / second / "images"):
+        (images / image_id).mkdir(mode=0o777)
+
+    def found() -> list[str]:
+        ids: list[str] = spm.call("StoragePool.getDomainsContainingImage", storagepoolID=spm.pool_id, imageID=image_id)
+        return sorted(ids)
+
+    assert found() == sorted([spm.sd_id, second])
+    hanging.hang()
+    assert found() == [spm.sd_id]
+    hanging.go_on()
+    eventually(lambda: found() == sorted([spm.sd_id, second]), within_s=10)

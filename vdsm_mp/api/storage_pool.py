@@ -122,7 +122,7 @@ class GetStoragePoolBackedUpVmsList(Message, frozen=True, kw_only=True):
 
 @verb("StoragePool.getDomainsContainingImage", owner="storage", reply=list[Uuid], safe=True, tier=3)
 class GetStoragePoolDomainsContainingImage(Message, frozen=True, kw_only=True):
-    """Which active data domains hold an image; an error when one of them cannot be asked."""
+    """Which active data domains hold an image; one that cannot be asked within 10 s is left out."""
 
     pool_id: Uuid = field(name="storagepoolID")
     image_id: Uuid = field(name="imageID")

@@ -129,9 +129,9 @@ class DomainIO:
         """Of the thing itself: a link is not followed but reported."""
         return msgspec.convert(self._call("stat", path, deadline_s, path=path), FileStat)
 
-    def exists(self, path: str) -> bool:
+    def exists(self, path: str, *, deadline_s: float | None = None) -> bool:
         try:
-            self.stat(path)
+            self.stat(path, deadline_s=deadline_s)
         except StorageFileMissing:
             return False
         return True

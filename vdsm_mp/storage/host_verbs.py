@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handlers of Host.* that are about storage domains: finding them, watching them, their health."""
 
-import logging
 from typing import Any
 
 from vdsm_mp.api.storage_host import (
@@ -13,7 +12,7 @@ from vdsm_mp.api.storage_host import (
 )
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.api.verb import handles
-from vdsm_mp.common.errors import Error
+from vdsm_mp.storage import each
 from vdsm_mp.storage.domain_format import CLASS_BY_NUMBER, DomainType
 from vdsm_mp.storage.domain_metadata import DomainMetadata
 from vdsm_mp.storage.monitors import Monitors
@@ -21,8 +20,6 @@ from vdsm_mp.storage.mount import normalize
 from vdsm_mp.storage.pool import Pools
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
-
-_log = logging.getLogger("storage.host")
 
 
 @handles(GetConnectedStoragePools)
@@ -34,16 +31,7 @@ def connected_pools(ask: GetConnectedStoragePools, pools: Pools) -> list[str]:
 @handles(GetStorageDomains)
 def storage_domains(ask: GetStorageDomains, domains: Domains) -> list[str]:
     """Every domain on connected storage that fits what was asked; one that cannot be read is left out and logged."""
-    found = []
-    for sd_id in domains.scan():
-        try:
-            meta = domains.find(sd_id).meta
-        except Error as e:
-            _log.warning("%s", e)
-            continue
-        if _fits(ask, meta):
-            found.append(sd_id)
-    return found
+    return each.which(domains, domains.scan(), lambda domain: _fits(ask, domain.meta))
 
 
 def _fits(ask: GetStorageDomains, meta: DomainMetadata) -> bool:

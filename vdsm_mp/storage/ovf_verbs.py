@@ -18,6 +18,7 @@ from vdsm_mp.api.storage_pool import (
 )
 from vdsm_mp.api.types import BLANK, UUID_PATTERN
 from vdsm_mp.api.verb import handles
+from vdsm_mp.storage import each
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import DomainClass
 from vdsm_mp.storage.pool import ACTIVE
@@ -88,14 +89,13 @@ def read_ovfs(ask: GetStoragePoolBackedUpVmsInfo, volumes: Volumes) -> dict[str,
 @handles(GetStoragePoolDomainsContainingImage)
 def domains_with_image(ask: GetStoragePoolDomainsContainingImage, volumes: Volumes) -> list[str]:
     state = volumes.pools.require(ask.pool_id)
-    found = []
-    for sd_id, status in state.domains.items():
-        if status != ACTIVE:
-            continue
-        domain = volumes.domains.find(sd_id)
-        if domain.meta.cls is DomainClass.DATA and domain.io.exists(image_path(ask.image_id)):
-            found.append(sd_id)
-    return found
+
+    def has_image(domain: FileDomain) -> bool:
+        path = image_path(ask.image_id)
+        return domain.meta.cls is DomainClass.DATA and domain.io.exists(path, deadline_s=each.DEADLINE_S)
+
+    active = [sd_id for sd_id, status in state.domains.items() if status == ACTIVE]
+    return each.which(volumes.domains, active, has_image)
 
 
 def _member(volumes: Volumes, pool_id: str, sd_id: str) -> FileDomain:

@@ -35,8 +35,8 @@ class Domains:
         self._roots: dict[str, str] = {}
         self._domains: dict[str, FileDomain] = {}
 
-    def find(self, sd_id: str) -> FileDomain:
-        """The domain, read from storage when it was not known.
+    def find(self, sd_id: str, *, deadline_s: float | None = None) -> FileDomain:
+        """The domain, read from storage when it was not known (within deadline_s, when one is given).
 
         Raises: DomainNotFound (on no connected storage), DomainMetadataInvalid, DomainSealBroken, storage errors.
         """
@@ -50,7 +50,7 @@ class Domains:
                 domain = FileDomain(sd_id, DomainIO(self._children, sd_id, root, sd_id))
                 self._domains[sd_id] = domain
         try:
-            domain.refresh()
+            domain.refresh(deadline_s=deadline_s)
         except Error:
             self.forget(sd_id)
             raise
