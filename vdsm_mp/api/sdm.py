@@ -69,7 +69,7 @@ class CopyData(Message, frozen=True, kw_only=True):
 
 @verb("SDM.sparsify_volume", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
 class SparsifyVolume(Message, frozen=True, kw_only=True):
-    """Virt-sparsify."""
+    """Give back the space that file systems in a leaf do not use; needs virt-sparsify on the host (250)."""
 
     job_id: Uuid
     volume: VolumeRef = field(name="vol_info")

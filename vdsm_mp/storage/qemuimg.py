@@ -21,7 +21,7 @@ SHORT_S = 60.0
 #: Moving data. Work is cut short by abort, not by this; it only bounds a program gone mad.
 LONG_S = 7 * 24 * 3600.0
 #: Long copies give way to guests and to the agent.
-_NICE = ("nice", "-n", "19", "ionice", "-c", "3")
+NICE = ("nice", "-n", "19", "ionice", "-c", "3")
 #: An image that somebody uploaded may be made to hurt its reader.
 _UNTRUSTED = ("prlimit", "--cpu=30", "--as=1073741824")
 
@@ -183,7 +183,7 @@ def _long(argv: Sequence[str], progress: Progress) -> None:
     """Raises: TaskAborted, CommandFailed."""
     try:
         command.run(
-            [*_NICE, *argv], deadline_s=LONG_S, on_output=_reader_of(progress), abort=lambda: progress.interrupted
+            [*NICE, *argv], deadline_s=LONG_S, on_output=_reader_of(progress), abort=lambda: progress.interrupted
         )
     except command.CommandAborted:
         progress.check()

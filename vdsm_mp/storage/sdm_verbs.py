@@ -23,8 +23,7 @@ from vdsm_mp.api.sdm import (
     VolumeRef,
 )
 from vdsm_mp.api.verb import handles
-from vdsm_mp.common import command
-from vdsm_mp.storage import bitmaps, image_merge, qemuimg
+from vdsm_mp.storage import bitmaps, image_merge, image_sparsify, qemuimg
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.image_copy import as_copy_failure
 from vdsm_mp.storage.image_prepare import check_chain
@@ -160,13 +159,13 @@ def clear_bitmaps(volumes: Volumes, jobs: Jobs, ask: ClearBitmaps) -> None:
 
 @handles(SparsifyVolume)
 def sparsify(volumes: Volumes, jobs: Jobs, ask: SparsifyVolume) -> None:
+    image_id, volume_id = ask.volume.image_id, ask.volume.volume_id
+    image_sparsify.require_program(image_id)
+    image_sparsify.check_leaf(read_image(volumes.domains.find(ask.volume.sd_id), image_id), volume_id)
+
     def change(domain: FileDomain, metadata: VolumeMetadata, progress: Progress) -> None:
-        fmt = QEMU_FORMAT[metadata.format]
-        command.run(
-            ["virt-sparsify", "--machine-readable", "--in-place", "--format", fmt, _path(domain, ask.volume)],
-            deadline_s=qemuimg.LONG_S,
-            abort=lambda: progress.interrupted,
-        )
+        image_sparsify.check_leaf(read_image(domain, image_id), volume_id)
+        image_sparsify.sparsify(image_id, _path(domain, ask.volume), QEMU_FORMAT[metadata.format], progress)
 
     _start_on(volumes, jobs, ask.job_id, "sparsify_volume", ask.volume, change)
 
