@@ -156,6 +156,10 @@ class House(Section, frozen=True, kw_only=True):
     migration_libvirt_uri: str = "qemu+{transport}://{host}/system"
     # Domain XML with <qemu:commandline> gives a guest's owner the host; no engine sends it, some hooks do.
     allow_qemu_commandline: bool = False
+    # A storage domain with less free space (of the whole, in GiB) is named in the log, once; 0: never. An engine has
+    # limits of its own and judges by the sizes.
+    domain_low_space_percent: Annotated[int, Meta(ge=0, le=100)] = 10
+    domain_critical_space_gib: Annotated[int, Meta(ge=0, le=2**20)] = 5
     # Clear text (ssl=false) listens on loopback only, unless this is set.
     force_plain_everywhere: bool = False
 

@@ -9,7 +9,7 @@ ignores; leaving it out would count as a problem.
 
 from dataclasses import dataclass, replace
 
-from vdsm_mp.storage.monitor_space import Space, space_after
+from vdsm_mp.storage.monitor_space import DEFAULT, Limits, Space
 
 #: An engine warns of a domain whose read takes longer.
 SLOW_READ_S = 5.0
@@ -39,6 +39,7 @@ class Watch:
     last: Checked | None = None
     version: int = -1
     space: Space = Space.ENOUGH
+    limits: Limits = DEFAULT
 
     @property
     def valid(self) -> bool:
@@ -58,7 +59,7 @@ def checked(watch: Watch, result: Checked) -> tuple[Watch, Told | None]:
     """The watch after a check, and what is to be told."""
     after = replace(watch, last=result, version=watch.version if result.version is None else result.version)
     if result.total_bytes is not None and result.free_bytes is not None:
-        after = replace(after, space=space_after(watch.space, result.total_bytes, result.free_bytes))
+        after = replace(after, space=watch.limits.after(watch.space, result.total_bytes, result.free_bytes))
     if watch.last is None or watch.valid != after.valid:
         return after, Told(after.valid, result.reason)
     return after, None

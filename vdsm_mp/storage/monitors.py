@@ -23,7 +23,7 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_format import DomainClass
 from vdsm_mp.storage.locks import Locks
 from vdsm_mp.storage.monitor import Checked, Told, Watch, checked, reported
-from vdsm_mp.storage.monitor_space import Space
+from vdsm_mp.storage.monitor_space import DEFAULT, Limits, Space
 from vdsm_mp.storage.registry import Domains
 
 _log = logging.getLogger("storage.monitor")
@@ -39,13 +39,21 @@ class Monitors:
     """{sd_id: Watch}. Thread-safe; `vitals` never waits for storage."""
 
     def __init__(
-        self, domains: Domains, locks: Locks, publish: Publisher, background: Background, *, period_s: float = 10.0
+        self,
+        domains: Domains,
+        locks: Locks,
+        publish: Publisher,
+        background: Background,
+        *,
+        period_s: float = 10.0,
+        limits: Limits = DEFAULT,
     ) -> None:
         self._domains = domains
         self._locks = locks
         self._publish = publish
         self._background = background
         self._period_s = period_s
+        self._limits = limits
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="monitor")
         self._lock = threading.Lock()
         self._watches: dict[str, Watch] = {}
@@ -65,7 +73,7 @@ class Monitors:
             self._holders.setdefault(sd_id, set()).add(holder)
             if sd_id in self._watches:
                 return
-            self._watches[sd_id] = Watch(sd_id, host_id, mono_s())
+            self._watches[sd_id] = Watch(sd_id, host_id, mono_s(), limits=self._limits)
             self._due[sd_id] = mono_s()
         self._submit(sd_id)
 

@@ -42,6 +42,7 @@ from vdsm_mp.storage.domain_format import DomainType
 from vdsm_mp.storage.image_prepare import RunLinks
 from vdsm_mp.storage.image_transfer import ImageDaemon
 from vdsm_mp.storage.locks import ClusterLock, LocalLock, Locks
+from vdsm_mp.storage.monitor_space import GIB, Limits
 from vdsm_mp.storage.monitors import Monitors
 from vdsm_mp.storage.pool import Pools
 from vdsm_mp.storage.pool_master import MasterMoves
@@ -80,7 +81,12 @@ def build(config: Config, ports: Ports) -> Room:
     domains = Domains(connections, ports.children)
     locks = Locks(lambda domain: _lock_of(domain, config.sanlock.io_timeout))
     monitors = Monitors(
-        domains, locks, ports.publish, ports.background, period_s=float(config.irs.sd_health_check_delay)
+        domains,
+        locks,
+        ports.publish,
+        ports.background,
+        period_s=float(config.irs.sd_health_check_delay),
+        limits=Limits(config.vdsm_mp.domain_low_space_percent, config.vdsm_mp.domain_critical_space_gib * GIB),
     )
     pools = Pools(config.irs.repository, f"{config.vdsm_mp.run_dir}/storage-pool.json", domains, monitors)
     members = Members(domains, locks, pools)

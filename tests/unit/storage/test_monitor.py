@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from vdsm_mp.storage.monitor import Checked, Told, Watch, checked, reported
-from vdsm_mp.storage.monitor_space import CRITICAL_BYTES, GIB, Space, space_after
+from vdsm_mp.storage.monitor_space import GIB, Limits, Space
 
 FRESH = Watch("sd", 1, begun_mono=100.0)
 GOOD = Checked(110.0, delay_s=0.0005, version=5, total_bytes=10, free_bytes=5, acquired=True)
@@ -86,11 +86,15 @@ def test_a_bad_check_keeps_the_version_and_tells_its_code() -> None:
 def test_space_gets_worse_at_a_limit_and_better_some_way_beyond_it(
     before: Space, total_gib: int, free_gib: float, after: Space
 ) -> None:
-    assert space_after(before, total_gib * GIB, int(free_gib * GIB)) is after
+    assert Limits().after(before, total_gib * GIB, int(free_gib * GIB)) is after
+
+
+def test_limits_of_nothing_are_never_crossed() -> None:
+    assert Limits(0, 0).after(Space.ENOUGH, GIB, 0) is Space.ENOUGH
 
 
 def test_a_check_that_saw_no_sizes_leaves_the_space_as_it_was() -> None:
-    full = replace(GOOD, total_bytes=100 * GIB, free_bytes=CRITICAL_BYTES - 1)
+    full = replace(GOOD, total_bytes=100 * GIB, free_bytes=5 * GIB - 1)
     watch, _ = checked(FRESH, full)
     assert watch.space is Space.CRITICAL
     watch, _ = checked(watch, BAD)

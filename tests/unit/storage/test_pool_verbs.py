@@ -16,8 +16,8 @@ from vdsm_mp.api.errors import InvalidParameters
 from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
-from vdsm_mp.storage import monitor_space
 from vdsm_mp.storage.domain_metadata import parse, seal_of
+from vdsm_mp.storage.monitor_space import Limits
 from vdsm_mp.storage.monitors import Monitors
 
 
@@ -158,15 +158,19 @@ def test_a_domain_is_listed_from_connect_to_disconnect(spm: StorageRoom) -> None
     assert not (spm.root / "data-center" / spm.pool_id).exists()
 
 
+def monitors_of(room: StorageRoom) -> Monitors:
+    return next(thing for thing in room.room.room.state if isinstance(thing, Monitors))
+
+
 def test_a_nearly_full_domain_is_logged_once_and_no_alert(
     room: StorageRoom, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def warnings() -> list[str]:
         return [r.getMessage() for r in caplog.records if "free space is critical" in r.getMessage()]
 
-    monkeypatch.setattr(monitor_space, "CRITICAL_BYTES", 2**70)
+    monkeypatch.setattr(monitors_of(room), "_limits", Limits(critical_bytes=2**70))
     room.make()
-    monitors = next(thing for thing in room.room.room.state if isinstance(thing, Monitors))
+    monitors = monitors_of(room)
     eventually(warnings)
     first = monitors.watch_of(room.sd_id)
     assert first is not None
