@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image.*"""
 
-from typing import Any
-
 from msgspec import UNSET, UnsetType, field
 
+from vdsm_mp.api.errors_volume import CopyImageFailed, InvalidVolumeParameter, SharedVolumeNotWritable
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
@@ -93,28 +92,39 @@ class SyncImageData(Message, frozen=True, kw_only=True):
     sync_type: str = field(name="syncType")
 
 
-@verb("Image.download", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=3, planned=True)
+class ImageSharing(Message, frozen=True, kw_only=True):
+    """method: "http". url: http or https. headers: sent along, those about the connection left out."""
+
+    method: str
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+_SHARING = (InvalidVolumeParameter, CopyImageFailed, SharedVolumeNotWritable)
+
+
+@verb("Image.download", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=3, raises=_SHARING)
 class DownloadImage(Message, frozen=True, kw_only=True):
-    """Import image data from an external (Glance) URL.
+    """GET what becomes the content of an image of one volume from an HTTP server (Glance).
 
     Returns the id of an SPM task.
     """
 
-    method_args: dict[str, Any] = field(name="methodArgs")
+    method: ImageSharing = field(name="methodArgs")
     pool_id: Uuid = field(name="storagepoolID")
     sd_id: Uuid = field(name="storagedomainID")
     image_id: Uuid = field(name="imageID")
     volume_id: Uuid | None = field(default=None, name="volumeID")
 
 
-@verb("Image.upload", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=3, planned=True)
+@verb("Image.upload", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=3, raises=_SHARING)
 class UploadImage(Message, frozen=True, kw_only=True):
-    """Export image data to an external URL.
+    """PUT the content of an image of one volume to an HTTP server (Glance).
 
     Returns the id of an SPM task.
     """
 
-    method_args: dict[str, Any] = field(name="methodArgs")
+    method: ImageSharing = field(name="methodArgs")
     pool_id: Uuid = field(name="storagepoolID")
     sd_id: Uuid = field(name="storagedomainID")
     image_id: Uuid = field(name="imageID")

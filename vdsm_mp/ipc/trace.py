@@ -17,7 +17,7 @@ logger = log.named(__name__)
 
 SHOWN_BYTES = 2000
 _SECRET = re.compile(
-    r'("(?:[^"]*(?:password|passwd|secret|ticket|token|credential|private|key|_X_)[^"]*|data)"\s*:\s*)'
+    r'("(?:[^"]*(?:password|passwd|secret|ticket|token|credential|private|key|headers|_X_)[^"]*|data)"\s*:\s*)'
     r'(?:"(?:[^"\\]|\\.)*"?|\[[^\]]*\]?|\{[^}]*\}?|[^,}\]]+)',
     re.IGNORECASE,
 )
