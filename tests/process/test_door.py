@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import select
 import socket
 import threading
 import time
@@ -392,6 +393,13 @@ def test_an_idle_connection_hears_a_beat_before_it_is_due(files: Files, monkeypa
 def test_a_client_that_promised_beats_and_is_silent_is_dropped(door: Door, files: Files) -> None:
     with EngineReader(door.address, files, heart_beat="1000,0") as engine:
         assert was_reset(engine.records.sock, within_s=5)
+
+
+def test_what_came_while_nobody_read_is_a_sign_of_life(client: Client) -> None:
+    asked = client.start("Host.ping2", b"{}")
+    assert select.select([client._sock], [], [], 5)[0]
+    client._heard_mono -= 60  # as after a minute in which the client's program did something else
+    assert client.wait(asked, timeout_s=5) == b"true"
 
 
 # Events

@@ -184,12 +184,13 @@ class Client:
         silent_at = self._heard_mono + _SILENCE_S
         if until is not None and now >= until:
             raise DeadlineExceeded(what, round(allowed_s, 3))
-        if now >= silent_at:
-            raise ConnectionLost(self.address, f"silent for {_SILENCE_S:g} s")
         self._sock.settimeout(max(0.001, min(silent_at, until or silent_at) - now))
         try:
             octets = self._sock.recv(256 * 1024)
-        except TimeoutError:
+        except TimeoutError as error:
+            # Only now: what came while nobody read is waiting in the kernel.
+            if now >= silent_at:
+                raise ConnectionLost(self.address, f"silent for {_SILENCE_S:g} s") from error
             return
         except OSError as error:
             raise ConnectionLost(self.address, _reason(error)) from error
