@@ -64,6 +64,7 @@ class Connection:
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._hanging = threading.Semaphore(_MAX_HANGING_OPENS)
+        self._hanging_others = threading.Semaphore(_MAX_HANGING_OPENS)
         self._keeper = threading.Thread(target=self._keep, name="libvirt-keeper", daemon=True)
         self._listening: list[int] = []
         self.reconnects = 0
@@ -98,6 +99,22 @@ class Connection:
         with translated(vm_id):
             return self.get().lookupByUUIDString(vm_id)
 
+    def another(self) -> Any:
+        """One more virConnect, without callbacks, for calls that may hang. The last reference closes it.
+
+        Raises: LibvirtUnavailable, after some seconds when libvirtd does not answer.
+        """
+        self.get()
+        if not self._hanging_others.acquire(blocking=False):
+            raise LibvirtUnavailable("libvirtd accepts connections but does not answer")
+        attempt = _Attempt(self._uri, self._hanging_others)
+        conn, sock, why_not = attempt.wait(_OPEN_DEADLINE_S, self._stopping)
+        if sock is not None:
+            sock.close()
+        if conn is None:
+            raise LibvirtUnavailable(why_not)
+        return conn
+
     def listen(self, conn: Any, event: int, callback: Callable[..., None]) -> None:
         """Register an event callback for all domains, for the life of this connection. From `on_connect` only."""
         with _unsupported_is_fine():
@@ -108,10 +125,10 @@ class Connection:
     def _keep(self) -> None:
         attempt = 0
         while not self._stopping.is_set():
-            conn = self._open()
+            conn, sock = self._open()
             if conn is not None:
                 self._lost.clear()
-                pulse = _Pulse(conn)
+                pulse = _Pulse(conn, sock)
                 if self._greet(conn, pulse):
                     attempt = 0
                     self._watch(conn, pulse)
@@ -143,16 +160,16 @@ class Connection:
         farewell.start()
         farewell.join(1)
 
-    def _open(self) -> Any:
-        """Open in a thread that can be left behind; None when it failed or took too long."""
+    def _open(self) -> tuple[Any, socket.socket | None]:
+        """Open in a thread that can be left behind; the connection is None when that failed or took too long."""
         if not self._hanging.acquire(blocking=False):
             self._why_not = "libvirtd accepts connections but does not answer"
-            return None
+            return None, None
         attempt = _Attempt(self._uri, self._hanging)
-        conn, why_not = attempt.wait(_OPEN_DEADLINE_S, self._stopping)
+        conn, sock, why_not = attempt.wait(_OPEN_DEADLINE_S, self._stopping)
         if conn is None:
             self._why_not = why_not
-        return conn
+        return conn, sock
 
     def _greet(self, conn: Any, pulse: "_Pulse") -> bool:
         try:
@@ -188,32 +205,38 @@ class _Attempt:
         self._abandoned = False
         self._done = threading.Event()
         self._conn: Any = None
+        self._sock: socket.socket | None = None
         self._why_not = ""
         threading.Thread(target=self._run, name="libvirt-open", daemon=True).start()
 
-    def wait(self, deadline_s: float, stopping: threading.Event) -> tuple[Any, str]:
+    def wait(self, deadline_s: float, stopping: threading.Event) -> tuple[Any, socket.socket | None, str]:
+        """(virConnect, a duplicate of its socket if it has one, why not)."""
         until = time.monotonic() + deadline_s
         while not self._done.wait(0.1) and time.monotonic() < until and not stopping.is_set():
             pass
         with self._lock:
             if not self._done.is_set():
                 self._abandoned = True
-                return None, f"no answer to open within {deadline_s:g} s"
-        return self._conn, self._why_not
+                return None, None, f"no answer to open within {deadline_s:g} s"
+        return self._conn, self._sock, self._why_not
 
     def _run(self) -> None:
-        conn = None
+        conn = sock = None
+        before = _sockets()
         try:
             conn = libvirt.open(self._uri)
+            sock = _new_socket(before)
         except libvirt.libvirtError as error:
             self._why_not = error.get_error_message() or str(error)
         finally:
             self._slot.release()
         with self._lock:
-            self._conn = conn
+            self._conn, self._sock = conn, sock
             self._done.set()
             if not self._abandoned:
                 return
+        if sock is not None:
+            sock.close()
         if conn is not None:
             conn.close()
 
@@ -221,10 +244,10 @@ class _Attempt:
 class _Pulse:
     """Asks libvirtd for its version, again and again; libvirtd answers that even when all guests hang."""
 
-    def __init__(self, conn: Any) -> None:
+    def __init__(self, conn: Any, sock: socket.socket | None) -> None:
         self._conn = conn
         self._answered_mono = time.monotonic()
-        self._socket = _socket_of_libvirt()
+        self._socket = sock
         self._stop = threading.Event()
 
     def start(self) -> bool:
@@ -264,28 +287,28 @@ class _Pulse:
             self._socket.close()
 
 
-def _socket_of_libvirt() -> socket.socket | None:
-    """A duplicate of our newest socket to a libvirt daemon. libvirt has no call that tells its descriptor."""
-    newest = None
-    for number in sorted(map(int, os.listdir("/proc/self/fd"))):
+def _sockets() -> dict[int, int]:
+    """{inode: descriptor} of our connections to libvirt daemons."""
+    found: dict[int, int] = {}
+    for number in map(int, os.listdir("/proc/self/fd")):
         try:
             if not Path(f"/proc/self/fd/{number}").readlink().name.startswith("socket:"):
                 continue
-            peer = socket.socket(fileno=os.dup(number))
+            with socket.socket(fileno=os.dup(number)) as peer:
+                name = peer.getpeername() if peer.family == socket.AF_UNIX else b""
+                inode = os.fstat(number).st_ino
         except OSError:
-            continue  # closed meanwhile
-        try:
-            name = peer.getpeername() if peer.family == socket.AF_UNIX else b""
-        except OSError:
-            name = b""
+            continue  # closed meanwhile, or not connected
         path = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
         if path.endswith(("/libvirt-sock", "/virtqemud-sock")):
-            if newest is not None:
-                newest.close()
-            newest = peer
-        else:
-            peer.close()
-    return newest
+            found[inode] = number
+    return found
+
+
+def _new_socket(before: dict[int, int]) -> socket.socket | None:
+    """A duplicate of the socket that was opened since. libvirt has no call that tells its descriptor."""
+    new = [number for inode, number in _sockets().items() if inode not in before]
+    return socket.socket(fileno=os.dup(max(new))) if new else None
 
 
 def translate(

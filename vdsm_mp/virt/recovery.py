@@ -95,7 +95,7 @@ class Recovery:
                 self._finish(record.vm_id)
         self._vms.become_known()
         logger.info("%d domains examined, took=%dms", len(there), (clock.mono_s() - began) * 1000)
-        self._in_background("sample all VMs", self._sampler.beat)
+        self._sampler.all_soon()
         self.claim(r.vm_id for r in self._vms.all())
 
     def _finish(self, vm_id: str) -> None:
@@ -114,6 +114,8 @@ class Recovery:
                 with translated(vm_id):
                     self._examine(dom, vm_id)
                 record = self._vms.get(vm_id)
+                if record is not None and record.life.status is not VmStatus.DOWN:
+                    self._sampler.soon(vm_id)
                 if record is not None and not record.external and record.life.status is not VmStatus.DOWN:
                     self._finish(vm_id)
                     self.claim([vm_id])
@@ -173,8 +175,6 @@ class Recovery:
         todo = Do.READ_PAUSE_CODE if _unknown_error(state, reason) else None
         if todo is not None:
             self._vms.perform(record, todo)
-        if active:
-            self._sampler.soon(vm_id)
 
     def _device_removed(self, vm_id: str, alias: str) -> None:
         self._removals.gone(vm_id, alias)

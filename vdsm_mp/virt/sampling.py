@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """When libvirt is asked for statistics, and how one stuck guest is kept from delaying the others.
 
-A beat never waits for libvirt: it starts a job and returns. While a bulk call hangs in a stuck QEMU, the next beats
-ask only for the VMs whose control interface is free, and leave those that were not alone for a while.
+A beat never waits for libvirt: it starts a round and returns. When a round's bulk call does not come back, it is left
+behind with the connection it hangs on, the VM it hangs in shows by its busy control interface, and the rest are asked
+again at once; so each VM that hangs costs one call and the others a second, in the first round only.
 """
 
 import threading
@@ -24,11 +25,12 @@ from vdsm_mp.virt.externaldata import ExternalData
 from vdsm_mp.virt.livemerge import Merges
 from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.registry import Vms
+from vdsm_mp.virt.spare import Spare
 from vdsm_mp.virt.stats import Sample, Stats
 
 logger = log.named(__name__)
 
-_WHAT = (
+WHAT = (
     libvirt.VIR_DOMAIN_STATS_STATE
     | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
     | libvirt.VIR_DOMAIN_STATS_BALLOON
@@ -36,13 +38,17 @@ _WHAT = (
     | libvirt.VIR_DOMAIN_STATS_INTERFACE
     | libvirt.VIR_DOMAIN_STATS_BLOCK
 )
-_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-#: A VM whose control interface was busy is not asked again for so long.
-_AVOID_S = 40.0
-#: Its control interface counts as busy when it has been so for this long; every call makes it so for a moment.
+_NOWAIT = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | _NOWAIT
+#: A command is under way, or none can be any more. A job alone (`CONTROL_JOB`) does not keep NOWAIT from answering.
+_SPEECHLESS = (libvirt.VIR_DOMAIN_CONTROL_OCCUPIED, libvirt.VIR_DOMAIN_CONTROL_ERROR)
+#: A VM's control interface counts as busy when it has been so for this long; every call makes it so for a moment.
 _BUSY_MS = 1000
-#: So many calls may hang at once; each holds a thread of its own. A stuck VM holds one, seldom two.
-_MAX_HANGING = 16
+#: A bulk call that takes longer than this, and than so many times the last one, is left behind.
+_PATIENCE_S = 1.5
+_PATIENCE_TIMES = 4
+#: So many calls may hang at once. Each holds one of the workers of libvirtd, which has twenty.
+_MAX_HANGING = 12
 #: A VM that has just started is sampled this often and this soon, so that it is not shown empty until the next beat.
 _FIRST_SAMPLES_S = (0.2, 1.2)
 
@@ -51,100 +57,118 @@ class Sampler:
     """Asks libvirt, fills `Stats`."""
 
     def __init__(self, connection: Connection, vms: Vms, stats: Stats, background: Background) -> None:
-        self._connection = connection
+        self._spare = Spare(connection)
         self._vms = vms
         self._stats = stats
         self._background = background
         self._lock = threading.Lock()
-        self._hanging = 0
-        self._avoid_until: dict[str, float] = {}
+        self._in_round = False
+        self._took_s = 0.0
         self.skipped = 0
 
     @property
     def hanging(self) -> int:
         """Calls that have not come back."""
-        return self._hanging
+        return self._spare.hanging
 
     def beat(self) -> None:
-        """Start one round; skipped when too many earlier ones still hang."""
+        """Start one round; skipped while the last one is still busy with VMs that hang."""
         with self._lock:
-            if self._hanging >= _MAX_HANGING:
+            if self._in_round:
                 self.skipped += 1
                 return
-            careful = self._hanging > 0
+            self._in_round = True
         # Not in the shared pool: what hangs here must not take its threads from others.
-        job = partial(self._counted, partial(self._round, careful))
-        threading.Thread(target=job, name="sample", daemon=True).start()
+        threading.Thread(target=self._whole_round, name="sample", daemon=True).start()
 
     def soon(self, vm_id: str) -> None:
         """Sample one VM by itself, a few times after its start. Best effort: the next beat comes anyway."""
         for delay_s in _FIRST_SAMPLES_S:
-            try:
-                self._background.later(delay_s, f"sample {vm_id}", partial(self._counted, partial(self._one, vm_id)))
-            except Busy:
-                self.skipped += 1
+            self._later(delay_s, f"sample {vm_id}", partial(self._guarded, partial(self._one, vm_id)))
 
-    def _counted(self, job: Callable[[], None]) -> None:
-        with self._lock:
-            self._hanging += 1
+    def all_soon(self) -> None:
+        """The same for all VMs together, when many have become known at once."""
+        self.beat()
+        self._later(_FIRST_SAMPLES_S[-1], "sample all VMs", self.beat)
+
+    def _later(self, delay_s: float, name: str, job: Callable[[], None]) -> None:
+        try:
+            self._background.later(delay_s, name, job)
+        except Busy:
+            self.skipped += 1
+
+    def _guarded(self, job: Callable[[], None]) -> None:
         try:
             job()
         except (Error, libvirt.libvirtError) as error:
             logger.warning("sampling failed: %s", error)
+
+    # -- all of them
+
+    def _whole_round(self) -> None:
+        try:
+            self._guarded(self._round)
         finally:
             with self._lock:
-                self._hanging -= 1
+                self._in_round = False
 
-    def _round(self, careful: bool) -> None:
-        conn = self._connection.get()
-        taken = clock.mono_s()
-        if careful or self._avoided(taken):
-            free = [dom for dom in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE) if self._free(dom)]
-            if not free:
+    def _round(self) -> None:
+        careful = self._spare.hanging > 0
+        patience_s = max(_PATIENCE_S, _PATIENCE_TIMES * self._took_s)
+        while self._spare.hanging < _MAX_HANGING:
+            if self._spare.ask("sample all VMs", partial(self._bulk, careful), patience_s):
                 return
-            answer = conn.domainListGetStats(free, _WHAT, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
+            careful = True
+        self._spare.ask("look at all VMs", self._excused, patience_s)
+
+    def _bulk(self, careful: bool, conn: Any) -> None:
+        taken = clock.mono_s()
+        if careful:
+            free = self._excused(conn)
+            answer = conn.domainListGetStats(free, WHAT, _NOWAIT) if free else []
         else:
-            answer = conn.getAllDomainStats(_WHAT, _FLAGS)
+            answer = conn.getAllDomainStats(WHAT, FLAGS)
+        self._took_s = clock.mono_s() - taken
         self._take(taken, answer)
+
+    def _excused(self, conn: Any) -> list[Any]:
+        """The domains that may be asked. Until they are, it is not their fault that nothing is heard of them."""
+        free = [dom for dom in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE) if _free(dom)]
+        for dom in free:
+            self._stats.answered(dom.UUIDString())
+        return free
+
+    # -- one of them
 
     def _one(self, vm_id: str) -> None:
         record = self._vms.get(vm_id)
-        if record is None or record.life.status is VmStatus.DOWN:
+        if record is None or record.life.status is VmStatus.DOWN or self._spare.hanging >= _MAX_HANGING:
             return
-        dom = self._connection.domain(vm_id)
-        taken = clock.mono_s()
         with translated(vm_id):
-            if self._free(dom):
-                answer = self._connection.get().domainListGetStats(
-                    [dom], _WHAT, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-                )
-                self._take(taken, answer)
+            self._spare.ask(f"sample {vm_id}", partial(self._single, vm_id), _PATIENCE_S)
+
+    def _single(self, vm_id: str, conn: Any) -> None:
+        taken = clock.mono_s()
+        dom = conn.lookupByUUIDString(vm_id)
+        if _free(dom):
+            self._take(taken, conn.domainListGetStats([dom], WHAT, _NOWAIT))
 
     def _take(self, taken: float, answer: list[tuple[Any, dict[str, Any]]]) -> None:
         for dom, raw in answer:
             record = self._vms.get(dom.UUIDString())
             if record is not None:
                 # QEMU itself tells its disks' counters; libvirt leaves them out when it is busy.
-                spoke = "block.0.rd.reqs" in raw or self._free(dom)
+                spoke = "block.0.rd.reqs" in raw or _free(dom)
                 self._stats.put(record, Sample(taken, raw), answered=spoke)
 
-    def _avoided(self, now: float) -> bool:
-        self._avoid_until = {vm_id: until for vm_id, until in self._avoid_until.items() if until > now}
-        return bool(self._avoid_until)
 
-    def _free(self, dom: Any) -> bool:
-        """Is its control interface free? Asking that never blocks, libvirt answers it from memory."""
-        vm_id = dom.UUIDString()
-        if vm_id in self._avoid_until:
-            return False
-        try:
-            state, _, since_ms = dom.controlInfo()
-        except libvirt.libvirtError:
-            return False  # it ended meanwhile
-        if state != libvirt.VIR_DOMAIN_CONTROL_OK and since_ms >= _BUSY_MS:
-            self._avoid_until[vm_id] = clock.mono_s() + _AVOID_S
-            return False
-        return True
+def _free(dom: Any) -> bool:
+    """Does QEMU answer, as far as libvirtd knows? It tells that from memory."""
+    try:
+        state, _, since_ms = dom.controlInfo()
+    except libvirt.libvirtError:
+        return False  # it ended meanwhile
+    return not (state in _SPEECHLESS and since_ms >= _BUSY_MS)
 
 
 @handles(SampleVms)

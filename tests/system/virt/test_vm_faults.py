@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,38 @@ def test_a_stuck_guest_delays_nobody_and_can_be_destroyed(
             os.kill(pid, signal.SIGCONT) if Path(f"/proc/{pid}").exists() else None
         assert [entry["vmId"] for entry in room.call("Host.getVMList")] == [well.vm_id]
         room.call("VM.destroy", vmID=well.vm_id, gracefulAttempts=0)
+
+
+def test_more_guests_hang_than_libvirtd_serves_at_a_time_and_only_they_are_told(
+    libvirtd: PrivateLibvirtd, folder: Path, new_guest: NewGuest
+) -> None:
+    with VirtRoom(libvirtd.uri, folder, command_timeout_s=3) as room, ExitStack() as frozen:
+        stuck, well = [new_guest(room) for _ in range(6)], new_guest(room)
+        eventually(lambda: room.stats(well.vm_id)["disks"], within_s=5)
+        for guest in stuck:
+            pid = libvirtd.qemu_pid(guest.name)
+            os.kill(pid, signal.SIGSTOP)
+            frozen.callback(os.kill, pid, signal.SIGCONT)
+        room.sample()
+        told: set[str] = set()
+
+        def all_are_told() -> bool:
+            told.update(v["vmId"] for v in room.call("Host.getAllVmStats") if v["monitorResponse"] == "-1")
+            return len(told) >= len(stuck)
+
+        eventually(all_are_told, within_s=20, every_s=0.1)
+        before = room.stats(well.vm_id)["cpuUsage"]
+        room.sample()
+        eventually(lambda: room.stats(well.vm_id)["cpuUsage"] != before, within_s=15)
+        room.call("VM.pause", vmID=well.vm_id)
+        room.call("VM.cont", vmID=well.vm_id)
+        assert told == {guest.vm_id for guest in stuck}
+        assert room.state(Connection).alive
+        frozen.close()
+        room.sample()
+        eventually(lambda: all(v["monitorResponse"] == "0" for v in room.call("Host.getAllVmStats")), within_s=10)
+        for guest in (*stuck, well):
+            room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
 
 
 def test_a_migration_that_had_not_begun_when_we_died_is_over_and_the_vm_stays(
