@@ -8,7 +8,8 @@ from vdsm_mp.ipc.trace import SHOWN_BYTES, masked
 
 
 @pytest.mark.parametrize(
-    "name", ["password", "ticket", "proxyPassword", "secretValue", "private_key", "CHAPpasswd", "headers", "data", "_X_data"]
+    "name",
+    ["password", "ticket", "proxyPassword", "secretValue", "private_key", "CHAPpasswd", "headers", "data", "_X_data"],
 )
 @pytest.mark.parametrize("value", ["hunter2", 'hun"ter2', "hunter2\\", ["hunter2", "x"], {"a": "hunter2"}, 1234567])
 def test_secrets_are_masked_by_name(name: str, value: object) -> None:
