@@ -24,6 +24,7 @@ from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import Do, VmStatus
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
+from vdsm_mp.virt.replicate import replicas
 from vdsm_mp.virt.starting import UNDEFINE, Starter
 from vdsm_mp.virt.stats import Stats
 from vdsm_mp.virt.vmhooks import VmHooks
@@ -150,6 +151,8 @@ class Ender:
                 for drive in record.devices.drives:
                     if drive.ids is not None:
                         self._drives.teardown(drive.ids)
+                for replica in replicas(record):
+                    self._drives.teardown(replica)
             self._hooks.after_destroy(record)
 
     def _read_pause_code(self, record: VmRecord) -> None:

@@ -14,6 +14,7 @@ from vdsm_mp.common import clock, log
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.registry import short_status
+from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
@@ -24,7 +25,7 @@ _PIECE = 256 << 10
 _MAX_PICTURE = 64 << 20
 
 
-def set_ticket(devices: Devices, vm_id: str, params: Mapping[str, Any]) -> dict[str, str]:
+def set_ticket(devices: Devices, hooks: VmHooks, vm_id: str, params: Mapping[str, Any]) -> dict[str, str]:
     """Set the password of the VM's consoles of one type, or of all when none is given. Raises: TicketFailed."""
     record = devices.vms.running(vm_id, "set a console ticket")
     wanted = str(params.get("graphicsType") or "")
@@ -35,9 +36,12 @@ def set_ticket(devices: Devices, vm_id: str, params: Mapping[str, Any]) -> dict[
     consoles = [g for g in domain.iterfind("devices/graphics") if wanted in ("", g.get("type"))]
     if not consoles:
         raise TicketFailed(f"there is no {wanted or 'graphical'} console")
+    who = {name: str(value) for name, value in more.items()} if isinstance(more, Mapping) else {}
+    hooks.before_ticket(record, who)
     for console in consoles:
         _give_password(console, params)
         devices.update(vm_id, dom, console, TicketFailed)
+    hooks.after("vm_set_ticket", record, who)
     logger.info("vm=%s ticket set on %s", vm_id, ", ".join(console.get("type", "") for console in consoles))
     return short_status(record)
 
@@ -60,9 +64,10 @@ def _give_password(console: ET.Element, params: Mapping[str, Any]) -> None:
 
 
 @handles(SetVmTicket)
-def set_vm_ticket(devices: Devices, ask: SetVmTicket) -> None:
+def set_vm_ticket(devices: Devices, hooks: VmHooks, ask: SetVmTicket) -> None:
     set_ticket(
         devices,
+        hooks,
         ask.vm_id,
         {
             "password": ask.password,

@@ -11,6 +11,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_host import ListHostDevices
 from vdsm_mp.common import log, xml
 from vdsm_mp.virt.connection import Connection, translated
+from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
@@ -18,7 +19,7 @@ Params = dict[str, Any]
 
 
 @handles(ListHostDevices)
-def list_host_devices(connection: Connection, ask: ListHostDevices) -> dict[str, Any]:
+def list_host_devices(connection: Connection, hooks: VmHooks, ask: ListHostDevices) -> dict[str, Any]:
     """{device name: {"params": {"capability":…, "parent":…, …}}}. caps: only these capabilities."""
     with translated():
         nodes = connection.get().listAllDevices(0)
@@ -32,7 +33,8 @@ def list_host_devices(connection: Connection, ask: ListHostDevices) -> dict[str,
         params = describe(described)
         if params and (not ask.caps or params["capability"] in ask.caps):
             found[xml.text_of(described, "name")] = {"params": params}
-    return found
+    changed = hooks.hooks.json("after_hostdev_list_by_caps", found, raises=False)
+    return changed if isinstance(changed, dict) else found
 
 
 def describe(device: ET.Element) -> Params:

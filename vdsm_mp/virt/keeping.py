@@ -7,12 +7,16 @@ from typing import Any
 
 import libvirt
 
+from vdsm_mp.api.errors_virt import VmOperationFailed
 from vdsm_mp.common import xml
 from vdsm_mp.virt import domxml_parse
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.metadata import VM_PREFIX, VM_URI, Data, Metadata, Scalar
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
+
+#: Two writers at once are rare, three of them more so.
+_ATTEMPTS = 10
 
 
 class Keeper:
@@ -31,18 +35,32 @@ class Keeper:
         self._write(vm_id, lambda metadata: metadata.with_device(identity, data))
 
     def _write(self, vm_id: str, how: Callable[[Metadata], Metadata]) -> None:
-        record = self._vms.get(vm_id)
-        if record is None or record.external:
-            return
-        metadata = how(record.metadata)
-        dom = self._connection.domain(vm_id)
-        with translated(vm_id):
-            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-            if dom.isActive():
-                flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
-            dom.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, metadata.dump_bare(), VM_PREFIX, VM_URI, flags)
-        # Applied again, because another write may have come between.
-        self._vms.change(vm_id, lambda now: replace(now, metadata=how(now.metadata)))
+        for _ in range(_ATTEMPTS):
+            record = self._vms.get(vm_id)
+            if record is None or record.external:
+                return
+            metadata = how(record.metadata)
+            dom = self._connection.domain(vm_id)
+            with translated(vm_id):
+                flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+                if dom.isActive():
+                    flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
+                dom.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, metadata.dump_bare(), VM_PREFIX, VM_URI, flags)
+            if self._exchange(vm_id, record.metadata, metadata):
+                return
+        raise VmOperationFailed("its metadata are changed by too many at once")
+
+    def _exchange(self, vm_id: str, old: Metadata, new: Metadata) -> bool:
+        """False when another write came between: then libvirt has only one of the two."""
+        fine = True
+
+        def exchanged(now: VmRecord) -> VmRecord:
+            nonlocal fine
+            fine = now.metadata is old
+            return replace(now, metadata=new) if fine else now
+
+        self._vms.change(vm_id, exchanged)
+        return fine
 
     def refresh(self, vm_id: str, *, tell: tuple[str, ...] = ()) -> VmRecord | None:
         """Read the live devices again; tell: statistics to publish afterwards, `hash` among them.

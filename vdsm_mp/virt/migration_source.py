@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VMs that leave for another host. Owns the outgoing migrations: their queue, their watch, their end.
+"""VMs that leave for another host: what clients ask of them, and what a new life takes up. Knows all that are
+under way.
 
-The two libvirts move the VM between them, so a migration outlives us; a note in the VM's metadata lets the next life
-go on watching it. Where the VM is afterwards is told by libvirt alone: what fails here is first looked at, and what
-was prepared at the destination is only taken away while the VM is seen alive on this host.
+    migration_queue   whose turn it is          migration_push   one of them, from here to there
+    migration_watch   its progress              migration_end    where the VM is when it is over
+
+A note in the VM's metadata lets the next life go on watching what libvirt carries meanwhile.
 """
 
 import threading
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 import libvirt
 import msgspec
 
-from vdsm_mp.api.errors import RemoteError
 from vdsm_mp.api.errors_virt import (
     LibvirtUnavailable,
     MigrationCancelFailed,
@@ -24,7 +24,6 @@ from vdsm_mp.api.errors_virt import (
     MigrationLimitExceeded,
     MigrationNotInProgress,
     MigrationOperationFailed,
-    NoSuchVm,
 )
 from vdsm_mp.api.ports import Background, Publisher
 from vdsm_mp.api.verb import handles
@@ -32,29 +31,28 @@ from vdsm_mp.api.vm_migration import CancelMigration, ChangeMigration, GetVmMigr
 from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Vars
-from vdsm_mp.virt import convergence, machine, migration_params, moving
+from vdsm_mp.virt import convergence, migration_params, moving
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.convergence import Schedule
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import Life, Move, VmStatus
-from vdsm_mp.virt.migration_params import NOTE, Note
+from vdsm_mp.virt.migration_end import Endings
+from vdsm_mp.virt.migration_params import NOTE
 from vdsm_mp.virt.migration_peer import Peers
-from vdsm_mp.virt.migration_watch import ADOPTED_S, Outgoing, Watch
+from vdsm_mp.virt.migration_push import Cancelled, Push
+from vdsm_mp.virt.migration_queue import Queue
+from vdsm_mp.virt.migration_watch import Outgoing, Watch
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
+from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
-_XML = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
 _CANCEL_S = 10.0
 
 
-class _Cancelled(Exception):
-    """A client does not want it any more."""
-
-
 class Migrations:
-    """Leads outgoing migrations, a few at a time; the rest waits in order without holding a thread."""
+    """All outgoing migrations, by VM."""
 
     def __init__(
         self,
@@ -67,21 +65,30 @@ class Migrations:
         publisher: Publisher,
         variables: Vars,
         libvirt_uri: str,
+        hooks: VmHooks,
     ) -> None:
         self._connection = connection
         self._vms = vms
-        self._keeper = keeper
-        self._peers = peers
         self._background = background
-        self._watch = Watch(connection, vms, background, publisher, variables.migration_monitor_interval)
-        self._watch.ended = self._look
         self._vars = variables
-        self._libvirt_uri = libvirt_uri
-        self._limit = variables.max_outgoing_migrations
+        self._end = Endings(connection, vms, keeper=keeper, peers=peers, background=background)
+        self._end.adopt = self.recovered
+        self._watch = Watch(connection, vms, background, publisher, variables.migration_monitor_interval)
+        self._watch.ended = self._end.look
+        self._push = Push(
+            connection,
+            vms,
+            keeper=keeper,
+            peers=peers,
+            watch=self._watch,
+            hooks=hooks,
+            background=background,
+            max_bandwidth=variables.migration_max_bandwidth,
+            libvirt_uri=libvirt_uri,
+        )
+        self._queue = Queue(self._lead, variables.max_outgoing_migrations)
         self._lock = threading.Lock()
         self._all: dict[str, Outgoing] = {}
-        self._waiting: deque[Outgoing] = deque()
-        self._active = 0
 
     # -- what clients ask
 
@@ -111,21 +118,15 @@ class Migrations:
         with self._lock:
             self._all = {key: old for key, old in self._all.items() if self._vms.get(key) is not None}
             self._all[vm_id] = out
-            if params.outgoing_limit:
-                self._limit = params.outgoing_limit
         logger.info("VM.migrate vm=%s dst=%s", vm_id, params.dst)
-        self._queue(out)
+        self._queue.submit(out, params.outgoing_limit)
 
     def cancel(self, vm_id: str) -> None:
         """Returns when it is on its way out. Raises: MigrationNotInProgress, MigrationCancelFailed."""
         out = self._current(vm_id)
         out.cancelled.set()
-        with self._lock:
-            waiting = out in self._waiting
-            if waiting:
-                self._waiting.remove(out)
-        if waiting:
-            self._stayed(out, "cancelled")
+        if self._queue.withdraw(out):
+            self._end.stayed(out, "cancelled")
             return
         until = clock.mono_s() + _CANCEL_S
         # libvirt may not have begun yet; then there is nothing that could be aborted.
@@ -185,150 +186,35 @@ class Migrations:
             self._watch.later(out, 0)
         self._vms.move(vm_id, moving.found_leaving)
 
-    # -- one migration, in a thread of its own: it waits for libvirt as long as the migration takes
+    # -- one migration, in a thread of the queue
 
-    def _queue(self, out: Outgoing) -> None:
-        with self._lock:
-            self._waiting.append(out)
-        self._next()
-
-    def _next(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting or self._active >= self._limit:
-                    return
-                self._active += 1
-                out = self._waiting.popleft()
-            flow = log.flow.get()
-            threading.Thread(target=self._run, args=(out, flow), name=f"migrate {out.vm_id}", daemon=True).start()
-
-    def _run(self, out: Outgoing, flow: str) -> None:
-        log.flow.set(flow)
+    def _lead(self, out: Outgoing) -> None:
         try:
-            self._migrate(out)
+            self._push.run(out)
         except MigrationLimitExceeded as error:
             after_s = self._vars.migration_retry_timeout
             logger.info("vm=%s %s: %s; asked again in %d s", out.vm_id, out.params.dst, error, after_s)
             self._background.later(after_s, f"migrate {out.vm_id}", lambda: self._again(out))
-        except _Cancelled:
-            self._stayed(out, "cancelled")
+        except Cancelled:
+            self._end.stayed(out, "cancelled")
         except LibvirtUnavailable as error:
             # Nobody knows where it is. The note is there when libvirt is.
             logger.warning("vm=%s libvirt is lost while it migrates: %s", out.vm_id, error)
-            self._lose(out)
+            self._end.lose(out)
         except Error as error:
-            self._look(out, str(error))
+            self._end.look(out, str(error))
         except Exception:
             logger.exception("vm=%s the migration failed in an unexpected way", out.vm_id)
-            self._look(out, "internal error")
-        finally:
-            with self._lock:
-                self._active -= 1
-            self._next()
+            self._end.look(out, "internal error")
+        else:
+            self._end.left(out)
+            self._push.afterwards(out)
 
     def _again(self, out: Outgoing) -> None:
         if out.cancelled.is_set():
-            self._stayed(out, "cancelled")
+            self._end.stayed(out, "cancelled")
         else:
-            self._queue(out)
-
-    def _migrate(self, out: Outgoing) -> None:
-        vm_id, params = out.vm_id, out.params
-        began = clock.mono_s()
-        self._go_on(out)
-        self._keeper.remember(vm_id, **{NOTE: Note(params.dst, params).dump()})
-        dom = self._connection.domain(vm_id)
-        record = self._vms.find(vm_id)
-        with translated(vm_id, MigrationFailed):
-            description = dom.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
-            live, persistent = dom.XMLDesc(_XML), dom.XMLDesc(_XML | libvirt.VIR_DOMAIN_XML_INACTIVE)
-        # From here on a place may be held there, unless the other host says that it has refused.
-        out.prepared = True
-        try:
-            self._peers.create(params.dst, vm_id, _definition(record, params, description), params.incoming_limit)
-        except (MigrationLimitExceeded, RemoteError):
-            out.prepared = False
-            raise
-        self._go_on(out)
-        host, _ = migration_params.address(params.dst)
-        uri = self._libvirt_uri.replace("{host}", migration_params.bracketed(host))
-        found = migration_params.parameters(
-            params, max_bandwidth=self._vars.migration_max_bandwidth, live=live, persistent=persistent
-        )
-        out.pushing = True
-        self._watch.later(out)
-        with translated(vm_id, MigrationFailed):
-            dom.migrateToURI3(uri, found, migration_params.flags(params, out.plan))
-        logger.info("VM.migrate vm=%s is at %s, took=%dms", vm_id, params.dst, (clock.mono_s() - began) * 1000)
-        self._left(out)
-
-    def _go_on(self, out: Outgoing) -> None:
-        record = self._vms.get(out.vm_id)
-        if out.cancelled.is_set() or record is None or record.life.status is not VmStatus.MIGRATION_SOURCE:
-            raise _Cancelled
-
-    # -- how it ends
-
-    def _left(self, out: Outgoing) -> None:
-        out.done.set()
-        out.progress = 100
-        self._vms.change(out.vm_id, lambda now: replace(now, migration_progress=100))
-        self._vms.move(out.vm_id, lambda life: machine.on_stopped(life, migrated=True))
-
-    def _look(self, out: Outgoing, why: str) -> None:
-        """It did not go as it should: where is the VM now?"""
-        if out.cancelled.is_set():
-            why = "cancelled"
-        try:
-            state, reason = self._state(out.vm_id)
-        except NoSuchVm:
-            out.done.set()
-            return
-        except Error as error:
-            logger.warning("vm=%s cannot be looked at after its migration failed: %s", out.vm_id, error)
-            self._lose(out)
-            return
-        if state in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
-            out.done.set()  # its end was an event, or is found when stock is taken
-        elif _is_torn(state, reason):
-            out.done.set()
-            logger.error("vm=%s post-copy failed (%s); it cannot go on anywhere", out.vm_id, why)
-            self._vms.move(out.vm_id, moving.torn)
-        else:
-            self._stayed(out, why, runs=state == libvirt.VIR_DOMAIN_RUNNING)
-
-    def _stayed(self, out: Outgoing, why: str, *, runs: bool | None = None) -> None:
-        """The VM lives here. First the destination is cleared: an engine tries again as soon as it knows."""
-        logger.warning("VM.migrate vm=%s stays here: %s", out.vm_id, why)
-        if out.prepared and out.params.dst:
-            self._peers.clear(out.params.dst, out.vm_id)
-        try:
-            self._keeper.remember(out.vm_id, **{NOTE: None})
-            if runs is None:
-                runs = self._state(out.vm_id)[0] == libvirt.VIR_DOMAIN_RUNNING
-        except Error as error:
-            logger.warning("vm=%s the end of its migration is not written down: %s", out.vm_id, error)
-        out.done.set()
-        self._vms.change(out.vm_id, lambda now: replace(now, migration_progress=None))
-        self._vms.move(out.vm_id, lambda life: moving.stay(life, runs=life.cpus_run if runs is None else runs))
-
-    def _state(self, vm_id: str) -> tuple[int, int]:
-        with translated(vm_id):
-            state, reason = self._connection.domain(vm_id).state()
-        return state, reason
-
-    def _lose(self, out: Outgoing) -> None:
-        """The thread that led it ends; from now on it is watched as one of an earlier life."""
-        if out.adopted:
-            return
-        out.done.set()
-
-        def adopt() -> None:
-            record = self._vms.get(out.vm_id)
-            if record is not None and record.life.status is VmStatus.MIGRATION_SOURCE:
-                self.recovered(record)
-
-        self._background.later(ADOPTED_S, f"adopt migration {out.vm_id}", adopt)
+            self._queue.submit(out)
 
     def _current(self, vm_id: str) -> Outgoing:
         self._vms.find(vm_id)
@@ -338,31 +224,8 @@ class Migrations:
         return out
 
 
-def _definition(record: VmRecord, params: MigrationParams, description: str) -> dict[str, Any]:
-    """What the destination gets to know of the VM besides its memory."""
-    elapsed_s = 0.0 if record.started_wall is None else max(0.0, clock.wall_s() - record.started_wall)
-    return {
-        "vmId": record.vm_id,
-        "vmName": record.name,
-        "xml": description,
-        "_srcDomXML": description,
-        "migrationDest": "libvirt",
-        "elapsedTimeOffset": elapsed_s,
-        "timeOffset": record.time_offset,
-        "clientIp": record.client_ip,
-        "destroy_on_reboot": record.life.destroy_on_reboot,
-        "enableGuestEvents": bool(params.enable_guest_events),
-        "_migrationParams": {},
-    }
-
-
 def _with_bandwidth(params: MigrationParams, mib_s: int) -> MigrationParams:
     return msgspec.structs.replace(params, max_bandwidth=mib_s)
-
-
-def _is_torn(state: int, reason: int) -> bool:
-    failed = libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
-    return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason in (failed, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY))
 
 
 @handles(MigrateVm)

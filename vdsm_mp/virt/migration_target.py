@@ -6,6 +6,7 @@ watch is the safety net below libvirt's events, and what a new life of ours goes
 """
 
 import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from vdsm_mp.api.errors_virt import (
     MissingVmParameter,
     NoSuchVm,
 )
+from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.api.ports import Background
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_blocks import RefreshVmDisk
@@ -38,6 +40,7 @@ from vdsm_mp.virt.migration_params import NOTE, without_note
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.sampling import Sampler
+from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
@@ -59,6 +62,7 @@ class Arrivals:
         background: Background,
         policy: Policy,
         variables: Vars,
+        hooks: VmHooks,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -67,6 +71,7 @@ class Arrivals:
         self._sampler = sampler
         self._background = background
         self._policy = policy
+        self._hooks = hooks
         self._limit = variables.max_incoming_migrations
         self._timeout_s = variables.migration_destination_timeout
         #: A source that waited so long for us has given up, whether or not it could tell us.
@@ -87,10 +92,14 @@ class Arrivals:
         domxml_build.check(domain, metadata, self._policy)
         displaynet.ensure(self._connection.get(), domain)
         self._keep_place(_record(vm_id, who.name, domain, metadata, params), limit)
+        prepared: dict[str, PreparedDrive] = {}
         try:
             prepared = self._drives.prepare_all(domain, metadata)
+            self._hooks.before_arriving(self._vms.find(vm_id), domain)
         except BaseException as error:
             self._vms.forget(vm_id)
+            if prepared:
+                self._give_back(domain, metadata)
             if isinstance(error, Error):
                 raise CannotCreateVm(str(error)) from error
             raise
@@ -100,12 +109,15 @@ class Arrivals:
             return replace(now, devices=replace(now.devices, drives=drives))
 
         if self._vms.change(vm_id, sized) is None:
-            for drive in domxml_parse.devices(domain, metadata).drives:
-                if drive.ids is not None:
-                    self._drives.teardown(drive.ids)
+            self._give_back(domain, metadata)
             raise CannotCreateVm("it was destroyed meanwhile")
         logger.info("VM.migrationCreate vm=%s is expected", vm_id)
         self._watch_later(vm_id, clock.mono_s(), seen=False)
+
+    def _give_back(self, domain: ET.Element, metadata: Metadata) -> None:
+        for drive in domxml_parse.devices(domain, metadata).drives:
+            if drive.ids is not None:
+                self._drives.teardown(drive.ids)
 
     def _keep_place(self, record: VmRecord, limit: int | None) -> None:
         most = limit or self._limit
@@ -210,6 +222,9 @@ class Arrivals:
         self._vms.move(vm_id, lambda life: moving.arrive(life, runs=runs))
         logger.info("vm=%s has arrived", vm_id)
         self._sampler.soon(vm_id)
+        now = self._vms.get(vm_id)
+        if now is not None:
+            self._hooks.after_arriving(now, domain)
 
 
 def _comes(state: int, reason: int) -> bool:

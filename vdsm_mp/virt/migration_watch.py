@@ -33,7 +33,7 @@ ADOPTED_S = 2.0
 class Outgoing:
     """One migration. prepared: the destination may hold a place for it. pushing: libvirt has it.
 
-    adopted: begun by an earlier life of ours.
+    adopted: begun by an earlier life of ours. description: its XML when it left.
     """
 
     vm_id: str
@@ -45,6 +45,7 @@ class Outgoing:
     passes: int = 0
     progress: int = 0
     downtime_ms: int | None = None
+    description: str = ""
     cancelled: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
 

@@ -9,24 +9,27 @@ from vdsm_mp.api.errors_virt import DeviceNotFound, InvalidVmParameter, UpdateDe
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_devices import UpdateVmDevice
 from vdsm_mp.common import log, xml
+from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import graphics
+from vdsm_mp.virt.devicehooks import DeviceHooks, custom_of
 from vdsm_mp.virt.devices import Devices, alias_of, find
 from vdsm_mp.virt.registry import short_status
+from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
 
 @handles(UpdateVmDevice)
-def update_device(devices: Devices, ask: UpdateVmDevice) -> dict[str, str]:
+def update_device(devices: Devices, hooks: VmHooks, ask: UpdateVmDevice) -> dict[str, str]:
     kind = ask.params.get("deviceType")
     if kind == "graphics":
-        return graphics.set_ticket(devices, ask.vm_id, ask.params)
+        return graphics.set_ticket(devices, hooks, ask.vm_id, ask.params)
     if kind == "interface":
-        return update_nic(devices, ask.vm_id, ask.params)
+        return update_nic(devices, hooks.devices, ask.vm_id, ask.params)
     raise InvalidVmParameter(f"deviceType {kind!r} cannot be updated")
 
 
-def update_nic(devices: Devices, vm_id: str, params: Mapping[str, Any]) -> dict[str, str]:
+def update_nic(devices: Devices, hooks: DeviceHooks, vm_id: str, params: Mapping[str, Any]) -> dict[str, str]:
     """Keys that are absent stay as they are. Raises: DeviceNotFound, UpdateDeviceFailed."""
     record = devices.vms.running(vm_id, "update a network card")
     if params.get("portMirroring"):
@@ -36,11 +39,18 @@ def update_nic(devices: Devices, vm_id: str, params: Mapping[str, Any]) -> dict[
     card = find(domain, "interface", lambda i: (bool(alias) and alias_of(i) == alias) or mac_of(i) == wanted_mac)
     if card is None:
         raise DeviceNotFound(alias or wanted_mac or "no alias given")
-    _set_link(card, params)
-    _set_limits(card, params.get("specParams"))
-    devices.update(vm_id, dom, card, UpdateDeviceFailed)
     identity = {"mac_address": mac_of(card)}
     data = record.metadata.device(**identity)
+    custom = custom_of(params) or custom_of(data)
+    _set_link(card, params)
+    _set_limits(card, params.get("specParams"))
+    wanted = hooks.before("update", record, card, custom, UpdateDeviceFailed)
+    try:
+        devices.update(vm_id, dom, wanted, UpdateDeviceFailed)
+    except Error:
+        hooks.after("update", record, wanted, custom, fine=False)
+        raise
+    hooks.after("update", record, wanted, custom, fine=True)
     if "network" in params:
         data = {**data, "network": str(params["network"] or "")}
     if isinstance(params.get("custom"), Mapping):

@@ -17,10 +17,10 @@ from vdsm_mp.api.errors_virt import MissingVmParameter
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.connection import translated
+from vdsm_mp.virt.devicehooks import DeviceHooks, custom_of
 from vdsm_mp.virt.devices import Devices, alias_of
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import VmRecord
-from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
@@ -52,7 +52,7 @@ class Removals:
 class Plugger:
     """Attach and detach."""
 
-    def __init__(self, devices: Devices, removals: Removals, hooks: VmHooks, unplug_s: float = UNPLUG_S) -> None:
+    def __init__(self, devices: Devices, removals: Removals, hooks: DeviceHooks, unplug_s: float = UNPLUG_S) -> None:
         self.devices = devices
         self.hooks = hooks
         self._removals = removals
@@ -85,15 +85,14 @@ class Plugger:
     ) -> Iterator[ET.Element]:
         """Yields the device as the hooks want it."""
         record = self.devices.vms.find(vm_id)
-        found = (data or {}).get("custom")
-        custom = {name: str(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
-        wanted = self.hooks.before_device(operation, record, device, custom, failed)
+        custom = custom_of(data)
+        wanted = self.hooks.before(operation, record, device, custom, failed)
         try:
             yield wanted
         except Error:
-            self.hooks.after_device(operation, record, wanted, custom, fine=False)
+            self.hooks.after(operation, record, wanted, custom, fine=False)
             raise
-        self.hooks.after_device(operation, record, wanted, custom, fine=True)
+        self.hooks.after(operation, record, wanted, custom, fine=True)
 
     def _detach(self, vm_id: str, device: ET.Element, failed: Callable[[str], Error]) -> None:
         alias = alias_of(device)

@@ -148,6 +148,7 @@ class Recovery:
 
     def _examine(self, dom: Any, vm_id: str) -> None:
         """Make one domain known, or tell what has become of it."""
+        known = self._vms.get(vm_id)
         try:
             state, reason = dom.state()
             domain = xml.parse(dom.XMLDesc(0))
@@ -163,7 +164,7 @@ class Recovery:
         found = _life(state, reason, metadata)
         if self._vms.get(vm_id) is not None:
             if active:
-                self._vms.change(vm_id, lambda record: with_devices(record, domain))
+                self._vms.change(vm_id, lambda record: with_devices(_as_written(record, known, metadata), domain))
             self._vms.move(vm_id, lambda life: machine.on_recovered(life, found))
             return
         record = _record(vm_id, domain, metadata, found, external=external)
@@ -195,6 +196,13 @@ class Recovery:
             self._background.start(name, run)
         except Busy:
             self._background.later(1.0, name, run)
+
+
+def _as_written(record: VmRecord, before: VmRecord | None, metadata: Metadata) -> VmRecord:
+    """A write whose answer was lost with libvirtd may have happened. What was written since we read is newer."""
+    if record.external or before is None or record.metadata is not before.metadata:
+        return record
+    return replace(record, metadata=metadata)
 
 
 def _record(vm_id: str, domain: Any, metadata: Metadata, life: Life, *, external: bool) -> VmRecord:

@@ -2,25 +2,31 @@
 """Live storage migration: a disk is mirrored to another volume while the guest runs, then the VM goes over to it.
 
 The replica is written into the disk's metadata before QEMU is asked, so that after a death of ours it is known what
-was prepared. The mirror ends when the engine says so: over to the replica, or back to where it was.
+was prepared. The mirror ends when the engine says so: over to the replica, or back to where it was. What we know of
+it follows QEMU: whatever fails in the middle is looked at again (`look`), and taken as done or undone.
 """
 
+import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import libvirt
 
-from vdsm_mp.api.errors_virt import AbortReplicationFailed, ReplicaFailed, ReplicationNotReady
+from vdsm_mp.api.errors_virt import AbortReplicationFailed, NoSuchVm, ReplicaFailed, ReplicationNotReady
 from vdsm_mp.api.internal import PreparedDrive
+from vdsm_mp.api.ports import Background
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_blocks import FinishDiskReplication, StartDiskReplication
 from vdsm_mp.common import log, xml
+from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import domxml_build
-from vdsm_mp.virt.chain import follow
+from vdsm_mp.virt.chain import follow, running_chain
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices, find, target_of
 from vdsm_mp.virt.domxml_parse import volume_ids
+from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 
 logger = log.named(__name__)
@@ -30,68 +36,175 @@ _FLAGS = (
     | libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT
     | libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
 )
+_AGAIN_S = 1.0
 
 
-@handles(StartDiskReplication)
-def start_disk_replication(devices: Devices, ask: StartDiskReplication) -> None:
-    """Nothing stays prepared or written down when it fails. need_extend: file storage grows by itself."""
-    record = devices.vms.running(ask.vm_id, "replicate a disk")
-    drive, target = _drive(record, ask.src_disk), _ids(ask.dst_disk)
-    identity = {"devtype": "disk", "name": drive.name}
-    before = record.metadata.device(**identity)
-    if "diskReplicate" in before:
-        raise ReplicaFailed(f"{drive.name} is being replicated already")
-    prepared = devices.drives.prepare(target)
-    try:
-        devices.keeper.remember_device(ask.vm_id, identity, {**before, "diskReplicate": _named(target)})
-        dom = devices.connection.domain(ask.vm_id)
-        with translated(ask.vm_id, ReplicaFailed):
-            dom.blockCopy(drive.name, xml.dump(_replica(prepared)), {}, _FLAGS)
-    except BaseException:
-        devices.keeper.remember_device(ask.vm_id, identity, before)
-        devices.drives.teardown(target)
-        raise
-    logger.info("vm=%s %s is mirrored to %s", ask.vm_id, drive.name, prepared.path)
+class Replications:
+    """Mirrors of disks. At most one verb at a time works on a VM; `look` leaves that VM to it."""
+
+    def __init__(self, devices: Devices, background: Background) -> None:
+        self.devices = devices
+        self._background = background
+        self._lock = threading.Lock()
+        self._busy: set[str] = set()
+
+    def start(self, record: VmRecord, drive: Drive, target: VolumeIds) -> None:
+        """Raises: ReplicaFailed, what storage raised; then nothing stays: no mirror, no note, nothing prepared."""
+        devices, vm_id = self.devices, record.vm_id
+        before = record.metadata.device(**_identity(drive))
+        if "diskReplicate" in before:
+            raise ReplicaFailed(f"{drive.name} is being replicated already")
+        with self._working(vm_id):
+            prepared = devices.drives.prepare(target)
+            try:
+                note = {**before, "diskReplicate": _named(target)}
+                devices.keeper.remember_device(vm_id, _identity(drive), note)
+                dom = devices.connection.domain(vm_id)
+                with translated(vm_id, ReplicaFailed):
+                    dom.blockCopy(drive.name, xml.dump(_replica(prepared)), {}, _FLAGS)
+            except BaseException:
+                self._undo(vm_id, drive.name, target)
+                raise
+        logger.info("vm=%s %s is mirrored to %s", vm_id, drive.name, prepared.path)
+
+    def finish(self, record: VmRecord, drive: Drive, *, pivot: bool) -> None:
+        """Raises: ReplicaFailed, ReplicationNotReady (ask again later), AbortReplicationFailed."""
+        devices, vm_id = self.devices, record.vm_id
+        replica = _replica_of(record, drive)
+        if replica is None:
+            raise ReplicaFailed(f"{drive.name} is not being replicated")
+        with self._working(vm_id):
+            dom, domain = devices.live(vm_id)
+            disk = _disk(domain, drive.name)
+            if pivot and not _is_on(disk, replica):
+                _require_ready(vm_id, dom, disk, drive)
+                devices.drives.prepare(replica)
+            try:
+                if disk.find("mirror") is not None:
+                    with translated(vm_id, AbortReplicationFailed):
+                        dom.blockJobAbort(drive.name, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT if pivot else 0)
+                self._settle(record, drive, replica)
+            except Error:
+                # It may have happened all the same.
+                self._look_later(vm_id)
+                raise
+
+    def look(self, vm_id: str) -> None:
+        """After a restart of us or of libvirtd: mirrors that are over are taken as QEMU left them; others go on.
+
+        Raises: NoSuchVm, LibvirtUnavailable.
+        """
+        record = self.devices.vms.get(vm_id)
+        if record is None or record.external or record.life.status is VmStatus.DOWN or vm_id in self._busy:
+            return
+        for drive in record.devices.drives:
+            replica = _replica_of(record, drive)
+            if replica is None:
+                continue
+            _, domain = self.devices.live(vm_id)
+            if _disk(domain, drive.name).find("mirror") is None:
+                self._settle(record, drive, replica)
+            else:
+                logger.info("vm=%s %s is mirrored still", vm_id, drive.name)
+
+    def _settle(self, record: VmRecord, drive: Drive, replica: VolumeIds) -> None:
+        """No mirror any more: note what QEMU uses, and give back the volume that it does not use."""
+        devices, vm_id = self.devices, record.vm_id
+        _, domain = devices.live(vm_id)
+        moved = _is_on(_disk(domain, drive.name), replica)
+        prepared = devices.drives.prepare(replica) if moved else None
+        data = {k: v for k, v in record.metadata.device(**_identity(drive)).items() if k != "diskReplicate"}
+        devices.keeper.remember_device(vm_id, _identity(drive), data | (_named(replica) if moved else {}))
+        devices.changed(vm_id)
+        if moved:
+            now = next(one for one in devices.vms.find(vm_id).devices.drives if one.name == drive.name)
+            follow(devices, vm_id, now, prepared)
+        stale = drive.ids if moved else replica
+        if stale is not None:
+            devices.drives.teardown(stale)
+        logger.info("vm=%s %s %s", vm_id, drive.name, "uses its replica now" if moved else "is not replicated any more")
+
+    def _undo(self, vm_id: str, name: str, target: VolumeIds) -> None:
+        """A start that failed for its caller may have reached QEMU. Never raises; tried until libvirt is there."""
+        try:
+            dom, domain = self.devices.live(vm_id)
+            if _disk(domain, name).find("mirror") is not None:
+                with translated(vm_id, ReplicaFailed):
+                    dom.blockJobAbort(name, 0)
+            record = self.devices.vms.get(vm_id)
+            data = dict(record.metadata.device(devtype="disk", name=name)) if record is not None else {}
+            data.pop("diskReplicate", None)
+            self.devices.keeper.remember_device(vm_id, {"devtype": "disk", "name": name}, data)
+        except NoSuchVm:
+            pass  # its metadata went with it
+        except Error as error:
+            logger.warning("vm=%s the mirror of %s is not undone yet: %s", vm_id, name, error)
+            again = f"undo mirror vm={vm_id}"
+            self._background.later(_AGAIN_S, again, lambda: self._undo(vm_id, name, target), key=again)
+            return
+        self.devices.drives.teardown(target)
+
+    def _look_later(self, vm_id: str) -> None:
+        def look() -> None:
+            try:
+                self.look(vm_id)
+            except NoSuchVm:
+                return
+            except Error as error:
+                logger.info("vm=%s its mirrors cannot be looked at yet: %s", vm_id, error)
+                self._look_later(vm_id)
+
+        name = f"look at mirrors of vm={vm_id}"
+        self._background.later(_AGAIN_S, name, look, key=name)
+
+    @contextmanager
+    def _working(self, vm_id: str) -> Iterator[None]:
+        with self._lock:
+            self._busy.add(vm_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy.discard(vm_id)
 
 
-@handles(FinishDiskReplication)
-def finish_disk_replication(devices: Devices, ask: FinishDiskReplication) -> None:
-    """Over to the destination, or back when both name the same volume. Raises: ReplicationNotReady: ask again later."""
-    record = devices.vms.running(ask.vm_id, "finish a replication")
-    drive, target = _drive(record, ask.src_disk), _ids(ask.dst_disk)
-    source = drive.ids
-    assert source is not None
-    identity = {"devtype": "disk", "name": drive.name}
-    data = dict(record.metadata.device(**identity))
-    replica = volume_ids(data.get("diskReplicate") or {})
-    if replica is None:
-        raise ReplicaFailed(f"{drive.name} is not being replicated")
-    pivot = target != source
-    dom, domain = devices.live(ask.vm_id)
-    if pivot:
-        _require_ready(ask.vm_id, dom, domain, drive)
-        prepared = devices.drives.prepare(replica)
-    with translated(ask.vm_id, AbortReplicationFailed):
-        dom.blockJobAbort(drive.name, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT if pivot else 0)
-    data.pop("diskReplicate", None)
-    devices.keeper.remember_device(ask.vm_id, identity, data | (_named(replica) if pivot else {}))
-    devices.changed(ask.vm_id)
-    now = devices.vms.find(ask.vm_id)
-    if pivot:
-        moved = next(one for one in now.devices.drives if one.name == drive.name)
-        follow(devices, ask.vm_id, moved, prepared)
-    devices.drives.teardown(source if pivot else replica)
-    logger.info("vm=%s %s %s", ask.vm_id, drive.name, "uses its replica now" if pivot else "is not replicated any more")
+def replicas(record: VmRecord) -> Iterator[VolumeIds]:
+    """What is prepared for mirrors of its disks."""
+    for drive in record.devices.drives:
+        found = _replica_of(record, drive)
+        if found is not None:
+            yield found
 
 
-def _require_ready(vm_id: str, dom: Any, domain: ET.Element, drive: Drive) -> None:
+def _replica_of(record: VmRecord, drive: Drive) -> VolumeIds | None:
+    return volume_ids(record.metadata.device(**_identity(drive)).get("diskReplicate") or {})
+
+
+def _identity(drive: Drive) -> dict[str, str]:
+    return {"devtype": "disk", "name": drive.name}
+
+
+def _disk(domain: ET.Element, name: str) -> ET.Element:
+    disk = find(domain, "disk", lambda element: target_of(element) == name)
+    if disk is None:
+        raise ReplicaFailed(f"{name} is gone")
+    return disk
+
+
+def _is_on(disk: ET.Element, ids: VolumeIds) -> bool:
+    """Does QEMU use this volume as leaf? Both may have the same name, on different domains."""
+    links = running_chain(disk)
+    parts = links[0].path.split("/") if links else [""]
+    return parts[-1] == ids.volume_id and ids.sd_id in parts
+
+
+def _require_ready(vm_id: str, dom: Any, disk: ET.Element, drive: Drive) -> None:
     """Equal counters also hold at the very beginning; the XML says when the mirror is complete."""
     with translated(vm_id, ReplicaFailed):
         info = dom.blockJobInfo(drive.name, 0)
     if not info:
         raise ReplicaFailed(f"there is no mirror of {drive.name}")
-    disk = find(domain, "disk", lambda element: target_of(element) == drive.name)
-    ready = disk is not None and xml.attributes(disk.find("mirror")).get("ready") == "yes"
+    ready = xml.attributes(disk.find("mirror")).get("ready") == "yes"
     if not ready or info.get("cur") != info.get("end"):
         raise ReplicationNotReady(f"the mirror of {drive.name} has {info.get('cur')} of {info.get('end')} bytes")
 
@@ -103,12 +216,11 @@ def _replica(prepared: PreparedDrive) -> ET.Element:
     return disk
 
 
-def _drive(record: VmRecord, spec: Mapping[str, Any]) -> Drive:
-    ids = _ids(spec)
+def _drive(record: VmRecord, ids: VolumeIds) -> Drive | None:
     for drive in record.devices.drives:
         if drive.ids is not None and (drive.ids.sd_id, drive.ids.image_id) == (ids.sd_id, ids.image_id):
             return drive
-    raise ReplicaFailed(f"there is no disk on image {ids.image_id} of domain {ids.sd_id}")
+    return None
 
 
 def _ids(spec: Mapping[str, Any]) -> VolumeIds:
@@ -120,3 +232,29 @@ def _ids(spec: Mapping[str, Any]) -> VolumeIds:
 
 def _named(ids: VolumeIds) -> dict[str, str]:
     return {"poolID": ids.pool_id, "domainID": ids.sd_id, "imageID": ids.image_id, "volumeID": ids.volume_id}
+
+
+@handles(StartDiskReplication)
+def start_disk_replication(replications: Replications, ask: StartDiskReplication) -> None:
+    """need_extend: file storage grows by itself."""
+    record = replications.devices.vms.running(ask.vm_id, "replicate a disk")
+    source, target = _ids(ask.src_disk), _ids(ask.dst_disk)
+    drive = _drive(record, source)
+    if drive is None:
+        raise ReplicaFailed(f"there is no disk on image {source.image_id} of domain {source.sd_id}")
+    replications.start(record, drive, target)
+
+
+@handles(FinishDiskReplication)
+def finish_disk_replication(replications: Replications, ask: FinishDiskReplication) -> None:
+    """Over to the destination, or back when both name the same volume. Done already is done."""
+    record = replications.devices.vms.running(ask.vm_id, "finish a replication")
+    source, target = _ids(ask.src_disk), _ids(ask.dst_disk)
+    drive = _drive(record, source)
+    there = _drive(record, target)
+    if drive is None and there is not None and there.ids == target and _replica_of(record, there) is None:
+        logger.info("vm=%s %s uses volume %s already", ask.vm_id, there.name, target.volume_id)
+        return
+    if drive is None:
+        raise ReplicaFailed(f"there is no disk on image {source.image_id} of domain {source.sd_id}")
+    replications.finish(record, drive, pivot=target != drive.ids)

@@ -13,7 +13,7 @@ from typing import Any
 
 import libvirt
 
-from vdsm_mp.api.errors_virt import InvalidVmParameter, SnapshotFailed
+from vdsm_mp.api.errors_virt import InvalidVmParameter, NoSuchVm, SnapshotFailed
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_blocks import SnapshotVm
@@ -22,9 +22,9 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.virt import guestfs, memorysnapshot
-from vdsm_mp.virt.chain import follow
+from vdsm_mp.virt.chain import follow, running_chain
 from vdsm_mp.virt.connection import translated
-from vdsm_mp.virt.devices import Devices
+from vdsm_mp.virt.devices import Devices, patiently, target_of
 from vdsm_mp.virt.memorysnapshot import Memory
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 
@@ -93,27 +93,47 @@ def _snapshot(
         return
     began = clock.mono_s()
     prepared: dict[str, PreparedDrive] = {}
+    new = {drive.name: leaf.volume_id for drive, leaf in wanted}
     try:
         for drive, leaf in wanted:
             prepared[drive.name] = devices.drives.prepare(leaf)
         if memory is None:
-            _persist(devices, vm_id, job_id, wanted, "")
+            _persist(devices, vm_id, job_id, new, "")
             _take(devices, vm_id, prepared, frozen=frozen, freeze_s=freeze_s)
         else:
-            _persist(devices, vm_id, job_id, wanted, memory.handle)
+            _persist(devices, vm_id, job_id, new, memory.handle)
             _take_with_memory(devices, vm_id, prepared, memory)
-    except BaseException:
-        _undo(devices, vm_id, wanted)
-        raise
-    for drive, _ in wanted:
-        follow(devices, vm_id, drive, prepared[drive.name])
-    devices.keeper.remember(vm_id, **{_KEY: None})
+    except BaseException as error:
+        # An answer that was lost with libvirtd says nothing: QEMU's disks do.
+        if not isinstance(error, Error) or not patiently(lambda: _is_made(devices, vm_id, new)):
+            _undo(devices, vm_id, wanted)
+            raise
+        logger.warning("vm=%s its snapshot is made, though libvirt said: %s", vm_id, error)
+    patiently(lambda: _note_made(devices, vm_id, new, prepared))
     logger.info("vm=%s snapshot of %d disks took=%dms", vm_id, len(wanted), (clock.mono_s() - began) * 1000)
 
 
-def _persist(devices: Devices, vm_id: str, job_id: str, wanted: Wanted, memory: str) -> None:
-    new = {drive.name: leaf.volume_id for drive, leaf in wanted}
-    job = {"jobUUID": job_id, "newDrives": new, "memoryParams": memory}
+def _is_made(devices: Devices, vm_id: str, new: Mapping[str, str]) -> bool:
+    """Does QEMU use all of the new leaves? {target dev: volume id}"""
+    try:
+        _, domain = devices.live(vm_id)
+    except NoSuchVm:
+        return False
+    links = {target_of(disk): running_chain(disk) for disk in domain.iterfind("devices/disk")}
+    return all(links.get(name) and links[name][0].volume_id == volume_id for name, volume_id in new.items())
+
+
+def _note_made(devices: Devices, vm_id: str, new: Mapping[str, str], prepared: Mapping[str, PreparedDrive]) -> None:
+    """Our notes follow QEMU; safe to repeat."""
+    record = devices.vms.find(vm_id)
+    for drive in record.devices.drives:
+        if drive.name in new:
+            follow(devices, vm_id, drive, prepared.get(drive.name))
+    devices.keeper.remember(vm_id, **{_KEY: None})
+
+
+def _persist(devices: Devices, vm_id: str, job_id: str, new: Mapping[str, str], memory: str) -> None:
+    job = {"jobUUID": job_id, "newDrives": dict(new), "memoryParams": memory}
     devices.keeper.remember(vm_id, **{_KEY: json.dumps(job)})
 
 
@@ -202,17 +222,18 @@ def finish_snapshot(devices: Devices, jobs: Jobs, vm_id: str) -> None:
         return
 
     def work(progress: Progress) -> None:
-        now = record
         if memory:
             memorysnapshot.wait_for_libvirt(devices, vm_id, 60 * _TIMEOUT_MIN)
             memorysnapshot.give_back(devices, memory)
-            now = devices.changed(vm_id) or record
-        drives = [drive for drive in now.devices.drives if drive.name in new]
-        moved = [drive.path.rpartition("/")[2] == new[drive.name] for drive in drives]
-        for drive in drives:
-            follow(devices, vm_id, drive)
-        devices.keeper.remember(vm_id, **{_KEY: None})
-        if not moved or not all(moved):
+            devices.changed(vm_id)
+        made = _is_made(devices, vm_id, new)
+        _note_made(devices, vm_id, new, {})
+        if not made:
             raise SnapshotFailed("the host agent ended before it was made")
 
-    jobs.start(job_id, "snapshot_vm", work)
+    state = jobs.infos([job_id]).get(job_id, {}).get("status")
+    if state is None:
+        jobs.start(job_id, "snapshot_vm", work)
+    elif state in ("done", "failed", "aborted"):
+        # libvirt was away for so long that the job gave up; only its notes are left.
+        _note_made(devices, vm_id, new, {})

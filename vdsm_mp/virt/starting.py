@@ -170,18 +170,19 @@ class Starter:
         metadata = record.metadata.with_values(startTime=started_wall)
         final = domxml_build.build(domain, prepared, self._facts, serial=serial)
         metadata.put_into(final)
+        flags = libvirt.VIR_DOMAIN_START_PAUSED if metadata.flag("launchPaused") else 0
         if image is None:
-            final = self._hooks.shape("before_vm_start", record, final)
+            final, flags = self._hooks.start(record, final, flags)
             domxml_build.check_commandline(final, self.policy)
         conn = self._connection.get()
         displaynet.ensure(conn, final)
         dom = conn.defineXML(xml.dump(final))
         self._wanted(vm_id)
-        paused = metadata.flag("launchPaused")
         if image is not None:
             hibernation.wake(conn, image, final, prepared, self.policy, record, self._hooks)
         else:
-            dom.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+            dom.createWithFlags(flags)
+        paused = bool(flags & libvirt.VIR_DOMAIN_START_PAUSED)
         live = xml.parse(dom.XMLDesc(0))
 
         def started(now: VmRecord) -> VmRecord:
@@ -196,7 +197,7 @@ class Starter:
             raise _Unwanted
         self._vms.move(vm_id, lambda life: machine.on_started(life, clock.mono_s(), paused=paused))
         self._sampler.soon(vm_id)
-        self._hooks.after("vm_start" if image is None else "vm_dehibernate", record)
+        self._hooks.started(record, live, woken=image is not None)
 
     def _refused(self, vm_id: str, error: Error) -> None:
         self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR, str(error)))

@@ -57,6 +57,7 @@ from vdsm_mp.virt.plug import Plugger, Removals
 from vdsm_mp.virt.power import Power
 from vdsm_mp.virt.recovery import Recovery
 from vdsm_mp.virt.registry import Vms
+from vdsm_mp.virt.replicate import Replications
 from vdsm_mp.virt.resuming import Resumer
 from vdsm_mp.virt.sampling import Sampler
 from vdsm_mp.virt.starting import Starter
@@ -83,7 +84,7 @@ def build(config: Config, ports: Ports) -> Room:
     sampler = Sampler(connection, vms, numbers, ports.background)
     launches = Launches(ports.background)
     facts = hostfacts.gather(house.vdsm_id_file)
-    hooks = VmHooks(Hooks(house.hooks_dir, f"{house.vdsm_run_dir}/hooks"), connection)
+    hooks = VmHooks(Hooks(house.hooks_dir, f"{house.vdsm_run_dir}/hooks"), connection, house.vdsm_run_dir)
     starter = Starter(
         connection,
         vms,
@@ -111,13 +112,14 @@ def build(config: Config, ports: Ports) -> Room:
     external = ExternalData(vms, ports.root)
     resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
     removals = Removals()
-    plugger = Plugger(devices, removals, hooks)
+    plugger = Plugger(devices, removals, hooks.devices)
     jobs = Jobs(ports.background, ports.publish, "virt")
 
     backups = Backups(
         devices, Path(house.vdsm_run_dir) / "backup", Path(house.state_dir) / "storage" / "transient_disks"
     )
     merges = Merges(devices, ports.call, ports.background)
+    replications = Replications(devices, ports.background)
 
     arrivals = Arrivals(
         connection,
@@ -128,6 +130,7 @@ def build(config: Config, ports: Ports) -> Room:
         background=ports.background,
         policy=policy,
         variables=config.vars,
+        hooks=hooks,
     )
     hibernations = Hibernations(connection, vms, drives, ports.background, hooks)
     pki = Files.below(house.pki_dir, house.crl_file) if config.vars.ssl else None
@@ -140,6 +143,7 @@ def build(config: Config, ports: Ports) -> Room:
         publisher=ports.publish,
         variables=config.vars,
         libvirt_uri=house.migration_libvirt_uri.replace("{transport}", "tls" if config.vars.ssl else "tcp"),
+        hooks=hooks,
     )
 
     def unfinished(vm_id: str) -> None:
@@ -149,6 +153,7 @@ def build(config: Config, ports: Ports) -> Room:
         disk.finish_change(devices, vm_id)
         snapshot.finish_snapshot(devices, jobs, vm_id)
         merges.load(vm_id)
+        replications.look(vm_id)
 
     recovery = Recovery(
         connection,
@@ -189,6 +194,7 @@ def build(config: Config, ports: Ports) -> Room:
             plugger,
             jobs,
             merges,
+            replications,
             backups,
             migrations,
             arrivals,

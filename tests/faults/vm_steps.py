@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may die at which step of what is done to a VM, as data. Run by `vm_deaths`, chosen by the tests.
+
+A step is a call that leaves the virt worker (see `tests.support.stepped_virt`); the victim dies before it, in it, or
+when it has been done and nobody knows yet. The number tells calls of the same name apart.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+VICTIMS = ("virt", "storage", "libvirtd", "QEMU")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call. moments: when somebody may die. qemu: it has one to kill."""
+
+    name: str
+    number: int = 1
+    moments: tuple[str, ...] = ("before", "after")
+    qemu: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One death."""
+
+    operation: str
+    step: str
+    number: int
+    moment: str
+    victim: str
+
+    def __str__(self) -> str:
+        which = f"{self.step}{f' {self.number}' if self.number > 1 else ''}"
+        return f"{self.operation}: {self.victim} dies {self.moment} {which}"
+
+
+_ALL = ("before", "in", "after")
+
+STEPS: dict[str, tuple[Step, ...]] = {
+    "create": (
+        Step("defineXML", qemu=False),
+        Step("PrepareDrive", qemu=False),
+        Step("defineXML", 2, qemu=False),
+        Step("createWithFlags", moments=("before", "in"), qemu=False),
+        Step("createWithFlags", moments=("after",)),
+    ),
+    "snapshot": (
+        Step("PrepareDrive"),
+        Step("setMetadata", moments=("after",)),
+        Step("snapshotCreateXML", moments=_ALL),
+        Step("setMetadata", 2),
+        Step("setMetadata", 3),
+    ),
+    "snapshot with memory": (
+        Step("PrepareDrive", 3, moments=("after",)),
+        Step("snapshotCreateXML", moments=_ALL),
+        Step("TeardownDrive"),
+        Step("setMetadata", 2, moments=("before",)),
+    ),
+    "merge": (
+        Step("setMetadata"),
+        Step("blockCommit", moments=_ALL),
+        Step("SetRunningLegality"),
+        Step("blockJobAbort", moments=_ALL),
+        Step("SyncRunningChain"),
+        Step("PrepareDrive"),
+        Step("setMetadata", 2),
+        Step("setMetadata", 3),
+    ),
+    "replicate": (
+        Step("PrepareDrive"),
+        Step("setMetadata"),
+        Step("blockCopy", moments=_ALL),
+    ),
+    "finish replication": (
+        Step("PrepareDrive"),
+        Step("blockJobAbort", moments=_ALL),
+        Step("setMetadata"),
+        Step("setMetadata", 2),
+        Step("TeardownDrive"),
+    ),
+    "full backup": (Step("backupBegin", moments=_ALL),),
+    "incremental backup": (Step("backupBegin", moments=_ALL),),
+    "end backup": (Step("abortJob", moments=_ALL),),
+}
+
+
+def cases(*operations: str) -> Iterator[Case]:
+    """All of them, or those of some operations."""
+    for operation in operations or STEPS:
+        for step in STEPS[operation]:
+            for moment in step.moments:
+                for victim in VICTIMS:
+                    if victim != "QEMU" or step.qemu:
+                        yield Case(operation, step.name, step.number, moment, victim)
+
+
+#: What runs with every check: one death of each kind, where the most is at stake.
+QUICK = (
+    Case("snapshot", "snapshotCreateXML", 1, "after", "virt"),
+    Case("merge", "blockJobAbort", 1, "after", "libvirtd"),
+    Case("merge", "SyncRunningChain", 1, "before", "storage"),
+    Case("finish replication", "blockJobAbort", 1, "after", "virt"),
+    Case("full backup", "backupBegin", 1, "after", "QEMU"),
+)

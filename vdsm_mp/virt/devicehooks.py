@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hook points of single devices: which element and environment each gets.
+
+Around a VM's life (create, destroy, migration) they run for devices that have custom properties of their own, as the
+metadata tell; around plugging and updating, for every device of the kinds that have such points. A device's custom
+properties are in the environment, over those of the VM.
+"""
+
+import copy
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from vdsm_mp.api.errors_virt import CannotCreateVm
+from vdsm_mp.common import xml
+from vdsm_mp.common.errors import Error
+from vdsm_mp.common.hooks import Hooks
+from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.records import VmRecord
+
+#: (tag, operation) -> the middle of the point's name.
+_POINTS = {
+    ("interface", "hotplug"): "nic_hotplug",
+    ("interface", "hotunplug"): "nic_hotunplug",
+    ("interface", "update"): "update_device",
+    ("disk", "hotplug"): "disk_hotplug",
+    ("disk", "hotunplug"): "disk_hotunplug",
+    ("memory", "hotplug"): "memory_hotplug",
+}
+
+Custom = Mapping[str, str]
+
+
+class DeviceHooks:
+    """Runs in the caller's thread."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks = hooks
+
+    # -- around the life of a VM
+
+    def shape(self, record: VmRecord, domain: ET.Element) -> ET.Element:
+        """before_device_create: the domain with its devices as their hooks leave them. Raises: HookFailed, BadXml,
+        CannotCreateVm.
+        """
+        if not self._hooks.has("before_device_create"):
+            return domain
+        shaped = copy.deepcopy(domain)
+        devices = shaped.find("devices")
+        for device, custom in _custom_devices(shaped, record.metadata):
+            text = self._hooks.xml("before_device_create", xml.dump(device), environment(record, custom))
+            left = xml.parse(text)
+            if left.tag != device.tag:
+                raise CannotCreateVm(f"the hooks of before_device_create made a <{left.tag}> of a <{device.tag}>")
+            if devices is not None:
+                devices[list(devices).index(device)] = left
+        return shaped
+
+    def each(self, point: str, record: VmRecord, domain: ET.Element, *, raises: bool = False) -> None:
+        """Run a point whose result nobody reads. Raises: HookFailed, if `raises`."""
+        if not self._hooks.has(point):
+            return
+        for device, custom in _custom_devices(domain, record.metadata):
+            self._hooks.xml(point, xml.dump(device), environment(record, custom), raises=raises)
+
+    # -- around a change of one device
+
+    def before(
+        self,
+        operation: str,
+        record: VmRecord,
+        device: ET.Element,
+        custom: Custom,
+        failed: Callable[[str], Error],
+    ) -> ET.Element:
+        """operation: "hotplug", "hotunplug", "update". The device as hooks leave it. Raises: what `failed` makes."""
+        what = _POINTS.get((device.tag, operation))
+        if what is None or not self._hooks.has(f"before_{what}"):
+            return device
+        try:
+            text = self._hooks.xml(f"before_{what}", xml.dump(device), environment(record, custom))
+            left = xml.parse(text)
+        except Error as error:
+            raise failed(str(error)) from error
+        if left.tag != device.tag:
+            raise failed(f"the hooks of before_{what} left a <{left.tag}>")
+        return left
+
+    def after(self, operation: str, record: VmRecord, device: ET.Element, custom: Custom, *, fine: bool) -> None:
+        """Never raises. Only cards have points for a failure."""
+        what = _POINTS.get((device.tag, operation))
+        if what is None or (not fine and device.tag != "interface"):
+            return
+        point = f"after_{what}" if fine else f"after_{what}_fail"
+        if self._hooks.has(point):
+            self._hooks.xml(point, xml.dump(device), environment(record, custom), raises=False)
+
+
+def environment(record: VmRecord, custom: Custom | None = None) -> dict[str, str]:
+    return {**record.metadata.custom(), **(custom or {}), "vmId": record.vm_id}
+
+
+def custom_of(data: Mapping[str, Any] | None) -> dict[str, str]:
+    """The custom properties in the metadata of a device."""
+    found = (data or {}).get("custom")
+    return {name: str(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
+
+
+def _custom_devices(domain: ET.Element, metadata: Metadata) -> Iterator[tuple[ET.Element, Custom]]:
+    """(device, its custom properties) of those that have any."""
+    devices = domain.find("devices")
+    for device in list(devices) if devices is not None else []:
+        identity = _identity(device)
+        custom = custom_of(metadata.device(**identity)) if identity else {}
+        if custom:
+            yield device, custom
+
+
+def _identity(device: ET.Element) -> dict[str, str]:
+    """How the metadata tell this device from others."""
+    if device.tag == "interface":
+        mac = xml.attributes(device.find("mac")).get("address", "").lower()
+        return {"mac_address": mac} if mac else {}
+    if device.tag == "disk":
+        name = xml.attributes(device.find("target")).get("dev", "")
+        return {"devtype": "disk", "name": name} if name else {}
+    alias = xml.attributes(device.find("alias")).get("name", "")
+    return {"alias": alias} if alias else {}

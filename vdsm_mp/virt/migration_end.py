@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an outgoing migration ends. Where the VM is then is told by libvirt alone.
+
+What fails is first looked at, and what was prepared at the destination is only taken away while the VM is seen alive
+on this host.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import libvirt
+
+from vdsm_mp.api.errors_virt import NoSuchVm
+from vdsm_mp.api.ports import Background
+from vdsm_mp.common import log
+from vdsm_mp.common.errors import Error
+from vdsm_mp.virt import machine, moving
+from vdsm_mp.virt.connection import Connection, translated
+from vdsm_mp.virt.keeping import Keeper
+from vdsm_mp.virt.machine import VmStatus
+from vdsm_mp.virt.migration_params import NOTE
+from vdsm_mp.virt.migration_peer import Peers
+from vdsm_mp.virt.migration_watch import ADOPTED_S, Outgoing
+from vdsm_mp.virt.records import VmRecord
+from vdsm_mp.virt.registry import Vms
+
+logger = log.named(__name__)
+
+
+class Endings:
+    """adopt(record): goes on with a migration that nobody leads any more."""
+
+    def __init__(
+        self, connection: Connection, vms: Vms, *, keeper: Keeper, peers: Peers, background: Background
+    ) -> None:
+        self._connection = connection
+        self._vms = vms
+        self._keeper = keeper
+        self._peers = peers
+        self._background = background
+        self.adopt: Callable[[VmRecord], None] = lambda record: None
+
+    def left(self, out: Outgoing) -> None:
+        """libvirt says that it is there."""
+        out.done.set()
+        out.progress = 100
+        self._vms.change(out.vm_id, lambda now: replace(now, migration_progress=100))
+        self._vms.move(out.vm_id, lambda life: machine.on_stopped(life, migrated=True))
+
+    def look(self, out: Outgoing, why: str) -> None:
+        """It did not go as it should: where is the VM now?"""
+        if out.cancelled.is_set():
+            why = "cancelled"
+        try:
+            state, reason = self._state(out.vm_id)
+        except NoSuchVm:
+            out.done.set()
+            return
+        except Error as error:
+            logger.warning("vm=%s cannot be looked at after its migration failed: %s", out.vm_id, error)
+            self.lose(out)
+            return
+        if state in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
+            out.done.set()  # its end was an event, or is found when stock is taken
+        elif _is_torn(state, reason):
+            out.done.set()
+            logger.error("vm=%s post-copy failed (%s); it cannot go on anywhere", out.vm_id, why)
+            self._vms.move(out.vm_id, moving.torn)
+        else:
+            self.stayed(out, why, runs=state == libvirt.VIR_DOMAIN_RUNNING)
+
+    def stayed(self, out: Outgoing, why: str, *, runs: bool | None = None) -> None:
+        """The VM lives here. First the destination is cleared: an engine tries again as soon as it knows."""
+        logger.warning("VM.migrate vm=%s stays here: %s", out.vm_id, why)
+        if out.prepared and out.params.dst:
+            self._peers.clear(out.params.dst, out.vm_id)
+        try:
+            self._keeper.remember(out.vm_id, **{NOTE: None})
+            if runs is None:
+                runs = self._state(out.vm_id)[0] == libvirt.VIR_DOMAIN_RUNNING
+        except Error as error:
+            logger.warning("vm=%s the end of its migration is not written down: %s", out.vm_id, error)
+        out.done.set()
+        self._vms.change(out.vm_id, lambda now: replace(now, migration_progress=None))
+        self._vms.move(out.vm_id, lambda life: moving.stay(life, runs=life.cpus_run if runs is None else runs))
+
+    def lose(self, out: Outgoing) -> None:
+        """The thread that led it ends; from now on it is watched as one of an earlier life."""
+        if out.adopted:
+            return
+        out.done.set()
+
+        def adopt() -> None:
+            record = self._vms.get(out.vm_id)
+            if record is not None and record.life.status is VmStatus.MIGRATION_SOURCE:
+                self.adopt(record)
+
+        self._background.later(ADOPTED_S, f"adopt migration {out.vm_id}", adopt)
+
+    def _state(self, vm_id: str) -> tuple[int, int]:
+        with translated(vm_id):
+            state, reason = self._connection.domain(vm_id).state()
+        return state, reason
+
+
+def _is_torn(state: int, reason: int) -> bool:
+    failed = libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
+    return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason in (failed, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY))
