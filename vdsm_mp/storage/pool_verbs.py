@@ -206,7 +206,8 @@ def get_spm_status(ask: GetSpmStatus, spm: Spm) -> SpmStatus:
 @handles(StartSpm)
 def spm_start(ask: StartSpm, spm: Spm) -> str:
     version = ask.dom_version
-    return spm.start(ask.pool_id, int(version) if version is not None and version.isdigit() else None)
+    wanted = int(version) if version is not None and version.isdigit() else None
+    return spm.start(ask.pool_id, wanted, ask.max_host_id)
 
 
 @handles(StopSpm)

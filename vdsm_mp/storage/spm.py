@@ -11,8 +11,8 @@ taken it before we are back. A child that kept the lease for us would keep it al
 more. So a new worker starts FREE; the engine sees "Free" with its next poll and starts the role again, which reads
 the tasks from storage and rolls back what was under way. On a local domain the lock is an flock and the same holds.
 
-While the role lasts, the lease is looked at every twenty seconds. When it is gone the process ends at once
-(`panic`): stopping politely would mean more writes after another host may have begun its own.
+While the role lasts, hosts are answered (`mailbox.py`) and the lease is looked at every twenty seconds. When it is gone
+the process ends at once (`panic`): stopping politely would mean more writes after another host may have begun its own.
 """
 
 import enum
@@ -27,6 +27,7 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_metadata import decode_pool, with_pool_role
 from vdsm_mp.storage.locks import ClusterLock, Locks
+from vdsm_mp.storage.mailbox import Mailbox, Mailboxes
 from vdsm_mp.storage.pool import Pools, PoolState
 from vdsm_mp.storage.pool_upgrade import Upgrades
 from vdsm_mp.tasks.registry import TaskRun, Tasks
@@ -38,6 +39,8 @@ WATCHDOG_S = 20.0
 #: sanlock may not answer for a moment; not for longer than this many looks.
 _UNKNOWN_LOOKS = 3
 TASKS_PATH = "master/tasks"
+#: Hosts whose mailboxes are read, as long as nobody says how many there are.
+_HOSTS = 250
 
 
 class SpmState(enum.Enum):
@@ -57,6 +60,7 @@ class Spm:
         locks: Locks,
         tasks: Tasks,
         upgrades: Upgrades,
+        mailboxes: Mailboxes,
         background: Background,
         panic: Callable[[str], None],
     ) -> None:
@@ -65,6 +69,8 @@ class Spm:
         self._locks = locks
         self._tasks = tasks
         self._upgrades = upgrades
+        self._mailboxes = mailboxes
+        self._mailbox: Mailbox | None = None
         #: Called in the background with the pool once the role is ours.
         self.after_start: Callable[[PoolState], None] | None = None
         self._background = background
@@ -121,21 +127,27 @@ class Spm:
 
     # --- taking it
 
-    def start(self, pool_id: str, max_version: int | None) -> str:
-        """Begin to become SPM; the id of the task that does it. Raises: PoolNotConnected, IsSpm (656)."""
+    def start(self, pool_id: str, max_version: int | None, hosts: int | None = None) -> str:
+        """Begin to become SPM; the id of the task that does it. hosts: with a mailbox each, by their highest id.
+
+        Raises: PoolNotConnected, IsSpm (656).
+        """
         self._pools.require(pool_id)
         if self._state is not SpmState.FREE:
             raise IsSpm(pool_id, f"this host is {self._state.value} already")
         self._state = SpmState.CONTEND
         try:
             return self._tasks.start(
-                "spmStart", lambda run: self._contend(run, pool_id, max_version), spm=False, key=f"spm {pool_id}"
+                "spmStart",
+                lambda run: self._contend(run, pool_id, max_version, hosts or _HOSTS),
+                spm=False,
+                key=f"spm {pool_id}",
             )
         except Error:
             self._state = SpmState.FREE
             raise
 
-    def _contend(self, run: TaskRun, pool_id: str, max_version: int | None) -> None:
+    def _contend(self, run: TaskRun, pool_id: str, max_version: int | None, hosts: int) -> None:
         try:
             pool = self._pools.require(pool_id)
             master = self._pools.master(pool)
@@ -150,7 +162,7 @@ class Spm:
             self._state = SpmState.FREE
             raise
         try:
-            self._begin(pool, master, lock, max_version)
+            self._begin(pool, master, lock, max_version, hosts)
         except Exception:
             self._give_back(master, lock)
             raise
@@ -161,7 +173,9 @@ class Spm:
         if self.after_start is not None:
             self.after_start(pool)
 
-    def _begin(self, pool: PoolState, master: FileDomain, lock: ClusterLock, max_version: int | None) -> None:
+    def _begin(
+        self, pool: PoolState, master: FileDomain, lock: ClusterLock, max_version: int | None, hosts: int
+    ) -> None:
         self._lver = lock.inspect(lock.sdm).version
         if not pool.memory:
             self._lver = decode_pool(master.sd_id, master.meta.pairs).lver + 1
@@ -174,6 +188,8 @@ class Spm:
         self._tasks.take_over(TaskStore(master.io, TASKS_PATH, store=master.io.path_of(TASKS_PATH)))
         self._state = SpmState.SPM
         self._unknown = 0
+        if not master.meta.kind.is_local:
+            self._mailbox = self._mailboxes.open(hosts)
         self._look_later()
 
     # --- giving it up
@@ -210,6 +226,9 @@ class Spm:
         if self._timer is not None:
             self._timer.cancel()
         self._upgrades.cancel()
+        mailbox, self._mailbox = self._mailbox, None
+        if mailbox is not None and not mailbox.stop():
+            self._panic("a write of the mailbox hangs; it must not come after another host's")
         self._tasks.let_go()
         self._state = SpmState.FREE
         self._lver = -1

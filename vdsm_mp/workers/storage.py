@@ -43,6 +43,7 @@ from vdsm_mp.storage.domain_format import DomainType
 from vdsm_mp.storage.image_prepare import RunLinks
 from vdsm_mp.storage.image_transfer import ImageDaemon
 from vdsm_mp.storage.locks import ClusterLock, LocalLock, Locks
+from vdsm_mp.storage.mailbox import Mailboxes
 from vdsm_mp.storage.monitor_space import GIB, Limits
 from vdsm_mp.storage.monitors import Monitors
 from vdsm_mp.storage.pool import Pools
@@ -95,7 +96,7 @@ def build(config: Config, ports: Ports) -> Room:
     long_work = Slots(ports.background)
     tasks = Tasks(ports.background, Undoing(domains, resources), long_work)
     upgrades = Upgrades(domains, locks, monitors, resources, ports.background)
-    spm = Spm(pools, locks, tasks, upgrades, ports.background, _panic)
+    spm = Spm(pools, locks, tasks, upgrades, Mailboxes(pools, domains), ports.background, _panic)
     masters = MasterMoves(domains, locks, pools, tasks, ports.background, lambda: spm.state is SpmState.SPM)
     spm.after_start = masters.repair_roles
     monitors.on_verdict.append(masters.on_verdict)
