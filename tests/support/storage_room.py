@@ -31,7 +31,15 @@ def new_id() -> str:
 class StorageRoom:
     """root: holds the repository, the run directory and the exported directory."""
 
-    def __init__(self, root: Path, children: LocalChildren | None = None, *, sd_health_check_delay: int = 10) -> None:
+    def __init__(
+        self,
+        root: Path,
+        children: LocalChildren | None = None,
+        *,
+        sd_health_check_delay: int = 10,
+        helper: Any = None,
+    ) -> None:
+        """helper: stands for the root helper, where something is mounted."""
         self.root = root
         for name in ("run", "export"):
             (root / name).mkdir(exist_ok=True)
@@ -41,7 +49,7 @@ class StorageRoom:
         )
         self.sd_id = SD_ID
         self.pool_id = POOL_ID
-        self.room = Called("vdsm_mp.workers.storage", self.config, children=children)
+        self.room = Called("vdsm_mp.workers.storage", self.config, root=helper, children=children)
         self.call = self.room.call
 
     @property

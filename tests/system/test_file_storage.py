@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.support.storage_room import StorageRoom
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Config, House, Irs, Sanlock
+from vdsm_mp.storage.domain_metadata import parse, serialize
 from vdsm_mp.storage.mount import escape
 
 pytestmark = [
@@ -319,6 +321,60 @@ def test_the_role_ends_with_the_worker_and_starts_again_with_the_next(host: Host
         assert again.server("disconnectStorageServer") == 0
     finally:
         again.room.stop()
+
+
+def test_an_export_domain_of_version_0_is_guarded_by_its_time_stamp(place: Path, device: str) -> None:
+    mnt = place / "data-center/mnt"
+    room = StorageRoom(place, helper=DirectRoot(str(mnt)))
+    try:
+        room.make()
+        _lead_export_domain(room, device, mnt / escape(device))
+    finally:
+        room.stop()
+
+
+def _lead_export_domain(room: StorageRoom, device: str, mount: Path) -> None:
+    row = {"id": "x", "connection": device, "vfs_type": "ext4"}
+    params = {"storagepoolID": BLANK, "domainType": 6, "connectionParams": [row]}
+    assert room.call("StoragePool.connectStorageServer", **params)[0]["status"] == 0
+    export = SD[:-1] + "2"
+    ids = {"storagepoolID": room.pool_id, "storagedomainID": export}
+    room.call(
+        "StorageDomain.create",
+        storagedomainID=export,
+        domainType=6,
+        typeArgs=device,
+        name="export",
+        domainClass=3,
+        version=0,
+    )
+    dom_md = mount / export / "dom_md"
+    free = (dom_md / "leases").read_bytes()
+    assert (free[:16], len(free), (dom_md / "ids").stat().st_size) == (b"------FREE------", 512, 0)
+    # A second for each read and write, instead of ten: half a minute less to wait.
+    pairs = parse(export, (dom_md / "metadata").read_bytes()) | {"IOOPTIMEOUTSEC": "1"}
+    (dom_md / "metadata").write_bytes(serialize(export, pairs))
+
+    held = [free]
+
+    def taken() -> bool:
+        held.append((dom_md / "leases").read_bytes())
+        return held[-1] != free
+
+    with ThreadPoolExecutor(1) as pool:
+        attaching = pool.submit(room.call, "StorageDomain.attach", **ids)
+        eventually(taken, within_s=30)
+        attaching.result()
+    assert held[-1][:16] == b"1".ljust(16)
+    assert (dom_md / "leases").read_bytes() == free
+    room.call("StorageDomain.activate", **ids)
+    assert (dom_md.parent / "master/vms").is_dir()
+    eventually(lambda: room.call("internal.domain_vitals")[export]["acquired"])
+    for verb in ("deactivate", "detach"):
+        room.call(f"StorageDomain.{verb}", **ids, masterSdUUID=BLANK, masterVersion=1)
+    room.call("StorageDomain.format", storagedomainID=export, autoDetach=False)
+    assert room.call("StoragePool.disconnectStorageServer", **params)[0]["status"] == 0
+    assert not mount.exists()
 
 
 @pytest.fixture
