@@ -19,6 +19,7 @@ from vdsm_mp.api.errors_volume import CopyImageFailed, InvalidVolumeParameter, S
 from vdsm_mp.api.image import DownloadImage, ImageSharing, UploadImage
 from vdsm_mp.api.ovf_store import TransferFailed
 from vdsm_mp.api.verb import handles
+from vdsm_mp.common.clock import mono_s
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.image_prepare import check_chain
 from vdsm_mp.storage.volume_access import Volumes, key_of
@@ -29,8 +30,10 @@ from vdsm_mp.tasks.registry import TaskRun
 
 _log = logging.getLogger("storage.sharing")
 
-#: Silence of a server after which it is given up.
+#: How long a server may take to be there, be silent, and need for all of it.
+_CONNECT_S = 10.0
 _SILENCE_S = 60.0
+_WHOLE_S = 24 * 3600.0
 _PIECE = 512 * 1024
 _MIB = 2**20
 _MAX_HEADERS = 64
@@ -113,13 +116,14 @@ class _Server:
         """The headers are sent; `stop` of the task ends the connection. Raises: OSError, HTTPException, TaskAborted."""
         if self._secure:
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=_SILENCE_S, context=ssl.create_default_context()
+                self._host, self._port, timeout=_CONNECT_S, context=ssl.create_default_context()
             )
         else:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=_SILENCE_S)
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=_CONNECT_S)
         try:
             connection.connect()
             sock = connection.sock
+            sock.settimeout(_SILENCE_S)
             with progress.interruptible(lambda: _cut(sock)):
                 connection.putrequest(method, self._target, skip_accept_encoding=True)
                 for name, value in self._headers.items():
@@ -157,6 +161,13 @@ def _as_failure(server: _Server, volume_id: str, progress: Progress) -> Iterator
         raise TransferFailed(volume_id, f"{server.name}: {e or type(e).__name__}") from e
 
 
+def _go_on(progress: Progress, until_mono: float) -> None:
+    """Raises: TaskAborted, TimeoutError (little by little is too slow in the end, too)."""
+    progress.check()
+    if mono_s() > until_mono:
+        raise TimeoutError(f"not done within {_WHOLE_S:g} s")
+
+
 def _fetch(server: _Server, domain: FileDomain, image_id: str, volume_id: str, progress: Progress) -> None:
     """Half of it leaves the volume ILLEGAL. Raises: TransferFailed, ImageIsNotLegalChain, TaskAborted, …"""
     path = volume_path(image_id, volume_id)
@@ -173,9 +184,9 @@ def _fetch(server: _Server, domain: FileDomain, image_id: str, volume_id: str, p
         change_metadata(domain, image_id, volume_id, legality="ILLEGAL")
         if metadata.cow:
             domain.io.truncate(path, 0)
-        done = 0
-        while data := answer.read(_PIECE):
-            progress.check()
+        done, until = 0, mono_s() + _WHOLE_S
+        while data := answer.read1(_PIECE):
+            _go_on(progress, until)
             if done + len(data) > limit:
                 raise TransferFailed(volume_id, f"{server.name} sends more than {limit} bytes")
             domain.io.write(path, data, offset=done)
@@ -205,9 +216,9 @@ def _send(server: _Server, domain: FileDomain, image_id: str, volume_id: str, si
     """Raises: TransferFailed, TaskAborted, storage errors."""
     path = volume_path(image_id, volume_id)
     with _as_failure(server, volume_id, progress), server.request("PUT", progress, size) as connection:
-        done = 0
+        done, until = 0, mono_s() + _WHOLE_S
         while done < size:
-            progress.check()
+            _go_on(progress, until)
             data = domain.io.read(path, offset=done, length=min(_PIECE, size - done))
             if not data:
                 raise TransferFailed(volume_id, f"only {done} of {size} bytes can be read")

@@ -202,6 +202,8 @@ def test_a_server_that_falls_silent_is_given_up(
     server.files["/slow"] = b"x" * MIB
     image = house.create(volFormat=RAW)
     assert "timed out" in failed(house, begin(house, "download", image, server.url + "/slow"))[1]
+    monkeypatch.setattr(image_sharing, "_WHOLE_S", 0.0)
+    assert "not done within" in failed(house, begin(house, "upload", image, server.url + "/put"))[1]
 
 
 @pytest.mark.parametrize(
