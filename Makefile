@@ -2,7 +2,7 @@
 # Two commands to begin with: `make demo` and `make check`. `make` alone tells the others.
 PYTHON := /usr/bin/python3
 
-.PHONY: help demo down check docs bench faults testbed
+.PHONY: help demo down check docs bench faults fuzz testbed
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,3 +27,6 @@ testbed:  ## tests in throw-away hosts with a full kernel; needs mmdebstrap, bui
 
 faults:  ## kill, hang and starve a whole house under load (FULL=1: as often as the promises need; REPORT=DIR: where to)
 	@$(PYTHON) scripts/check --run faults $(if $(FULL),--full) $(if $(REPORT),--report $(REPORT))
+
+fuzz:  ## mutants for every reader and for a live door (N=10000000: so many inputs; TOTALS=FILE: goes on where it ended)
+	@$(PYTHON) scripts/check --run fuzz $(if $(N),--inputs $(N)) $(if $(TOTALS),--totals $(TOTALS))

@@ -3,8 +3,9 @@
 
     python -m tests.fuzz.documents [--minutes 10] [--seed N] [KIND...]
 
-Kinds: vm-xml (what a client sends), domain-metadata, volume-metadata, task-record, qcow2 (what lies on storage),
-bus (headers under a right seal), helper (request lines to root), control (requests of operators). Rule: a reader
+Kinds: vm-xml and http-head (what a client sends), domain-metadata, volume-metadata, task-record, mailbox, qcow2 (what
+lies on storage), bus (headers under a right seal), io (packets of the process that does file access), helper (request
+lines to root), control (requests of operators). Rule: a reader
 gives a value or one of the errors it declares, whatever comes; nothing else is raised, and nothing of the size of the
 input's square happens. An input that breaks it is kept in `corpus/documents/KIND`.
 """
@@ -27,12 +28,13 @@ from typing import Any
 import msgspec
 
 from tests.support.virt_room import DISK_IDS, vm_xml
+from vdsm_mp.clientif import httphead
 from vdsm_mp.common import xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.house.desk import Request as ControlRequest
 from vdsm_mp.ipc import envelope
 from vdsm_mp.priv.helper import Helper
-from vdsm_mp.storage import domain_metadata, qcow2, volume_metadata
+from vdsm_mp.storage import domain_metadata, ioproc_wire, mailbox_format, qcow2, volume_metadata
 from vdsm_mp.tasks import record
 from vdsm_mp.virt import domxml_build, domxml_parse
 from vdsm_mp.virt.metadata import Metadata
@@ -117,6 +119,26 @@ def read_helper_line(data: bytes) -> object:
     return answers
 
 
+def read_mailbox(data: bytes) -> object:
+    """A host's messages; the seal is no secret, so everybody may write what is under it."""
+    box = mailbox_format.seal(data[: mailbox_format.SLOTS * mailbox_format.MESSAGE])
+    assert mailbox_format.is_sealed(box)
+    found: list[object] = []
+    for message in mailbox_format.messages(box):
+        if mailbox_format.is_extend(message):
+            with contextlib.suppress(ValueError):
+                found.append(mailbox_format.decode_extend(message).encode())
+            assert len(mailbox_format.failed(message)) == mailbox_format.MESSAGE
+    return found
+
+
+def read_io(data: bytes) -> object:
+    try:
+        return ioproc_wire.unpack_request(data)
+    except ValueError:
+        return ioproc_wire.unpack_answer(data)
+
+
 def _task_seed() -> bytes:
     step = record.Recovery("undo", "image", "Image", "rollback", ("a", "b"))
     task = record.TaskRecord(_ID, "createVolume", jobs=("one",), recoveries=(step,))
@@ -165,6 +187,22 @@ KINDS: dict[str, Kind] = {
     "qcow2": Kind(
         (struct.pack(">4sIQIIQ", b"QFI\xfb", 3, 104, 20, 16, 1 << 30).ljust(104, b"\0") + b"json:{\"file\":\"/etc\"}",),
         qcow2.read_header, (qcow2.NotQcow2,), (b"\xff" * 8, b"QFI\xfb", b"\0" * 8, b"\x7f" * 4),
+    ),
+    "mailbox": Kind(
+        (mailbox_format.Extend(_ID, _VM, 1024).encode() * 3 + mailbox_format.CLEAN,),
+        read_mailbox, (), (b"1xtnd", b"\x01" * 64, b"\0" * 64, b"f" * 16, b"_", b" ", b"\xd9\xa1", b"-1", b"z"),
+    ),
+    "http-head": Kind(
+        (b"PUT /a HTTP/1.1\r\nStorage-Pool-Id: a\r\nStorage-Domain-Id: b\r\nImage-Id: c\r\nContent-Length: 7",
+         b"GET /a HTTP/1.1\r\nStorage-Pool-Id: a\r\nStorage-Domain-Id: b\r\nImage-Id: c\r\nRange: bytes=0-9"),
+        httphead.parse_head, (httphead.BadHead,),
+        (b"\r\n", b"\n", b":", b"Content-Length: 7\r\n", b"Transfer-Encoding: chunked",
+         b"Expect: 100-continue", *_NUMBERS),
+    ),
+    "io": Kind(
+        (ioproc_wire.pack(ioproc_wire.Request(1, "read", {"path": "x"}), b"body"),
+         ioproc_wire.pack(ioproc_wire.Answer(1, errno=5, more=True), b"body")),
+        read_io, (ValueError,), _JSON,
     ),
     "bus": Kind(
         tuple(msgspec.json.encode(header) for header in (
@@ -237,11 +275,12 @@ def run(seconds: float, seed: int, names: list[str], *, most: int | None = None)
             try:
                 judge(KINDS[name], data)
             except Exception as error:
-                raise AssertionError(f"{_keep(name, data)}, seed {seed}: {error!r}") from error
+                raise AssertionError(f"{keep(name, data)}, seed {seed}: {error!r}") from error
     return tried
 
 
-def _keep(name: str, data: bytes) -> Path:
+def keep(name: str, data: bytes) -> Path:
+    """Into the corpus; tests try it for ever."""
     folder = CORPUS / name
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"found-{hashlib.sha256(data).hexdigest()[:12]}"

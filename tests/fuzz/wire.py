@@ -79,20 +79,24 @@ def frames_of(octets: bytes, cuts: list[int]) -> tuple[list[stomp.Frame], bool]:
     return frames, False
 
 
-def judge(octets: bytes, rng: random.Random) -> None:
-    """The rules for parsers. Raises: AssertionError, or whatever a parser should not."""
+def judge(octets: bytes, rng: random.Random) -> str:
+    """The rules for parsers; which frames and requests it had. Raises: AssertionError, or whatever no parser should."""
+    mark = []
     frames, broke = frames_of(octets, [])
     cuts = sorted(rng.randrange(len(octets) + 1) for _ in range(5))
     again, broke_again = frames_of(octets, cuts)
     assert (frames, broke) == (again, broke_again), f"pieces make a difference: {cuts}"
     for frame in frames:
+        mark.append(frame.command)
         for item in jsonrpc.parse(frame.body).items:
             if isinstance(item, jsonrpc.Refused):
                 answer = json.loads(jsonrpc.error(item.id, item.code, item.message))
+                mark.append(f"{item.code} {item.message[:30]}")
                 assert ("error" in answer) and ("result" not in answer)
             else:
                 json.loads(jsonrpc.result(item.id or b"null", b"true"))
                 jsonrpc.printable(item.method)
+    return f"{sorted(set(mark))} {broke}"
 
 
 def throw(door: Door, octets: bytes) -> None:

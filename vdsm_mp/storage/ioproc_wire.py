@@ -45,13 +45,19 @@ def pack(header: Request | Answer, body: bytes | memoryview = b"") -> bytes:
 def unpack_request(packet: bytes) -> tuple[Request, bytes]:
     """Raises: ValueError on anything that is not a request packet."""
     head, _, body = packet.partition(b"\n")
-    return _decode_request(head), body
+    try:
+        return _decode_request(head), body
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def unpack_answer(packet: bytes) -> tuple[Answer, bytes]:
     """Raises: ValueError on anything that is not an answer packet."""
     head, _, body = packet.partition(b"\n")
-    return _decode_answer(head), body
+    try:
+        return _decode_answer(head), body
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def pack_answer(request_id: int, body: bytes, *, errno: int = 0, raw: bool = False) -> list[bytes]:

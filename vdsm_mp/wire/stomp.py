@@ -74,10 +74,13 @@ class Parser:
         command, headers, length, header_size = self._head
         if length is None:
             end = self._buffer.find(0, self._seen)
-            if end < 0:
-                self._seen = len(self._buffer)
-                if self._seen + header_size > self._max_frame:
-                    raise Broken(f"a frame is larger than {self._max_frame} octets")
+            whole = end >= 0
+            if not whole:
+                self._seen = end = len(self._buffer)
+            # The same whether the end came in the same piece or is still awaited.
+            if end + header_size > self._max_frame:
+                raise Broken(f"a frame is larger than {self._max_frame} octets")
+            if not whole:
                 return None
         else:
             end = length
@@ -103,7 +106,11 @@ class Parser:
         # The blank line may be CR LF; then whichever comes first ends the block.
         if (blank := buffer.find(b"\n\r\n", self._seen, end + 1 if end >= 0 else len(buffer))) >= 0:
             end, size = blank, blank + 3
-        if end > self._max_header or (end < 0 and len(buffer) > self._max_header):
+        at_least = end if end >= 0 else len(buffer)
+        if at_least > self._max_header and end < 0:
+            # The last line end may be the beginning of the blank line.
+            at_least = len(buffer.removesuffix(b"\r").removesuffix(b"\n"))
+        if at_least > self._max_header:
             raise Broken(f"a header block is larger than {self._max_header} octets")
         if end < 0:
             self._seen = max(0, len(buffer) - 2)
