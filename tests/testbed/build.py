@@ -152,12 +152,13 @@ def make_initrd(tree: Path, version: str, out: Path) -> None:
 
 
 def pack_initramfs(work: Path, out: Path) -> None:
-    with out.open("wb") as f:
-        find = subprocess.Popen(["find", ".", "-print0"], cwd=work, stdout=subprocess.PIPE)
+    with (
+        out.open("wb") as f,
+        subprocess.Popen(["find", ".", "-print0"], cwd=work, stdout=subprocess.PIPE) as find,
+    ):
         subprocess.run(
             ["cpio", "--null", "-o", "-H", "newc", "--quiet"], cwd=work, stdin=find.stdout, stdout=f, check=True
         )
-        find.wait()
     shutil.rmtree(work)
 
 

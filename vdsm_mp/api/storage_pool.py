@@ -33,13 +33,12 @@ class ConnectStoragePool(Message, frozen=True, kw_only=True):
     "StoragePool.connectStorageServer",
     owner="storage",
     reply=list[ServerStatus],
-    lane=Lane.KEYED,
-    key="pool_id",
+    lane=Lane.READ,
     tier=1,
     deadline_s=180,
 )
 class ConnectStorageServer(Message, frozen=True, kw_only=True):
-    """Mount or log in to targets."""
+    """Mount or log in to targets. One that hangs holds up neither the others nor the pool."""
 
     pool_id: Uuid = field(name="storagepoolID")
     domain_type: int = field(name="domainType")
@@ -87,8 +86,7 @@ class DisconnectStoragePool(Message, frozen=True, kw_only=True):
     "StoragePool.disconnectStorageServer",
     owner="storage",
     reply=list[ServerStatus],
-    lane=Lane.KEYED,
-    key="pool_id",
+    lane=Lane.READ,
     tier=1,
     deadline_s=180,
 )

@@ -25,7 +25,8 @@ from vdsm_mp.priv.confine import confine
 from vdsm_mp.priv.context import Context
 from vdsm_mp.priv.table import ANSWER_LIMIT, LINE_LIMIT, OPERATIONS, Operation
 
-_THREADS = 8
+#: More than mounts of dead servers can take.
+_THREADS = 20
 _WAITING = 32
 _CALLS_PER_S = 200
 _CONFIG_KEYS = frozenset({"user", "repository", "nvram_dir", "tpm_dir"})

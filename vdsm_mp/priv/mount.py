@@ -11,7 +11,8 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from vdsm_mp.priv.context import Context
 from vdsm_mp.priv.table import HOST
 
 _MOUNT = "/usr/bin/mount"
+_UMOUNT = "/usr/bin/umount"
+#: What mount runs for a file system whose client is a program; without it the kernel's answer helps nobody.
+_PROGRAMS = {"glusterfs": "/sbin/mount.glusterfs"}
 
 _FLAGS = frozenset(
     re.findall(
@@ -154,8 +158,13 @@ def _mount(context: Context, vfs_type: str, source: str, spec: str, options: str
         target = _target(context, parent, name)
         try:
             here = f"/proc/self/fd/{target}"
-            argv = [_MOUNT, "-c", "-t", vfs_type, "-o", checked, "--", source, here]
-            context.children.run(argv, context.deadline_mono, pass_fds=[target])
+            if vfs_type in _PROGRAMS:
+                with _aside(context, mount_argv(vfs_type, checked, source), _PROGRAMS[vfs_type]) as aside:
+                    argv = [_MOUNT, "-c", "--bind", "--", aside, here]
+                    context.children.run(argv, context.deadline_mono, pass_fds=[target])
+            else:
+                argv = [*mount_argv(vfs_type, checked, source), here]
+                context.children.run(argv, context.deadline_mono, pass_fds=[target])
         finally:
             os.close(target)
         if not _mounted(path):
@@ -167,6 +176,31 @@ def _mount(context: Context, vfs_type: str, source: str, spec: str, options: str
     finally:
         os.close(parent)
     return {"path": path, "already": False}
+
+
+def mount_argv(vfs_type: str, options: str, source: str) -> list[str]:
+    """All but the mount point, which comes last."""
+    return [_MOUNT, "-c", "-t", vfs_type, "-o", options, "--", source]
+
+
+@contextlib.contextmanager
+def _aside(context: Context, argv: list[str], program: str) -> Iterator[str]:
+    """Mounted in a folder of root's own while the block lasts, to be bound to its place.
+
+    The client's program opens its mount point again by name, so it cannot be given a descriptor, and a name in a folder
+    of the agent's could be swapped meanwhile.
+    """
+    if not Path(program).exists():
+        raise OperationFailed(f"{program} is not installed")
+    aside = tempfile.mkdtemp(prefix="vdsm-mount-", dir="/run")
+    try:
+        context.children.run([*argv, aside], context.deadline_mono)
+        yield aside
+    finally:
+        if _mounted(aside):
+            # Lazily: the block's mount, if there is one, has the file system now.
+            context.children.run([_UMOUNT, "-c", "-l", "--", aside], context.deadline_mono)
+        Path(aside).rmdir()
 
 
 def _below(gluster: bool) -> str:

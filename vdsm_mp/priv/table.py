@@ -124,6 +124,7 @@ _ROWS = (
         {"remote": Text(rf"({HOST}):({EXPORT})", max_length=1280), "options": OPTIONS},
         "Mount server:/export below <repository>/mnt. The mount point is derived; options from an allow-list.",
         deadline_s=120,
+        at_once=8,
     ),
     Operation(
         "mount-posix",
@@ -131,6 +132,7 @@ _ROWS = (
         {"remote": REMOTE, "vfs_type": Text("|".join(POSIX_TYPES), max_length=16), "options": OPTIONS},
         "Mount a block device below /dev or a host:/path below <repository>/mnt (gluster: mnt/glusterSD).",
         deadline_s=120,
+        at_once=8,
     ),
     Operation(
         "umount",

@@ -14,9 +14,11 @@ from vdsm_mp.storage.connect_posix import options_of
 from vdsm_mp.storage.connections import Server
 from vdsm_mp.storage.mount import escape, normalize
 
-_REMOTE = re.compile(r"\A(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9][A-Za-z0-9._-]*):(?:\d{1,5}:)?/")
+_REMOTE = re.compile(r"\A(\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]{1,15})?\]|[A-Za-z0-9][A-Za-z0-9._-]*):/")
 _VERSION = re.compile(r"\A([34])(?:\.([0-2]))?\Z")
 _LOCK_OPTIONS = {"lock", "nolock"}
+#: Mount options that say what the connection says elsewhere.
+_VERSION_OPTIONS = {"vers", "nfsvers", "minorversion"}
 
 
 class NfsConnector:
@@ -59,6 +61,8 @@ def nfs_options(server: Server) -> list[str]:
         found = _VERSION.match(version)
         if found is None:
             raise ServerParametersInvalid(server.connection, f"NFS version {version!r} is not known")
+        if twice := _VERSION_OPTIONS.intersection(option.partition("=")[0] for option in extra):
+            raise ServerParametersInvalid(server.connection, f"{twice.pop()} and version {version} are both given")
         major = found[1]
         options.append(f"nfsvers={major}")
         if found[2] is not None:

@@ -9,7 +9,8 @@ there"), and `roots` lists them for looking up domains all the same.
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,9 @@ from vdsm_mp.storage.domain_format import DomainType
 from vdsm_mp.storage.mount import mounts_below
 
 _log = logging.getLogger("storage.connect")
+
+#: A mount that hangs is given up before.
+TURN_S = 150.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +82,36 @@ class _Held:
 
 
 class Connections:
-    """The table. Calls for one root are serialised by the caller's lane; different roots may run in parallel."""
+    """The table. One root has one call at a time, whoever asks; a server that hangs keeps nobody from the others."""
 
     def __init__(self, mnt_dir: str, connectors: Mapping[DomainType, Connector]) -> None:
         self.mnt_dir = mnt_dir
         self._connectors = connectors
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
+        self._turns = threading.Condition()
+        self._busy: set[str] = set()
+
+    @contextmanager
+    def turn(self, root: str) -> Iterator[None]:
+        """The root is nobody else's meanwhile. Raises: ServerConnectionFailed (another call holds it too long)."""
+        with self._turns:
+            if not self._turns.wait_for(lambda: root not in self._busy, TURN_S):
+                raise ServerConnectionFailed(root, "an earlier call for it has not ended")
+            self._busy.add(root)
+        try:
+            yield
+        finally:
+            with self._turns:
+                self._busy.discard(root)
+                self._turns.notify_all()
+
+    def root_of(self, kind: DomainType, server: Server) -> str:
+        """Where it is, or would be, connected. Raises: ServerParametersInvalid."""
+        return self._connector(kind).root_of(server)
 
     def connect(self, kind: DomainType, server: Server) -> str:
-        """Returns the root. Idempotent for an id. Raises: ServerConnectionFailed and its kin."""
+        """Returns the root. Idempotent for an id. Within its turn. Raises: ServerConnectionFailed and its kin."""
         connector = self._connector(kind)
         root = connector.root_of(server)
         connector.connect(server, root)
@@ -112,7 +136,10 @@ class Connections:
         return None if others else root
 
     def disconnect(self, kind: DomainType, server: Server) -> None:
-        """Forget the id and, with the last one, undo the mount. Raises: ServerConnectionFailed (still held then)."""
+        """Forget the id and, with the last one, undo the mount. Within its turn.
+
+        Raises: ServerConnectionFailed (still held then).
+        """
         connector = self._connector(kind)
         root = connector.root_of(server)
         if self.root_to_leave(kind, server) is not None:

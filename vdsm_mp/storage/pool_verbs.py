@@ -53,11 +53,12 @@ def connect_server(ask: ConnectStorageServer, connections: Connections, domains:
     kind = DomainType.of(ask.domain_type)
 
     def one(server: Server) -> None:
-        root = connections.connect(kind, server)
-        try:
-            domains.learn_root(root)
-        except Error as e:  # connected all the same; its domains are looked for again when they are needed
-            _log.warning("domains of %s are not seen: %s", server.connection, e)
+        with connections.turn(connections.root_of(kind, server)):
+            root = connections.connect(kind, server)
+            try:
+                domains.learn_root(root)
+            except Error as e:  # connected all the same; its domains are looked for again when they are needed
+                _log.warning("domains of %s are not seen: %s", server.connection, e)
 
     return _each(ask.connection_params, one)
 
@@ -69,16 +70,17 @@ def disconnect_server(
     kind = DomainType.of(ask.domain_type)
 
     def one(server: Server) -> None:
-        root = connections.root_to_leave(kind, server)
-        if root is not None:
-            below = domains.on_root(root)
-            used = sorted(set(below) & set(monitors.watched()))
-            if used:
-                raise ServerDisconnectFailed(server.connection, f"storage domain {used[0]} is in use")
-            domains.forget_root(root)
-            for sd_id in below:
-                locks.drop(sd_id)
-        connections.disconnect(kind, server)
+        with connections.turn(connections.root_of(kind, server)):
+            root = connections.root_to_leave(kind, server)
+            if root is not None:
+                below = domains.on_root(root)
+                used = sorted(set(below) & set(monitors.watched()))
+                if used:
+                    raise ServerDisconnectFailed(server.connection, f"storage domain {used[0]} is in use")
+                domains.forget_root(root)
+                for sd_id in below:
+                    locks.drop(sd_id)
+            connections.disconnect(kind, server)
 
     return _each(ask.connection_params, one)
 

@@ -36,7 +36,7 @@ from vdsm_mp.storage import tasks as task_verbs
 from vdsm_mp.storage.connect_local import LocalConnector
 from vdsm_mp.storage.connect_mounted import Mounter
 from vdsm_mp.storage.connect_nfs import NfsConnector
-from vdsm_mp.storage.connect_posix import PosixConnector
+from vdsm_mp.storage.connect_posix import GlusterConnector, PosixConnector
 from vdsm_mp.storage.connections import Connections
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import DomainType
@@ -78,6 +78,7 @@ def build(config: Config, ports: Ports) -> Room:
             DomainType.LOCALFS: LocalConnector(mnt_dir, ports.children),
             DomainType.NFS: NfsConnector(mnt_dir, mounter),
             DomainType.POSIXFS: PosixConnector(mnt_dir, mounter),
+            DomainType.GLUSTERFS: GlusterConnector(mnt_dir, mounter),
         },
     )
     domains = Domains(connections, ports.children)
