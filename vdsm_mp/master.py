@@ -30,7 +30,7 @@ from vdsm_mp import environment, privileges
 from vdsm_mp.common import config, kernel, log
 from vdsm_mp.common.options import Config
 from vdsm_mp.house import house as houses
-from vdsm_mp.house import listener, spawn
+from vdsm_mp.house import lifehooks, listener, spawn
 from vdsm_mp.house.desk import Desk
 from vdsm_mp.house.members import Process
 from vdsm_mp.ipc import control
@@ -159,6 +159,7 @@ def _serve(cfg: Config, public: socket.socket, rows: ModuleType) -> int:
         "vdsm-mp %s pid=%d on %s kernel %s", vdsm_mp.__version__, os.getpid(), platform.node(), platform.release()
     )
     environment.start_coverage()
+    lifehooks.run(cfg, "before_vdsm_start", lifehooks.START_S)
     for module in rows.PRELOAD:
         importlib.import_module(module)
     spawn.collect_freely()
@@ -175,6 +176,7 @@ def _serve(cfg: Config, public: socket.socket, rows: ModuleType) -> int:
             house, selector, Desk(run_dir / "control.sock", house, selector, cfg.vdsm_mp.user, cfg.vdsm_mp.group)
         ).run()
     (run_dir / "vdsm-mp.pid").unlink(missing_ok=True)
+    lifehooks.run(cfg, "after_vdsm_stop", lifehooks.STOP_S)
     logger.info("stopped, exit %d", house.verdict)
     environment.save_coverage()
     return house.verdict

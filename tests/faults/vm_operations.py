@@ -138,7 +138,7 @@ class Replicate(Operation):
             world.patiently(lambda: world.ask("VM.diskReplicateFinish", **self._back(world, guest)), within_s=8)
         except sequences.Refused as error:
             assert "is not being replicated" in error.message, error
-        world.patiently(lambda: self.begin(world, guest))
+        world.patiently(lambda: Replicate.begin(self, world, guest))
         self._finish(world, guest)
 
     def _finish(self, world: VmWorld, guest: Guest) -> None:
@@ -170,9 +170,16 @@ class FinishReplication(Replicate):
         world.ask("VM.diskReplicateFinish", **self._names(world, guest))
 
     def settle(self, world: VmWorld, guest: Guest) -> None:
-        """An engine reads which volume the VM uses, and asks again while it is the old one."""
+        """An engine reads which volume the VM uses, and asks again while it is the old one.
+
+        A libvirtd that died while it told QEMU to go over may have left a mirror that no libvirtd can end that way
+        (seen with 9.0: "Duplicate nodes"); it is called off, and begun anew.
+        """
         target = guest.more["target"]
-        eventually(lambda: self._moved(world, guest, target), within_s=30)
+        try:
+            eventually(lambda: self._moved(world, guest, target), within_s=6, every_s=0.3)
+        except AssertionError:
+            super().settle(world, guest)
         guest.layers, guest.sd_id = guest.more["layers"], world.other.sd_id
 
     def _moved(self, world: VmWorld, guest: Guest, target: str) -> bool:
@@ -248,7 +255,7 @@ class EndBackup(Backup):
 
     def settle(self, world: VmWorld, guest: Guest) -> None:
         self._end(world, guest)
-        Backup.begin(self, world, guest)
+        world.patiently(lambda: Backup.begin(self, world, guest), within_s=10)
         self._end(world, guest)
         kept = world.ask("VM.list_checkpoints", vmID=guest.vm_id)
         world.ask("VM.delete_checkpoints", vmID=guest.vm_id, checkpoint_ids=list(reversed(kept)))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
+from tests.support.hookscripts import write_hook
 from tests.support.house import RunningHouse
 from tests.support.needs import needs_root
 from vdsm_mp.common import controlsocket, kernel
@@ -52,6 +53,17 @@ def test_both_workers_are_ready_and_titled(house: RunningHouse) -> None:
         pid = house.pid_of(name)
         assert Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0] == f"vdsm-mp: {name}".encode()
     assert house.status()["verdict"] == "ok"
+
+
+def test_hooks_run_before_the_first_worker_and_after_the_last(house: RunningHouse) -> None:
+    seen = house.root / "state/seen"
+    assert house.terminate() == 0
+    for point in ("before_vdsm_start", "after_vdsm_stop"):
+        write_hook(house.root / "hooks", point, f"echo {point} $(pgrep -P $PPID -c -f 'vdsm-mp: steady') >> {seen}; exit 2")
+    house.begin()
+    house.wait_ready()
+    assert house.terminate() == 0
+    assert seen.read_text().split("\n") == ["before_vdsm_start 0", "after_vdsm_stop 0", ""]
 
 
 def test_the_master_holds_no_zmq_asyncio_or_libvirt() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import field
 
+from vdsm_mp.api.errors_host import HostHookFailed
 from vdsm_mp.api.errors_virt import (
     RUNNING_ONLY,
     CannotCreateVm,
@@ -88,7 +89,15 @@ class GetVmInfo(Message, frozen=True, kw_only=True):
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.getStats", owner="virt", reply=list[dict[str, Any]], lane=Lane.LOOP, safe=True, tier=1, raises=(NoSuchVm,))
+@verb(
+    "VM.getStats",
+    owner="virt",
+    reply=list[dict[str, Any]],
+    lane=Lane.LOOP,
+    safe=True,
+    tier=1,
+    raises=(NoSuchVm, HostHookFailed),
+)
 class GetVmStats(Message, frozen=True, kw_only=True):
     """Statistics of one VM."""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import field
 
+from vdsm_mp.api.errors_host import HostHookFailed
 from vdsm_mp.api.errors_virt import BadSecretRequest, SecretRegistrationFailed, SecretUnregistrationFailed
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
@@ -51,7 +52,15 @@ class GetVmFullList(Message, frozen=True, kw_only=True):
     vm_ids: list[Uuid] | None = field(default=None, name="vmList")
 
 
-@verb("Host.getAllVmStats", owner="virt", reply=list[dict[str, Any]], lane=Lane.LOOP, safe=True, tier=1)
+@verb(
+    "Host.getAllVmStats",
+    owner="virt",
+    reply=list[dict[str, Any]],
+    lane=Lane.LOOP,
+    safe=True,
+    tier=1,
+    raises=(HostHookFailed,),
+)
 class GetAllVmStats(Message, frozen=True, kw_only=True):
     """Statistics of all VMs, as an engine polls them."""
 

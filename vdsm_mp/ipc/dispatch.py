@@ -11,7 +11,7 @@ import logging
 import time
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any
@@ -32,12 +32,21 @@ class Unhandled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """One verb, ready to be served. `call(message, ctx)` runs the room's function with all it wants."""
+    """One verb, ready to be served. `call(message, ctx)` runs the room's function with all it wants.
+
+    may_block: asked before each call of a verb of the loop; while it is true the verb runs in a pool.
+    """
 
     spec: VerbSpec
     call: Callable[[Message, CallContext], Any]
     logger: logging.Logger
     subjects: tuple[tuple[str, str], ...]
+    may_block: Callable[[], bool] | None = None
+
+    def lane(self) -> Lane:
+        """Where this call runs."""
+        lane = self.spec.lane
+        return Lane.READ if lane is Lane.LOOP and self.may_block is not None and self.may_block() else lane
 
     def key(self, message: Message) -> str | None:
         """What orders calls of this verb: "vm_id=1111…". Verbs of one owner with one key field share their turns."""
@@ -53,10 +62,20 @@ class Handler:
 class Dispatch:
     """The handlers of one worker by verb name. Raises Unhandled when built from a room that does not fit."""
 
-    def __init__(self, worker: str, modules: Sequence[ModuleType], state: Sequence[object]) -> None:
+    def __init__(
+        self,
+        worker: str,
+        modules: Sequence[ModuleType],
+        state: Sequence[object],
+        may_block: Mapping[type[Message], Callable[[], bool]] | None = None,
+    ) -> None:
         self.worker = worker
         wrong: list[str] = []
-        self.handlers: Mapping[str, Handler] = _collect(worker, modules, state, wrong)
+        found = _collect(worker, modules, state, wrong)
+        for message, asked in (may_block or {}).items():
+            name = spec_of(message).name
+            found[name] = replace(found[name], may_block=asked)
+        self.handlers: Mapping[str, Handler] = found
         owned = [spec for spec in VERBS.values() if spec.owner == worker]
         missing = [spec.name for spec in owned if not spec.planned and spec.name not in self.handlers]
         wrong += [f"{name} has no handler" for name in sorted(missing)]

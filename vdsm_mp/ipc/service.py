@@ -130,7 +130,7 @@ class Service:
             if time.monotonic() >= ctx.deadline_mono:
                 self._counts["expired"] += 1
                 return
-            lane = handler.spec.lane
+            lane = handler.lane()
             if lane is not Lane.LOOP:
                 run = partial(self._in_thread, partial(dispatch.run, handler, message, ctx), ctx, answer)
                 job = Job(ctx.verb + handler.subject(message), ctx.deadline_mono, run)

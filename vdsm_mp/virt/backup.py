@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
+import libvirt_qemu
 
 from vdsm_mp.api.errors_virt import BackupFailed, CheckpointFailed, InconsistentCheckpoint, NoSuchBackup
 from vdsm_mp.api.types import UUID_PATTERN
@@ -38,6 +39,8 @@ from vdsm_mp.virt.records import Drive, VmRecord
 logger = log.named(__name__)
 
 _UUID = re.compile(UUID_PATTERN)
+#: QEMU's words for what keeps a backup from beginning although none is running.
+_LEFT_SERVER = "NBD server already running"
 _END_S = 10.0
 _END_TICK_S = 0.05
 
@@ -191,15 +194,24 @@ def _begin(
             raise BackupFailed(f"the file systems cannot be frozen: {error}") from error
         logger.info("vm=%s its file systems are not frozen for the backup: %s", vm_id, error)
     try:
+        asked = xml.dump(request), None if checkpoint is None else xml.dump(checkpoint)
         with translated(vm_id, BackupFailed):
-            dom.backupBegin(
-                xml.dump(request),
-                None if checkpoint is None else xml.dump(checkpoint),
-                libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL,
-            )
+            try:
+                dom.backupBegin(*asked, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+            except libvirt.libvirtError as error:
+                if _LEFT_SERVER not in str(error):
+                    raise
+                _end_left_server(vm_id, dom)
+                dom.backupBegin(*asked, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
     finally:
         if frozen:
             guestfs.thaw(backups.devices, vm_id)
+
+
+def _end_left_server(vm_id: str, dom: Any) -> None:
+    """A libvirtd that died at the end of a backup leaves QEMU's server running, and its successor knows of none."""
+    logger.warning("vm=%s the NBD server of an earlier backup runs still and is ended", vm_id)
+    libvirt_qemu.qemuMonitorCommand(dom, '{"execute": "nbd-server-stop"}', 0)
 
 
 def _end(backups: Backups, vm_id: str, dom: Any, backup_id: str) -> None:

@@ -11,12 +11,15 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from vdsm_mp.api.errors_virt import CannotCreateVm
+from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.common import xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.virt.metadata import Metadata
-from vdsm_mp.virt.records import VmRecord
+from vdsm_mp.virt.records import VmRecord, VolumeIds
 
 #: (tag, operation) -> the middle of the point's name.
 _POINTS = {
@@ -27,6 +30,9 @@ _POINTS = {
     ("disk", "hotunplug"): "disk_hotunplug",
     ("memory", "hotplug"): "memory_hotplug",
 }
+
+#: What hooks may change of a disk.
+_DISK = ("path", "format", "diskType")
 
 Custom = Mapping[str, str]
 
@@ -62,6 +68,35 @@ class DeviceHooks:
             return
         for device, custom in _custom_devices(domain, record.metadata):
             self._hooks.xml(point, xml.dump(device), environment(record, custom), raises=raises)
+
+    # -- when storage has prepared a disk
+
+    def disk_prepared(self, record: VmRecord, ids: VolumeIds, prepared: PreparedDrive) -> PreparedDrive:
+        """after_disk_prepare, before the disk is used: hooks may put another path in its place.
+
+        Raises: HookFailed, CannotCreateVm (what they left is no disk).
+        """
+        point = "after_disk_prepare"
+        if not self._hooks.has(point):
+            return prepared
+        kind = "block" if prepared.block else "file"
+        told = {
+            "poolID": ids.pool_id, "domainID": ids.sd_id, "imageID": ids.image_id, "volumeID": ids.volume_id,
+            "path": prepared.path, "format": prepared.format, "diskType": kind,
+        }  # fmt: skip
+        left = self._hooks.json(point, told, environment(record))
+        path, form, kind = (str(left.get(key)) if isinstance(left, dict) else "" for key in _DISK)
+        if not path.startswith("/") or form not in ("cow", "raw") or kind not in ("block", "file"):
+            raise CannotCreateVm(f"the hooks of {point} left no disk: {left!r:.200}")
+        return msgspec.structs.replace(prepared, path=path, format=form, block=kind == "block")
+
+    def disks_prepared(self, record: VmRecord, prepared: Mapping[str, PreparedDrive]) -> dict[str, PreparedDrive]:
+        """The same for all disks of a VM, {target dev: drive}. Raises: HookFailed, CannotCreateVm."""
+        ids = {drive.name: drive.ids for drive in record.devices.drives}
+        return {
+            name: one if (named := ids.get(name)) is None else self.disk_prepared(record, named, one)
+            for name, one in prepared.items()
+        }
 
     # -- around a change of one device
 

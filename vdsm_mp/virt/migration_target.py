@@ -95,6 +95,7 @@ class Arrivals:
         prepared: dict[str, PreparedDrive] = {}
         try:
             prepared = self._drives.prepare_all(domain, metadata)
+            prepared = self._hooks.devices.disks_prepared(self._vms.find(vm_id), prepared)
             self._hooks.before_arriving(self._vms.find(vm_id), domain)
         except BaseException as error:
             self._vms.forget(vm_id)

@@ -133,7 +133,7 @@ class Starter:
         failure = str if memory is None else hibernation.failure
         try:
             record = self._wanted(vm_id)
-            prepared = self._drives.prepare_all(domain, record.metadata)
+            prepared = self._hooks.devices.disks_prepared(record, self._drives.prepare_all(domain, record.metadata))
             self._wanted(vm_id)
             leases.fill(domain, prepared.values(), self._drives)
             externaldata.put(self._root, record, contents)

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vdsm_mp.api.errors_host import HostHookFailed
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import GetVmStats
 from vdsm_mp.api.vm_host import GetAllVmStats
 from vdsm_mp.common import clock
+from vdsm_mp.common.hooks import HookFailed, Hooks
 from vdsm_mp.virt.machine import VmStatus, reported
 from vdsm_mp.virt.records import Drive, VmRecord
 from vdsm_mp.virt.registry import Vms, down_info
@@ -126,13 +128,35 @@ class Stats:
 
 
 @handles(GetAllVmStats)
-def get_all_vm_stats(vms: Vms, stats: Stats, ask: GetAllVmStats) -> list[dict[str, Any]]:
-    return [stats.of(record) for record in vms.known().all()]
+def get_all_vm_stats(vms: Vms, stats: Stats, hooks: Hooks, ask: GetAllVmStats) -> list[dict[str, Any]]:
+    _ask_first(hooks, "before_get_all_vm_stats", {})
+    found = [stats.of(record) for record in vms.known().all()]
+    return _objects(hooks.json("after_get_all_vm_stats", found, raises=False), found)
 
 
 @handles(GetVmStats)
-def get_vm_stats(vms: Vms, stats: Stats, ask: GetVmStats) -> list[dict[str, Any]]:
-    return [stats.of(vms.find(ask.vm_id))]
+def get_vm_stats(vms: Vms, stats: Stats, hooks: Hooks, ask: GetVmStats) -> list[dict[str, Any]]:
+    _ask_first(hooks, "before_get_vm_stats", {"vmId": ask.vm_id})
+    found = [stats.of(vms.find(ask.vm_id))]
+    return _objects(hooks.json("after_get_vm_stats", found, {"vmId": ask.vm_id}, raises=False), found)
+
+
+def may_block(hooks: Hooks, what: str) -> bool:
+    """what: "vm_stats", "all_vm_stats". Hooks run in a pool; without any the answer comes from the loop."""
+    return hooks.has(f"before_get_{what}") or hooks.has(f"after_get_{what}")
+
+
+def _ask_first(hooks: Hooks, point: str, env: dict[str, str]) -> None:
+    try:
+        hooks.json(point, {}, env)
+    except HookFailed as error:
+        raise HostHookFailed(str(error)) from error
+
+
+def _objects(answer: Any, ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Whatever hooks made of it, an engine needs a list of objects, each with its VM."""
+    fine = isinstance(answer, list) and all(isinstance(one, dict) and "vmId" in one for one in answer)
+    return answer if fine else ours
 
 
 def _elapsed_s(record: VmRecord) -> int:

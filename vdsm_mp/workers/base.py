@@ -17,6 +17,7 @@ class Room:
     """One worker's content.
 
     state: objects injected into handlers by type. handlers: modules whose `@handles` functions are collected.
+    may_block: verbs of the loop that run in a pool instead while the function says so; it is asked for every call.
     before_ready: run in order, off the loop, before the worker says ready; an exception is a failed start.
     on_loop: called on the loop thread right after the loop runs, before `before_ready` (libvirt's event
     implementation, the listener); may return a coroutine, which then runs until drain.
@@ -28,6 +29,7 @@ class Room:
 
     state: tuple[object, ...] = ()
     handlers: tuple[ModuleType, ...] = ()
+    may_block: Mapping[type[Message], Callable[[], bool]] = field(default_factory=dict)
     before_ready: tuple[Callable[[], object], ...] = ()
     on_loop: tuple[Callable[[], Any], ...] = ()
     subscribes: Mapping[type[Message], Callable[[Any], None]] = field(default_factory=dict)

@@ -188,7 +188,7 @@ class Life:
             inherited={name: place.inherited[name] for name in spec.inherits},
         )
         self._room = room = module.build(place.config, ports)
-        dispatch = Dispatch(spec.name, room.handlers, room.state)
+        dispatch = Dispatch(spec.name, room.handlers, room.state, room.may_block)
         self._bus.subscribe(LogLevelChanged, _follow_level)
         for event, function in room.subscribes.items():
             self._bus.subscribe(event, function)

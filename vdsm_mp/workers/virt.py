@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Libvirt and the VMs. Owns the libvirt connection and the VM registry. Blocks in lanes and in the background only."""
 
+from functools import partial
 from pathlib import Path
 
 from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.ports import Ports
+from vdsm_mp.api.vm import GetVmStats
+from vdsm_mp.api.vm_host import GetAllVmStats
 from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config
 from vdsm_mp.tasks.jobs import Jobs
@@ -180,6 +183,7 @@ def build(config: Config, ports: Ports) -> Room:
             connection,
             vms,
             hooks,
+            hooks.hooks,
             numbers,
             keeper,
             drives,
@@ -230,6 +234,10 @@ def build(config: Config, ports: Ports) -> Room:
             stats,
             tuning,
         ),
+        may_block={
+            GetAllVmStats: partial(stats.may_block, hooks.hooks, "all_vm_stats"),
+            GetVmStats: partial(stats.may_block, hooks.hooks, "vm_stats"),
+        },
         before_ready=(
             hooks.prepare,
             lambda: connection.start(recovery.take_stock),

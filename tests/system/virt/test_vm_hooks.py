@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.bootsector import write_boot_disk
 from tests.support.eventually import eventually
 from tests.support.hookscripts import write_hook
 from tests.support.libvirtd import PrivateLibvirtd
@@ -14,7 +15,7 @@ from tests.support.virt_room import VirtRoom, vm_xml
 from tests.system.virt.conftest import NewGuest, image
 from tests.system.virt.test_vm_hibernation import memory_volumes
 from tests.system.virt.test_vm_plugs import SCSI, disk_xml
-from vdsm_mp.api.errors_virt import HotplugDiskFailed, SetNumberOfCpusFailed, VmOperationFailed
+from vdsm_mp.api.errors_virt import HotplugDiskFailed, SetNumberOfCpusFailed, UpdateDeviceFailed, VmOperationFailed
 
 pytestmark = [pytest.mark.system, needs_root(), needs_program("libvirtd", "qemu-system-x86_64", "unshare", "nsenter")]
 
@@ -105,3 +106,75 @@ def test_what_a_hook_refuses_to_a_running_vm_does_not_happen(room: VirtRoom, new
     room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
     assert room.call("Host.getVMList") == []
     eventually(lambda: (folder / "ends").read_text().split() == ["before_vm_destroy", "after_vm_destroy"])
+
+
+MAC = "52:54:00:00:00:07"
+CARD = f'<interface type="user"><mac address="{MAC}"/><model type="e1000"/><alias name="ua-card"/></interface>'
+CONSOLE = '<graphics type="vnc" port="-1" autoport="yes" passwd="none"/>'
+CARD_IS_CUSTOM = (
+    f'<ovirt-vm:device mac_address="{MAC}"><ovirt-vm:custom><ovirt-vm:lane>fast</ovirt-vm:lane></ovirt-vm:custom>'
+    "</ovirt-vm:device>"
+)
+
+
+def test_hooks_of_devices_see_those_with_custom_properties_and_their_changes(
+    room: VirtRoom, new_guest: NewGuest, folder: Path, libvirtd: PrivateLibvirtd
+) -> None:
+    hooks, seen = folder / "hooks.d", folder / "seen"
+
+    def note(*points: str, first: str = "") -> None:
+        for point in points:
+            write_hook(hooks, point, f'{first}echo "{point} $colour $lane $userName" >> {seen}')
+
+    # A card of the other kind, a start that stands still, and a disk at another path.
+    note("before_device_create", first='sed -i "s/e1000/rtl8139/" "$_hook_domxml"; ')
+    note("before_vm_start", first=f'f={folder}/$vmId/launchflags; test "$(cat $f)" = 0 && echo 1 > $f; ')
+    seen.touch()
+    elsewhere = write_boot_disk(folder / "elsewhere")
+    elsewhere.chmod(0o666)
+    write_hook(hooks, "after_disk_prepare", f"sed -i 's#{folder}/[^\"]*#{elsewhere}#' $_hook_json")
+    note("after_device_create", "before_device_destroy", "after_device_destroy")
+    note("before_update_device", "after_update_device", "after_update_device_fail")
+    note("before_vm_set_ticket", "after_vm_set_ticket")
+
+    guest = new_guest(room, wait=False, devices=CARD + CONSOLE, custom=CUSTOM, metadata=CARD_IS_CUSTOM)
+    eventually(lambda: "after_device_create" in seen.read_text(), within_s=30)
+    assert room.status(guest.vm_id) == "Paused"
+    live = libvirtd.virsh("dumpxml", guest.name)
+    assert "rtl8139" in live
+    assert f"'{elsewhere}'" in live
+    assert not (folder / guest.vm_id).exists()
+    room.call("VM.cont", vmID=guest.vm_id)
+    eventually(lambda: guest.ticks > 0, within_s=30)
+
+    change = {"deviceType": "interface", "alias": "ua-card", "linkActive": "false"}
+    room.call("VM.updateDevice", vmID=guest.vm_id, params=change)
+    with pytest.raises(UpdateDeviceFailed):
+        room.call("VM.updateDevice", vmID=guest.vm_id, params=change | {"specParams": {"inbound": {"average": "x"}}})
+    who = {"userName": "anna"}
+    room.call(
+        "VM.setTicket", vmID=guest.vm_id, password="secret", ttl=120, existingConnAction="keep", params=who,
+    )  # fmt: skip
+    write_hook(hooks, "before_update_device", "echo never >&2; exit 2")
+    with pytest.raises(UpdateDeviceFailed, match="never"):
+        room.call("VM.updateDevice", vmID=guest.vm_id, params=change | {"linkActive": "true"})
+    assert "<link state='down'/>" in libvirtd.virsh("dumpxml", guest.name)
+    room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+    eventually(lambda: "after_device_destroy" in seen.read_text())
+    assert [" ".join(line.split()) for line in seen.read_text().splitlines()] == [
+        "before_device_create green fast", "before_vm_start green", "after_device_create green fast",
+        "before_update_device green fast", "after_update_device green fast",
+        "before_update_device green fast", "after_update_device_fail green fast",
+        "before_vm_set_ticket green anna", "after_vm_set_ticket green anna",
+        "before_device_destroy green fast", "after_device_destroy green fast",
+    ]  # fmt: skip
+
+
+def test_launch_flags_that_cannot_be_keep_a_vm_from_starting(room: VirtRoom, folder: Path) -> None:
+    vm_id = str(uuid.uuid4())
+    for body in (f"echo 2 > {folder}/$vmId/launchflags", f"echo x > {folder}/$vmId/launchflags"):
+        write_hook(folder / "hooks.d", "before_vm_start", body)
+        room.create(vm_xml(vm_id), vm_id)
+        eventually(lambda: room.status(vm_id) == "Down")
+        assert "launch flags" in room.stats(vm_id)["exitMessage"]
+        room.call("VM.destroy", vmID=vm_id)

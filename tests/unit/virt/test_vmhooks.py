@@ -8,7 +8,10 @@ import pytest
 
 from tests.support.hookscripts import write_hook
 from tests.support.virt_room import VirtRoom
+from vdsm_mp.api.errors_host import HostHookFailed
 from vdsm_mp.api.errors_virt import VmOperationFailed
+from vdsm_mp.api.vm import GetVmStats
+from vdsm_mp.api.vm_host import GetAllVmStats
 
 
 @pytest.fixture
@@ -47,3 +50,29 @@ def test_a_hook_that_fails_afterwards_changes_nothing(room: VirtRoom, tmp_path: 
     write_hook(tmp_path / "hooks.d", "after_vm_pause", "exit 2")
     room.call("VM.pause", vmID=vm["vmId"])
     assert room.status(vm["vmId"]) == "Paused"
+
+
+def test_hooks_change_statistics_or_refuse_them_and_never_on_the_loop(room: VirtRoom, tmp_path: Path) -> None:
+    hooks = tmp_path / "hooks.d"
+    (vm,) = room.call("Host.getVMList")
+    may_block = room.room.may_block
+    assert [may_block[verb]() for verb in (GetAllVmStats, GetVmStats)] == [False, False]
+    odd = 's/"status": "[A-Z][a-z]*"/"status": "Odd"/'
+    write_hook(hooks, "after_get_all_vm_stats", f"sed -i '{odd}' $_hook_json")
+    assert [may_block[verb]() for verb in (GetAllVmStats, GetVmStats)] == [True, False]
+    assert [entry["status"] for entry in room.call("Host.getAllVmStats")] == ["Odd"]
+    write_hook(hooks, "after_get_all_vm_stats", 'echo "{}" > "$_hook_json"')
+    assert [entry["vmId"] for entry in room.call("Host.getAllVmStats")] == [vm["vmId"]]
+    write_hook(hooks, "before_get_vm_stats", f"test $vmId = {vm['vmId']} && echo not now >&2; exit 2")
+    assert may_block[GetVmStats]()
+    with pytest.raises(HostHookFailed, match="not now"):
+        room.call("VM.getStats", vmID=vm["vmId"])
+    write_hook(hooks, "before_get_vm_stats", "exit 0")
+    assert room.status(vm["vmId"]) == "Up"
+
+
+def test_hooks_change_the_list_of_host_devices(room: VirtRoom, tmp_path: Path) -> None:
+    write_hook(tmp_path / "hooks.d", "after_hostdev_list_by_caps", 'echo "{}" > "$_hook_json"')
+    assert room.call("Host.hostdevListByCaps") == {}
+    write_hook(tmp_path / "hooks.d", "after_hostdev_list_by_caps", 'echo "[]" > "$_hook_json"')
+    assert room.call("Host.hostdevListByCaps") != {}
