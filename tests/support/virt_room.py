@@ -55,6 +55,8 @@ class RecordedStorage:
         self.gate = threading.Event()
         self.gate.set()
         self.fails: Exception | None = None
+        #: Raised instead of taking an image back.
+        self.away: Exception | None = None
 
     def ask(self, message: Message, *, deadline_s: float | None = None) -> Any:
         if isinstance(message, PrepareDrive):
@@ -89,6 +91,8 @@ class RecordedStorage:
             path, offset = self.leases[name.lease_id]
             return LeaseInfo(sd_id=name.sd_id, lease_id=name.lease_id, path=path, offset=offset)
         assert isinstance(message, TeardownDrive)
+        if self.away is not None:
+            raise self.away
         self.released.append(message.image_id)
         return None
 

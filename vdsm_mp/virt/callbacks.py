@@ -70,7 +70,9 @@ class Callbacks:
                 self._unknown(vm_id)
             return
         now = clock.mono_s()
-        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
+        if event == libvirt.VIR_DOMAIN_EVENT_STARTED and not record.external:
+            self._vms.move(vm_id, machine.on_unexpected_start)
+        elif event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
             migrated = detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED
             saved = detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED
             self._vms.move(vm_id, lambda life: machine.on_stopped(life, migrated=migrated, saved=saved))

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The disks of a VM as storage knows them: asked to prepare, and given back."""
 
+import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from dataclasses import replace
 
 from vdsm_mp.api.internal import PreparedDrive, PrepareDrive, TeardownDrive
 from vdsm_mp.api.lease import GetLeaseInfo, LeaseInfo, LeaseName
-from vdsm_mp.api.ports import Caller
+from vdsm_mp.api.ports import Background, Caller
 from vdsm_mp.common import log
-from vdsm_mp.common.errors import Error
+from vdsm_mp.common.errors import Error, Unavailable
 from vdsm_mp.virt import domxml_parse
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
@@ -19,16 +20,25 @@ logger = log.named(__name__)
 _PREPARE_S = 120.0
 _TEARDOWN_S = 60.0
 _LEASE_S = 60.0
+_AGAIN_S = 5.0
+_OWED_AT_MOST = 1000
 
 
 class Drives:
     """Speaks with storage. From pool threads only."""
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, caller: Caller, background: Background) -> None:
         self._caller = caller
+        self._background = background
+        #: Images that storage could not take back yet.
+        self._owed: dict[str, VolumeIds] = {}
+        self._paying = False
+        self._lock = threading.Lock()
 
     def prepare(self, ids: VolumeIds) -> PreparedDrive:
         """Idempotent. Raises: what storage raised, PeerRestarted, DeadlineExceeded."""
+        with self._lock:
+            self._owed.pop(ids.image_id, None)
         ask = PrepareDrive(
             pool_id=ids.pool_id, sd_id=ids.sd_id, image_id=ids.image_id, volume_id=ids.volume_id
         )  # fmt: skip
@@ -60,12 +70,49 @@ class Drives:
         return answer
 
     def teardown(self, ids: VolumeIds) -> None:
-        """Idempotent; a failure is logged: storage forgets by itself what nobody prepared again."""
+        """Idempotent. A refusal is logged. Storage that is away is asked again, unless the image is prepared anew."""
         try:
-            ask = TeardownDrive(pool_id=ids.pool_id, sd_id=ids.sd_id, image_id=ids.image_id)
-            self._caller.ask(ask, deadline_s=_TEARDOWN_S)
+            self._give_back(ids)
+        except Unavailable as error:
+            logger.info("image %s is given back later: %s", ids.image_id, error)
+            self._owe(ids)
         except Error as error:
             logger.warning("image %s could not be given back: %s", ids.image_id, error)
+
+    def _give_back(self, ids: VolumeIds) -> None:
+        ask = TeardownDrive(pool_id=ids.pool_id, sd_id=ids.sd_id, image_id=ids.image_id)
+        self._caller.ask(ask, deadline_s=_TEARDOWN_S)
+
+    def _owe(self, ids: VolumeIds) -> None:
+        with self._lock:
+            if len(self._owed) >= _OWED_AT_MOST:
+                logger.warning("image %s is not given back: too many are waiting", ids.image_id)
+                return
+            self._owed[ids.image_id] = ids
+            begin, self._paying = not self._paying, True
+        if begin:
+            self._background.later(_AGAIN_S, "give images back", self._pay)
+
+    def _pay(self) -> None:
+        """One after the other; the first that storage still cannot take ends the round."""
+        with self._lock:
+            todo = list(self._owed.values())
+        for ids in todo:
+            with self._lock:
+                if self._owed.get(ids.image_id) != ids:
+                    continue  # prepared anew meanwhile
+            try:
+                self._give_back(ids)
+            except Unavailable:
+                break
+            except Error as error:
+                logger.warning("image %s could not be given back: %s", ids.image_id, error)
+            with self._lock:
+                self._owed.pop(ids.image_id, None)
+        with self._lock:
+            self._paying = bool(self._owed) and not self._background.draining
+        if self._paying:
+            self._background.later(_AGAIN_S, "give images back", self._pay)
 
     def claim(self, records: Iterable[VmRecord]) -> bool:
         """Prepare again what running VMs use, after a restart of us or of storage. False when any failed."""

@@ -19,10 +19,11 @@ from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import machine
 from vdsm_mp.virt.connection import Connection, translate, translated
+from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import Do, VmStatus
-from vdsm_mp.virt.records import VmRecord
+from vdsm_mp.virt.records import VmRecord, VolumeIds
 from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.replicate import replicas
 from vdsm_mp.virt.starting import UNDEFINE, Starter
@@ -148,11 +149,8 @@ class Ender:
                 )
         finally:
             if not record.external:
-                for drive in record.devices.drives:
-                    if drive.ids is not None:
-                        self._drives.teardown(drive.ids)
-                for replica in replicas(record):
-                    self._drives.teardown(replica)
+                for ids in _held(record):
+                    self._drives.teardown(ids)
             self._hooks.after_destroy(record)
 
     def _read_pause_code(self, record: VmRecord) -> None:
@@ -164,6 +162,13 @@ class Ender:
 
     def _remember_pause(self, record: VmRecord) -> None:
         self._keeper.remember(record.vm_id, pauseTime=record.life.paused_mono)
+
+
+def _held(record: VmRecord) -> list[VolumeIds]:
+    """What may be prepared for it: its disks, mirrors of them, and those of a start that never came to a definition."""
+    drives = [drive.ids for drive in record.devices.drives if drive.ids is not None]
+    told = [ids for data in record.metadata.devices("disk") if (ids := volume_ids(data)) is not None]
+    return list(dict.fromkeys((*drives, *told, *replicas(record))))
 
 
 def end_if_running(connection: Connection, vm_id: str) -> None:

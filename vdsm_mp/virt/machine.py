@@ -187,6 +187,11 @@ def on_started(life: Life, now: float, *, paused: bool) -> Move:
     return started, (Do.TELL_RUNNING,)
 
 
+def on_unexpected_start(life: Life) -> Move:
+    """libvirt: QEMU was started. For a VM that was told to be Down it comes too late: it may run elsewhere by now."""
+    return life, (Do.DESTROY,) if life.status is VmStatus.DOWN else ()
+
+
 def go_down(life: Life, exit_: Exit, more: tuple[Do, ...] = ()) -> Move:
     """The one way to Down. A second one changes nothing."""
     if life.status is VmStatus.DOWN:

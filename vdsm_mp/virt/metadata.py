@@ -124,6 +124,10 @@ class Metadata:
             return _read(element)
         return {}
 
+    def devices(self, devtype: str) -> list[dict[str, Any]]:
+        """Data of every device of a type."""
+        return [_read(element) for element in self._devices({"devtype": devtype})]
+
     def with_device(self, identity: Mapping[str, str], data: Data | None) -> "Metadata":
         """The same with the device's data replaced; None forgets the device."""
         element = copy.deepcopy(self._element)

@@ -109,9 +109,25 @@ class Plugger:
         _, domain = self.devices.live(vm_id)
         return any(alias_of(device) == alias for device in domain.iterfind(f"devices/{tag}"))
 
-    def remember(self, vm_id: str, identity: dict[str, str], data: dict[str, Any] | None) -> VmRecord | None:
-        """Write the device's metadata and tell the engine that the devices changed."""
+    @contextmanager
+    def remembered(self, vm_id: str, identity: dict[str, str], data: dict[str, Any]) -> Iterator[None]:
+        """Its metadata are there before the device is: one that comes while we die still has them.
+
+        What did not come is forgotten; where that fails too, libvirt is away, and tells later what there is.
+        """
         self.devices.keeper.remember_device(vm_id, identity, data)
+        try:
+            yield
+        except BaseException:
+            try:
+                self.devices.keeper.remember_device(vm_id, identity, None)
+            except Error as error:
+                logger.warning("vm=%s the metadata of %s stay: %s", vm_id, identity, error)
+            raise
+
+    def forget(self, vm_id: str, identity: dict[str, str]) -> VmRecord | None:
+        """Drop the metadata of a device that has gone, and tell the engine that the devices changed."""
+        self.devices.keeper.remember_device(vm_id, identity, None)
         return self.devices.changed(vm_id)
 
 

@@ -48,12 +48,13 @@ def hotplug_disk(plugger: Plugger, ask: HotplugVmDisk) -> dict[str, str]:
         if prepared is not None:
             domxml_build.use_prepared(disk, prepared)
         domxml_build.keep_owner(disk)
-        plugger.attach(ask.vm_id, disk, HotplugDiskFailed, data)
-        now = plugger.remember(ask.vm_id, {"devtype": "disk", "name": name}, data)
+        with plugger.remembered(ask.vm_id, {"devtype": "disk", "name": name}, data):
+            plugger.attach(ask.vm_id, disk, HotplugDiskFailed, data)
     except BaseException:
         if drive.ids is not None:
             devices.drives.teardown(drive.ids)
         raise
+    now = devices.changed(ask.vm_id)
     logger.info("vm=%s disk %s plugged", ask.vm_id, name)
     return short_status(now or record)
 
@@ -69,7 +70,7 @@ def hotunplug_disk(plugger: Plugger, ask: HotunplugVmDisk) -> dict[str, str]:
     if disk is None:
         raise HotunplugDiskFailed(f"{drive.name} is not there")
     plugger.detach(ask.vm_id, disk, HotunplugDiskFailed, record.metadata.device(devtype="disk", name=drive.name))
-    now = plugger.remember(ask.vm_id, {"devtype": "disk", "name": drive.name}, None)
+    now = plugger.forget(ask.vm_id, {"devtype": "disk", "name": drive.name})
     if drive.ids is not None:
         devices.drives.teardown(drive.ids)
     return short_status(now or record)

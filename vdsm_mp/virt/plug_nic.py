@@ -27,8 +27,9 @@ def hotplug_nic(plugger: Plugger, ask: HotplugVmNic) -> dict[str, str]:
     if any(nic.mac == mac for nic in record.devices.nics):
         raise HotplugNicFailed(f"a card {mac} is plugged already")
     data = metadata.device(mac_address=mac)
-    plugger.attach(ask.vm_id, card, HotplugNicFailed, data)
-    now = plugger.remember(ask.vm_id, {"mac_address": mac}, data)
+    with plugger.remembered(ask.vm_id, {"mac_address": mac}, data):
+        plugger.attach(ask.vm_id, card, HotplugNicFailed, data)
+    now = plugger.devices.changed(ask.vm_id)
     logger.info("vm=%s card %s plugged", ask.vm_id, mac)
     return short_status(now or record)
 
@@ -46,7 +47,7 @@ def hotunplug_nic(plugger: Plugger, ask: HotunplugVmNic) -> dict[str, str]:
         raise HotunplugNicFailed(f"there is no card {mac or alias}")
     mac = mac_of(card)
     plugger.detach(ask.vm_id, card, HotunplugNicFailed, record.metadata.device(mac_address=mac))
-    now = plugger.remember(ask.vm_id, {"mac_address": mac}, None)
+    now = plugger.forget(ask.vm_id, {"mac_address": mac})
     return short_status(now or record)
 
 

@@ -33,6 +33,9 @@ from vdsm_mp.virt.sampling import Sampler
 logger = log.named(__name__)
 
 _CLAIM_AGAIN_S = 5.0
+#: A start that we asked for before we died may reach QEMU so much later.
+_START_MAY_COME_S = 5.0
+_LOOK_AGAIN_S = 0.25
 
 _SHUTOFF = {
     libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: ExitReason.USER_SHUTDOWN,
@@ -40,6 +43,8 @@ _SHUTOFF = {
     libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: ExitReason.MIGRATED,
     libvirt.VIR_DOMAIN_SHUTOFF_SAVED: ExitReason.SAVED,
     libvirt.VIR_DOMAIN_SHUTOFF_FAILED: ExitReason.START_FAILED,
+    libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: ExitReason.LOST_QEMU,
+    libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: ExitReason.LOST_QEMU,
 }
 _INACTIVE = {libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED}
 
@@ -167,15 +172,55 @@ class Recovery:
                 self._vms.change(vm_id, lambda record: with_devices(_as_written(record, known, metadata), domain))
             self._vms.move(vm_id, lambda life: machine.on_recovered(life, found))
             return
+        if _may_be_starting(state, reason, metadata):
+            found = Life(status=VmStatus.WAIT_FOR_LAUNCH)
         record = _record(vm_id, domain, metadata, found, external=external)
         try:
             self._vms.add(record)
         except VmExists:
             return  # created by a call meanwhile
         logger.info("vm=%s (%s) is %s%s", vm_id, record.name, found.status, ", external" if external else "")
-        todo = Do.READ_PAUSE_CODE if _unknown_error(state, reason) else None
-        if todo is not None:
-            self._vms.perform(record, todo)
+        if found.status is VmStatus.WAIT_FOR_LAUNCH:
+            until = clock.mono_s() + _START_MAY_COME_S
+            self._in_background(f"start of vm={vm_id}", lambda: self._await_start(vm_id, until))
+        elif found.status is VmStatus.DOWN and metadata.get("exitCode") is None:
+            self._vms.perform(record, Do.RELEASE)  # it ended while nobody looked
+        elif _unknown_error(state, reason):
+            self._vms.perform(record, Do.READ_PAUSE_CODE)
+
+    def _await_start(self, vm_id: str, until: float) -> None:
+        """Until libvirt runs what we asked for before we died, or it is clear that it never heard of it."""
+        record = self._vms.get(vm_id)
+        if record is None or record.life.status is not VmStatus.WAIT_FOR_LAUNCH:
+            return
+        try:
+            again = self._looks_unstarted(vm_id, until)
+        except Error as error:
+            logger.info("start of vm=%s: %s", vm_id, error)
+            again = True
+        if again and not self._background.draining:
+            self._background.later(_LOOK_AGAIN_S, f"start of vm={vm_id}", lambda: self._await_start(vm_id, until))
+
+    def _looks_unstarted(self, vm_id: str, until: float) -> bool:
+        """True while nothing can be said yet."""
+        dom = self._connection.domain(vm_id)
+        with translated(vm_id):
+            state, reason = dom.state()
+            domain = xml.parse(dom.XMLDesc(0))
+        if state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_STARTING_UP:
+            return True
+        if state in _INACTIVE:
+            if clock.mono_s() < until:
+                return True
+            end = Exit.because(ExitReason.GENERIC_ERROR)
+            self._vms.move(vm_id, lambda life: machine.on_start_failed(life, end))
+            return False
+        self._vms.change(vm_id, lambda record: with_devices(record, domain))
+        paused = state == libvirt.VIR_DOMAIN_PAUSED
+        self._vms.move(vm_id, lambda life: machine.on_started(life, clock.mono_s(), paused=paused))
+        self._sampler.soon(vm_id)
+        self.claim([vm_id])
+        return False
 
     def _device_removed(self, vm_id: str, alias: str) -> None:
         self._removals.gone(vm_id, alias)
@@ -247,6 +292,14 @@ def _exit(state: int, reason: int, metadata: Metadata) -> Exit:
     if state == libvirt.VIR_DOMAIN_SHUTOFF:
         return Exit.because(_SHUTOFF.get(reason, ExitReason.GENERIC_ERROR))
     return Exit.because(ExitReason.GENERIC_ERROR)
+
+
+def _may_be_starting(state: int, reason: int, metadata: Metadata) -> bool:
+    """Defined for its start and never seen to run or to end: libvirt may have the call, though the caller is dead."""
+    if state == libvirt.VIR_DOMAIN_PAUSED:
+        return bool(reason == libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+    fresh = state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN
+    return fresh and metadata.get("startTime") is not None and metadata.get("exitCode") is None
 
 
 def _unknown_error(state: int, reason: int) -> bool:

@@ -83,7 +83,7 @@ def build(config: Config, ports: Ports) -> Room:
     vms = Vms(ports.publish)
     numbers = Stats(config.vars.vm_command_timeout)
     keeper = Keeper(connection, vms)
-    drives = Drives(ports.call)
+    drives = Drives(ports.call, ports.background)
     sampler = Sampler(connection, vms, numbers, ports.background)
     launches = Launches(ports.background)
     facts = hostfacts.gather(house.vdsm_id_file)

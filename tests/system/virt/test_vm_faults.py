@@ -15,9 +15,9 @@ from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import VirtRoom
-from tests.system.virt.conftest import NewGuest
+from tests.system.virt.conftest import Guest, NewGuest
 from vdsm_mp.api.errors import StillStarting
-from vdsm_mp.api.errors_virt import LibvirtUnavailable, MigrationNotInProgress
+from vdsm_mp.api.errors_virt import LibvirtUnavailable, MigrationNotInProgress, VmNotResponding
 from vdsm_mp.api.vm_migration import MigrationParams
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.keeping import Keeper
@@ -56,6 +56,53 @@ def test_guests_do_not_notice_that_the_worker_dies_and_the_next_one_knows_them(
         # Storage is told again which images are in use; those of the Down VM are not.
         wanted = {running.disk["imageID"], paused.disk["imageID"]}
         eventually(lambda: {ask.image_id for ask in next_life.storage.prepared} == wanted, within_s=10)
+
+
+def as_if_its_start_were_under_way(libvirtd: PrivateLibvirtd, guest: Guest) -> None:
+    """Defined for its start, and nothing more known of it: as between the call for the start and its effect."""
+    definition = libvirtd.root / f"{guest.name}.xml"
+    definition.write_text(libvirtd.virsh("dumpxml", "--inactive", guest.name))
+    libvirtd.virsh("destroy", guest.name)
+    libvirtd.virsh("undefine", guest.name)
+    libvirtd.virsh("define", str(definition))
+
+
+@pytest.mark.parametrize("comes", [True, False], ids=["it comes", "it does not come"])
+def test_a_start_that_was_under_way_when_we_died_is_waited_for(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, folder: Path, comes: bool
+) -> None:
+    guest = new_guest(room)
+    room.close()
+    as_if_its_start_were_under_way(libvirtd, guest)
+    with VirtRoom(libvirtd.uri, folder) as next_life:
+        next_life.storage.images.update(room.storage.images)
+        assert next_life.status(guest.vm_id) == "WaitForLaunch"
+        if comes:
+            libvirtd.virsh("start", guest.name)
+            eventually(lambda: next_life.status(guest.vm_id) == "Powering up", within_s=5)
+            eventually(lambda: guest.disk["imageID"] in {ask.image_id for ask in next_life.storage.prepared})
+        else:
+            eventually(lambda: next_life.status(guest.vm_id) == "Down", within_s=15)
+            assert guest.disk["imageID"] in eventually(lambda: next_life.storage.released)
+            # Too late: the engine was told that it does not run, and may have started it elsewhere.
+            libvirtd.virsh("start", guest.name)
+            eventually(lambda: guest.name not in libvirtd.virsh("list", "--name"), within_s=10)
+        next_life.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+        assert guest.name not in libvirtd.virsh("list", "--all", "--name")
+
+
+def test_a_vm_that_ended_while_we_were_dead_tells_why_and_its_disks_are_given_back(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, folder: Path
+) -> None:
+    guest = new_guest(room)
+    room.close()
+    os.kill(libvirtd.qemu_pid(guest.name), signal.SIGKILL)
+    eventually(lambda: guest.name not in libvirtd.virsh("list", "--name"))
+    with VirtRoom(libvirtd.uri, folder) as next_life:
+        stats = next_life.stats(guest.vm_id)
+        assert (stats["status"], stats["exitCode"], stats["exitReason"]) == ("Down", 1, 2)
+        eventually(lambda: next_life.storage.released == [guest.disk["imageID"]])
+        next_life.call("VM.destroy", vmID=guest.vm_id)
 
 
 def test_a_libvirtd_that_dies_and_comes_back_costs_no_guest_and_no_news(
@@ -154,6 +201,10 @@ def test_more_guests_hang_than_libvirtd_serves_at_a_time_and_only_they_are_told(
         room.call("VM.pause", vmID=well.vm_id)
         room.call("VM.cont", vmID=well.vm_id)
         assert told == {guest.vm_id for guest in stuck}
+        # Whoever asks them something is told at once, so that libvirtd has time for the others.
+        for guest in stuck:
+            with pytest.raises(VmNotResponding):
+                room.call("VM.pause", vmID=guest.vm_id)
         assert room.state(Connection).alive
         frozen.close()
         room.sample()

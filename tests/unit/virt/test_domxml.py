@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.background import HeldBackground
 from tests.support.virt_room import DISK_IDS, RecordedStorage, vm_xml
 from vdsm_mp.api.errors_virt import CannotCreateVm
 from vdsm_mp.api.internal import ChainLink, PreparedDrive
@@ -107,12 +108,12 @@ def test_a_lease_of_no_volume_gets_its_place_from_storage() -> None:
     lease = f'<lease><key>{key}</key><lockspace>{space}</lockspace><target path="LEASE-PATH:{key}:{space}"/></lease>'
     storage.leases[key] = ("/rhev/xleases", 3 << 20)
     domain = xml.parse(vm_xml(VM, devices=lease))
-    leases.fill(domain, [drive()], Drives(storage))
+    leases.fill(domain, [drive()], Drives(storage, HeldBackground()))
     final = domxml_build.build(domain, {}, FACTS)
     assert xml.attributes(final.find("devices/lease/target")) == {"path": "/rhev/xleases", "offset": "3145728"}
     storage.leases.clear()
     with pytest.raises(CannotCreateVm, match=key):
-        leases.fill(xml.parse(vm_xml(VM, devices=lease)), [], Drives(storage))
+        leases.fill(xml.parse(vm_xml(VM, devices=lease)), [], Drives(storage, HeldBackground()))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Giving images back to storage that is away meanwhile."""
+
+import uuid
+
+import pytest
+
+from tests.support.background import HeldBackground
+from tests.support.virt_room import RecordedStorage
+from vdsm_mp.api.errors import StillStarting
+from vdsm_mp.api.errors_virt import DiskNotFound
+from vdsm_mp.virt.drives import Drives
+from vdsm_mp.virt.records import VolumeIds
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.storage, self.background = RecordedStorage(), HeldBackground()
+        self.drives = Drives(self.storage, self.background)
+        self.ids = VolumeIds(*(str(uuid.uuid4()) for _ in range(4)))
+
+    def time_passes(self) -> None:
+        """What waits now runs; what it puts off waits for the next time."""
+        jobs, self.background.waiting = self.background.waiting, []
+        for _, job in jobs:
+            job()
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_an_image_that_storage_could_not_take_back_is_given_back_later(bench: Bench) -> None:
+    bench.storage.away = StillStarting()
+    bench.drives.teardown(bench.ids)
+    bench.time_passes()
+    assert bench.storage.released == []
+    bench.storage.away = None
+    bench.time_passes()
+    assert bench.storage.released == [bench.ids.image_id]
+    assert bench.background.waiting == []
+
+
+def test_an_image_that_is_used_again_meanwhile_is_not_taken_away(bench: Bench) -> None:
+    bench.storage.away = StillStarting()
+    bench.drives.teardown(bench.ids)
+    with pytest.raises(DiskNotFound):
+        bench.drives.prepare(bench.ids)
+    bench.storage.away = None
+    bench.time_passes()
+    assert bench.storage.released == []
+    assert bench.background.waiting == []
+
+
+def test_a_refusal_is_not_asked_again(bench: Bench) -> None:
+    bench.storage.away = DiskNotFound(bench.ids.image_id)
+    bench.drives.teardown(bench.ids)
+    assert bench.background.waiting == []
+
+
+def test_what_is_owed_is_bounded_and_asked_for_in_one_round(bench: Bench) -> None:
+    bench.storage.away = StillStarting()
+    for _ in range(1100):
+        bench.drives.teardown(VolumeIds(*(str(uuid.uuid4()) for _ in range(4))))
+    assert len(bench.background.waiting) == 1
+    bench.storage.away = None
+    bench.time_passes()
+    assert len(bench.storage.released) == 1000
