@@ -57,7 +57,7 @@ UNDER_LOAD: tuple[Scenario, ...] = (
              {"processor share of the master": 0.25, "log MiB": 1.0}),
     *(Scenario(f"B1 {w}", f"SIGSTOP {w}", partial(do.freeze_worker, worker=w), 1, 60, _HANG) for w in WORKERS),
     Scenario("B2", "SIGSTOP and SIGCONT after 2 s", partial(do.pause_worker, worker="storage"), 1, 50),
-    Scenario("B5s", "SIGSTOP the file access of a domain", do.freeze_io_child, 0, 10, {"ready": 5.0}),
+    Scenario("B5s", "SIGSTOP the file access of a domain", do.freeze_io_child, 1, 10, {"ready": 5.0}),
     Scenario("B8", "SIGSTOP a guest's QEMU", do.freeze_qemu, 1, 20, {"slowest list": 1.0}),
     Scenario("C1", "kill -9 libvirtd, and a new one", do.kill_libvirtd, 3, 100, {"ready": 2.0}),
     Scenario("C3", "SIGSTOP libvirtd", do.freeze_libvirtd, 1, 20, {"seen": 10.0, "ready": 5.0}),

@@ -50,7 +50,8 @@ class Pool:
         self._queue = queue
         self._idle_s = idle_s
         self._lock = threading.Lock()
-        self._wake = threading.Condition(self._lock)
+        #: Threads without work; the last to come is woken first, so that those a busy time has made can end.
+        self._sleepers: list[threading.Condition] = []
         self._jobs: deque[Job] = deque()
         self._idle = 0
         self._count = 0
@@ -65,7 +66,8 @@ class Pool:
         with self._lock:
             if len(self._jobs) < self._idle:
                 self._jobs.append(job)
-                self._wake.notify()
+                if self._sleepers:  # else one is on its way
+                    self._sleepers.pop().notify()
                 return
             if self._count < self._most and not self._closed:
                 self._count += 1
@@ -101,16 +103,22 @@ class Pool:
         self._jobs.extend(alive)
 
     def _serve(self, job: Job | None) -> None:
+        wake = threading.Condition(self._lock)
         while job is not None:
             self.run(job)
-            job = self._next()
+            job = self._next(wake)
 
-    def _next(self) -> Job | None:
+    def _next(self, wake: threading.Condition) -> Job | None:
         with self._lock:
-            if not self._jobs:
-                self._idle += 1
-                self._wake.wait_for(lambda: self._jobs or self._closed, timeout=self._idle_s)
-                self._idle -= 1
+            until = time.monotonic() + self._idle_s
+            self._idle += 1
+            while not self._jobs and not self._closed and (left_s := until - time.monotonic()) > 0:
+                if wake not in self._sleepers:  # also when somebody else was faster than the one that was woken
+                    self._sleepers.append(wake)
+                wake.wait(left_s)
+            self._idle -= 1
+            if wake in self._sleepers:
+                self._sleepers.remove(wake)
             if not self._jobs:
                 self._count -= 1
                 return None
@@ -144,7 +152,8 @@ class Pool:
         """Let idle threads end; running jobs are not touched."""
         with self._lock:
             self._closed = True
-            self._wake.notify_all()
+            for sleeper in self._sleepers:
+                sleeper.notify()
 
     def vitals(self) -> dict[str, int]:
         return {

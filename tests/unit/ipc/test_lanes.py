@@ -163,6 +163,23 @@ def test_threads_end_when_they_have_nothing_to_do() -> None:
     eventually(lambda: pool.vitals()["threads"] == 0)
 
 
+def test_threads_of_a_busy_time_end_while_work_goes_on() -> None:
+    pool = Pool("test", 6, 10, idle_s=0.1)
+    go_on = threading.Event()
+    for _ in range(6):
+        pool.submit(job(lambda: go_on.wait(10)))
+    assert pool.vitals()["threads"] == 6
+    go_on.set()
+
+    def alone() -> bool:
+        done = threading.Event()
+        pool.submit(job(done.set))
+        assert done.wait(10)
+        return pool.vitals()["threads"] <= 2
+
+    eventually(alone)
+
+
 def test_many_submitters_lose_nothing() -> None:
     done: list[tuple[int, int]] = []
     with lanes(background=(4, 5000), per_key=5000) as (lane, _):
