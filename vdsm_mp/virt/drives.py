@@ -6,10 +6,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from dataclasses import replace
 
+from vdsm_mp.api.errors import PeerRestarted, StillStarting
 from vdsm_mp.api.internal import PreparedDrive, PrepareDrive, TeardownDrive
 from vdsm_mp.api.lease import GetLeaseInfo, LeaseInfo, LeaseName
 from vdsm_mp.api.ports import Background, Caller
-from vdsm_mp.common import log
+from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error, Unavailable
 from vdsm_mp.virt import domxml_parse
 from vdsm_mp.virt.metadata import Metadata
@@ -18,6 +19,9 @@ from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 logger = log.named(__name__)
 
 _PREPARE_S = 120.0
+#: So long a storage worker may take to be back, its longest usual back-off included.
+_COMES_BACK_S = 40.0
+_TICK_S = 0.2
 _TEARDOWN_S = 60.0
 _LEASE_S = 60.0
 _AGAIN_S = 5.0
@@ -33,10 +37,24 @@ class Drives:
         #: Images that storage could not take back yet.
         self._owed: dict[str, VolumeIds] = {}
         self._paying = False
+        self._pause = threading.Event()
         self._lock = threading.Lock()
 
     def prepare(self, ids: VolumeIds) -> PreparedDrive:
-        """Idempotent. Raises: what storage raised, PeerRestarted, DeadlineExceeded."""
+        """Idempotent, so a storage worker that dies over it is asked again when it is back.
+
+        Raises: what storage raised, DeadlineExceeded, PeerRestarted and StillStarting when it does not come back.
+        """
+        until = clock.mono_s() + _COMES_BACK_S
+        while True:
+            try:
+                return self._prepare(ids)
+            except (PeerRestarted, StillStarting):
+                if clock.mono_s() > until or self._background.draining:
+                    raise
+            self._pause.wait(_TICK_S)
+
+    def _prepare(self, ids: VolumeIds) -> PreparedDrive:
         with self._lock:
             self._owed.pop(ids.image_id, None)
         ask = PrepareDrive(
@@ -119,7 +137,7 @@ class Drives:
         fine = True
         for ids in (drive.ids for record in records for drive in record.devices.drives if drive.ids is not None):
             try:
-                self.prepare(ids)
+                self._prepare(ids)
             except Error as error:
                 logger.info("image %s cannot be claimed yet: %s", ids.image_id, error)
                 fine = False

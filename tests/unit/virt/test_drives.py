@@ -2,13 +2,16 @@
 """Giving images back to storage that is away meanwhile."""
 
 import uuid
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.background import HeldBackground
 from tests.support.virt_room import RecordedStorage
-from vdsm_mp.api.errors import StillStarting
+from vdsm_mp.api.errors import PeerRestarted, StillStarting
 from vdsm_mp.api.errors_virt import DiskNotFound
+from vdsm_mp.api.verb import Message
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.records import VolumeIds
 
@@ -57,6 +60,26 @@ def test_a_refusal_is_not_asked_again(bench: Bench) -> None:
     bench.storage.away = DiskNotFound(bench.ids.image_id)
     bench.drives.teardown(bench.ids)
     assert bench.background.waiting == []
+
+
+def test_storage_that_dies_over_a_preparation_is_asked_again(bench: Bench, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(512))
+    bench.storage.images[bench.ids.image_id] = image
+    failures: list[Exception] = [PeerRestarted("storage", "internal.prepare_drive"), StillStarting()]
+    asked = bench.storage.ask
+
+    def ask(message: Message, *, deadline_s: float | None = None) -> Any:
+        if failures:
+            raise failures.pop(0)
+        return asked(message, deadline_s=deadline_s)
+
+    bench.storage.ask = ask  # type: ignore[method-assign]
+    assert bench.drives.prepare(bench.ids).path == str(image)
+    bench.background.draining = True
+    failures.append(StillStarting())
+    with pytest.raises(StillStarting):
+        bench.drives.prepare(bench.ids)
 
 
 def test_what_is_owed_is_bounded_and_asked_for_in_one_round(bench: Bench) -> None:
