@@ -92,7 +92,7 @@ def set_destroy_on_reboot(power: Power, ask: SetVmDestroyOnReboot) -> None:
 @handles(ShutdownVm)
 def shutdown(power: Power, ask: ShutdownVm) -> None:
     """Begin the chain and return; each step waits for the guest before the next, rougher one."""
-    record = power.vms.running(ask.vm_id, "shut down")
+    record = power.vms.running(ask.vm_id, "shut down", even_hanging=True)
     if record.life.status is VmStatus.PAUSED and not ask.force:
         raise VmWrongState(ask.vm_id, VmStatus.PAUSED, "a shutdown")
     steps = _steps(record, reboot=bool(ask.reboot), force=bool(ask.force))

@@ -10,7 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vdsm_mp.api.errors import StillStarting
-from vdsm_mp.api.errors_virt import MigrationInProgress, NoSuchVm, VmExists, VmIsDown, VmWrongState
+from vdsm_mp.api.errors_virt import (
+    MigrationInProgress,
+    NoSuchVm,
+    VmExists,
+    VmIsDown,
+    VmNotResponding,
+    VmWrongState,
+)
 from vdsm_mp.api.events import VmStatusChanged
 from vdsm_mp.api.ports import Publisher
 from vdsm_mp.common import clock, log
@@ -26,7 +33,8 @@ _MIGRATING = {VmStatus.MIGRATION_SOURCE, VmStatus.MIGRATION_DESTINATION, VmStatu
 
 
 class Vms:
-    """{vm_id: VmRecord} with a mover. `describe` gives the running statistics of a record for its events."""
+    """{vm_id: VmRecord} with a mover. `describe` gives the running statistics of a record for its events, `hangs` tells
+    whether a VM's QEMU leaves a command unanswered."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publish = publisher.publish
@@ -35,6 +43,7 @@ class Vms:
         self._known = False
         self.describe: Describe = lambda record: {}
         self.perform: Perform = lambda record, what: None
+        self.hangs: Callable[[str], bool] = lambda vm_id: False
 
     # -- reading; whole records, no lock
 
@@ -61,8 +70,11 @@ class Vms:
             raise NoSuchVm(vm_id)
         return found
 
-    def running(self, vm_id: str, what: str) -> VmRecord:
-        """One that has a QEMU and is not on the move. Raises: NoSuchVm, VmIsDown, VmWrongState, MigrationInProgress."""
+    def running(self, vm_id: str, what: str, *, even_hanging: bool = False) -> VmRecord:
+        """One that has a QEMU which answers, and is not on the move.
+
+        Raises: NoSuchVm, VmIsDown, VmWrongState, MigrationInProgress, VmNotResponding.
+        """
         record = self.find(vm_id)
         status = record.life.status
         if status is VmStatus.DOWN:
@@ -71,6 +83,8 @@ class Vms:
             raise MigrationInProgress(vm_id)
         if status in (VmStatus.WAIT_FOR_LAUNCH, VmStatus.RESTORING):
             raise VmWrongState(vm_id, status, what)
+        if not even_hanging and self.hangs(vm_id):
+            raise VmNotResponding(f"it leaves an earlier command unanswered and is not asked to {what}")
         return record
 
     # -- moving

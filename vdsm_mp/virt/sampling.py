@@ -44,9 +44,8 @@ FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | _NOWAIT
 _SPEECHLESS = (libvirt.VIR_DOMAIN_CONTROL_OCCUPIED, libvirt.VIR_DOMAIN_CONTROL_ERROR)
 #: A VM's control interface counts as busy when it has been so for this long; every call makes it so for a moment.
 _BUSY_MS = 1000
-#: A bulk call that takes longer than this, and than so many times the last one, is left behind.
-_PATIENCE_S = 1.5
-_PATIENCE_TIMES = 4
+#: So often it is looked whether a call that has not come back hangs in a VM or is only slow.
+_PATIENCE_S = 1.2
 #: So many calls may hang at once. Each holds one of the workers of libvirtd, which has twenty.
 _MAX_HANGING = 12
 #: A VM that has just started is sampled this often and this soon, so that it is not shown empty until the next beat.
@@ -57,19 +56,28 @@ class Sampler:
     """Asks libvirt, fills `Stats`."""
 
     def __init__(self, connection: Connection, vms: Vms, stats: Stats, background: Background) -> None:
+        self._connection = connection
         self._spare = Spare(connection)
         self._vms = vms
         self._stats = stats
         self._background = background
         self._lock = threading.Lock()
         self._in_round = False
-        self._took_s = 0.0
+        #: Seen hanging in the last round.
+        self._busy: frozenset[str] = frozenset()
         self.skipped = 0
 
     @property
     def hanging(self) -> int:
         """Calls that have not come back."""
         return self._spare.hanging
+
+    def hangs(self, vm_id: str) -> bool:
+        """Does QEMU leave a command unanswered? Whoever asks it one more thing would wait, and others behind him."""
+        if vm_id not in self._busy:
+            return False
+        with translated(vm_id):
+            return not _free(self._connection.domain(vm_id))
 
     def beat(self) -> None:
         """Start one round; skipped while the last one is still busy with VMs that hang."""
@@ -113,29 +121,35 @@ class Sampler:
                 self._in_round = False
 
     def _round(self) -> None:
-        careful = self._spare.hanging > 0
-        patience_s = max(_PATIENCE_S, _PATIENCE_TIMES * self._took_s)
+        busy: set[str] | None = None if self._spare.hanging == 0 else set()
         while self._spare.hanging < _MAX_HANGING:
-            if self._spare.ask("sample all VMs", partial(self._bulk, careful), patience_s):
+            ask, hangs = partial(self._bulk, busy), partial(_more_busy, set() if busy is None else busy)
+            if self._spare.ask("sample all VMs", ask, patience_s=_PATIENCE_S, hangs=hangs):
                 return
-            careful = True
-        self._spare.ask("look at all VMs", self._excused, patience_s)
+            busy = set()
+        self._spare.ask("look at all VMs", self._excused, patience_s=_PATIENCE_S)
 
-    def _bulk(self, careful: bool, conn: Any) -> None:
+    def _bulk(self, busy: set[str] | None, conn: Any) -> None:
+        """busy: None when no VM is known to hang; otherwise those that do are left out, and written down there."""
         taken = clock.mono_s()
-        if careful:
-            free = self._excused(conn)
-            answer = conn.domainListGetStats(free, WHAT, _NOWAIT) if free else []
-        else:
-            answer = conn.getAllDomainStats(WHAT, FLAGS)
-        self._took_s = clock.mono_s() - taken
-        self._take(taken, answer)
+        if busy is None:
+            self._take(taken, conn.getAllDomainStats(WHAT, FLAGS))
+            self._busy = frozenset()
+            return
+        free = self._excused(conn, busy)
+        self._busy = frozenset(busy)
+        if free:
+            self._take(taken, conn.domainListGetStats(free, WHAT, _NOWAIT))
 
-    def _excused(self, conn: Any) -> list[Any]:
+    def _excused(self, conn: Any, busy: set[str] | None = None) -> list[Any]:
         """The domains that may be asked. Until they are, it is not their fault that nothing is heard of them."""
-        free = [dom for dom in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE) if _free(dom)]
-        for dom in free:
-            self._stats.answered(dom.UUIDString())
+        free = []
+        for dom in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            if _free(dom):
+                free.append(dom)
+                self._stats.answered(dom.UUIDString())
+            elif busy is not None:
+                busy.add(dom.UUIDString())
         return free
 
     # -- one of them
@@ -145,7 +159,7 @@ class Sampler:
         if record is None or record.life.status is VmStatus.DOWN or self._spare.hanging >= _MAX_HANGING:
             return
         with translated(vm_id):
-            self._spare.ask(f"sample {vm_id}", partial(self._single, vm_id), _PATIENCE_S)
+            self._spare.ask(f"sample {vm_id}", partial(self._single, vm_id), patience_s=_PATIENCE_S)
 
     def _single(self, vm_id: str, conn: Any) -> None:
         taken = clock.mono_s()
@@ -160,6 +174,12 @@ class Sampler:
                 # QEMU itself tells its disks' counters; libvirt leaves them out when it is busy.
                 spoke = "block.0.rd.reqs" in raw or _free(dom)
                 self._stats.put(record, Sample(taken, raw), answered=spoke)
+
+
+def _more_busy(known: set[str], conn: Any) -> bool:
+    """Does a VM hang of which that was not known?"""
+    doms = conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+    return any(dom.UUIDString() not in known and not _free(dom) for dom in doms)
 
 
 def _free(dom: Any) -> bool:

@@ -19,6 +19,14 @@ from vdsm_mp.virt.connection import Connection
 logger = log.named(__name__)
 
 
+#: A call that is only slow is left, too, when its patience was over so often.
+_MOST_PATIENCE = 20
+
+
+def _surely(conn: Any) -> bool:
+    return True
+
+
 class Spare:
     """See the module. Any thread."""
 
@@ -33,20 +41,31 @@ class Spare:
         """Calls that were left behind and have not come back."""
         return self._hanging
 
-    def ask(self, name: str, work: Callable[[Any], object], patience_s: float) -> bool:
+    def ask(
+        self, name: str, work: Callable[[Any], object], *, patience_s: float, hangs: Callable[[Any], bool] = _surely
+    ) -> bool:
         """Run work(virConnect) in a thread of its own; False when it was left behind.
 
-        What it raises later goes to the log. Raises: LibvirtUnavailable, and what `work` raised in time.
+        hangs(another virConnect): asked each time the patience is over whether it hangs or is only slow.
+        What it raises later goes to the log. Raises: LibvirtUnavailable, and what `work` or `hangs` raised.
         """
-        conn = self._open()
+        conn, other = self._open(), None
         call = _Call(name, work, conn, self._came_back)
         call.start()
-        if call.ended(patience_s):
-            return True
-        with self._lock:
-            if self._conn is conn:
-                self._conn = None
-        return False
+        try:
+            for _ in range(_MOST_PATIENCE):
+                if call.ended(patience_s):
+                    return True
+                other = other or self._connection.another()
+                if hangs(other):
+                    break
+        finally:
+            left = call.left()
+            if left:
+                with self._lock:
+                    if self._conn is conn:
+                        self._conn = other
+        return not left
 
     def _open(self) -> Any:
         with self._lock:
@@ -77,15 +96,20 @@ class _Call:
 
     def ended(self, patience_s: float) -> bool:
         """Wait. Raises: what the work raised."""
-        self._done.wait(patience_s)
-        with self._lock:
-            if not self._done.is_set():
-                self._left = True
-                self._count(1)
-                return False
+        if not self._done.wait(patience_s):
+            return False
         if self._error is not None:
             raise self._error
         return True
+
+    def left(self) -> bool:
+        """Nobody waits any more. False: it has ended."""
+        with self._lock:
+            if self._done.is_set():
+                return False
+            self._left = True
+            self._count(1)
+            return True
 
     def _run(self) -> None:
         try:

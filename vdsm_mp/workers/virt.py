@@ -173,6 +173,7 @@ def build(config: Config, ports: Ports) -> Room:
     )
     vms.describe = numbers.running
     vms.perform = ender.perform
+    vms.hangs = sampler.hangs
 
     def storage_changed(worker: str, up: bool) -> None:
         if worker == "storage" and up:

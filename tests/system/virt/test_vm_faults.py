@@ -196,8 +196,12 @@ def test_more_guests_hang_than_libvirtd_serves_at_a_time_and_only_they_are_told(
 
         eventually(all_are_told, within_s=20, every_s=0.1)
         before = room.stats(well.vm_id)["cpuUsage"]
-        room.sample()
-        eventually(lambda: room.stats(well.vm_id)["cpuUsage"] != before, within_s=15)
+
+        def fresh() -> bool:
+            room.sample()
+            return bool(room.stats(well.vm_id)["cpuUsage"] != before)
+
+        eventually(fresh, within_s=15, every_s=0.3)
         room.call("VM.pause", vmID=well.vm_id)
         room.call("VM.cont", vmID=well.vm_id)
         assert told == {guest.vm_id for guest in stuck}
