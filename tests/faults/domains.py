@@ -33,7 +33,7 @@ from vdsm_mp.storage.domain_metadata import decode, parse
 
 SECOND = "5d000000-0000-4000-8000-000000000002"
 POOL_2 = "90000000-0000-4000-8000-000000000002"
-IMAGE, BASE, LEAF = (f"{n}0000000-aaaa-4bbb-8ccc-{n}00000000000" for n in (1, 2, 3))
+IMAGE, BASE, LEAF, TEMPLATE_IMAGE = (f"{n}0000000-aaaa-4bbb-8ccc-{n}00000000000" for n in (1, 2, 3, 4))
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def connect_second(house: StorageRoom) -> None:
     house.call("StoragePool.connectStorageServer", storagepoolID=BLANK, domainType=4, connectionParams=rows)
 
 
-def create_second(house: StorageRoom, version: str = "5") -> None:
-    params = {"domainType": 4, "typeArgs": str(second_dir(house)), "name": "second", "domainClass": 1}
+def create_second(house: StorageRoom, version: str = "5", cls: int = 1) -> None:
+    params = {"domainType": 4, "typeArgs": str(second_dir(house)), "name": "second", "domainClass": cls}
     house.call("StorageDomain.create", storagedomainID=SECOND, version=version, **params)
 
 
@@ -260,7 +260,42 @@ def store_is_put(house: StorageRoom) -> bool:
     return (house.image(IMAGE) / BASE).read_bytes()[: len(_STORE)] == _STORE
 
 
+# --- an image on a template that is not there, to an export domain
+
+
+def with_export(house: StorageRoom) -> None:
+    create_second(house, "0", 3)
+    in_pool(house, "attach")
+    in_pool(house, "activate")
+    house.create(TEMPLATE_IMAGE, BASE)
+    meta = house.image(TEMPLATE_IMAGE) / f"{BASE}.meta"
+    meta.write_text(meta.read_text().replace("VOLTYPE=LEAF", "VOLTYPE=SHARED"))
+    house.create(IMAGE, LEAF, srcImgUUID=TEMPLATE_IMAGE, srcVolUUID=BASE)
+
+
+def export(house: StorageRoom) -> None:
+    ids = {"imageID": IMAGE, "storagepoolID": house.pool_id, "storagedomainID": house.sd_id, "dstSdUUID": SECOND}
+    status = house.ended(house.call("Image.move", **ids, operation=1, postZero=False, force=False))
+    if status["code"]:
+        raise FaultReported(status["message"])
+
+
+def exported(house: StorageRoom) -> bool:
+    assert house.info(IMAGE, LEAF)["legality"] == "LEGAL", "the source is touched"
+    images = second_dir(house) / SECOND / "images"
+    found = {str(path.relative_to(images)) for path in images.rglob("*") if path.is_file()}
+    fake = {f"{TEMPLATE_IMAGE}/{BASE}", f"{TEMPLATE_IMAGE}/{BASE}.meta"}
+    whole = {f"{IMAGE}/{one}{suffix}" for one in (BASE, LEAF) for suffix in ("", ".meta")}
+    if not whole <= found:
+        return False
+    assert found == fake | whole, found
+    assert house.info(TEMPLATE_IMAGE, BASE, SECOND)["legality"] == "FAKE"
+    assert (images / IMAGE / BASE).samefile(images / TEMPLATE_IMAGE / BASE)
+    return bool(house.info(IMAGE, LEAF, SECOND)["legality"] == "LEGAL")
+
+
 SCENARIOS = {
+    "export": Scenario(with_export, export, exported),
     "update OVFs": Scenario(
         lambda house: update_ovfs(house, **{VM_1: _OLD}),
         lambda house: update_ovfs(house, **{VM_1: _NEW, VM_2: _NEW}),
@@ -343,8 +378,15 @@ def run(root: Path, scenario: Scenario, step: int, number: int) -> None:
     house.stop()
 
 
+def tasks_are_over(house: StorageRoom) -> bool:
+    """What the dead worker left is undone: an engine asks for nothing new about an image before."""
+    found = house.call("Host.getAllTasksStatuses")
+    return all(status["taskState"] == "finished" for status in found.values())
+
+
 def look(root: Path, scenario: Scenario) -> str:
     house = connected(root, scenario)
+    eventually(lambda: tasks_are_over(house), within_s=30)
     outcome = "done"
     if not scenario.done(house):
         assert not (root / "said-done").exists(), "it was said to be done, and is not"
