@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import libvirt
+import msgspec
 
 from vdsm_mp.api.errors_virt import NoSuchVm, ResetFailed, ShutdownFailed, VmWrongState
 from vdsm_mp.api.ports import Background
@@ -23,6 +24,8 @@ from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
+#: Of a shutdown that is under way, in the metadata.
+_NOTE = "shutdown"
 #: Pause and continue say nothing about the VM; upstream's bridge leaves an empty object.
 _NOTHING: dict[str, Any] = {"vmList": {}}
 
@@ -101,10 +104,54 @@ def shutdown(power: Power, ask: ShutdownVm) -> None:
     delay_s = power.delay_s if ask.delay is None else max(0, ask.delay)
     wait_s = max(1, power.timeout_s if ask.timeout is None else ask.timeout)
     logger.info("VM.shutdown vm=%s delay=%ss message=%r", ask.vm_id, delay_s, ask.message)
-    chain = _Chain(power, record, steps, wait_s, reboot=bool(ask.reboot))
-    power.vms.move(ask.vm_id, lambda life: machine.on_powerdown_request(life, clock.mono_s()))
     # The delay gives users in the guest time to save; only an agent can tell them, so without one it is of no use.
-    power.background.later(delay_s if record.devices.agent_connected else 0, f"shut down {ask.vm_id}", chain.step)
+    delay_s = delay_s if record.devices.agent_connected else 0
+    chain = _Chain(power, record, steps, wait_s, reboot=bool(ask.reboot))
+    if not ask.reboot:  # a reboot that happened while we were dead must not happen again
+        _remember(power, ask, delay_s, wait_s, steps=len(steps))
+    power.vms.move(ask.vm_id, lambda life: machine.on_powerdown_request(life, clock.mono_s()))
+    power.background.later(delay_s, f"shut down {ask.vm_id}", chain.step)
+
+
+class _Note(msgspec.Struct, frozen=True):
+    """A shutdown under way. delay, wait: seconds before the first step and between two; end: epoch seconds."""
+
+    delay: int
+    wait: int
+    force: bool
+    end: float
+
+
+def _remember(power: Power, ask: ShutdownVm, delay_s: int, wait_s: int, *, steps: int) -> None:
+    """The caller was told that it is under way: so it goes on when we die. Nothing is written to a VM that hangs."""
+    end = clock.wall_s() + delay_s + wait_s * steps
+    note = _Note(delay=delay_s, wait=wait_s, force=bool(ask.force), end=end)
+    if power.vms.hangs(ask.vm_id):
+        return
+    try:
+        power.keeper.remember(ask.vm_id, **{_NOTE: msgspec.json.encode(note).decode()})
+    except Error as error:
+        logger.warning("vm=%s its shutdown will not outlive us: %s", ask.vm_id, error)
+
+
+def go_on_shutting_down(power: Power, vm_id: str) -> None:
+    """Take up a shutdown that was under way when we died, from its first step; one that is over is forgotten."""
+    record = power.vms.get(vm_id)
+    text = record.metadata.get(_NOTE) if record is not None else None
+    if record is None or not isinstance(text, str):
+        return
+    try:
+        note = msgspec.json.decode(text, type=_Note)
+    except msgspec.DecodeError as error:
+        logger.warning("vm=%s its shutdown cannot be taken up: %s", vm_id, error)
+        note = None
+    if note is None or clock.wall_s() > note.end:
+        power.keeper.remember(vm_id, **{_NOTE: None})
+        return
+    logger.info("vm=%s goes on shutting down", vm_id)
+    power.vms.move(vm_id, lambda life: machine.on_powerdown_request(life, clock.mono_s()))
+    chain = _Chain(power, record, _steps(record, reboot=False, force=note.force), note.wait, reboot=False)
+    power.background.later(note.delay, f"shut down {vm_id}", chain.step)
 
 
 Step = Callable[[Any], object]

@@ -157,6 +157,7 @@ def build(config: Config, ports: Ports) -> Room:
         snapshot.finish_snapshot(devices, jobs, vm_id)
         merges.load(vm_id)
         replications.look(vm_id)
+        power.go_on_shutting_down(powers, vm_id)
 
     recovery = Recovery(
         connection,

@@ -105,6 +105,20 @@ def test_a_vm_that_ended_while_we_were_dead_tells_why_and_its_disks_are_given_ba
         next_life.call("VM.destroy", vmID=guest.vm_id)
 
 
+def test_a_shutdown_goes_on_when_the_worker_dies_over_it(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, folder: Path
+) -> None:
+    guest = new_guest(room)
+    room.call("VM.shutdown", vmID=guest.vm_id, delay=0, timeout=2, force=True)
+    room.close()
+    with VirtRoom(libvirtd.uri, folder) as next_life:
+        next_life.storage.images.update(room.storage.images)
+        assert next_life.status(guest.vm_id) == "Powering down"
+        eventually(lambda: next_life.status(guest.vm_id) == "Down", within_s=15)
+        assert next_life.stats(guest.vm_id)["exitReason"] == 6
+        next_life.call("VM.destroy", vmID=guest.vm_id)
+
+
 def test_a_libvirtd_that_dies_and_comes_back_costs_no_guest_and_no_news(
     room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd
 ) -> None:
