@@ -117,11 +117,18 @@ def _only_one(run_dir: Path) -> int:
 
 def build_id() -> str:
     """Which program this is: version and a digest of its files' sizes and times. Workers must run the same."""
-    root = Path(vdsm_mp.__file__).parent
-    digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(root.rglob("*.py")):
-        facts = path.stat()
-        digest.update(f"{path.relative_to(root)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    root = str(Path(vdsm_mp.__file__).parent)
+    files: list[str] = []
+    folders = [root]
+    while folders:  # every worker does this once: as little Python as possible, its pages stay shared
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.endswith(".py"):
+                    facts = entry.stat()
+                    files.append(f"{entry.path[len(root) :]} {facts.st_size} {facts.st_mtime_ns}\n")
+                elif entry.name != "__pycache__" and entry.is_dir():
+                    folders.append(entry.path)
+    digest = hashlib.blake2b("".join(sorted(files)).encode(), digest_size=8)
     return f"{vdsm_mp.__version__}-{digest.hexdigest()}"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports every declaration, so that `VERBS` and `EVENTS` are whole; import this to look verbs up by name."""
+"""Imports every declaration, so that `VERBS` and `EVENTS` are whole; import this to look verbs up by name or owner."""
 
 from vdsm_mp.api import (
     events,
@@ -29,9 +29,9 @@ from vdsm_mp.api import (
     volume,
 )
 from vdsm_mp.api.event import EVENTS
-from vdsm_mp.api.verb import VERBS
+from vdsm_mp.api.verb import OWNED, VERBS
 
-__all__ = ["EVENTS", "VERBS"]
+__all__ = ["EVENTS", "OWNED", "VERBS"]
 _ = (
     events,
     internal,

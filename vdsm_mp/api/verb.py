@@ -65,7 +65,10 @@ class VerbSpec:
 
 _VERBS: dict[str, VerbSpec] = {}
 _BY_TYPE: dict[type[Message], VerbSpec] = {}
+#: By owner, so that a worker looks at its own rows only; the others stay in pages it shares.
+_OWNED: dict[str, list[VerbSpec]] = {}
 VERBS: Mapping[str, VerbSpec] = MappingProxyType(_VERBS)
+OWNED: Mapping[str, list[VerbSpec]] = MappingProxyType(_OWNED)
 
 M = TypeVar("M", bound=type[Message])
 
@@ -100,6 +103,7 @@ def verb(
             raise TypeError(f"verb {name} is declared twice")
         spec = VerbSpec(name, message, owner, reply, lane, key, deadline_s, safe, raises, tier, planned, internal)
         _VERBS[name] = _BY_TYPE[message] = spec
+        _OWNED.setdefault(owner, []).append(spec)
         return message
 
     return declare

@@ -90,9 +90,11 @@ def oom_kills() -> int:
 def own_pss_kib() -> int:
     """Our proportional share of memory. Only for oneself: it waits for the memory lock of the process."""
     try:
-        for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1])
+        fd = os.open("/proc/self/smaps_rollup", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _, _, rest = os.read(fd, 4096).partition(b"\nPss:")
+        finally:
+            os.close(fd)
     except OSError:
         return 0
-    return 0
+    return int(rest.split(None, 1)[0]) if rest else 0

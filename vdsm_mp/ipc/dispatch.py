@@ -16,9 +16,7 @@ from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any
 
-import msgspec
-
-from vdsm_mp.api.catalogue import VERBS
+from vdsm_mp.api.catalogue import OWNED
 from vdsm_mp.api.errors import NotSupported, UnknownVerb
 from vdsm_mp.api.ports import CallContext
 from vdsm_mp.api.verb import Lane, Message, VerbSpec, spec_of
@@ -76,7 +74,7 @@ class Dispatch:
             name = spec_of(message).name
             found[name] = replace(found[name], may_block=asked)
         self.handlers: Mapping[str, Handler] = found
-        owned = [spec for spec in VERBS.values() if spec.owner == worker]
+        owned = OWNED.get(worker, [])
         missing = [spec.name for spec in owned if not spec.planned and spec.name not in self.handlers]
         wrong += [f"{name} has no handler" for name in sorted(missing)]
         if wrong:
@@ -162,9 +160,9 @@ def _place(function: Callable[..., Any]) -> str:
 
 
 def _handler(worker: str, spec: VerbSpec, function: Callable[..., Any], state: Sequence[object]) -> Handler:
-    if inspect.iscoroutinefunction(function):
+    if function.__code__.co_flags & inspect.CO_COROUTINE:
         raise Unhandled(f"{_place(function)} is a coroutine; rooms are synchronous")
-    fields = {field.name for field in msgspec.structs.fields(spec.message)}
+    fields = spec.message.__struct_fields__
     if spec.lane is Lane.KEYED and spec.key not in fields:
         raise Unhandled(f"{spec.name} is ordered by {spec.key}, which is not one of its parameters")
     room = function.__module__.removeprefix("vdsm_mp.")
@@ -175,11 +173,9 @@ def _handler(worker: str, spec: VerbSpec, function: Callable[..., Any], state: S
 def _bind(
     spec: VerbSpec, function: Callable[..., Any], state: Sequence[object]
 ) -> Callable[[Message, CallContext], Any]:
-    hints = typing.get_type_hints(function)
     fixed: dict[str, object] = {}
     message_name = context_name = None
-    for name in inspect.signature(function).parameters:
-        wanted = hints.get(name)
+    for name, wanted in _wanted(function):
         if wanted is spec.message:
             message_name = name
         elif wanted is CallContext:
@@ -199,8 +195,18 @@ def _bind(
     return lambda message, ctx: bound()
 
 
+def _wanted(function: Callable[..., Any]) -> Iterable[tuple[str, object]]:
+    """(parameter, annotated type). Read off the function itself: `inspect` and `typing` cost each worker half a MiB."""
+    code = function.__code__
+    hints = function.__annotations__
+    if any(isinstance(hint, str) for hint in hints.values()):
+        hints = typing.get_type_hints(function)
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return [(name, hints.get(name)) for name in names]
+
+
 def _from_state(function: Callable[..., Any], name: str, wanted: object, state: Sequence[object]) -> object:
-    cls = typing.get_origin(wanted) or wanted
+    cls = wanted if isinstance(wanted, type) else typing.get_origin(wanted)
     if not isinstance(cls, type):
         raise Unhandled(f"{_place(function)}: parameter {name} has no class as its type")
     try:

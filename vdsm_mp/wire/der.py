@@ -5,9 +5,8 @@ The standard library parses only certificates of peers; ours has to be looked at
 that is not what it should be.
 """
 
-from calendar import timegm
 from collections.abc import Iterator
-from time import strptime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _INTEGER = 0x30, 0x17, 0x18, 0x02
@@ -59,7 +58,11 @@ def _time(tag: int, content: bytes) -> int:
         text = ("19" if text[:2] >= "50" else "20") + text
     elif tag != _GENERALIZED_TIME:
         raise ValueError("not a time")
-    return timegm(strptime(text, "%Y%m%d%H%M%SZ"))
+    digits = text[:14]
+    if len(text) != 15 or not digits.isdigit() or text[14] != "Z":
+        raise ValueError("not a time in UTC")
+    month, day, hour, minute, second = (int(digits[at : at + 2]) for at in range(4, 14, 2))
+    return int(datetime(int(digits[:4]), month, day, hour, minute, second, tzinfo=UTC).timestamp())
 
 
 def validity(certificate: bytes) -> Validity:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from vdsm_mp.api.catalogue import EVENTS, VERBS
+from vdsm_mp.api.catalogue import EVENTS, OWNED
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.api.verb import Message
 from vdsm_mp.clientif import builtin
@@ -27,7 +27,7 @@ def build(config: Config, ports: Ports) -> Room:
     limits = Limits.of_this_process()
     house = config.vdsm_mp
     tls = ServerTls(Files.below(Path(house.pki_dir), house.crl_file or None)) if config.vars.ssl else None
-    gate = Gate({spec.owner for spec in VERBS.values()} - {ports.worker})
+    gate = Gate(set(OWNED) - {ports.worker})
     # The door alone uses the bus below the port: it lives on the loop and must not open what it carries.
     bus = cast(Bus, ports.call.bus)  # type: ignore[attr-defined]
     router = Router(bus, gate, builtin.ANSWERS, limits)
