@@ -26,12 +26,12 @@ _XML = (
 
 
 class Storm:
-    """The VMs and the second connection. paused: by index."""
+    """The VMs, those of them that are paused, and the second connection."""
 
     def __init__(self) -> None:
         self.conn: Any = None
         self.doms: list[tuple[str, Any]] = []
-        self.turn = 0
+        self.paused: set[str] = set()
 
 
 @handles(PrepareStorm)
@@ -50,12 +50,12 @@ def raise_storm(storm: Storm, ask: RaiseStorm) -> list[tuple[str, str, float]]:
     for number in range(ask.events):
         if ask.per_s:
             time.sleep(max(0.0, began + number / ask.per_s - time.monotonic()))
-        round_, index = divmod(storm.turn, len(storm.doms))
-        storm.turn += 1
-        vm_id, dom = storm.doms[index]
+        vm_id, dom = storm.doms[number % len(storm.doms)]
+        was_paused = vm_id in storm.paused
         now = time.monotonic()
-        (dom.resume if round_ % 2 else dom.suspend)()
-        done.append((vm_id, "Up" if round_ % 2 else "Paused", now))
+        (dom.resume if was_paused else dom.suspend)()
+        storm.paused ^= {vm_id}
+        done.append((vm_id, "Up" if was_paused else "Paused", now))
     return done
 
 
