@@ -28,6 +28,7 @@ from tests.support.bootsector import boot_sector, hellos, last_tick
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
 from tests.support.libvirtd import PrivateLibvirtd
+from tests.support.stepping import Stepping
 from tests.support.virt_room import vm_xml
 from vdsm_mp.api.errors import RemoteError
 from vdsm_mp.common import xml
@@ -221,37 +222,27 @@ class VmWorld:
         self._starts_again(guest)
 
     def _strike(self, case: Case, guest: Guest, begin: Callable[[], None]) -> None:
-        run = self.house.root / "vrun"
-        for name in ("there", "go", "steps"):
-            (run / name).unlink(missing_ok=True)
-        fresh = run / "step.new"
-        wish = {"moment": case.moment, "step": case.step, "number": case.number, "id": sequences.new_id()}
-        fresh.write_text(json.dumps(wish))
-        fresh.rename(run / "step")
+        stepping = Stepping(self.house.root / "vrun")
+        stepping.arm(case.moment, case.step, case.number)
         asking = threading.Thread(target=_quietly, args=(begin,), daemon=True)
         asking.start()
-        try:
-            eventually((run / "there").exists, within_s=30, every_s=0.002)
-        except AssertionError:
-            (run / "step").unlink(missing_ok=True)
-            seen = (run / "steps").read_text() if (run / "steps").exists() else "nothing"
-            raise AssertionError(f"{case}: it did not come to this step, but to {seen}") from None
-        self._kill(case.victim, guest, run / "go")
+        stepping.wait()
+        self._kill(case.victim, guest, stepping)
         asking.join(90)
         assert not asking.is_alive(), f"{case}: the call was never answered"
 
-    def _kill(self, victim: str, guest: Guest, go: Path) -> None:
+    def _kill(self, victim: str, guest: Guest, stepping: Stepping) -> None:
         if victim == "libvirtd":
             self.libvirtd.kill()
-            go.touch()
+            stepping.go()
             self.libvirtd.launch()
         elif victim == "QEMU":
             os.kill(self.libvirtd.qemu_pid(guest.name), signal.SIGKILL)
-            go.touch()
+            stepping.go()
         else:
             pid = self.house.pid_of(victim)
             os.kill(pid, signal.SIGKILL)
-            go.touch()
+            stepping.go()
             self.house.wait_other_pid(victim, pid, within_s=40)
             self._deaths += 1
             if victim == "storage":

@@ -97,6 +97,32 @@ def cases(*operations: str) -> Iterator[Case]:
                         yield Case(operation, step.name, step.number, moment, victim)
 
 
+#: The same for a migration, in which two of each may die. Steps are the source's; the destination hears of it after
+#: the first one, holds a place for it from the second on, and has it after the last.
+MIGRATION_STEPS = (
+    Step("setMetadata", moments=("after",), qemu=False),
+    Step("migrateToURI3", moments=("before",), qemu=False),
+    Step("migrateToURI3", moments=("in", "after")),
+)
+MIGRATION_VICTIMS = ("virt", "libvirtd", "QEMU")
+
+
+def migration_cases() -> Iterator[Case]:
+    """Victims are named with their side. Where the VM is not, there is no QEMU to die."""
+    for step in MIGRATION_STEPS:
+        for moment in step.moments:
+            for side in ("source", "destination"):
+                for victim in MIGRATION_VICTIMS:
+                    missing = "source" if moment == "after" and step.qemu else "" if step.qemu else "destination"
+                    if victim != "QEMU" or side != missing:
+                        yield Case("migration", step.name, step.number, moment, f"{side} {victim}")
+
+
+QUICK_MIGRATION = (
+    Case("migration", "migrateToURI3", 1, "before", "destination virt"),
+    Case("migration", "migrateToURI3", 1, "after", "source virt"),
+)
+
 #: What runs with every check: one death of each kind, where the most is at stake.
 QUICK = (
     Case("snapshot", "snapshotCreateXML", 1, "after", "virt"),

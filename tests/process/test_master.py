@@ -59,7 +59,9 @@ def test_hooks_run_before_the_first_worker_and_after_the_last(house: RunningHous
     seen = house.root / "state/seen"
     assert house.terminate() == 0
     for point in ("before_vdsm_start", "after_vdsm_stop"):
-        write_hook(house.root / "hooks", point, f"echo {point} $(pgrep -P $PPID -c -f 'vdsm-mp: steady') >> {seen}; exit 2")
+        write_hook(
+            house.root / "hooks", point, f"echo {point} $(pgrep -P $PPID -c -f 'vdsm-mp: steady') >> {seen}; exit 2"
+        )
     house.begin()
     house.wait_ready()
     assert house.terminate() == 0

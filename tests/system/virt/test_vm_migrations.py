@@ -1,150 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """VMs move between two whole houses, each with a libvirtd of its own; whatever dies, exactly one of the two has it."""
 
+import contextlib
 import ctypes
+import json
 import os
-import shutil
 import signal
-import tempfile
-import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import decode, guestmemory
-from tests.support.bootsector import hellos, last_tick, write_boot_disk
-from tests.support.certificates import make_authority
+from tests.faults.vm_steps import QUICK_MIGRATION, Case, migration_cases
 from tests.support.engine import Engine
 from tests.support.eventually import eventually
-from tests.support.house import RunningHouse
-from tests.support.libvirtd import PrivateLibvirtd
+from tests.support.hookscripts import write_hook
 from tests.support.needs import lacks, needs_program, needs_root
-from tests.support.virt_room import vm_xml
+from tests.support.stepping import Stepping
+from tests.support.two_hosts import SLOW_MIB_S, Guest, Side, Two, two_hosts, under_way
 from vdsm_mp.api.errors import RemoteError
 
 pytestmark = [
     pytest.mark.system, needs_root(), needs_program("libvirtd", "qemu-system-x86_64", "unshare", "nsenter", "ip"),
 ]  # fmt: skip
 
-MEMORY_MIB = 64
 _SYS_USERFAULTFD = 323
-#: What lies in the guest's memory takes so many times longer than any step of a test.
-SLOW_MIB_S = 2
-
-
-@dataclass(frozen=True)
-class Side:
-    """One host. address: of its libvirtd, for the other."""
-
-    house: RunningHouse
-    libvirtd: PrivateLibvirtd
-    address: str
-
-    def stats(self, vm_id: str) -> Any:
-        entries = decode.check_all_vm_stats(self.house.call("Host.getAllVmStats"))
-        return next((entry for entry in entries if entry["vmId"] == vm_id), None)
-
-    def status(self, vm_id: str) -> str:
-        return str((self.stats(vm_id) or {}).get("status", ""))
-
-    def runs(self) -> list[str]:
-        """Names of domains whose CPUs run, by libvirt."""
-        return self.libvirtd.virsh("list", "--name", "--state-running").split()
-
-
-@dataclass(frozen=True)
-class Two:
-    """Both, and the folder that they share."""
-
-    a: Side
-    b: Side
-    shared: Path
+_WHOLE = bool(os.environ.get("VDSM_MP_FAULTS_STRIDE"))
 
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Two]:
-    with ExitStack() as stack:
-        shared = Path(tempfile.mkdtemp(prefix="vdsm-mp-shared-", dir="/tmp"))
-        stack.callback(shutil.rmtree, shared, ignore_errors=True)
-        shared.chmod(0o755)
-        shutil.chown(shared, "vdsm", "kvm")
-        daemons = [
-            stack.enter_context(PrivateLibvirtd.start(name=f"host-{n}", listen=True, qemu_is_root=True)) for n in "ab"
-        ]
-        addresses = daemons[0].link(daemons[1])
-        authority = make_authority(shared / "ca")
-        files = [authority.issue(name, "127.0.0.1") for name in "ab"]
-        os.system(f"chmod -R a+rX {shared / 'ca'}")
-        houses = []
-        for mine, daemon, other in zip(files, daemons, reversed(addresses), strict=True):
-            options = {
-                "vars": {"ssl": True, "migration_monitor_interval": 1, "migration_retry_timeout": 1},
-                "irs": {"repository": shared / "repo"},
-                "vdsm_mp": {
-                    "pki_dir": mine.key.parents[1],
-                    "migration_libvirt_uri": f"qemu+tcp://{other}/system",
-                },
-            }
-            house = RunningHouse(options, tls=False, table="", libvirt_uri=daemon.uri)
-            stack.callback(house.stop)
-            house.files = mine
-            house.begin()
-            houses.append(house)
-        (shared / "repo").mkdir()
-        shutil.chown(shared / "repo", "vdsm", "kvm")
-        for house in houses:
-            house.wait_ready()
-        sides = [Side(h, d, address) for h, d, address in zip(houses, daemons, addresses, strict=True)]
-        yield Two(sides[0], sides[1], shared)
-
-
-class Guest:
-    """A VM that both hosts may run; begins on one of them."""
-
-    def __init__(self, two: Two, home: Side) -> None:
-        self.vm_id = str(uuid.uuid4())
-        self.name = f"vm-{self.vm_id[:8]}"
-        folder = two.shared / self.vm_id
-        folder.mkdir(mode=0o777)
-        folder.chmod(0o777)
-        self.serial = folder / "serial.log"
-        disk = write_boot_disk(two.shared / "repo" / f"{self.vm_id}.img")
-        shutil.chown(disk, "vdsm", "kvm")
-        disk.chmod(0o660)
-        # Read only: libvirt takes a writable file on a local file system for one that the other host does not see.
-        xml = vm_xml(
-            self.vm_id, serial=self.serial, memory_mib=MEMORY_MIB,
-            devices=f'<disk type="file" device="disk"><driver name="qemu" type="raw" cache="none"/>'
-            f'<source file="{disk}"/><target dev="vda" bus="virtio"/><readonly/></disk>',
-        )  # fmt: skip
-        home.house.call("VM.create", {"vmID": self.vm_id, "vmParams": {"vmId": self.vm_id, "xml": xml}})
-        eventually(lambda: last_tick(self.serial) > 0, within_s=30)
-
-    def fill(self, home: Side) -> None:
-        """From now on it takes long to move."""
-        guestmemory.fill(home.libvirtd.qemu_pid(self.name), MEMORY_MIB)
-
-    def move(self, home: Side, to: Side, **more: Any) -> None:
-        params = {
-            "vmId": self.vm_id, "dst": f"127.0.0.1:{to.house.port}", "dstqemu": to.address, "method": "online",
-            "tunneled": "false", "compressed": "false", "autoConverge": "true", "abortOnError": "true",
-            "encrypted": False, "enableGuestEvents": False, **more,
-        }  # fmt: skip
-        assert home.house.call("VM.migrate", {"vmID": self.vm_id, "params": params}) is True
-
-    def goes_on(self) -> None:
-        before = last_tick(self.serial)
-        eventually(lambda: last_tick(self.serial) > before, within_s=15)
-        assert hellos(self.serial) == 1
-
-    def lives_only_at(self, home: Side, other: Side) -> None:
-        assert self.name in home.runs()
-        assert self.name not in other.runs()
-        self.goes_on()
+    with two_hosts() as both:
+        yield both
 
 
 @pytest.fixture
@@ -159,12 +46,6 @@ def guest(two: Two) -> Iterator[Guest]:
             side.house.call("VM.destroy", {"vmID": made.vm_id, "gracefulAttempts": 0})
         except RemoteError as error:
             assert error.code == 1
-
-
-def under_way(guest: Guest, home: Side) -> None:
-    """Until libvirt has begun to send it."""
-    eventually(lambda: 0 < (home.stats(guest.vm_id).get("migrationProgress") or 0) < 100, within_s=15)
-    assert home.status(guest.vm_id) == "Migration Source"
 
 
 def test_a_guest_moves_there_and_back_and_notices_nothing(two: Two, guest: Guest) -> None:
@@ -200,6 +81,70 @@ def test_a_guest_moves_there_and_back_and_notices_nothing(two: Two, guest: Guest
     assert two.a.stats(guest.vm_id)["pauseCode"] == "NOERR"
     two.a.house.call("VM.cont", {"vmID": guest.vm_id})
     guest.lives_only_at(two.a, two.b)
+
+
+def test_a_guest_moves_encrypted_compressed_tunnelled_and_over_several_connections(two: Two, guest: Guest) -> None:
+    """And each was really used: QEMU is asked on the way. Old and rare ways are tried in full runs of the faults."""
+    guest.fill(two.a)
+    ways: list[dict[str, Any]] = [{"encrypted": True}, {"parallel": 2}]
+    ways += [{"compressed": "true"}, {"tunneled": "true"}] if _WHOLE else []
+    here, there = two.a, two.b
+    for way in ways:
+        guest.move(here, there, maxBandwidth=SLOW_MIB_S, dst=f"localhost:{there.house.port}", **way)
+        under_way(guest, here)
+        assert way_of(here, guest) == way, way
+        here.house.call("VM.migrateChangeParams", {"vmID": guest.vm_id, "params": {"maxBandwidth": 1000}})
+        becomes(here, guest, "Down")
+        becomes(there, guest, "Up", "Powering up")
+        guest.lives_only_at(there, here)
+        here.house.call("VM.destroy", {"vmID": guest.vm_id})
+        here, there = there, here
+
+
+def becomes(side: Side, guest: Guest, *statuses: str) -> None:
+    eventually(lambda: side.status(guest.vm_id) in statuses, within_s=30)
+
+
+def way_of(side: Side, guest: Guest) -> dict[str, Any]:
+    """How QEMU sends it, by its own words, as a client would have asked for it."""
+    found = json.loads(
+        side.libvirtd.virsh("qemu-monitor-command", guest.name, '{"execute": "query-migrate-parameters"}')
+    )["return"]
+    listed = json.loads(
+        side.libvirtd.virsh("qemu-monitor-command", guest.name, '{"execute": "query-migrate-capabilities"}')
+    )["return"]
+    on = {one["capability"] for one in listed if one["state"]}
+    if found.get("tls-creds"):
+        return {"encrypted": True}
+    if "multifd" in on:
+        return {"parallel": found["multifd-channels"]}
+    return {"compressed": "true"} if {"xbzrle", "compress"} & on else {"tunneled": "true"}
+
+
+def test_hooks_see_a_vm_leave_and_arrive_and_may_refuse(two: Two, guest: Guest) -> None:
+    seen = two.shared / "seen"
+    refused = write_hook(two.b.house.root / "hooks", "before_vm_migrate_destination", "echo full >&2; exit 2")
+    guest.move(two.a, two.b)
+    eventually(lambda: two.a.status(guest.vm_id) in ("Up", "Powering up"), within_s=20)
+    assert two.b.status(guest.vm_id) in ("", "Down")
+    refused.unlink()
+
+    what = [(side, kind) for side in ("source", "destination") for kind in ("vm", "device")]
+    points = [f"{when}_{kind}_migrate_{side}" for when in ("before", "after") for side, kind in what]
+    written = [
+        write_hook(side.house.root / "hooks", point, f'echo "{side.libvirtd.name} {point} $lane" >> {seen}')
+        for point in points
+        for side in (two.a, two.b)
+    ]
+    guest.move(two.a, two.b)
+    becomes(two.b, guest, "Up", "Powering up")
+    names = {"source": "host-a", "destination": "host-b"}
+    lanes = {"vm": "", "device": "fast"}
+    expected = [f"{names[p.split('_')[3]]} {p} {lanes[p.split('_')[1]]}" for p in points]
+    eventually(lambda: len(seen.read_text().splitlines()) == len(points), within_s=10)
+    assert sorted(seen.read_text().splitlines()) == sorted(expected)
+    for path in written:
+        path.unlink()
 
 
 def test_a_cancelled_migration_leaves_the_guest_where_it_was(two: Two, guest: Guest) -> None:
@@ -259,6 +204,8 @@ def test_a_destination_that_cannot_be_reached_or_cannot_prepare_leaves_the_guest
     guest.move(two.a, two.b, dstqemu="10.78.0.99")  # the agent is there, the data's address is not
     eventually(lambda: two.a.status(guest.vm_id) in ("Up", "Powering up"), within_s=20)
     assert two.b.status(guest.vm_id) in ("", "Down")
+    guest.move(two.a, two.b, encrypted=True)  # its QEMU's certificate is for another name than this address
+    eventually(lambda: two.a.status(guest.vm_id) in ("Up", "Powering up"), within_s=20)
     guest.lives_only_at(two.a, two.b)
 
 
@@ -299,3 +246,54 @@ def _userfaultfd() -> bool:
     if descriptor >= 0:
         os.close(descriptor)
     return bool(descriptor >= 0)
+
+
+@pytest.mark.parametrize("case", list(migration_cases()) if _WHOLE else QUICK_MIGRATION, ids=str)
+@pytest.mark.timeout(180)
+def test_a_death_at_a_step_leaves_exactly_one_vm(two: Two, guest: Guest, case: Case) -> None:
+    slow = {"maxBandwidth": SLOW_MIB_S} if case.moment == "in" else {}
+    if slow:
+        guest.fill(two.a)
+    stepping = Stepping(two.a.house.root / "vrun")
+    stepping.arm(case.moment, case.step, case.number)
+    guest.move(two.a, two.b, **slow)
+    stepping.wait()
+    if slow:
+        under_way(guest, two.a)
+    side, victim = case.victim.split()
+    kill(two.a if side == "source" else two.b, victim, guest, stepping)
+    if slow and two.a.status(guest.vm_id) == "Migration Source":
+        with contextlib.suppress(RemoteError):  # it may end by itself meanwhile
+            two.a.house.call("VM.migrateChangeParams", {"vmID": guest.vm_id, "params": {"maxBandwidth": 1000}})
+
+    moving = ("Migration Source", "Migration Destination", "WaitForLaunch")
+    eventually(
+        lambda: not [s for s in (two.a, two.b) if s.status(guest.vm_id) in moving], within_s=60, every_s=0.3
+    )  # fmt: skip
+    has_it = [one for one in (two.a, two.b) if guest.name in one.runs()]
+    if victim == "QEMU" and (side == "source" or case.moment == "after"):
+        assert has_it == []
+        end = (two.a if side == "source" else two.b).stats(guest.vm_id)
+        assert (end["status"], end["exitCode"]) == ("Down", 1), end
+        return
+    (here,) = has_it
+    (other,) = (one for one in (two.a, two.b) if one is not here)
+    eventually(lambda: here.status(guest.vm_id) in ("Up", "Powering up"), within_s=20)
+    eventually(lambda: other.status(guest.vm_id) in ("", "Down"), within_s=20)
+    assert "outgoing_migration" not in here.libvirtd.virsh("dumpxml", guest.name)
+    guest.lives_only_at(here, other)
+
+
+def kill(side: Side, victim: str, guest: Guest, stepping: Stepping) -> None:
+    if victim == "libvirtd":
+        side.libvirtd.kill()
+        stepping.go()
+        side.libvirtd.launch()
+    elif victim == "QEMU":
+        os.kill(side.libvirtd.qemu_pid(guest.name), signal.SIGKILL)
+        stepping.go()
+    else:
+        pid = side.house.pid_of(victim)
+        os.kill(pid, signal.SIGKILL)
+        stepping.go()
+        side.house.wait_other_pid(victim, pid, within_s=60)

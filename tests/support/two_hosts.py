@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two whole houses, each with a libvirtd of its own and a cable between them: VMs can move from one to the other."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support import decode, guestmemory
+from tests.support.bootsector import hellos, last_tick, write_boot_disk
+from tests.support.certificates import make_authority
+from tests.support.eventually import eventually
+from tests.support.house import RunningHouse
+from tests.support.libvirtd import PrivateLibvirtd
+from tests.support.virt_room import vm_xml
+from vdsm_mp.wire.tls import Files
+
+MEMORY_MIB = 64
+#: What lies in the guest's memory takes so many times longer than any step of a test.
+SLOW_MIB_S = 2
+
+
+@dataclass(frozen=True)
+class Side:
+    """One host. address: of its libvirtd, for the other."""
+
+    house: RunningHouse
+    libvirtd: PrivateLibvirtd
+    address: str
+
+    def stats(self, vm_id: str) -> Any:
+        entries = decode.check_all_vm_stats(self.house.call("Host.getAllVmStats"))
+        return next((entry for entry in entries if entry["vmId"] == vm_id), None)
+
+    def status(self, vm_id: str) -> str:
+        return str((self.stats(vm_id) or {}).get("status", ""))
+
+    def runs(self) -> list[str]:
+        """Names of domains whose CPUs run, by libvirt."""
+        return self.libvirtd.virsh("list", "--name", "--state-running").split()
+
+
+@dataclass(frozen=True)
+class Two:
+    """Both, and the folder that they share."""
+
+    a: Side
+    b: Side
+    shared: Path
+
+
+@contextmanager
+def two_hosts() -> Iterator[Two]:
+    """Two houses, linked, sharing a folder of disks."""
+    with ExitStack() as stack:
+        shared = Path(tempfile.mkdtemp(prefix="vdsm-mp-shared-", dir="/tmp"))
+        stack.callback(shutil.rmtree, shared, ignore_errors=True)
+        shared.chmod(0o755)
+        shutil.chown(shared, "vdsm", "kvm")
+        daemons = [
+            stack.enter_context(PrivateLibvirtd.start(name=f"host-{n}", listen=True, qemu_is_root=True)) for n in "ab"
+        ]
+        addresses = daemons[0].link(daemons[1])
+        authority = make_authority(shared / "ca")
+        files = [authority.issue(name, "127.0.0.1") for name in "ab"]
+        os.system(f"chmod -R a+rX {shared / 'ca'}")
+        for daemon in daemons:
+            let_qemu_encrypt(daemon, authority.issue(f"qemu-{daemon.name}", "localhost"))
+        houses = []
+        for mine, daemon, other in zip(files, daemons, reversed(addresses), strict=True):
+            options = {
+                "vars": {"ssl": True, "migration_monitor_interval": 1, "migration_retry_timeout": 1},
+                "irs": {"repository": shared / "repo"},
+                "vdsm_mp": {
+                    "pki_dir": mine.key.parents[1],
+                    "migration_libvirt_uri": f"qemu+tcp://{other}/system",
+                },
+            }
+            house = RunningHouse(options, tls=False, table="tests.support.stepped_table", libvirt_uri=daemon.uri)
+            stack.callback(house.stop)
+            house.files = mine
+            house.begin()
+            houses.append(house)
+        (shared / "repo").mkdir()
+        shutil.chown(shared / "repo", "vdsm", "kvm")
+        for house in houses:
+            house.wait_ready()
+        sides = [Side(h, d, address) for h, d, address in zip(houses, daemons, addresses, strict=True)]
+        yield Two(sides[0], sides[1], shared)
+
+
+def let_qemu_encrypt(daemon: PrivateLibvirtd, files: Files) -> None:
+    """Certificates for its migrations; the other side checks that they are of the host that an engine named."""
+    folder = daemon.root / "etc" / "pki"
+    folder.mkdir()
+    shutil.copy(files.ca, folder / "ca-cert.pem")
+    for role in ("server", "client"):
+        shutil.copy(files.cert, folder / f"{role}-cert.pem")
+        shutil.copy(files.key, folder / f"{role}-key.pem")
+    with (daemon.root / "etc" / "qemu.conf").open("a") as file:
+        file.write('migrate_tls_x509_cert_dir = "/etc/libvirt/pki"\n')
+    daemon.stop()
+    daemon.launch()
+
+
+_CUSTOM = (
+    '<ovirt-vm:device devtype="disk" name="vda"><ovirt-vm:custom><ovirt-vm:lane>fast</ovirt-vm:lane>'
+    "</ovirt-vm:custom></ovirt-vm:device>"
+)
+
+
+class Guest:
+    """A VM that both hosts may run; begins on one of them."""
+
+    def __init__(self, two: Two, home: Side) -> None:
+        self.vm_id = str(uuid.uuid4())
+        self.name = f"vm-{self.vm_id[:8]}"
+        folder = two.shared / self.vm_id
+        folder.mkdir(mode=0o777)
+        folder.chmod(0o777)
+        self.serial = folder / "serial.log"
+        disk = write_boot_disk(two.shared / "repo" / f"{self.vm_id}.img")
+        shutil.chown(disk, "vdsm", "kvm")
+        disk.chmod(0o660)
+        # Read only: libvirt takes a writable file on a local file system for one that the other host does not see.
+        xml = vm_xml(
+            self.vm_id, serial=self.serial, memory_mib=MEMORY_MIB, metadata=_CUSTOM,
+            devices=f'<disk type="file" device="disk"><driver name="qemu" type="raw" cache="none"/>'
+            f'<source file="{disk}"/><target dev="vda" bus="virtio"/><readonly/></disk>',
+        )  # fmt: skip
+        home.house.call("VM.create", {"vmID": self.vm_id, "vmParams": {"vmId": self.vm_id, "xml": xml}})
+        eventually(lambda: last_tick(self.serial) > 0, within_s=30)
+
+    def fill(self, home: Side) -> None:
+        """From now on it takes long to move."""
+        guestmemory.fill(home.libvirtd.qemu_pid(self.name), MEMORY_MIB)
+
+    def move(self, home: Side, to: Side, **more: Any) -> None:
+        params = {
+            "vmId": self.vm_id, "dst": f"127.0.0.1:{to.house.port}", "dstqemu": to.address, "method": "online",
+            "tunneled": "false", "compressed": "false", "autoConverge": "true", "abortOnError": "true",
+            "encrypted": False, "enableGuestEvents": False, **more,
+        }  # fmt: skip
+        assert home.house.call("VM.migrate", {"vmID": self.vm_id, "params": params}) is True
+
+    def goes_on(self) -> None:
+        before = last_tick(self.serial)
+        eventually(lambda: last_tick(self.serial) > before, within_s=15)
+        assert hellos(self.serial) == 1
+
+    def lives_only_at(self, home: Side, other: Side) -> None:
+        assert self.name in home.runs()
+        assert self.name not in other.runs()
+        self.goes_on()
+
+
+def under_way(guest: Guest, home: Side) -> None:
+    """Until libvirt has begun to send it."""
+    eventually(lambda: 0 < (home.stats(guest.vm_id).get("migrationProgress") or 0) < 100, within_s=15)
+    assert home.status(guest.vm_id) == "Migration Source"
