@@ -103,7 +103,7 @@ def kill_master(world: World) -> None:
     with world.fault("") as fault:
         house.process.kill()
         house.process.wait(10)
-        left = _until_gone([*pids, *programs], 10.0)
+        left = until_gone([*pids, *programs], 10.0)
         fault.seen_s = time.monotonic() - fault.at_mono
         fault.numbers["all gone"] = fault.seen_s
         if left:
@@ -114,7 +114,7 @@ def kill_master(world: World) -> None:
         house.wait_ready()
 
 
-def _until_gone(pids: list[int], within_s: float) -> list[int]:
+def until_gone(pids: list[int], within_s: float) -> list[int]:
     until = time.monotonic() + within_s
     while left := [p for p in pids if (facts := kernel.process(p)) is not None and facts.state != "Z"]:
         if time.monotonic() > until:
@@ -133,7 +133,7 @@ def stop_house(world: World) -> None:
         fault.happened = True
         if code != 0:
             fault.broken.append(f"an orderly stop ended with {code}")
-        if left := _until_gone(pids, 1.0):
+        if left := until_gone(pids, 1.0):
             fault.broken.append(f"processes outlived an orderly stop: {left}")
         house.begin()
         fault.ready_s = world.until_answers(fault) - fault.numbers["stopped"]
@@ -147,7 +147,7 @@ def kill_io_child(world: World) -> None:
         if not pid:
             raise CannotRun("no storage-io child runs")
         os.kill(pid, signal.SIGKILL)
-        fault.happened = not _until_gone([pid], 5.0)
+        fault.happened = not until_gone([pid], 5.0)
         eventually(lambda: _file_stats(world), within_s=15)
         fault.ready_s = time.monotonic() - fault.at_mono
 
@@ -185,12 +185,12 @@ def kill_libvirtd(world: World) -> None:
     with world.fault("virt") as fault:
         world.libvirtd.kill()
         fault.happened = True
-        eventually(lambda: not _connected(world), within_s=5)
+        eventually(lambda: not connected(world), within_s=5)
         fault.seen_s = time.monotonic() - fault.at_mono
         time.sleep(0.5)
         world.libvirtd.launch()
         back = time.monotonic()
-        eventually(lambda: _connected(world), within_s=20)
+        eventually(lambda: connected(world), within_s=20)
         fault.ready_s = time.monotonic() - back
         if world.house.pid_of("virt") != pid:
             fault.broken.append("the virt worker was restarted")
@@ -204,20 +204,20 @@ def freeze_libvirtd(world: World) -> None:
         world.libvirtd.freeze()
         fault.happened = True
         try:
-            eventually(lambda: not _connected(world), within_s=20)
+            eventually(lambda: not connected(world), within_s=20)
             fault.seen_s = time.monotonic() - fault.at_mono
         except AssertionError:
             fault.broken.append("a frozen libvirtd was not noticed within 20 s")
         finally:
             world.libvirtd.thaw()
         back = time.monotonic()
-        eventually(lambda: _connected(world), within_s=30)
+        eventually(lambda: connected(world), within_s=30)
         fault.ready_s = time.monotonic() - back
         if world.house.pid_of("virt") != pid:
             fault.broken.append("the virt worker was restarted")
 
 
-def _connected(world: World) -> bool:
+def connected(world: World) -> bool:
     """Whether a call that needs libvirt works."""
     try:
         world.house.call("Host.dumpxmls", {"vmList": [world.guests[0].vm_id]}, timeout_s=5)
@@ -286,7 +286,7 @@ def no_more_processes(world: World) -> None:
         (group / "pids.max").write_text((group / "pids.current").read_text())
         pid = world.house.pid_of("scheduler")
         os.kill(pid, signal.SIGKILL)
-        _until_gone([pid], 5.0)
+        until_gone([pid], 5.0)
         # Its place may be taken by the next one; a thread more, and nobody can fork.
         (group / "pids.max").write_text("1")
         time.sleep(1.5)

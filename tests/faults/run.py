@@ -3,9 +3,10 @@
 
     python -m tests.faults.run [--full] [--scenario A1 …] [--repeat N] [--minutes N] [--json FILE] [--html FILE]
 
-Rounds: each scenario that is still wanted runs once a round, in an order of its own; deaths of the master come last in
-a round, because they begin the back-off anew. Only injections that really happened are counted. Exit code 1 when a
-promise is broken (with --strict also when a limit was exceeded). Needs root, libvirtd and QEMU.
+Rounds: each scenario is spread evenly over as many rounds as the most frequent one has, in an order of its own in each;
+deaths of the master come last in a round, because they begin the back-off anew. Only injections that really happened
+are counted. Exit code 1 when a promise is broken (with --strict also when a limit was exceeded). Needs root, libvirtd
+and QEMU.
 """
 
 import argparse
@@ -33,8 +34,8 @@ from tests.support.house import forget_program
 from tests.support.load import check
 
 ROOT = Path(__file__).parents[2]
-#: Quiet time between two injections, which calls during a fault are compared with.
-PAUSE_S = 1.5
+#: Between two injections; every tenth time it is long, and calls during a fault are compared with those.
+PAUSE_S, LONG_PAUSE_S, LONG_EVERY = 0.8, 5.0, 10
 #: Where a line about the progress goes.
 Say = Callable[[str], None]
 #: Last in a round.
@@ -59,13 +60,14 @@ class Wish:
 
 def under_load(scenarios: Sequence[Scenario], wish: Wish, say: Say) -> dict[str, Any]:
     """One world, all the scenarios. {"rows", "requests", "broken", "records"} as in the report."""
-    rows = {s.id: Row(s.id, s.title, wanted=wish.times(s), limits=dict(s.limits)) for s in scenarios}
+    rows = {s.id: Row(s.id, s.title, wanted=wish.times(s) * s.at_once, limits=dict(s.limits)) for s in scenarios}
     faults: dict[str, list[Fault]] = {s.id: [] for s in scenarios}
     rng = random.Random(wish.seed)
     until = time.monotonic() + wish.minutes * 60 if wish.minutes else float("inf")
     with World.open(guests=wish.guests, callers=wish.callers, per_s=wish.per_s, seed=wish.seed) as world:
-        for number in range(max(row.wanted for row in rows.values())):
-            due = [s for s in scenarios if wish.times(s) > number and not rows[s.id].not_run]
+        rounds = max(wish.times(s) for s in scenarios)
+        for number in range(rounds):
+            due = [s for s in scenarios if _due(wish.times(s), number, rounds) and not rows[s.id].not_run]
             rng.shuffle(due)
             due.sort(key=lambda s: _LAST.index(s.id) if s.id in _LAST else -1)
             went_on = all(
@@ -97,6 +99,11 @@ def under_load(scenarios: Sequence[Scenario], wish: Wish, say: Say) -> dict[str,
     }
 
 
+def _due(times: int, number: int, rounds: int) -> bool:
+    """Whether a scenario that is wanted so many times runs in this round."""
+    return times * (number + 1) // rounds > times * number // rounds
+
+
 def _inject(world: World, scenario: Scenario, row: Row, faults: list[Fault], say: Say) -> bool:
     """One injection and the quiet time after it. False: the world is of no more use."""
     before, began, usable = len(world.faults), time.monotonic(), True
@@ -113,7 +120,7 @@ def _inject(world: World, scenario: Scenario, row: Row, faults: list[Fault], say
     for fault in world.faults[before:]:
         row.take(fault)
         faults.append(fault)
-    time.sleep(PAUSE_S)
+    time.sleep(PAUSE_S if len(world.faults) % LONG_EVERY else LONG_PAUSE_S)
     return usable
 
 

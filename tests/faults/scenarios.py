@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tests.faults import injections as do
+from tests.faults import together
 from tests.faults.world import World
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One row. quick, full: how often (0 = not). limits: {measure: at most, by p99}; "seen" and "ready" are seconds."""
+    """One row. quick, full: how often (0 = not). limits: {measure: at most, by p99}; "seen" and "ready" are seconds.
+
+    at_once: injections that one time consists of.
+    """
 
     id: str
     title: str
@@ -24,6 +28,7 @@ class Scenario:
     quick: int
     full: int
     limits: Mapping[str, float] = field(default_factory=dict)
+    at_once: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +51,27 @@ def _kill(worker: str, name: str, full: int, **more: float) -> Scenario:
 
 
 UNDER_LOAD: tuple[Scenario, ...] = (
-    _kill("clientif", "A1", 200, **{"accepts again": 1.0}),
-    _kill("virt", "A2", 200, **{"VMs known again": 3.0}),
-    _kill("storage", "A3", 200),
-    _kill("scheduler", "A4", 200),
-    _kill("network", "A4n", 100),
-    Scenario("A3i", "kill -9 the file access of a domain", do.kill_io_child, 3, 100, {"ready": 1.0}),
-    Scenario("A7", "kill -9 the master", do.kill_master, 3, 100, {"all gone": 1.0, "ready": 5.0}),
+    _kill("clientif", "A1", 80, **{"accepts again": 1.0}),
+    _kill("virt", "A2", 80, **{"VMs known again": 3.0}),
+    _kill("storage", "A3", 80),
+    _kill("scheduler", "A4", 80),
+    _kill("network", "A4n", 80),
+    Scenario("A3i", "kill -9 the file access of a domain", do.kill_io_child, 3, 50, {"ready": 1.0}),
+    Scenario("A5", "kill -9 of all workers at once", together.kill_workers, 1, 100,
+             {"seen": 1.0, "ready": 2.0, "accepts again": 3.0}, at_once=5),
+    Scenario("A7", "kill -9 the master", do.kill_master, 3, 50, {"all gone": 1.0, "ready": 5.0}),
+    Scenario("A8", "kill -9 a master while it forks", together.kill_master_while_it_forks, 2, 50,
+             {"all gone": 2.0, "ready": 5.0}),
     Scenario("A16", "a worker dies whenever it is ready", partial(do.storm, worker="network"), 1, 3,
              {"processor share of the master": 0.25, "log MiB": 1.0}),
-    *(Scenario(f"B1 {w}", f"SIGSTOP {w}", partial(do.freeze_worker, worker=w), 1, 60, _HANG) for w in WORKERS),
+    *(Scenario(f"B1 {w}", f"SIGSTOP {w}", partial(do.freeze_worker, worker=w), 1, 8, _HANG) for w in WORKERS),
+    Scenario("B1 all", "SIGSTOP of all workers at once", together.freeze_workers, 1, 53, _HANG, at_once=5),
     Scenario("B2", "SIGSTOP and SIGCONT after 2 s", partial(do.pause_worker, worker="storage"), 1, 50),
     Scenario("B5s", "SIGSTOP the file access of a domain", do.freeze_io_child, 1, 10, {"ready": 5.0}),
     Scenario("B8", "SIGSTOP a guest's QEMU", do.freeze_qemu, 1, 20, {"slowest list": 1.0}),
-    Scenario("C1", "kill -9 libvirtd, and a new one", do.kill_libvirtd, 3, 100, {"ready": 2.0}),
+    Scenario("C1", "kill -9 libvirtd, and a new one", do.kill_libvirtd, 3, 25, {"ready": 2.0}),
+    Scenario("C2", "libvirtd stays away for 12 s", together.keep_libvirtd_away, 1, 5,
+             {"slowest refusal": 1.0, "processor share of virt": 0.05, "ready": 5.0}),
     Scenario("C3", "SIGSTOP libvirtd", do.freeze_libvirtd, 1, 20, {"seen": 10.0, "ready": 5.0}),
     Scenario("E1", "the door runs out of descriptors", do.no_more_descriptors, 1, 5,
              {"processor share of the door": 0.5}),
@@ -114,6 +126,12 @@ BY_TESTS: tuple[ByTests, ...] = (
             ("process/test_storage_io.py::test_a_hung_domain_disturbs_nothing_else_and_comes_back_by_itself",)),
     ByTests("B8d", "a stuck guest is destroyed",
             ("system/virt/test_vm_faults.py::test_a_stuck_guest_delays_nobody_and_can_be_destroyed",)),
+    ByTests("B10", "programs that hang are killed with their children at their deadline", (
+        "unit/common/test_command.py::test_a_program_that_overstays_is_killed_with_its_children",
+        "unit/common/test_command.py::test_an_aborted_job_kills_its_program")),
+    ByTests("C4", "libvirtd, QEMU or we die in the middle of snapshots, merges, copies and migrations",
+            ("system/virt/test_vm_deaths.py",
+             "system/virt/test_vm_migrations.py::test_a_death_at_a_step_leaves_exactly_one_vm"), full_only=True),
     ByTests("C1d", "a VM that ends while libvirtd is away",
             ("system/virt/test_vm_faults.py::test_a_libvirtd_that_dies_and_comes_back_costs_no_guest_and_no_news",)),
     ByTests("D1", "every n-th step of storage operations fails, or is the last one",
@@ -126,6 +144,8 @@ BY_TESTS: tuple[ByTests, ...] = (
         "unit/storage/test_domain_io.py::test_creating_stays_beneath_the_root",
         "unit/storage/test_domain_io.py::test_a_domain_directory_that_is_a_link_is_refused",
         "unit/storage/test_image_verbs.py::test_links_and_pipes_in_place_of_volumes_are_refused")),
+    ByTests("D16r", "folders and files swapped for links while they are opened",
+            ("unit/storage/test_swapped.py",)),
     ByTests("D18", "paths and worse in every parameter of every verb", ("system/test_hostile_parameters.py",)),
     ByTests("E2", "a worker runs out of memory",
             ("process/test_master_kernel.py::test_a_worker_that_runs_out_of_memory_dies_alone_and_says_why",
@@ -156,12 +176,7 @@ BY_TESTS: tuple[ByTests, ...] = (
 )  # fmt: skip
 
 NOT_HERE: Mapping[str, str] = {
-    "A5": "there is no router process: workers talk to each other directly",
-    "A8": "needs a widened window between fork and prctl; the pipe's end covers it, untested",
     "B6": "no handler of a worker touches storage on its loop; D state in the worker itself is not injected",
-    "B10": "SIGSTOP of qemu-img and mount is not injected under load; deadlines are tested per command",
-    "C2": "ten minutes without libvirtd: only the short outage is run",
-    "C4": "kill of libvirtd in the middle of migrations, snapshots and copies is not injected here",
     "D9, D10": "iSCSI and device-mapper faults: block storage is not built",
     "D8": "NFS outages run in throw-away hosts: make testbed",
     "E3": "global want of memory would hit the machine that runs the tests",

@@ -20,7 +20,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -261,6 +261,16 @@ class World:
             self._storage_works_again(fault, lost_is_fine=touches_storage)
             self.faults.append(fault)
 
+    @contextlib.contextmanager
+    def faults_together(self, victims: Sequence[str]) -> Iterator[dict[str, Fault]]:
+        """One fault for each victim, all at once: every call is concerned."""
+        with self.fault("") as first:
+            found = {victims[0]: first, **{name: Fault("", first.at_mono) for name in victims[1:]}}
+            yield found
+        for fault in list(found.values())[1:]:
+            fault.until_mono = first.until_mono
+            self.faults.append(fault)
+
     def _storage_works_again(self, fault: Fault, *, lost_is_fine: bool) -> None:
         try:
             if not lost_is_fine and storage.spm_status(self.house) != "SPM":
@@ -309,36 +319,35 @@ class World:
                     self.house.call("Task.clear", {"taskID": task.id})
 
     def watch_restart(self, fault: Fault, worker: str, pid: int, *, within_s: float = 40.0) -> None:
-        """Until the worker is ready with another pid; notes when its end was seen and when the next one was ready.
+        """As `watch_restarts`, of one."""
+        self.watch_restarts({worker: fault}, {worker: pid}, within_s=within_s)
+
+    def watch_restarts(self, faults: Mapping[str, Fault], pids: Mapping[str, int], *, within_s: float = 40.0) -> None:
+        """Until each worker is ready with another pid; notes when its end was seen and when the next one was ready.
 
         The back-off is noted and left out of `ready_s`.
         """
+        waiting = dict(faults)
         last = time.monotonic()
-        while True:
+        while waiting:
+            looked = self._look()
             now_mono = time.monotonic()
-            found = self._look(worker)
-            if found is not None:
-                gone = found["pid"] != pid
-                if fault.seen_s is None and gone:
-                    fault.seen_s = now_mono - fault.at_mono
-                if found["state"] == "waiting":
-                    fault.waited_s += now_mono - last
-                if gone and found["state"] == "ready":
-                    fault.ready_s = now_mono - fault.at_mono - fault.waited_s
+            for worker, fault in list(waiting.items()):
+                if looked is not None and _took(fault, looked[worker], pids[worker], now_mono, now_mono - last):
+                    del waiting[worker]
+                elif now_mono - fault.at_mono > within_s:
                     fault.happened = True
-                    return
+                    fault.broken.append(f"{worker} was not ready again within {within_s:g} s")
+                    del waiting[worker]
             last = now_mono
-            if now_mono - fault.at_mono > within_s:
-                fault.happened = True
-                fault.broken.append(f"{worker} was not ready again within {within_s:g} s")
-                return
             time.sleep(POLL_S)
 
-    def _look(self, worker: str) -> dict[str, Any] | None:
+    def _look(self) -> dict[str, Any] | None:
         try:
-            return self.house.worker(worker)
+            found: dict[str, Any] = self.house.status()["workers"]
         except (controlsocket.NotRunning, controlsocket.Refused, OSError):
             return None
+        return found
 
     def until_answers(self, fault: Fault, *, within_s: float = 20.0) -> float:
         """Seconds since the injection until a new client gets a good answer."""
@@ -354,6 +363,20 @@ class World:
         except AssertionError:
             fault.broken.append(f"no client was served within {within_s:g} s")
         return time.monotonic() - fault.at_mono - fault.waited_s
+
+
+def _took(fault: Fault, found: Mapping[str, Any], pid: int, now_mono: float, since_last_s: float) -> bool:
+    """Note what one look says of one victim; whether it is over."""
+    gone = found["pid"] != pid
+    if fault.seen_s is None and gone:
+        fault.seen_s = now_mono - fault.at_mono
+    if found["state"] == "waiting":
+        fault.waited_s += since_last_s
+    if not gone or found["state"] != "ready":
+        return False
+    fault.ready_s = now_mono - fault.at_mono - fault.waited_s
+    fault.happened = True
+    return True
 
 
 def _size(pid: int) -> Size:

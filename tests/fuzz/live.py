@@ -15,6 +15,8 @@ from vdsm_mp.ipc import codec
 from vdsm_mp.wire import stomp
 
 _REQUESTS = "jms.topic.vdsm_requests"
+#: Not what mutants send to: the door delivers what its clients send each other.
+_ANSWERS = "answers of the one who stays"
 _FENCE = b'{"jsonrpc":"2.0","method":"Host.ping2","params":{},"id":"the fence"}'
 #: Without an answer for so long the door has gone silent.
 PATIENCE_S = 20.0
@@ -39,7 +41,7 @@ class Talker:
         self._sock = socket.create_connection(self._door.address, timeout=PATIENCE_S)
         self._parser = stomp.Parser(max_header=65536, max_frame=64 * 1024 * 1024)
         self._sock.sendall(stomp.encode("CONNECT", (("accept-version", "1.2"), ("host", "h"))))
-        self._sock.sendall(stomp.encode("SUBSCRIBE", (("destination", "me"), ("id", "1"))))
+        self._sock.sendall(stomp.encode("SUBSCRIBE", (("destination", _ANSWERS), ("id", "1"))))
 
     def close(self) -> None:
         self._sock.close()
@@ -49,7 +51,7 @@ class Talker:
 
         Raises: AssertionError, OSError.
         """
-        headers = (("destination", _REQUESTS), ("reply-to", "me"))
+        headers = (("destination", _REQUESTS), ("reply-to", _ANSWERS))
         self._sock.sendall(b"".join(stomp.encode("SEND", headers, body) for body in (*bodies, _FENCE)))
         while True:
             frame = self._parser.next()

@@ -185,7 +185,9 @@ class House:
         process = worker.process
         assert process is not None
         now = time.monotonic()
-        reason = members.how_it_ended(status, process.why_killed or self._killed_by_kernel(status))
+        why_killed = process.why_killed or self._killed_by_kernel(status)
+        reason = members.how_it_ended(status, why_killed)
+        by_others = not why_killed and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         if worker.said:
             reason += f": {worker.said}"
         self._forget(worker, process)
@@ -205,7 +207,7 @@ class House:
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == spawn.CANNOT_START:
             self._never_starts(worker, reason)
             return
-        wait_s = worker.history.died(now, now - process.started_mono, reason)
+        wait_s = worker.history.died(now, now - process.started_mono, reason, by_others=by_others)
         worker.state, worker.next_start_mono = State.WAITING, now + wait_s
         logger.error("%s died: %s; restart in %gs", name, reason, wait_s)
         if worker.history.degraded(now):

@@ -21,6 +21,8 @@ BACK_OFF_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 INTENSITY, WINDOW_S = 5, 60.0
 #: So long without a death and the back-off begins anew.
 HEALTHY_S = 600.0
+#: A worker that lived for so long and was killed by somebody else then says nothing about itself: no back-off for that.
+STEADY_S = 5.0
 #: The loop beats every second; after this silence it is stuck.
 SILENCE_S = 3.5
 #: From SIGABRT (which makes it write its stacks) to SIGKILL, and from SIGKILL to being written off.
@@ -46,12 +48,18 @@ class History:
     last_reason: str = ""
     last_at_mono: float = 0.0
 
-    def died(self, now_mono: float, lived_s: float, reason: str) -> float:
-        """Note a death that was not asked for; returns the seconds to wait before the next start."""
+    def died(self, now_mono: float, lived_s: float, reason: str, *, by_others: bool = False) -> float:
+        """Note a death that was not asked for; returns the seconds to wait before the next start.
+
+        by_others: a SIGKILL that neither the master nor the kernel's want of memory has sent.
+        """
         if lived_s >= HEALTHY_S:
             self.in_a_row = 0
-        wait_s = BACK_OFF_S[min(self.in_a_row, len(BACK_OFF_S) - 1)]
-        self.in_a_row += 1
+        if by_others and lived_s >= STEADY_S:
+            wait_s = 0.0
+        else:
+            wait_s = BACK_OFF_S[min(self.in_a_row, len(BACK_OFF_S) - 1)]
+            self.in_a_row += 1
         self.restarts += 1
         self.deaths.append(now_mono)
         self.last_reason, self.last_at_mono = reason, now_mono

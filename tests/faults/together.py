@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes at once: every worker dies or hangs, the master dies while it forks, libvirtd stays away.
+
+Each worker's death or hang is a fault of its own, measured and counted by itself; no call is unaffected meanwhile.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+
+from tests.faults.injections import connected, kernel_ticks, until_gone
+from tests.faults.world import POLL_S, Fault, World
+from tests.support.eventually import eventually
+from tests.system.test_storage_house import SD
+from vdsm_mp.common import kernel
+from vdsm_mp.common.errors import Error
+
+WORKERS = ("storage", "network", "virt", "scheduler", "clientif")
+#: How long the verbs are watched after libvirtd is gone.
+AWAY_S = 12.0
+
+
+def kill_workers(world: World) -> None:
+    """kill -9 of all of them within a millisecond or two: whatever was asked is answered or its connection closed."""
+    _all_at_once(world, signal.SIGKILL)
+
+
+def freeze_workers(world: World) -> None:
+    """SIGSTOP of all of them: each is found out by itself."""
+    found = _all_at_once(world, signal.SIGSTOP)
+    for name, fault in found.items():
+        if not (world.house.worker(name)["last_death"] or "").endswith(")"):
+            fault.broken.append(f"{name} was replaced without being found out as hung")
+
+
+def _all_at_once(world: World, number: signal.Signals) -> dict[str, Fault]:
+    master = world.house.status()["pid"]
+    pids = {name: world.house.pid_of(name) for name in WORKERS}
+    with world.faults_together(WORKERS) as faults:
+        for name, pid in pids.items():
+            faults[name].at_mono = time.monotonic()
+            os.kill(pid, number)
+        world.watch_restarts(faults, pids)
+        first = faults["clientif"]
+        first.numbers["accepts again"] = world.until_answers(first)
+    if world.house.status()["pid"] != master:
+        first.broken.append("the master ended with its workers")
+    return faults
+
+
+def kill_master_while_it_forks(world: World) -> None:
+    """A master dies by SIGKILL some milliseconds after its start, wherever it is; soon nothing of it lives.
+
+    Between two instructions of a fork there is no other way in than to try often: the moment is chosen anew each time.
+    """
+    house = world.house
+    assert house.process is not None
+    with world.fault("") as fault:
+        pids = house.all_pids()
+        house.process.kill()
+        house.process.wait(10)
+        until_gone(pids, 10.0)
+        house.begin()
+        # From the first import to the last worker's being ready; forks are in the second half.
+        time.sleep(random.uniform(0.02, 0.7))
+        os.kill(house.process.pid, signal.SIGSTOP)
+        family = [f.pid for f in _descendants(house.process.pid)]
+        fault.happened = house.process.poll() is None
+        fault.numbers["children at that moment"] = len(family)
+        house.process.kill()
+        house.process.wait(10)
+        gone = time.monotonic()
+        if left := until_gone(family, 5.0):
+            fault.broken.append(f"processes outlived a master that was killed while it forked: {left}")
+        fault.numbers["all gone"] = time.monotonic() - gone
+        again = time.monotonic()
+        house.begin()
+        world.until_answers(fault)
+        fault.ready_s = time.monotonic() - again
+        house.wait_ready()
+
+
+def _descendants(pid: int) -> Iterator[kernel.ProcessFacts]:
+    every = kernel.processes()
+    parents = {pid}
+    while found := [f for f in every if f.parent in parents and f.pid not in parents]:
+        yield from found
+        parents |= {f.pid for f in found}
+
+
+def keep_libvirtd_away(world: World) -> None:
+    """libvirtd is gone for a while: what needs it says so within a second, storage works on, nobody spins."""
+    pid = world.house.pid_of("virt")
+    with world.fault("virt") as fault:
+        world.libvirtd.kill()
+        fault.happened = True
+        eventually(lambda: not connected(world), within_s=5)
+        used, began, slowest = kernel_ticks(pid), time.monotonic(), 0.0
+        while time.monotonic() - began < AWAY_S:
+            asked = time.monotonic()
+            with contextlib.suppress(Error):
+                world.house.call("Host.dumpxmls", {"vmList": [world.guests[0].vm_id]}, timeout_s=20)
+                fault.broken.append("what needs libvirtd was answered without it")
+            slowest = max(slowest, time.monotonic() - asked)
+            world.house.call("StorageDomain.getInfo", {"storagedomainID": SD}, timeout_s=20)
+            time.sleep(0.5)
+        fault.numbers["slowest refusal"] = slowest
+        fault.numbers["processor share of virt"] = (kernel_ticks(pid) - used) / 100 / AWAY_S
+        world.libvirtd.launch()
+        back = time.monotonic()
+        eventually(lambda: connected(world), within_s=30, every_s=POLL_S)
+        fault.ready_s = time.monotonic() - back
+        if world.house.pid_of("virt") != pid:
+            fault.broken.append("the virt worker was restarted")
