@@ -19,14 +19,15 @@ check:  ## install what is missing and run every check and test
 docs:  ## write docs/api.md and the other generated files from the declarations
 	@$(PYTHON) scripts/check --write
 
-bench:  ## measure against bare ZeroMQ and bare TLS on this machine
-	@$(PYTHON) scripts/check --run bench
+bench:  ## measure against bare ZeroMQ, TLS, files and libvirt on this machine (ONLY=vms,rpc: only these parts)
+	@$(PYTHON) scripts/check --run bench $(if $(ONLY),--parts $(ONLY))
 
 testbed:  ## tests in throw-away hosts with a full kernel; needs mmdebstrap, builds the hosts the first time
 	@$(PYTHON) scripts/check --run testbed
 
-faults:  ## kill, hang and starve a whole house under load (FULL=1: as often as the promises need; REPORT=DIR: where to)
-	@$(PYTHON) scripts/check --run faults $(if $(FULL),--full) $(if $(REPORT),--report $(REPORT))
+faults:  ## kill, hang and starve a whole house under load (FULL=1: as often as the promises need; REPORT=DIR: where to; ONLY="A1 B1"; TIME=MINUTES)
+	@$(PYTHON) scripts/check --run faults $(if $(FULL),--full) $(if $(REPORT),--report $(REPORT)) \
+		$(if $(ONLY),--only "$(ONLY)") $(if $(TIME),--minutes $(TIME))
 
 fuzz:  ## mutants for every reader and for a live door (N=10000000: so many inputs; TOTALS=FILE: goes on where it ended)
 	@$(PYTHON) scripts/check --run fuzz $(if $(N),--inputs $(N)) $(if $(TOTALS),--totals $(TOTALS))
