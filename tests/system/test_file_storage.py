@@ -16,6 +16,7 @@ import sanlock
 
 from tests.support.eventually import eventually
 from tests.support.needs import lacks, needs_program, needs_root
+from tests.support.neighbour import Neighbour
 from tests.support.room import Called
 from tests.support.root import DirectRoot
 from tests.support.sanlock_daemon import SanlockDaemon
@@ -24,6 +25,7 @@ from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Config, House, Irs, Sanlock
 from vdsm_mp.storage.domain_metadata import parse, serialize
+from vdsm_mp.storage.mailbox_format import Extend, failed
 from vdsm_mp.storage.mount import escape
 
 pytestmark = [
@@ -219,6 +221,9 @@ def test_the_way_from_a_mount_to_a_role_and_back(host: Host) -> None:
     status = host.call("StoragePool.getSpmStatus", storagepoolID=POOL)
     assert (status["spmStatus"], status["spmId"]) == ("SPM", 1)
     assert (host.domain / "master/tasks").is_dir()
+    # Hosts of VDSM's are answered for as long as the role lasts.
+    request = Extend(SD, POOL, 1024)
+    assert Neighbour(host.domain / "dom_md", 2).ask(0, request) == failed(request.encode())
     host.call("StorageDomain.activate", storagepoolID=POOL, storagedomainID=SD)
     eventually(lambda: host.room.call("internal.check_storage") and _acquired(host), within_s=30)
 

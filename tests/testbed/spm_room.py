@@ -14,6 +14,7 @@ gone. Seconds are of the machine's own clock: all hosts are processes of one mac
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -117,6 +118,16 @@ def write(host_id: int, what: str, pid: int | None = None) -> None:
 
 def life(host_id: int) -> None:
     agent = Agent(host_id)
+
+    def leave(number: int, frame: object) -> None:
+        """As the worker does when it is told to end, by sanlock here."""
+        write(host_id, "told")
+        agent.room.background.draining = True
+        for step in agent.room.room.on_drain:
+            step()
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
     agent.join()
     while not agent.take():
         write(host_id, f"sees-{agent.owner()}")

@@ -75,7 +75,14 @@ def test_an_spm_that_loses_its_storage_loses_the_role_before_another_has_it() ->
     [(taken, _, _)] = [row for row in two if row[2] == "begin"]
     [ended] = [at for at, pid, what in one if (pid, what) == (old_spm, "end")]
     last_task = max(at for at, pid, what in one if (pid, what) == (old_spm, "task"))
-    seen = {"lost_s": ended - cut_at, "last_task_s": last_task - cut_at, "taken_s": taken - cut_at, "mail": answers}
+    told = [at - cut_at for at, pid, what in one if (pid, what) == (old_spm, "told")]
+    seen = {
+        "told_s": told,
+        "lost_s": ended - cut_at,
+        "last_task_s": last_task - cut_at,
+        "taken_s": taken - cut_at,
+        "mail": answers,
+    }
     print(json.dumps(seen), file=sys.stderr)
     assert answers == ["done", "failed"]
     assert began < cut_at < ended < taken

@@ -162,6 +162,25 @@ def test_a_short_inbox_is_read_as_far_as_it_goes(post: Post) -> None:
     assert neighbour.heard(0) == BYTES
 
 
+def test_the_mailbox_moves_with_the_master(post: Post, children: LocalChildren, tmp_path: Path) -> None:
+    other = tmp_path / "other/dom_md"
+    other.mkdir(parents=True)
+    for name in ("inbox", "outbox"):
+        (other / name).write_bytes(b"\0" * (HOSTS * fmt.MAILBOX))
+    io = DomainIO(children, "other", str(other.parent), deadline_s=10)
+    masters = [FileDomain("master", post.io), FileDomain("other", io)]
+    mailbox = Mailbox(lambda: masters[0], lambda sd_id, volume_id: True, HOSTS)
+    Neighbour(post.dom_md, 2).put(0, BYTES)
+    mailbox.look()
+    neighbour = Neighbour(other, 2)
+    neighbour.put(0, BYTES)
+    del masters[0]
+    mailbox.look()
+    assert neighbour.heard(0) == BYTES
+    assert mailbox.stop()
+    io.close()
+
+
 def test_nothing_is_written_after_the_role(post: Post) -> None:
     neighbour = Neighbour(post.dom_md, 2)
     post.look(neighbour)
