@@ -102,7 +102,7 @@ def test_children_that_cannot_be_killed_are_counted_and_capped(hanging: HangFs) 
     children = LocalChildren(max_lost=2)
     ios = [DomainIO(children, f"d{n}", str(hanging.target), deadline_s=0.2) for n in range(3)]
     for io in ios[:2]:
-        io.stat(".")
+        io.stat(".", deadline_s=10)
     hanging.hang()
     for io in ios[:2]:
         with pytest.raises(IoTimedOut):
@@ -114,7 +114,7 @@ def test_children_that_cannot_be_killed_are_counted_and_capped(hanging: HangFs) 
     children.stop()
     assert children.lost == []
     ios[2]._process._not_before = 0.0
-    ios[2].stat(".")
+    ios[2].stat(".", deadline_s=10)
     ios[2].close()
     children.stop()
 
