@@ -11,34 +11,11 @@ from provisioning.say import Failure, run, say
 
 SUPERVISORD = install.VENV / "bin/supervisord"
 SUPERVISORCTL = install.VENV / "bin/supervisorctl"
-CONF = Path("/etc/supervisor/supervisord.conf")
-SOCKET = Path("/run/vdsm-mp-demo/supervisor.sock")
+CONF = install.SUPERVISORD_CONF
 LOG = services.LOGS / "supervisord.log"
 AGENT_LOG = Path("/var/log/vdsm/vdsm.log")
 STDERR = Path("/var/log/vdsm/supervisor-vdsm.log")
 PROGRAM = "vdsm"
-
-CONFIGURATION = f"""\
-; Written by the demo because this machine has no supervisord of its own.
-[supervisord]
-logfile={LOG}
-pidfile=/run/vdsm-mp-demo/supervisord.pid
-childlogdir={services.LOGS}
-user=root
-
-[unix_http_server]
-file={SOCKET}
-chmod=0700
-
-[rpcinterface:supervisor]
-supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
-
-[supervisorctl]
-serverurl=unix://{SOCKET}
-
-[include]
-files=/etc/supervisor/conf.d/*.conf
-"""
 
 
 def ctl(*words: str, check: bool = True) -> str:
@@ -48,12 +25,8 @@ def ctl(*words: str, check: bool = True) -> str:
 
 def ensure_running() -> None:
     """supervisord runs and has the agent running; an agent of an older program is restarted. Raises Failure."""
-    if not CONF.exists():
-        CONF.parent.mkdir(parents=True, exist_ok=True)
-        CONF.write_text(CONFIGURATION)
-    SOCKET.parent.mkdir(parents=True, exist_ok=True)
     if not _supervisord_answers():
-        services.start("supervisord", [str(SUPERVISORD), "-n", "-c", str(CONF)], _supervisord_answers)
+        _start_supervisord()
     ctl("reread")
     ctl("update")
     state = _state()
@@ -64,6 +37,17 @@ def ensure_running() -> None:
         say("starting the agent: supervisorctl start vdsm")
         ctl("start", PROGRAM, check=False)
     _wait_running()
+
+
+def _start_supervisord() -> None:
+    if services.systemd():
+        unit = install.UNIT.name if install.ours() else "supervisor.service"
+        say(f"starting {unit}")
+        services.start_unit(unit)
+        services.wait_for(unit, _supervisord_answers)
+        return
+    services.STARTED.parent.mkdir(parents=True, exist_ok=True)
+    services.start("supervisord", [str(SUPERVISORD), "-n", "-c", str(CONF)], _supervisord_answers)
 
 
 def _wait_running(*, within_s: float = 60) -> None:

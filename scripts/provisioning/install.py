@@ -23,6 +23,11 @@ COMMAND = Path("/usr/bin/vdsm-mp")
 REMEMBERED = Path("/var/lib/vdsm-mp/installed.json")
 
 SUPERVISOR_CONF = Path("/etc/supervisor/conf.d/vdsm.conf")
+SUPERVISORD_CONF = Path("/etc/supervisor/supervisord.conf")
+SUPERVISORCTL = Path("/usr/bin/supervisorctl")
+UNIT = Path("/etc/systemd/system/vdsm-mp.service")
+#: What provisioning wrote there before it remembered the file.
+OLD_SUPERVISORD = "; Written by the demo because this machine has no supervisord of its own."
 
 LIBVIRTD_CONF = Path("/etc/libvirt/libvirtd.conf")
 LIBVIRTD_SECTION = """\
@@ -86,11 +91,40 @@ def install(log: Path) -> list[str]:
         ("supervisor/vdsm.conf", str(SUPERVISOR_CONF)),
     ):
         _put(Path(target), (ROOT / source).read_bytes(), notes)
+    completion = run([COMMAND, "completion"], why="asking for the completion of bash")
+    _put(Path("/usr/share/bash-completion/completions/vdsm-mp"), completion.encode(), notes)
     _vdsm_id()
     _helpers(log)
     _sudoers()
     _libvirt(notes)
+    _supervisor(notes)
     return notes
+
+
+def ours() -> bool:
+    """Whether supervisord on this host is the one of our environment, with our configuration."""
+    remembered = json.loads(REMEMBERED.read_text()) if REMEMBERED.exists() else {}
+    return SUPERVISORD_CONF.exists() and str(SUPERVISORD_CONF) in remembered
+
+
+def _supervisor(notes: list[str]) -> None:
+    """supervisord where the host has none: its configuration, `supervisorctl`, and a unit where systemd is the init."""
+    if SUPERVISORD_CONF.exists() and SUPERVISORD_CONF.read_text().startswith(OLD_SUPERVISORD):
+        SUPERVISORD_CONF.unlink()
+    if SUPERVISORD_CONF.exists() and not ours():
+        notes.append(
+            f"{SUPERVISORD_CONF} is not ours: the host's own supervisord runs the agent; `supervisorctl vdsm status` "
+            f"and `vdsm restart` are not there, `vdsm-mp status` and `vdsm-mp restart` are"
+        )
+        return
+    _put(SUPERVISORD_CONF, (ROOT / "supervisor/supervisord.conf").read_bytes(), notes)
+    if not SUPERVISORCTL.exists():
+        SUPERVISORCTL.unlink(missing_ok=True)
+        SUPERVISORCTL.symlink_to(VENV / "bin/supervisorctl")
+    if Path("/run/systemd/system").is_dir():
+        _put(UNIT, (ROOT / "supervisor/vdsm-mp.service").read_bytes(), notes)
+        run(["systemctl", "daemon-reload"], why="telling systemd about the agent")
+        run(["systemctl", "enable", UNIT.name], why="having the agent started with the host")
 
 
 def _program(log: Path) -> None:

@@ -31,7 +31,9 @@ def ensure() -> None:
     """Start what does not run. Raises Failure when one of them does not come up."""
     if systemd():
         for unit in ("virtlogd.socket", "libvirtd.socket", "libvirtd.service", "sanlock.service"):
-            run(["systemctl", "start", unit], why=f"starting {unit}")
+            start_unit(unit)
+        wait_for("libvirtd", lambda: _answers(LIBVIRT_SOCKET))
+        wait_for("sanlock", _sanlock_answers)
         return
     _kvm_as_udev_has_it()
     LOGS.mkdir(parents=True, exist_ok=True)
@@ -42,6 +44,42 @@ def ensure() -> None:
         start("libvirtd", ["/usr/sbin/libvirtd"], lambda: _answers(LIBVIRT_SOCKET))
     if not _sanlock_answers():
         _start_sanlock()
+
+
+def start_unit(unit: str) -> None:
+    """Start a unit that does not run, and note it. Raises Failure with the end of its journal."""
+    if _unit_state(unit) == "active":
+        return
+    try:
+        run(["systemctl", "start", unit], why=f"starting {unit}", timeout_s=180)
+    except Failure as failure:
+        told = run(["journalctl", "-u", unit, "-n", "8", "-o", "cat", "--no-pager"], why="reading why", check=False)
+        raise Failure(f"{failure}\n  {unit} says:\n    " + "\n    ".join(told.splitlines())) from failure
+    started = noted()
+    started[unit] = {"unit": True}
+    _write(started)
+
+
+def _unit_state(unit: str) -> str:
+    """ "active", "inactive", "failed"…"""
+    return run(["systemctl", "is-active", unit], why=f"asking for {unit}", check=False).strip()
+
+
+def stop_units() -> None:
+    """Stop what `start_unit` started, last first. Guests go on: the units leave them alone."""
+    for unit in reversed([name for name, entry in noted().items() if "unit" in entry]):
+        if _unit_state(unit) == "active":
+            say(f"stopping {unit}")
+            run(["systemctl", "stop", unit], why=f"stopping {unit}", timeout_s=180, check=False)
+
+
+def wait_for(what: str, ready: Callable[[], bool], *, within_s: float = 30) -> None:
+    """Until a daemon that systemd has started answers. Raises Failure."""
+    until = time.monotonic() + within_s
+    while not ready():
+        if time.monotonic() > until:
+            raise Failure(f"starting {what}: it does not answer after {within_s:.0f} s")
+        time.sleep(0.1)
 
 
 def _kvm_as_udev_has_it() -> None:
@@ -123,18 +161,22 @@ def note(name: str, pid: int) -> None:
     """Remember that this process was started by us."""
     started = noted()
     started[name] = {"pid": pid, "born": _birth(pid)}
+    _write(started)
+
+
+def _write(started: dict[str, dict[str, object]]) -> None:
     STARTED.parent.mkdir(parents=True, exist_ok=True)
     STARTED.write_text(json.dumps(started, indent=2))
 
 
 def noted() -> dict[str, dict[str, object]]:
-    """{name: {pid, born}} of what was started by us, in order."""
+    """{name: {pid, born}} of processes and {name: {unit: true}} of units that were started by us, in order."""
     return json.loads(STARTED.read_text()) if STARTED.exists() else {}
 
 
 def alive(name: str) -> bool:
     entry = noted().get(name)
-    return entry is not None and entry["born"] is not None and _birth(int(str(entry["pid"]))) == entry["born"]
+    return entry is not None and entry.get("born") is not None and _birth(int(str(entry["pid"]))) == entry["born"]
 
 
 def stop(name: str, *, within_s: float = 20, force: bool = True) -> bool:

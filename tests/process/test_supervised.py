@@ -38,13 +38,10 @@ class Supervised:
         section = (CHECKOUT / "supervisor/vdsm.conf").read_text()
         section = re.sub(r"(?m)^command=.*", f"command={command}", section)
         section = re.sub(r"(?m)^stdout_logfile=.*", f"stdout_logfile={root}/supervisor-vdsm.log", section)
-        self._conf.write_text(
-            f"[supervisord]\nlogfile={root}/supervisord.log\npidfile={root}/supervisord.pid\nuser=root\n"
-            f"[unix_http_server]\nfile={root}/supervisor.sock\n"
-            "[rpcinterface:supervisor]\n"
-            "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n"
-            f"[supervisorctl]\nserverurl=unix://{root}/supervisor.sock\n{section}"
-        )
+        (root / "conf.d").mkdir()
+        (root / "conf.d/vdsm.conf").write_text(section)
+        shipped = (CHECKOUT / "supervisor/supervisord.conf").read_text()
+        self._conf.write_text(re.sub(r"/(var/log|run)/vdsm-mp-demo|/etc/supervisor(?=/conf.d)", str(root), shipped))
         argv = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._conf)]
         self.daemon = subprocess.Popen(
             argv, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

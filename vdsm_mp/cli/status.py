@@ -2,7 +2,8 @@
 """`vdsm-mp status`: one screen about this host. Processes from the master, the rest from the public door.
 
 Exit code: 0 well · 1 degraded (something restarts, is not ready, does not answer, or a certificate ends soon) ·
-2 the agent is not running.
+2 the agent is not running. Whatever makes it degraded is a sentence in `problems`: what the master sees of its workers,
+what the workers say of themselves (`problems` in their vitals), and what the door's answers tell of VMs and domains.
 """
 
 import argparse
@@ -14,11 +15,13 @@ from vdsm_mp.cli import door, render
 from vdsm_mp.common import config, controlsocket
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Config
+from vdsm_mp.host import health
 from vdsm_mp.wire.tls import Files, days_left
 
 SAYS_NO = (config.ConfigError,)
 #: Fewer days than this make the host degraded: an engine renews well before.
 DAYS_WARN = 14.0
+UNREADABLE = "the certificate cannot be read"
 _DOOR_S = 5.0
 
 
@@ -39,7 +42,7 @@ def gather(loaded: Config) -> dict[str, Any]:
         house = controlsocket.ask(loaded.vdsm_mp.run_dir, "status")
     except (controlsocket.NotRunning, controlsocket.Refused, OSError) as error:
         return {"house": None, "problems": [str(error)], "exit_code": 2}
-    problems = [] if house["verdict"] == "ok" else [f"the house is {house['verdict']}"]
+    problems = house_problems(house)
     days = _days_left(loaded, problems)
     answers = _ask_door(loaded, problems)
     return {
@@ -47,9 +50,49 @@ def gather(loaded: Config) -> dict[str, Any]:
         "vms": answers.get("Host.getAllVmStats", []),
         "domains": answers.get("Host.getStats", {}).get("storageDomains", {}),
         "tasks": answers.get("Host.getAllTasksStatuses", {}),
+        "memory": _memory(answers.get("Host.getStats", {})),
         "certificate_days_left": days,
         "problems": problems,
         "exit_code": 1 if problems else 0,
+    }
+
+
+def house_problems(house: Mapping[str, Any]) -> list[str]:
+    """What the master and the workers themselves find wrong; [] when all is well.
+
+    house: the master's answer to `status`.
+    """
+    found = []
+    for name, worker in house["workers"].items():
+        died = worker["last_death"] and f"last death: {worker['last_death']}"
+        if worker["state"] != "ready":
+            again = f"next try in {render.seconds(worker['next_start_in_s'])}" if "next_start_in_s" in worker else ""
+            found.append(f"{name} is {worker['state']}" + _in_brackets(again, died))
+        elif worker["degraded"]:
+            found.append(f"{name} died often lately, {worker['restarts']} times in all" + _in_brackets(died))
+        found += [f"{name}: {problem}" for problem in worker["vitals"].get("problems", ())]
+    found += [f"{x['kind']} {x['name']} ({x['pid']}) hangs in the kernel and is written off" for x in house["lost"]]
+    if house["state"] != "running":
+        found.append(f"the agent is {house['state']}")
+    if not found and house["verdict"] != "ok":
+        found.append(f"the agent is {house['verdict']}")
+    return found
+
+
+def _in_brackets(*words: str | None) -> str:
+    said = "; ".join(word for word in words if word)
+    return f" ({said})" if said else ""
+
+
+def _memory(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """{"free_mib", "ksm": bool, "ksm_pages", "load"}: what the memory policy works with, as far as it is known."""
+    if not stats:
+        return {}
+    return {
+        "free_mib": stats.get("memFree"),
+        "ksm": stats.get("ksmState"),
+        "ksm_pages": stats.get("ksmPages"),
+        "load": stats.get("cpuLoad"),
     }
 
 
@@ -58,7 +101,7 @@ def _days_left(loaded: Config, problems: list[str]) -> float | None:
         return None
     days = days_left(Path(Files.below(loaded.vdsm_mp.pki_dir).cert))
     if days is None:
-        problems.append("the certificate cannot be read")
+        problems.append(UNREADABLE)
     elif days < DAYS_WARN:
         problems.append(f"the certificate ends in {days:.0f} days")
     return None if days is None else round(days, 1)
@@ -81,13 +124,12 @@ def _ask_door(loaded: Config, problems: list[str]) -> dict[str, Any]:
         problems.append(f"the door does not answer: {error}")
     except OSError as error:
         problems.append(f"the door cannot be asked: {error}")
-    problems += [f"domain {name} is not valid" for name, d in _bad_domains(answers).items() if d]
+    vms = {
+        vm["vmId"]: {"name": vm.get("vmName"), "status": vm["status"]} for vm in answers.get("Host.getAllVmStats", ())
+    }
+    domains = answers.get("Host.getStats", {}).get("storageDomains", {})
+    problems += health.problems({}, vms, domains, {})
     return answers
-
-
-def _bad_domains(answers: Mapping[str, Any]) -> dict[str, bool]:
-    found = answers.get("Host.getStats", {}).get("storageDomains", {})
-    return {name: report.get("actual", True) and not report.get("valid", True) for name, report in found.items()}
 
 
 def screen(status: Mapping[str, Any]) -> str:
@@ -97,7 +139,8 @@ def screen(status: Mapping[str, Any]) -> str:
         return f"not running: {status['problems'][0]}"
     parts = [
         f"vdsm-mp {house['version']}, pid {house['pid']}, {house['state']} for {render.seconds(house['uptime_s'])}: "
-        + ("well" if not status["problems"] else "; ".join(status["problems"])),
+        + (_many(len(status["problems"]), "problem") if status["problems"] else "well"),
+        "\n".join(f"  ! {problem}" for problem in status["problems"]),
         _workers(house),
     ]
     if house["children"]:
@@ -106,8 +149,21 @@ def screen(status: Mapping[str, Any]) -> str:
         parts.append("written off: " + ", ".join(f"{x['kind']} {x['name']} ({x['pid']})" for x in house["lost"]))
     parts += [_vms(status["vms"]), _domains(status["domains"]), _tasks(status["tasks"])]
     days = status["certificate_days_left"]
-    parts.append("TLS is off" if days is None else f"certificate: {days:.0f} days left")
+    unread = UNREADABLE in status["problems"]
+    tls = f"certificate: {days:.0f} days left" if days is not None else "" if unread else "TLS is off"
+    parts.append("  ".join(part for part in (tls, _host(status["memory"])) if part))
     return "\n\n".join(part for part in parts if part)
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "s")
+
+
+def _host(memory: Mapping[str, Any]) -> str:
+    if not memory:
+        return ""
+    ksm = f"KSM merges ({memory['ksm_pages']} pages a round)" if memory["ksm"] else "KSM is off"
+    return f"memory: {memory['free_mib']} MiB free, {ksm}  load: {memory['load']}"
 
 
 def _workers(house: Mapping[str, Any]) -> str:

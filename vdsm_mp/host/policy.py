@@ -43,6 +43,11 @@ class Policy:
         self._path = Path(state_dir) / "memory-policy.json"
         self._lock = threading.Lock()
         self._switches = Switches()
+        self._fault = ""
+
+    def problems(self) -> list[str]:
+        """Why the policy is not the one that was set, as sentences."""
+        return [self._fault] if self._fault else []
 
     @property
     def switches(self) -> Switches:
@@ -55,7 +60,8 @@ class Policy:
         except FileNotFoundError:
             return
         except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
-            logger.warning("%s is not usable, the memory policy starts with its defaults: %s", self._path, error)
+            self._fault = f"the memory policy has its defaults, {self._path} is not usable: {error}"
+            logger.warning("%s", self._fault)
 
     def set(self, values: Mapping[str, Any]) -> None:
         """Change what is given; unknown names are kept out and logged. Applied by the next beat of the policy.
@@ -73,7 +79,7 @@ class Policy:
                 files.replace(self._path, msgspec.json.encode(fresh))
             except OSError as error:
                 raise MemoryPolicyFailed(str(error)) from error
-            self._switches = fresh
+            self._switches, self._fault = fresh, ""
         logger.info("memory policy: %s", self._switches)
 
     def apply(self) -> None:

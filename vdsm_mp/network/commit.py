@@ -41,6 +41,13 @@ class Networks:
         self._turn = threading.Lock()
         self._confirmed = threading.Event()
         self._config = Config()
+        #: What went wrong at the start, as sentences; a later success of the same takes it out.
+        self._faults: dict[str, str] = {}
+
+    def problems(self) -> list[str]:
+        """What an operator should mend: networks that did not come back, without a DHCP client."""
+        known = self._config.networks
+        return [says for name, says in list(self._faults.items()) if name in known or not name]
 
     @property
     def config(self) -> Config:
@@ -76,6 +83,7 @@ class Networks:
             self._apply(steps, seconds)
             self._store.keep_running(wanted)
             self._config = wanted
+            self._faults.clear()
             self._store.drop_journal()
             if _true(options.get("commitOnSuccess", False)):
                 self._store.keep_safe(wanted)
@@ -120,7 +128,8 @@ class Networks:
             self._apply(plan(self._watch.now(), Config(), safe), None)
         except Error as error:
             # The rest of the agent must come up: without it nobody could repair the network from outside.
-            logger.error("the networks of before the reboot could not be restored: %s", error)
+            self._faults[""] = f"the networks of before the reboot could not be restored: {error}"
+            logger.error("%s", self._faults[""])
             return
         self._config = safe
         self._store.keep_running(safe)
@@ -133,7 +142,8 @@ class Networks:
                 try:
                     self._do(("dhcp-start", {"name": network.top, "routes": network.default_route}))
                 except Error as error:
-                    logger.error("network %s has no DHCP client: %s", network.name, error)
+                    self._faults[network.name] = f"network {network.name} has no DHCP client: {error}"
+                    logger.error("%s", self._faults[network.name])
 
     def _do(self, operation: Operation) -> None:
         name, params = operation

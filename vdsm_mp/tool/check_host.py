@@ -21,6 +21,10 @@ from vdsm_mp.wire.tls import Files, days_left, server_context
 SAYS_NO = (config.ConfigError,)
 SHARED_ID = 36
 PROGRAMS = ("qemu-img", "qemu-system-x86_64", "sudo", "sanlock", "mount", "umount")
+#: Where Enterprise Linux has what Debian has on the path.
+ELSEWHERE = {"qemu-system-x86_64": "/usr/libexec/qemu-kvm"}
+#: libvirtd's, or that of its modular successor.
+LIBVIRT_SOCKETS = ("/run/libvirt/virtqemud-sock", "/run/libvirt/libvirt-sock")
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def _name(uid: int) -> str:
 
 def _programs() -> Iterator[Finding]:
     for name in PROGRAMS:
-        where = shutil.which(name, path="/usr/bin:/usr/sbin:/bin:/sbin")
+        where = shutil.which(name, path="/usr/bin:/usr/sbin:/bin:/sbin") or shutil.which(ELSEWHERE.get(name, name))
         yield Finding("ok" if where else "bad", "programs", where or f"{name} is not installed")
 
 
@@ -119,7 +123,8 @@ def _certificates(cfg: Config) -> Iterator[Finding]:
 
 
 def _daemons(cfg: Config) -> Iterator[Finding]:
-    for name, path in (("libvirtd", "/run/libvirt/libvirt-sock"), ("sanlock", "/run/sanlock/sanlock.sock")):
+    libvirt = next((path for path in LIBVIRT_SOCKETS if Path(path).exists()), LIBVIRT_SOCKETS[-1])
+    for name, path in (("libvirtd", libvirt), ("sanlock", "/run/sanlock/sanlock.sock")):
         if name == "libvirtd" and not cfg.vdsm_mp.libvirt_uri.startswith("qemu:///system"):
             continue
         with socket.socket(socket.AF_UNIX) as probe:

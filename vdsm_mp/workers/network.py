@@ -26,4 +26,5 @@ def build(config: Config, ports: Ports) -> Room:
         handlers=(verbs,),
         before_ready=(hooks.prepare, watch.open, networks.start),
         on_drain=(watch.close,),
+        vitals=lambda: {"problems": networks.problems()},
     )

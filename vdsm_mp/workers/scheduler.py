@@ -9,7 +9,7 @@ from functools import partial
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config
-from vdsm_mp.host import fencing, jobs, status, verbs
+from vdsm_mp.host import fencing, health, jobs, status, verbs
 from vdsm_mp.host.balloon import Balloons
 from vdsm_mp.host.caps import Capabilities
 from vdsm_mp.host.fencing import Fencing
@@ -61,7 +61,10 @@ def build(config: Config, ports: Ports) -> Room:
         before_ready=(hooks.prepare, policy.load, stats.first_sample, player.start),
         peer_changed=partial(_peer_changed, player),
         on_drain=(player.stop,),
-        vitals=player.vitals,
+        vitals=lambda: (
+            player.vitals()
+            | {"problems": health.problems(player.status(), {}, {}, stats.free_mib()) + policy.problems()}
+        ),
     )
 
 

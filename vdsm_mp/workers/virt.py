@@ -254,5 +254,6 @@ def build(config: Config, ports: Ports) -> Room:
             "starts_waiting": len(launches),
             "samples_hanging": sampler.hanging,
             "samples_skipped": sampler.skipped,
+            "problems": [] if connection.alive else ["libvirt is not connected: VMs cannot be looked at or changed"],
         },
     )

@@ -126,3 +126,45 @@ def test_the_schema_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None
     code, out, _ = run(capsys, "schema", "--json")
     assert code == 0
     assert set(json.loads(out)["verbs"]) == {name for name, spec in VERBS.items() if not spec.internal}
+
+
+def _house(**changes: Any) -> dict[str, Any]:
+    worker = {
+        "pid": 7, "state": "ready", "uptime_s": 9.0, "restarts": 0, "degraded": False, "last_death": None,
+        "rss_kib": 1, "pss_kib": 1, "last_heartbeat_ago_s": 0.1, "vitals": {},
+    }  # fmt: skip
+    return {
+        "version": "1", "pid": 1, "state": "running", "verdict": "ok", "uptime_s": 9.0, "rss_kib": 1, "pss_kib": 1,
+        "children": [], "lost": [], "workers": {"virt": worker | changes},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        ({}, []),
+        (
+            {"state": "waiting", "next_start_in_s": 12.0, "last_death": "signal SIGSEGV"},
+            ["virt is waiting (next try in 12 s; last death: signal SIGSEGV)"],
+        ),
+        (
+            {"degraded": True, "restarts": 5, "last_death": "exit 1"},
+            ["virt died often lately, 5 times in all (last death: exit 1)"],
+        ),
+        ({"vitals": {"problems": ["libvirt is not connected"]}}, ["virt: libvirt is not connected"]),
+    ],
+)
+def test_status_tells_what_is_wrong_with_a_worker(changes: dict[str, Any], sentences: list[str]) -> None:
+    assert status.house_problems(_house(**changes)) == sentences
+
+
+def test_the_screen_lists_each_problem_on_a_line_of_its_own() -> None:
+    gathered = {
+        "house": _house(), "vms": [], "domains": {}, "tasks": {}, "certificate_days_left": 3.0, "exit_code": 1,
+        "memory": {"free_mib": 512, "ksm": False, "ksm_pages": 0, "load": "0.10"},
+        "problems": ["the certificate ends in 3 days", "virt: libvirt is not connected"],
+    }  # fmt: skip
+    first, *lines = status.screen(gathered).splitlines()
+    assert first.endswith(": 2 problems")
+    assert lines[1:3] == ["  ! the certificate ends in 3 days", "  ! virt: libvirt is not connected"]
+    assert lines[-1] == "certificate: 3 days left  memory: 512 MiB free, KSM is off  load: 0.10"
