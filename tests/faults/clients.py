@@ -23,10 +23,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tests.faults import report
 from tests.support.certificates import make_authority
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
@@ -123,6 +124,9 @@ def connections(port: int, count: int, first: bytes = b"") -> Iterator[list[sock
             sock.close()
 
 
+#: Of the door's memory while they do it.
+LIMITS = {"memory MiB": 100.0}
+
 Scenario = Callable[[RunningHouse, int], str]
 
 
@@ -153,17 +157,15 @@ def slowloris(house: RunningHouse, count: int) -> str:
 
 def strangers(house: RunningHouse, count: int) -> str:
     refused = 0
-    with contextlib.ExitStack() as stack:
-        folder = house.root / f"stranger-{time.monotonic_ns()}"
-        other = make_authority(folder, name="Another").issue("them", "127.0.0.1")
-        stack.callback(lambda: None)
-        assert house.files is not None
-        context = client_context(Files(other.key, other.cert, house.files.ca))
-        for _ in range(min(count, 500)):
-            try:
-                Client("127.0.0.1", house.port, context=context).close()
-            except ConnectionLost:
-                refused += 1
+    folder = house.root / f"stranger-{time.monotonic_ns()}"
+    other = make_authority(folder, name="Another").issue("them", "127.0.0.1")
+    assert house.files is not None
+    context = client_context(Files(other.key, other.cert, house.files.ca))
+    for _ in range(min(count, 500)):
+        try:
+            Client("127.0.0.1", house.port, context=context).close()
+        except ConnectionLost:
+            refused += 1
     return f"{refused} handshakes refused"
 
 
@@ -237,18 +239,41 @@ def run(house: RunningHouse, count: int, repeat: int) -> list[Row]:
     return rows
 
 
+def measure(count: int, repeat: int) -> list[Row]:
+    """All scenarios with a house of their own."""
+    wanted = count + 500
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
+    with RunningHouse.start(tls=True, table="tests.support.door_table") as house:
+        eventually(lambda: house.call("Host.ping2"))
+        return run(house, count, repeat)
+
+
+def as_report(rows: Sequence[Row]) -> list[report.Row]:
+    """The same as rows of a fault run: what the door held more, and what a good client waited."""
+    found: dict[str, report.Row] = {}
+    for row in rows:
+        name = f"F1c {row.scenario}"
+        kept = found.setdefault(name, report.Row(name, f"clients that take too much: {row.scenario}", limits=LIMITS))
+        kept.wanted += 1
+        kept.executed += 1
+        for measure_name, value in (
+            ("memory MiB", row.worst_mib - row.before_mib), ("kept MiB", row.after_mib - row.before_mib),
+            ("p99 ms", row.p99_ms), ("calm p99 ms", row.calm_p99_ms),
+        ):  # fmt: skip
+            kept.measures.setdefault(measure_name, []).append(value)
+    for kept in found.values():
+        kept.judge()
+    return list(found.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    wanted = options.connections + 500
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
-    with RunningHouse.start(tls=True, table="tests.support.door_table") as house:
-        eventually(lambda: house.call("Host.ping2"))
-        rows = run(house, options.connections, options.repeat)
+    rows = measure(options.connections, options.repeat)
     print(f"{'':11}{'before':>8}{'worst':>8}{'after':>8} MiB{'p50':>8}{'p99':>8}{'calm p99':>10} ms")
     for row in rows:
         print(

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults import checker, page, report
+from tests.faults import checker, clients, page, report
 from tests.faults.injections import CannotRun
 from tests.faults.report import Row
 from tests.faults.scenarios import BY_TESTS, NOT_HERE, UNDER_LOAD, ByTests, Scenario
@@ -36,6 +36,8 @@ from tests.support.load import check
 ROOT = Path(__file__).parents[2]
 #: Between two injections; every tenth time it is long, and calls during a fault are compared with those.
 PAUSE_S, LONG_PAUSE_S, LONG_EVERY = 0.8, 5.0, 10
+#: Of clients that take too much, in full runs.
+CONNECTIONS = 10_000
 #: Where a line about the progress goes.
 Say = Callable[[str], None]
 #: Last in a round.
@@ -208,6 +210,8 @@ def run(wish: Wish, wanted: Sequence[str] = (), say: Say = lambda line: print(li
         rows, broken = by_tests(tested, wish)
         found["rows"] += [row.as_json() for row in rows]
         found["broken"] += broken
+    if asked("F1c") and wish.full:
+        found["rows"] += [row.as_json() for row in clients.as_report(clients.measure(CONNECTIONS, wish.repeat or 3))]
     found |= {
         "executed": sum(row["executed"] for row in found["rows"]),
         "took_s": round(time.monotonic() - began, 1),

@@ -118,10 +118,7 @@ def migration_cases() -> Iterator[Case]:
                         yield Case("migration", step.name, step.number, moment, f"{side} {victim}")
 
 
-QUICK_MIGRATION = (
-    Case("migration", "migrateToURI3", 1, "before", "destination virt"),
-    Case("migration", "migrateToURI3", 1, "after", "source virt"),
-)
+QUICK_MIGRATION = (Case("migration", "migrateToURI3", 1, "before", "destination virt"),)
 
 #: What runs with every check: one death of each kind, where the most is at stake.
 QUICK = (
