@@ -12,6 +12,7 @@ from dataclasses import dataclass
 PRELOAD = (
     "asyncio",
     "concurrent.futures.thread",
+    "encodings.ascii",
     "faulthandler",
     "xml.etree.ElementTree",
     "vdsm_mp.api.catalogue",

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What keeps the house small: workers share what the master has loaded, and load nothing that none of them needs."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.house import RunningHouse
+from tests.support.needs import needs_root
+
+#: Large, and of no use to a worker that is idle; each was once a megabyte of somebody's.
+NOT_WANTED = {"libvirt", "unittest", "doctest", "pdb", "multiprocessing", "pkg_resources", "setuptools", "pytest",
+              "hypothesis", "xml.dom", "xml.sax", "sqlite3", "http.server", "importlib.metadata", "_strptime",
+              "supervisor"}  # fmt: skip
+#: Of a worker's own, not shared with the master: twice of what an idle one has would mean that sharing is broken.
+MOST_OWN_KIB = 14 * 1024
+
+_PRELOAD = """
+import gc, importlib, os, sys, threading
+from vdsm_mp import master
+from vdsm_mp.house import spawn
+from vdsm_mp.workers import table
+for module in table.PRELOAD:
+    importlib.import_module(module)
+spawn.collect_freely()
+links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+kinds = [os.readlink(link) for link in links if os.path.lexists(link)]
+thawed = len(gc.get_objects()) / gc.get_freeze_count()
+print(threading.active_count(), len([kind for kind in kinds if "event" in kind]), thawed < 0.01)
+print(*sys.modules)
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[str, set[str]]:
+    said = subprocess.run([sys.executable, "-c", _PRELOAD], capture_output=True, text=True, check=True, timeout=60)
+    facts, modules = said.stdout.splitlines()
+    return facts, set(modules.split())
+
+
+def test_loading_what_workers_share_makes_no_thread_and_no_wake_up_descriptor_and_freezes_the_heap(
+    loaded: tuple[str, set[str]],
+) -> None:
+    assert loaded[0] == "1 0 True"
+
+
+def test_nothing_is_shared_that_no_worker_needs(loaded: tuple[str, set[str]]) -> None:
+    assert not NOT_WANTED & loaded[1]
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[RunningHouse]:
+    with RunningHouse.start() as running:
+        yield running
+
+
+@needs_root()
+def test_an_idle_worker_shares_most_of_its_memory(house: RunningHouse) -> None:
+    own = {name: _own_kib(house.pid_of(name)) for name in ("storage", "network", "scheduler", "clientif")}
+    assert max(own.values()) < MOST_OWN_KIB, own
+
+
+@needs_root()
+def test_only_the_worker_of_the_vms_loads_libvirt(house: RunningHouse) -> None:
+    pids = {name: house.pid_of(name) for name in ("storage", "network", "virt", "scheduler", "clientif")}
+    having = [name for name, pid in pids.items() if "libvirt" in Path(f"/proc/{pid}/maps").read_text()]
+    assert having == ["virt"]
+
+
+def _own_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:"))
