@@ -3,12 +3,14 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.eventually import eventually
 from tests.support.needs import needs_root
+from vdsm_mp.common import clock
 from vdsm_mp.common.hooks import HookFailed, Hooks
 
 XML = "<domain><name>vm</name></domain>"
@@ -88,6 +90,15 @@ def test_a_hook_that_hangs_is_ended_with_what_it_started(hooks: Hooks, write: Wr
     with pytest.raises(HookFailed, match="did not end"):
         Hooks(hooks.directory, hooks.work_dir, deadline_s=0.3).xml("before_vm_start", XML)
     eventually(lambda: not alive(int((tmp_path / "pid").read_text())))
+
+
+def test_hooks_that_have_some_time_together_do_not_begin_when_it_is_over(hooks: Hooks, write: Write) -> None:
+    write("after_vm_destroy", "1", "exec sleep 600")
+    write("after_vm_destroy", "2", 'echo changed > "$_hook_domxml"')
+    together = replace(hooks, until_mono=clock.mono_s() + 0.3)
+    assert together.xml("after_vm_destroy", XML, raises=False) == XML
+    with pytest.raises(HookFailed, match="no time"):
+        together.xml("after_vm_destroy", XML)
 
 
 def test_what_a_hook_leaves_running_is_ended(hooks: Hooks, write: Write, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from vdsm_mp.api.errors_virt import CannotCreateVm
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.common import xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.common.hooks import Hooks
+from vdsm_mp.common.hooks import HookFailed, Hooks
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import VmRecord, VolumeIds
 
@@ -71,10 +71,16 @@ class DeviceHooks:
 
     # -- when storage has prepared a disk
 
-    def disk_prepared(self, record: VmRecord, ids: VolumeIds, prepared: PreparedDrive) -> PreparedDrive:
+    def disk_prepared(
+        self,
+        record: VmRecord,
+        ids: VolumeIds,
+        prepared: PreparedDrive,
+        failed: Callable[[str], Error] = CannotCreateVm,
+    ) -> PreparedDrive:
         """after_disk_prepare, before the disk is used: hooks may put another path in its place.
 
-        Raises: HookFailed, CannotCreateVm (what they left is no disk).
+        Raises: what `failed` makes, when a hook refuses or leaves no disk.
         """
         point = "after_disk_prepare"
         if not self._hooks.has(point):
@@ -84,14 +90,17 @@ class DeviceHooks:
             "poolID": ids.pool_id, "domainID": ids.sd_id, "imageID": ids.image_id, "volumeID": ids.volume_id,
             "path": prepared.path, "format": prepared.format, "diskType": kind,
         }  # fmt: skip
-        left = self._hooks.json(point, told, environment(record))
+        try:
+            left = self._hooks.json(point, told, environment(record))
+        except HookFailed as error:
+            raise failed(str(error)) from error
         path, form, kind = (str(left.get(key)) if isinstance(left, dict) else "" for key in _DISK)
         if not path.startswith("/") or form not in ("cow", "raw") or kind not in ("block", "file"):
-            raise CannotCreateVm(f"the hooks of {point} left no disk: {left!r:.200}")
+            raise failed(f"the hooks of {point} left no disk: {str(left)[:200]}")
         return msgspec.structs.replace(prepared, path=path, format=form, block=kind == "block")
 
     def disks_prepared(self, record: VmRecord, prepared: Mapping[str, PreparedDrive]) -> dict[str, PreparedDrive]:
-        """The same for all disks of a VM, {target dev: drive}. Raises: HookFailed, CannotCreateVm."""
+        """The same for all disks of a VM, {target dev: drive}. Raises: CannotCreateVm."""
         ids = {drive.name: drive.ids for drive in record.devices.drives}
         return {
             name: one if (named := ids.get(name)) is None else self.disk_prepared(record, named, one)

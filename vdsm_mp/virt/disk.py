@@ -16,9 +16,11 @@ from vdsm_mp.api.vm_devices import ChangeVmCd, ChangeVmFloppy
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import domxml_build, domxml_parse
+from vdsm_mp.virt.devicehooks import DeviceHooks
 from vdsm_mp.virt.devices import Devices, find, target_of
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 from vdsm_mp.virt.registry import short_status
+from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
@@ -26,16 +28,16 @@ _PREFIX = {"ide": "hd", "sata": "sd", "scsi": "sd", "usb": "sd", "virtio": "vd",
 
 
 @handles(ChangeVmCd)
-def change_cd(devices: Devices, ask: ChangeVmCd) -> dict[str, str]:
-    return _change(devices, ask.vm_id, ask.drive_spec, "cdrom")
+def change_cd(devices: Devices, hooks: VmHooks, ask: ChangeVmCd) -> dict[str, str]:
+    return _change(devices, hooks.devices, ask.vm_id, ask.drive_spec, "cdrom")
 
 
 @handles(ChangeVmFloppy)
-def change_floppy(devices: Devices, ask: ChangeVmFloppy) -> dict[str, str]:
-    return _change(devices, ask.vm_id, ask.drive_spec, "floppy")
+def change_floppy(devices: Devices, hooks: VmHooks, ask: ChangeVmFloppy) -> dict[str, str]:
+    return _change(devices, hooks.devices, ask.vm_id, ask.drive_spec, "floppy")
 
 
-def _change(devices: Devices, vm_id: str, untrusted_spec: Any, kind: str) -> dict[str, str]:
+def _change(devices: Devices, hooks: DeviceHooks, vm_id: str, untrusted_spec: Any, kind: str) -> dict[str, str]:
     record = devices.vms.running(vm_id, f"change its {kind}")
     spec: Mapping[str, Any] = untrusted_spec if isinstance(untrusted_spec, Mapping) else {"path": untrusted_spec}
     drive = _drive(record, spec, kind)
@@ -44,6 +46,8 @@ def _change(devices: Devices, vm_id: str, untrusted_spec: Any, kind: str) -> dic
         raise ChangeDiskFailed("expected a path or the ids of a volume")
     prepared = devices.drives.prepare(ids) if ids is not None else None
     try:
+        if prepared is not None and ids is not None:
+            prepared = hooks.disk_prepared(record, ids, prepared, ChangeDiskFailed)
         _load(devices, record, drive, ids, prepared, path)
     except BaseException:
         if ids is not None:

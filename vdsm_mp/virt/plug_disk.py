@@ -45,7 +45,8 @@ def hotplug_disk(plugger: Plugger, ask: HotplugVmDisk) -> dict[str, str]:
     name = _give_target(disk, record)
     prepared = devices.drives.prepare(drive.ids) if drive.ids is not None else None
     try:
-        if prepared is not None:
+        if prepared is not None and drive.ids is not None:
+            prepared = plugger.hooks.disk_prepared(record, drive.ids, prepared, HotplugDiskFailed)
             domxml_build.use_prepared(disk, prepared)
         domxml_build.keep_owner(disk)
         with plugger.remembered(ask.vm_id, {"devtype": "disk", "name": name}, data):

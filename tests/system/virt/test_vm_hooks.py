@@ -159,6 +159,11 @@ def test_hooks_of_devices_see_those_with_custom_properties_and_their_changes(
     with pytest.raises(UpdateDeviceFailed, match="never"):
         room.call("VM.updateDevice", vmID=guest.vm_id, params=change | {"linkActive": "true"})
     assert "<link state='down'/>" in libvirtd.virsh("dumpxml", guest.name)
+    write_hook(hooks, "after_disk_prepare", "echo nowhere >&2; exit 2")
+    ids = image(room, folder)
+    with pytest.raises(HotplugDiskFailed, match="nowhere"):
+        room.call("VM.hotplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(ids)})
+    assert ids["imageID"] in room.storage.released
     room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
     eventually(lambda: "after_device_destroy" in seen.read_text())
     assert [" ".join(line.split()) for line in seen.read_text().splitlines()] == [

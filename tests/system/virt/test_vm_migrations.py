@@ -226,13 +226,25 @@ def test_a_migration_goes_on_when_our_worker_dies(two: Two, guest: Guest, dies: 
     guest.lives_only_at(two.b, two.a)
 
 
-def test_a_guest_goes_over_first_and_fetches_its_memory_afterwards(two: Two, guest: Guest) -> None:
+@pytest.mark.parametrize("torn", [False, True] if _WHOLE else [False], ids=lambda torn: "torn" if torn else "whole")
+def test_a_guest_goes_over_first_and_fetches_its_memory_afterwards(two: Two, guest: Guest, torn: bool) -> None:
     if not _userfaultfd():
         lacks("userfaultfd")
     guest.fill(two.a)
     schedule = {"init": [], "stalling": [{"limit": -1, "action": {"name": "postcopy", "params": []}}]}
     engine = Engine(two.a.house.client())
+    if torn:
+        slowly = {"execute": "migrate-set-parameters", "arguments": {"max-postcopy-bandwidth": 1 << 20}}
+        two.a.libvirtd.virsh("qemu-monitor-command", guest.name, json.dumps(slowly))
     guest.move(two.a, two.b, maxBandwidth=SLOW_MIB_S, convergenceSchedule=schedule, autoConverge="false")
+    if torn:
+        eventually(lambda: "paused" in two.a.libvirtd.virsh("domstate", guest.name), within_s=40)
+        os.kill(two.b.libvirtd.qemu_pid(guest.name), signal.SIGKILL)
+        becomes(two.a, guest, "Down")
+        assert two.a.stats(guest.vm_id)["exitReason"] == 12  # half of it is here, and half was there
+        eventually(lambda: two.b.status(guest.vm_id) in ("", "Down"), within_s=20)
+        eventually(lambda: guest.name not in two.a.libvirtd.virsh("list", "--name"), within_s=20)
+        return
     eventually(lambda: two.a.status(guest.vm_id) == "Down", within_s=30)
     assert two.a.stats(guest.vm_id)["exitReason"] == 4
     eventually(lambda: two.b.status(guest.vm_id) in ("Up", "Powering up"), within_s=20)
