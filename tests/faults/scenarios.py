@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tests.faults import injections as do
-from tests.faults import together
+from tests.faults import network, together
 from tests.faults.world import World
 
 
@@ -83,6 +83,7 @@ UNDER_LOAD: tuple[Scenario, ...] = (
     Scenario("F1", "2,000 connections that say nothing", partial(do.many_connections, count=2000), 1, 3,
              {"slowest ping": 1.0, "memory MiB": 100.0}),
     Scenario("F4", "other protocols at the port", do.garbage, 1, 50),
+    Scenario("F14", "a slow road, and connections reset half-way", network.bad_road, 1, 20, {"ready": 1.0}),
     Scenario("G1o", "operators who never ask", do.idle_operators, 1, 10),
     Scenario("H1", "SIGTERM under load", do.stop_house, 2, 50, {"stopped": 10.0, "ready": 5.0}),
 )  # fmt: skip
@@ -156,6 +157,8 @@ BY_TESTS: tuple[ByTests, ...] = (
         "process/test_door_limits.py::test_handshakes_of_many_do_not_delay_a_call_for_long")),
     ByTests("F5", "mutated frames, envelopes, documents and requests", ("fuzz/test_wire.py", "fuzz/test_documents.py")),
     ByTests("F11", "certificates that are not good", ("process/test_door_tls.py",)),
+    ByTests("F14b", "clients that fall silent without a goodbye",
+            ("process/test_door.py::test_a_client_that_promised_beats_and_is_silent_is_dropped",)),
     ByTests("G1", "other users of this machine", (
         *_master("files_and_sockets_are_for_the_group_only",
                  "a_stranger_is_turned_away_from_the_control_socket"),
@@ -176,12 +179,12 @@ BY_TESTS: tuple[ByTests, ...] = (
 )  # fmt: skip
 
 NOT_HERE: Mapping[str, str] = {
-    "B6": "no handler of a worker touches storage on its loop; D state in the worker itself is not injected",
+    "B6": "a worker that hangs in the kernel itself: none touches storage in its own process; its children do (B5)",
     "D9, D10": "iSCSI and device-mapper faults: block storage is not built",
     "D8": "NFS outages run in throw-away hosts: make testbed",
     "E3": "global want of memory would hit the machine that runs the tests",
-    "E11": "the 24-hour soak is not part of this run",
-    "F14": "loss and delay on the network need a namespace of their own for the clients; not run",
-    "H4, H5, H9": "upgrades and packages are not part of this run",
-    "H8": "power cut of a nested machine is not run",
+    "E11": "a day of load: growth is judged over the run at hand",
+    "H4, H5": "there is no released version to come from, and no VDSM here to take over from",
+    "H9": "packages of distributions do not exist yet",
+    "H8": "a power cut takes the page cache along: needs a nested machine under load",
 }
