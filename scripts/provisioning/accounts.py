@@ -3,6 +3,7 @@
 
 import grp
 import pwd
+import shutil
 from pathlib import Path
 
 from provisioning.say import Failure, run, say
@@ -58,6 +59,8 @@ def ensure() -> list[str]:
             f"user {USER} has the number {user.pw_uid}, not {UID}: shared storage written elsewhere is not ours"
         )
     HOME.mkdir(parents=True, exist_ok=True)
+    if HOME.stat().st_uid == 0:
+        shutil.chown(HOME, USER, GROUP)  # the agent's libraries keep files there
     # libvirt: its socket. sanlock: its socket. QEMU and sanlock read the images through group kvm.
     for member, group in ((USER, "libvirt"), (USER, "sanlock"), ("libvirt-qemu", GROUP), ("sanlock", GROUP)):
         _join(member, group)
