@@ -14,7 +14,7 @@ import zmq
 
 #: Messages waiting per peer and direction. Full means busy, and is said at once.
 QUEUE = 256
-#: Events waiting per subscriber, ten seconds of a storm; more are dropped, and the gap in their numbers brings a resync.
+#: Events waiting per subscriber, ten seconds of a storm; more are dropped, and a gap in their numbers brings a resync.
 EVENT_QUEUE = 10_000
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 #: How long a leaving worker's last answers may take to reach zmq's other side.
