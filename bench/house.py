@@ -36,6 +36,8 @@ class Found:
     bare_start_s: list[float] = field(default_factory=list)
     first_answer_s: list[float] = field(default_factory=list)
     idle_pss_mib: list[float] = field(default_factory=list)
+    #: The part of it that is not mapped from files, which other programs of the machine cannot share.
+    idle_anon_mib: list[float] = field(default_factory=list)
     ready_again_s: dict[str, list[float]] = field(default_factory=dict)
     stop_s: list[float] = field(default_factory=list)
 
@@ -64,7 +66,9 @@ def _measure(repeats: int, libvirt_uri: str) -> Found:
             found.first_answer_s.append(time.monotonic() - began)
             house.wait_ready()
             time.sleep(SETTLE_S)
-            found.idle_pss_mib.append(sum(_pss_kib(pid) for pid in house.all_pids()) / 1024)
+            pids = house.all_pids()
+            found.idle_pss_mib.append(sum(_smaps_kib(pid, "Pss:") for pid in pids) / 1024)
+            found.idle_anon_mib.append(sum(_smaps_kib(pid, "Pss_Anon:") for pid in pids) / 1024)
             for row in WORKERS:
                 found.ready_again_s.setdefault(row.name, []).append(_kill(house, row.name))
             found.stop_s.append(_took(house.terminate))
@@ -99,7 +103,7 @@ def _kill(house: RunningHouse, worker: str) -> float:
 
     def again() -> bool:
         now = house.worker(worker)
-        return now["state"] == "ready" and now["pid"] != pid
+        return bool(now["state"] == "ready" and now["pid"] != pid)
 
     began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
@@ -109,9 +113,9 @@ def _kill(house: RunningHouse, worker: str) -> float:
     return time.monotonic() - began
 
 
-def _pss_kib(pid: int) -> int:
+def _smaps_kib(pid: int, what: str) -> int:
     with open(f"/proc/{pid}/smaps_rollup") as rollup:
-        return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+        return next(int(line.split()[1]) for line in rollup if line.startswith(what))
 
 
 def rows(found: Found) -> list[tuple[str, float, float, str]]:
@@ -122,6 +126,7 @@ def rows(found: Found) -> list[tuple[str, float, float, str]]:
         *((f"kill -9 {name} -> ready again", times, "s") for name, times in found.ready_again_s.items()),
         ("SIGTERM -> gone", found.stop_s, "s"),
         ("idle memory of all processes (PSS)", found.idle_pss_mib, "MiB"),
+        ("of that, not of files", found.idle_anon_mib, "MiB"),
     ]
     return [(name, statistics.median(values), _p99(values), unit) for name, values, unit in named]
 
