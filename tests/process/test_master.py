@@ -146,6 +146,29 @@ def test_a_worker_that_keeps_dying_is_restarted_ever_later_and_called_degraded(h
     assert house.status()["verdict"] == "degraded"
 
 
+def test_a_worker_that_dies_whenever_it_is_ready_costs_little_and_hurts_nobody(house: RunningHouse) -> None:
+    steady, master = house.pid_of("steady"), house.status()["pid"]
+    written, busy_s, began = len(house.log_text()), _cpu_s(master), time.monotonic()
+    (house.root / "state/rogue.doomed").write_text("")
+    worker = eventually(
+        lambda: (w := house.worker("rogue"))["restarts"] >= 4 and w["state"] == "waiting" and w, within_s=60
+    )
+    # Tried again after 0, 1, 2 and 4 s: these were three waits, and the fourth has begun.
+    assert time.monotonic() - began > 3 and worker["restarts"] == 4 and 2 < worker["next_start_in_s"] <= 4
+    assert worker["last_death"].startswith("exit 1") and house.status()["verdict"] == "degraded"
+    assert house.pid_of("steady") == steady
+    assert len(house.log_text()) - written < 4 * 16_384
+    assert _cpu_s(master) - busy_s < 0.3 * (time.monotonic() - began)
+    (house.root / "state/rogue.doomed").unlink()
+    house.ask("restart", worker="rogue")
+    assert house.worker("rogue")["state"] == "ready"
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_a_worker_that_can_never_start_again_is_left_alone_and_the_others_serve(house: RunningHouse) -> None:
     (house.root / "state/rogue.build").write_text("never")
     order(house, "exit 1")
@@ -264,6 +287,8 @@ def test_of_many_masters_started_at_once_exactly_one_serves() -> None:
         assert codes == [3] * 5
         house.process = next(r for r in racers if r is not None and r.poll() is None)
         house.wait_ready()
+        assert (house.root / "stderr.log").read_text().count("cannot start: already running") == 5
+        assert house.status()["pid"] == house.process.pid
     finally:
         house.stop()
 
