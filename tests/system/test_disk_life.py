@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from demonstration import sequences
-from demonstration.sequences import RAW, Disk, Storage
+from demonstration.sequences import RAW, Ask, Disk, Storage
 from tests.support.bootsector import boot_sector, hellos, last_tick
 from tests.support.engine import Engine
 from tests.support.enginedisks import DiskLife
@@ -37,7 +37,7 @@ class Place:
     def __init__(self, house: RunningHouse, libvirtd: PrivateLibvirtd) -> None:
         self.house = house
         (house.root / "repo").chmod(0o755)
-        self.ask = Engine(house.client()).ask
+        self.ask: Ask = Engine(house.client()).ask
         self.first, self.second = self._storage("first"), self._storage("second")
         self.second.pool_id = self.first.pool_id
         sequences.from_nothing(self.ask, self.first, "first")
