@@ -127,7 +127,8 @@ class Sampler:
             if self._spare.ask("sample all VMs", ask, patience_s=_PATIENCE_S, hangs=hangs):
                 return
             busy = set()
-        self._spare.ask("look at all VMs", self._excused, patience_s=_PATIENCE_S)
+        if self._spare.hanging == _MAX_HANGING:
+            self._spare.ask("look at all VMs", self._excused, patience_s=_PATIENCE_S)
 
     def _bulk(self, busy: set[str] | None, conn: Any) -> None:
         """busy: None when no VM is known to hang; otherwise those that do are left out, and written down there."""

@@ -225,8 +225,12 @@ def test_more_guests_hang_than_libvirtd_serves_at_a_time_and_only_they_are_told(
                 room.call("VM.pause", vmID=guest.vm_id)
         assert room.state(Connection).alive
         frozen.close()
-        room.sample()
-        eventually(lambda: all(v["monitorResponse"] == "0" for v in room.call("Host.getAllVmStats")), within_s=10)
+
+        def all_answer() -> bool:
+            room.sample()
+            return all(v["monitorResponse"] == "0" for v in room.call("Host.getAllVmStats"))
+
+        eventually(all_answer, within_s=15, every_s=0.3)
         for guest in (*stuck, well):
             room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
 
