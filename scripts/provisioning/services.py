@@ -4,6 +4,7 @@
 What was started here is written to `STARTED`, so that `scripts/down` ends just that and nothing else.
 """
 
+import grp
 import json
 import os
 import shutil
@@ -84,8 +85,9 @@ def wait_for(what: str, ready: Callable[[], bool], *, within_s: float = 30) -> N
 
 def _kvm_as_udev_has_it() -> None:
     """Group kvm may use /dev/kvm. Where root may and QEMU may not, libvirt probes QEMU anew at every call."""
-    device = Path("/dev/kvm")
-    if device.exists() and not Path("/run/udev/control").exists() and device.group() != "kvm":
+    # By number: in a container the group that has it may be one that only the host knows.
+    device, kvm = Path("/dev/kvm"), grp.getgrnam("kvm").gr_gid
+    if device.exists() and not Path("/run/udev/control").exists() and device.stat().st_gid != kvm:
         say("giving /dev/kvm to group kvm, as udev would")
         shutil.chown(device, group="kvm")
         device.chmod(0o660)
