@@ -19,6 +19,9 @@ class BadCommandLine(Exception):
     """The words do not make a call."""
 
 
+#: JSON-RPC's codes.
+_UNKNOWN_VERB, _BAD_PARAMETERS = -32601, -32602
+
 SAYS_NO = (*door.SAYS_NO, BadCommandLine)
 
 
@@ -45,10 +48,20 @@ def run(asked: argparse.Namespace) -> int:
     except Error as error:
         if asked.json:
             print(render.as_json({"error": {"code": error.code, "message": str(error)}}))
-        print(f"vdsm-mp: {asked.verb}: {error} (code {error.code})", file=sys.stderr)
+        print(f"vdsm-mp: {asked.verb}: {error} (code {error.code}){_hint(asked.verb, error.code)}", file=sys.stderr)
         return 1
     print(render.as_json(result))
     return 0
+
+
+def _hint(name: str, code: int) -> str:
+    """Where to look, for the two mistakes that a person makes with a verb."""
+    if code == _BAD_PARAMETERS and name in VERBS:
+        return f"\n  `vdsm-mp call {name} --help` tells its parameters"
+    if code == _UNKNOWN_VERB:
+        near = [verb for verb, spec in VERBS.items() if name.lower() in verb.lower() and not spec.internal]
+        return f"\n  there are {', '.join(sorted(near))}" if near else "\n  `vdsm-mp verbs` lists them"
+    return ""
 
 
 def parameters(spec: VerbSpec | None, words: list[str], sealed: str | None) -> dict[str, Any]:

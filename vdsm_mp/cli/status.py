@@ -175,10 +175,16 @@ def _workers(house: Mapping[str, Any]) -> str:
     for name, worker in house["workers"].items():
         rows.append(
             (name, worker["pid"], worker["state"], render.seconds(worker["uptime_s"]), worker["restarts"],
-             worker["last_death"], render.mib(worker["rss_kib"]), render.mib(worker["pss_kib"]),
+             _death(worker), render.mib(worker["rss_kib"]), render.mib(worker["pss_kib"]),
              f"{render.seconds(worker['last_heartbeat_ago_s'])} ago")
         )  # fmt: skip
     return render.table(head, rows)
+
+
+def _death(worker: Mapping[str, Any]) -> str | None:
+    if not worker["last_death"]:
+        return None
+    return f"{worker['last_death']}, {render.seconds(worker.get('last_death_ago_s'))} ago"
 
 
 def _children(children: list[dict[str, Any]]) -> str:

@@ -88,6 +88,19 @@ def test_the_help_of_a_verb_comes_from_its_declaration() -> None:
     assert "there are Task.getStatus" in call.verb_help("getstatus")
 
 
+@pytest.mark.parametrize(
+    ("verb", "code", "words"),
+    [
+        ("Task.getStatus", -32602, "`vdsm-mp call Task.getStatus --help`"),
+        ("getstatus", -32601, "there are Task.getStatus"),
+        ("Nope", -32601, "`vdsm-mp verbs` lists them"),
+    ],
+)
+def test_a_mistake_in_a_call_says_where_to_look(verb: str, code: int, words: str) -> None:
+    assert words in call._hint(verb, code)
+    assert call._hint(verb, 99) == ""
+
+
 def test_completion_knows_verbs_and_parameters_that_are_not_given_yet() -> None:
     assert "restart" in completion.candidates(["re"])
     assert completion.candidates(["call", "Task.getS"]) == ["Task.getStatus"]
