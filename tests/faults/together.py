@@ -52,7 +52,7 @@ def _all_at_once(world: World, number: signal.Signals) -> dict[str, Fault]:
 
 
 def kill_master_while_it_forks(world: World) -> None:
-    """A master dies by SIGKILL some milliseconds after its start, wherever it is; soon nothing of it lives.
+    """A master dies by SIGKILL while it makes its workers, wherever it is; soon nothing of it lives.
 
     Between two instructions of a fork there is no other way in than to try often: the moment is chosen anew each time.
     """
@@ -64,11 +64,13 @@ def kill_master_while_it_forks(world: World) -> None:
         house.process.wait(10)
         until_gone(pids, 10.0)
         house.begin()
-        # From the first import to the last worker's being ready; forks are in the second half.
-        time.sleep(random.uniform(0.02, 0.7))
-        os.kill(house.process.pid, signal.SIGSTOP)
-        family = [f.pid for f in _descendants(house.process.pid)]
-        fault.happened = house.process.poll() is None
+        master, wanted = house.process.pid, random.randrange(1, len(WORKERS) + 1)
+        # As soon as so many have been forked, or a moment later.
+        eventually(lambda: sum(f.parent == master for f in kernel.processes()) >= wanted, within_s=20, every_s=0.001)
+        time.sleep(random.choice((0.0, random.uniform(0.0, 0.05))))
+        os.kill(master, signal.SIGSTOP)
+        family = [f.pid for f in _descendants(master)]
+        fault.happened = bool(family)
         fault.numbers["children at that moment"] = len(family)
         house.process.kill()
         house.process.wait(10)

@@ -35,6 +35,8 @@ from vdsm_mp.common import kernel
 MOST_SEEDS = 400
 #: Longer ones are no seeds: they would grow from one to the next.
 LONGEST_SEED = 16 * 1024
+#: Marks that are remembered of one target.
+MOST_MARKS = 20_000
 #: Inputs of one target before the next has its turn.
 BLOCK = 500
 #: What the process may take at all; an input that wants more meets MemoryError, which nobody declares.
@@ -237,7 +239,7 @@ def _one(name: str, target: Target, rng: random.Random, seen: set[str], totals: 
         if mark not in seen:
             totals.findings.append(f"{name}: {error!r}"[:500] + f" at {_where(error)}, {target.keep(data)}")
             print(totals.findings[-1], file=sys.stderr, flush=True)
-    if mark not in seen:
+    if mark not in seen and len(seen) < MOST_MARKS:
         seen.add(mark)
         target.learn(data)
     if took * 1e3 > totals.slowest_ms.get(name, 0.0):

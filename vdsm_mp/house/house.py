@@ -244,8 +244,8 @@ class House:
 
     def _sweep(self, session: int) -> None:
         """Kill programs that a dead worker was running: two qemu-img on one volume would be worse than none."""
-        for facts in kernel.processes():
-            if facts.session == session and facts.pid != session:
+        for facts in kernel.in_session(session):
+            if facts.pid != session:
                 try:
                     os.kill(facts.pid, signal.SIGKILL)
                 except (ProcessLookupError, PermissionError):
