@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def build(log: Path) -> Guest:
         folder.chmod(0o755)  # QEMU's user reads the files
     with open(CACHE / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        package = _kernel_package(log)
+        package = kernel_package(log)
         digest = hashlib.sha256(INIT.read_bytes() + package.encode() + " ".join(MODULES).encode()).hexdigest()[:12]
         kernel, initrd = CACHE / f"vmlinuz-{digest}", CACHE / f"initrd-{digest}"
         if not (kernel.exists() and initrd.exists()):
@@ -50,7 +51,7 @@ def build(log: Path) -> Guest:
     return Guest(kernel, initrd)
 
 
-def _kernel_package(log: Path) -> str:
+def kernel_package(log: Path) -> str:
     """Name of the newest cloud kernel that apt knows, or of one that an earlier run unpacked."""
     depends = subprocess.run(
         ["apt-cache", "depends", "linux-image-cloud-amd64"], capture_output=True, text=True, check=False
@@ -70,11 +71,7 @@ def _kernel_package(log: Path) -> str:
 
 
 def _make(package: str, kernel: Path, initrd: Path, log: Path) -> None:
-    tree = CACHE / package
-    if not list(tree.glob("boot/vmlinuz-*")):
-        _unpack(package, tree, log)
-    version = next(tree.glob("boot/vmlinuz-*")).name.removeprefix("vmlinuz-")
-    run(["depmod", "-b", tree, version], why="reading the guest kernel's modules", log=log)
+    image, modules = kernel_files(package, log)
     root = CACHE / ".root"
     shutil.rmtree(root, ignore_errors=True)
     for folder in ("bin", "modules", "dev", "proc", "sys", "tmp"):
@@ -85,10 +82,33 @@ def _make(package: str, kernel: Path, initrd: Path, log: Path) -> None:
     shutil.copy(busybox, root / "bin/busybox")
     shutil.copy(INIT, root / "init")
     (root / "init").chmod(0o755)
-    order = _modules(tree / "lib/modules" / version)
+    add_modules(root, modules, MODULES)
+    pack(root, initrd)
+    _put(kernel, image.read_bytes())
+    shutil.rmtree(root)
+
+
+def kernel_files(package: str, log: Path) -> tuple[Path, Path]:
+    """(the kernel's image, the folder of its modules), downloaded when they are not there."""
+    tree = CACHE / package
+    if not list(tree.glob("boot/vmlinuz-*")):
+        _unpack(package, tree, log)
+    image = next(tree.glob("boot/vmlinuz-*"))
+    version = image.name.removeprefix("vmlinuz-")
+    run(["depmod", "-b", tree, version], why="reading the guest kernel's modules", log=log)
+    return image, tree / "lib/modules" / version
+
+
+def add_modules(root: Path, folder: Path, wanted: Sequence[str]) -> None:
+    """Into `root`/modules, with what they depend on; their names in the order of loading into `root`/modules.order."""
+    order = _modules(folder, wanted)
     for module in order:
-        shutil.copy(tree / "lib/modules" / version / module, root / "modules" / Path(module).name)
+        shutil.copy(folder / module, root / "modules" / Path(module).name)
     (root / "modules.order").write_text("".join(f"{Path(m).name}\n" for m in order))
+
+
+def pack(root: Path, initrd: Path) -> None:
+    """A tree of files -> an initramfs."""
     names = "\n".join(str(p.relative_to(root)) for p in sorted(root.rglob("*"))) + "\n"
     packed = subprocess.run(
         ["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"], input=names.encode(), capture_output=True, cwd=root,
@@ -97,8 +117,6 @@ def _make(package: str, kernel: Path, initrd: Path, log: Path) -> None:
     if packed.returncode:
         raise Failure(f"building the guest: cpio: {packed.stderr.decode().strip()}")
     _put(initrd, gzip.compress(packed.stdout, 6, mtime=0))
-    _put(kernel, next(tree.glob("boot/vmlinuz-*")).read_bytes())
-    shutil.rmtree(root)
 
 
 def _unpack(package: str, tree: Path, log: Path) -> None:
@@ -117,7 +135,7 @@ def _unpack(package: str, tree: Path, log: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _modules(folder: Path) -> list[str]:
+def _modules(folder: Path, modules: Sequence[str]) -> list[str]:
     """Paths of the modules in the order of loading. Those that are built in are not listed by depmod."""
     depends: dict[str, list[str]] = {}
     for line in (folder / "modules.dep").read_text().splitlines():
@@ -126,7 +144,7 @@ def _modules(folder: Path) -> list[str]:
     by_name = {Path(path).name.split(".")[0].replace("-", "_"): path for path in depends}
     built_in = (folder / "modules.builtin").read_text()
     order: list[str] = []
-    for wanted in MODULES:
+    for wanted in modules:
         path = by_name.get(wanted)
         if path is None and f"/{wanted}.ko" not in built_in:
             raise Failure(f"building the guest: the kernel has no module {wanted}")

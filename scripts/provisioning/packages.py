@@ -23,6 +23,8 @@ HOST_PACKAGES = (
 BUILD_PACKAGES = ("python3-venv", "python3-dev", "libvirt-dev", "pkg-config", "gcc", "libc6-dev")
 #: What the demo's guest is made of, and what unpacks the tests' recorded domains.
 GUEST_PACKAGES = ("busybox-static", "cpio", "xz-utils")
+#: What the tests use besides: the same, an agent for their Linux guest, and a TPM.
+CHECK_PACKAGES = (*GUEST_PACKAGES, "qemu-guest-agent", "swtpm", "swtpm-tools")
 
 
 def missing(names: tuple[str, ...]) -> list[str]:

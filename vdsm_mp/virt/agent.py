@@ -5,19 +5,30 @@ Everything it says is untrusted and bounded. An agent that is silent costs one t
 alone for a minute; at most a few are asked at the same time, and never one twice.
 """
 
+import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import libvirt
+import libvirt_qemu
 
 from vdsm_mp.api.errors_virt import NoGuestAgent
 from vdsm_mp.api.ports import Background
 from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt.agent_info import merged, network, telling
+from vdsm_mp.virt.agent_info import (
+    Abilities,
+    abilities,
+    answer,
+    merged,
+    network,
+    pci_devices,
+    processors,
+    telling,
+)
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.launch import Launches
 from vdsm_mp.virt.machine import VmStatus
@@ -32,16 +43,24 @@ _LEAVE_ALONE_S = 60.0
 #: After its start a guest gets its addresses soon; until then its network is asked for in every round.
 _YOUNG_S = 120.0
 
-#: (what guestInfo is asked for, seconds between two times)
-_PERIODS: tuple[tuple[int, float], ...] = (
-    (libvirt.VIR_DOMAIN_GUEST_INFO_USERS, 10.0),
-    (libvirt.VIR_DOMAIN_GUEST_INFO_OS, 120.0),
-    (libvirt.VIR_DOMAIN_GUEST_INFO_HOSTNAME, 120.0),
-    (libvirt.VIR_DOMAIN_GUEST_INFO_TIMEZONE, 120.0),
-    (libvirt.VIR_DOMAIN_GUEST_INFO_FILESYSTEM, 300.0),
-    (libvirt.VIR_DOMAIN_GUEST_INFO_DISKS, 300.0),
+#: Disks of the guest are asked for again this long after one came or went: it needs a moment to find them.
+_SETTLE_S = 10.0
+_ABILITIES_S = 300.0
+
+#: (what guestInfo is asked for, the agent's command for it, seconds between two times)
+_PERIODS: tuple[tuple[int, str, float], ...] = (
+    (libvirt.VIR_DOMAIN_GUEST_INFO_USERS, "guest-get-users", 10.0),
+    (libvirt.VIR_DOMAIN_GUEST_INFO_OS, "guest-get-osinfo", 120.0),
+    (libvirt.VIR_DOMAIN_GUEST_INFO_HOSTNAME, "guest-get-host-name", 120.0),
+    (libvirt.VIR_DOMAIN_GUEST_INFO_TIMEZONE, "guest-get-timezone", 120.0),
+    (libvirt.VIR_DOMAIN_GUEST_INFO_FILESYSTEM, "guest-get-fsinfo", 300.0),
+    (libvirt.VIR_DOMAIN_GUEST_INFO_DISKS, "guest-get-disks", 300.0),
 )
-_NETWORK_S = 120.0
+_OF_DISKS = (libvirt.VIR_DOMAIN_GUEST_INFO_FILESYSTEM, libvirt.VIR_DOMAIN_GUEST_INFO_DISKS)
+#: The rest, each a call of its own.
+_NETWORK, _NETWORK_S = "guest-network-get-interfaces", 120.0
+_CPUS, _CPUS_S = "guest-get-vcpus", 60.0
+_PCI, _PCI_S = "guest-get-devices", 120.0
 
 
 class Turns:
@@ -72,11 +91,21 @@ class Turns:
 
 @dataclass(slots=True)
 class _Due:
-    """When each question is due again, by the monotonic clock."""
+    """When each question is due again, by the monotonic clock.
 
-    at: dict[int, float]
-    network_at: float = 0.0
+    came_mono: when this agent connected; another one is asked anew. drives: the VM's when its disks were asked for.
+    """
+
+    came_mono: float
+    drives: tuple[str, ...]
+    at: dict[int | str, float] = field(default_factory=dict)
     alone_until: float = 0.0
+    abilities_at: float = 0.0
+    abilities: Abilities = field(default_factory=Abilities)
+
+    def now(self, what: int | str, command: str, now: float) -> bool:
+        """Is it due, and can the agent answer it? One that it cannot answer would spoil all others of the call."""
+        return command in self.abilities.commands and self.at.get(what, 0.0) <= now
 
 
 class Agents:
@@ -97,7 +126,7 @@ class Agents:
         records = [r for r in self._vms.all() if r.life.status is VmStatus.UP and r.devices.agent_connected]
         with self._lock:
             # One that was away begins anew: whatever was wrong with it before is over.
-            self._due = {r.vm_id: self._due.get(r.vm_id, _Due({})) for r in records}
+            self._due = {r.vm_id: self._known(r, now) for r in records}
             chosen = [r for r in records if r.vm_id not in self._asked and self._due[r.vm_id].alone_until <= now]
             self._asked.update(record.vm_id for record in chosen)
         self._turns.forget(record.vm_id for record in records)
@@ -107,6 +136,16 @@ class Agents:
                 lambda vm_id=record.vm_id: self._ask(vm_id),  # type: ignore[misc]
                 lambda error, vm_id=record.vm_id: self._over(vm_id),  # type: ignore[misc]
             )
+
+    def _known(self, record: VmRecord, now: float) -> _Due:
+        drives = tuple(drive.name for drive in record.devices.drives)
+        due = self._due.get(record.vm_id)
+        if due is None or due.came_mono != record.agent_since_mono:
+            return _Due(record.agent_since_mono, drives)
+        if due.drives != drives:
+            due.drives = drives
+            due.at.update((kind, min(due.at.get(kind, 0.0), now + _SETTLE_S)) for kind in _OF_DISKS)
+        return due
 
     def _over(self, vm_id: str) -> None:
         with self._lock:
@@ -126,20 +165,27 @@ class Agents:
 
     def _talk(self, record: VmRecord, due: _Due) -> None:
         now = clock.mono_s()
-        what = sum(kind for kind, _ in _PERIODS if due.at.get(kind, 0.0) <= now)
-        young = record.life.guest_event_mono is not None and now - record.life.guest_event_mono < _YOUNG_S
-        ask_network = due.network_at <= now or (young and not record.guest.get("guestIPs"))
         told: dict[str, Any] = {}
         with self._turns.turn(self._connection, record.vm_id, _ANSWER_S) as dom, translated(record.vm_id):
-            if what:
-                told |= telling(dom.guestInfo(what, 0))
-            if ask_network:
+            if due.abilities_at <= now:
+                due.abilities = abilities(_command(dom, "guest-info"))
+                due.abilities_at = now + _ABILITIES_S
+            kinds = [(kind, period_s) for kind, command, period_s in _PERIODS if due.now(kind, command, now)]
+            if kinds:
+                told |= telling(dom.guestInfo(sum(kind for kind, _ in kinds), 0), due.abilities.version)
+                due.at.update((kind, now + period_s) for kind, period_s in kinds)
+            young = record.life.guest_event_mono is not None and now - record.life.guest_event_mono < _YOUNG_S
+            if young and not record.guest.get("guestIPs"):
+                due.at.pop(_NETWORK, None)
+            if due.now(_NETWORK, _NETWORK, now):
                 told |= network(dom.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT))
-        for kind, period_s in _PERIODS:
-            if what & kind:
-                due.at[kind] = now + period_s
-        if ask_network:
-            due.network_at = now + _NETWORK_S
+                due.at[_NETWORK] = now + _NETWORK_S
+            if due.now(_CPUS, _CPUS, now):
+                told |= processors(_command(dom, _CPUS))
+                due.at[_CPUS] = now + _CPUS_S
+            if due.now(_PCI, _PCI, now):
+                told |= pci_devices(_command(dom, _PCI))
+                due.at[_PCI] = now + _PCI_S
         self._take(record.vm_id, told)
 
     def _take(self, vm_id: str, told: Mapping[str, Any]) -> None:
@@ -150,3 +196,9 @@ class Agents:
         news = tuple(key for key in ("netIfaces", "guestIPs", "guestName") if told.get(key) != before.guest.get(key))
         news = tuple(key for key in news if key in told)
         self._vms.change(vm_id, lambda record: replace(record, guest=merged(record.guest, told)), tell=news)
+
+
+def _command(dom: Any, name: str) -> Any:
+    """What the agent returns to a command that libvirt has no call for; None when it is no JSON."""
+    text = libvirt_qemu.qemuAgentCommand(dom, json.dumps({"execute": name}), _ANSWER_S, 0)
+    return answer(text)

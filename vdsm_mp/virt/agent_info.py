@@ -4,20 +4,93 @@
 The guest is not trusted: texts are cut, lists have an end, and a key without a usable value is left out.
 """
 
+import json
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 _TEXT = 256
 _LIST = 256
+#: An agent's answer may be long, but not without end.
+_ANSWER = 4 << 20
 
 Told = dict[str, Any]
 
 
-def telling(info: Mapping[str, Any]) -> Told:
-    """virDomainGetGuestInfo's flat dict -> statistics."""
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What an agent is, and the commands that it would answer."""
+
+    version: str = ""
+    commands: frozenset[str] = frozenset()
+
+
+def answer(text: Any) -> Any:
+    """What an agent's reply holds; None when it makes no sense."""
+    if not isinstance(text, str) or len(text) > _ANSWER:
+        return None
+    try:
+        reply = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return reply.get("return") if isinstance(reply, dict) else None
+
+
+def abilities(info: Any) -> Abilities:
+    """Of guest-info. A command that is switched off is as good as none."""
+    if not isinstance(info, Mapping):
+        return Abilities()
+    commands = (one for one in _mappings(info.get("supported_commands")) if one.get("enabled"))
+    return Abilities(_text(info.get("version")), frozenset(_text(one.get("name")) for one in commands))
+
+
+def processors(cpus: Any) -> Told:
+    """Of guest-get-vcpus: how many the guest uses."""
+    found = [one for one in _mappings(cpus) if one.get("online") is True]
+    return {"guestCPUCount": len(found)} if found else {}
+
+
+def pci_devices(devices: Any) -> Told:
+    """Of guest-get-devices, in either of its forms; each kind of device once."""
+    found: list[Told] = []
+    for device in _mappings(devices):
+        place: Any = device.get("id") or device.get("address")
+        ids = place.get("data", place) if isinstance(place, Mapping) else None
+        if not isinstance(ids, Mapping) or not all(isinstance(ids.get(key), int) for key in ("device-id", "vendor-id")):
+            continue
+        entry = {
+            "device_id": ids["device-id"],
+            "vendor_id": ids["vendor-id"],
+            "driver_date": _date(device.get("driver-date")),
+            "driver_name": _text(device.get("driver-name")),
+            "driver_version": _text(device.get("driver-version")),
+        }
+        if entry not in found:
+            found.append(entry)
+    return {"pci_devices": found}
+
+
+def _date(value: Any) -> str:
+    """YYYY-MM-DD of such a text, or of nanoseconds since the epoch."""
+    if isinstance(value, int) and 0 <= value < 1 << 62:
+        return time.strftime("%Y-%m-%d", time.gmtime(value // 1_000_000_000))
+    return _text(value)[:10]
+
+
+def _mappings(values: Any) -> Iterator[Mapping[str, Any]]:
+    for value in values[:_LIST] if isinstance(values, list) else ():
+        if isinstance(value, Mapping):
+            yield value
+
+
+def telling(info: Mapping[str, Any], version: str = "") -> Told:
+    """virDomainGetGuestInfo's flat dict -> statistics. version: of the agent, which is one of the guest's programs."""
     found: Told = {}
     found |= _users(info)
     found |= _system(info)
+    if "appsList" in found and version:
+        found["appsList"].append(f"qemu-guest-agent-{version}")
     hostname = _text(info.get("hostname"))
     if hostname:
         found |= {"guestName": hostname, "guestFQDN": hostname}

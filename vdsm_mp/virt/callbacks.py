@@ -136,7 +136,9 @@ class Callbacks:
         connected = state == libvirt.VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED
 
         def said(record: VmRecord) -> VmRecord:
-            return replace(record, devices=replace(record.devices, agent_connected=connected))
+            since = clock.mono_s() if connected else record.agent_since_mono
+            devices = replace(record.devices, agent_connected=connected)
+            return replace(record, devices=devices, agent_since_mono=since)
 
         self._vms.change(dom.UUIDString(), said)
 

@@ -2,6 +2,7 @@
 """Freeze and thaw the guest's file systems, by its agent."""
 
 from collections.abc import Callable
+from typing import Any
 
 import libvirt
 
@@ -18,14 +19,17 @@ logger = log.named(__name__)
 _NO_AGENT = (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED, libvirt.VIR_ERR_OPERATION_UNSUPPORTED)
 #: Freezing waits for what the guest has to write.
 _FREEZE_S = 60
+_UNDO_S = 5
 
 
-def freeze(devices: Devices, vm_id: str) -> None:
-    """Raises: NoGuestAgent (nothing is frozen), FreezeFailed."""
-    with devices.turns.turn(devices.connection, vm_id, _FREEZE_S) as dom:
+def freeze(devices: Devices, vm_id: str, within_s: int = _FREEZE_S) -> None:
+    """Raises: NoGuestAgent, FreezeFailed; then nothing is frozen, unless the agent died over it."""
+    with devices.turns.turn(devices.connection, vm_id, within_s) as dom:
         try:
             count = dom.fsFreeze()
         except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
+                _take_back(dom, vm_id)
             raise _ours(error, vm_id, FreezeFailed) from error
     logger.info("vm=%s %d file systems are frozen", vm_id, count)
 
@@ -38,6 +42,15 @@ def thaw(devices: Devices, vm_id: str) -> None:
         except libvirt.libvirtError as error:
             raise _ours(error, vm_id, ThawFailed) from error
     logger.info("vm=%s its file systems are thawed", vm_id)
+
+
+def _take_back(dom: Any, vm_id: str) -> None:
+    """An agent that answers too late may have frozen them all the same, and nobody would thaw them."""
+    try:
+        dom.agentSetResponseTimeout(_UNDO_S, 0)
+        dom.fsThaw()
+    except libvirt.libvirtError as error:
+        logger.info("vm=%s a freeze without answer is not taken back: %s", vm_id, error)
 
 
 def _ours(error: libvirt.libvirtError, vm_id: str, failed: Callable[[str], Error]) -> Error:

@@ -99,6 +99,8 @@ class VmRecord:
     io_error: Mapping[str, str] | None = None
     watchdog: Mapping[str, Any] | None = None
     guest: Mapping[str, Any] = field(default_factory=dict)
+    #: When its agent connected, as far as we saw it: after that it is another one.
+    agent_since_mono: float = 0.0
     jobs: Mapping[str, Mapping[str, Any]] | None = field(default_factory=dict)
     vcpu_quota: int | None = None
     vcpu_period: int | None = None

@@ -144,11 +144,11 @@ def _take(devices: Devices, vm_id: str, prepared: Mapping[str, PreparedDrive], *
     if not frozen:
         began = clock.mono_s()
         try:
-            guestfs.freeze(devices, vm_id)
+            guestfs.freeze(devices, vm_id, min(max(1, freeze_s), 3600))
             ours = True
         except Error as error:
             logger.info("vm=%s its file systems are not frozen for the snapshot: %s", vm_id, error)
-        if clock.mono_s() - began > freeze_s:
+        if ours and clock.mono_s() - began > freeze_s:
             _thaw(devices, vm_id, ours)
             raise SnapshotFailed(f"freezing the file systems took longer than {freeze_s} s")
     try:

@@ -19,6 +19,7 @@ from tests.support.virt_room import VirtRoom, vm_xml
 from vdsm_mp.api.errors_virt import CannotCreateVm
 from vdsm_mp.priv import install
 from vdsm_mp.priv.call import SudoRoot
+from vdsm_mp.virt.externaldata import ExternalData
 
 pytestmark = [pytest.mark.system, needs_root(), needs_program("libvirtd", "qemu-system-x86_64", "unshare", "nsenter")]
 
@@ -65,5 +66,34 @@ def test_variables_are_in_place_when_a_vm_starts(libvirtd: PrivateLibvirtd, fold
         room.create(uefi_xml(vm_id, "other"), vm_id, _X_nvramdata=text)
         eventually(lambda: room.status(vm_id) == "Down")
         assert "named by its id" in room.stats(vm_id)["exitMessage"]
+        room.call("VM.destroy", vmID=vm_id)
+        assert room.background.failures == []
+
+
+TPM = '<tpm model="tpm-crb"><backend type="emulator" version="2.0"/></tpm>'
+
+
+@needs_program("swtpm", "swtpm_setup")
+def test_the_state_of_a_tpm_goes_with_its_vm_to_another_start(
+    libvirtd: PrivateLibvirtd, folder: Path, root: SudoRoot
+) -> None:
+    vm_id = str(uuid.uuid4())
+    state = libvirtd.root / "lib/swtpm" / vm_id / "tpm2" / "tpm2-00.permall"
+    with VirtRoom(libvirtd.uri, folder, root=root) as room:
+        room.create(vm_xml(vm_id, devices=TPM), vm_id)
+        eventually(lambda: room.status(vm_id) != "WaitForLaunch", within_s=30)
+        assert room.status(vm_id) in ("Up", "Powering up"), room.stats(vm_id)
+        kept = room.call("VM.getExternalData", vmID=vm_id, kind="tpm", forceUpdate=True)
+        content = state.read_bytes()
+        room.state(ExternalData).beat()
+        assert room.stats(vm_id)["tpmHash"] == kept["hash"]
+        room.call("VM.destroy", vmID=vm_id, gracefulAttempts=0)
+        assert not state.exists()
+
+        room.create(vm_xml(vm_id, devices=TPM), vm_id, _X_tpmdata=kept["data"])
+        eventually(lambda: room.status(vm_id) != "WaitForLaunch", within_s=30)
+        assert room.status(vm_id) in ("Up", "Powering up"), room.stats(vm_id)
+        # A TPM without this state would have been made anew, with other seeds.
+        assert state.read_bytes() == content
         room.call("VM.destroy", vmID=vm_id)
         assert room.background.failures == []

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a guest tells of itself, in the engine's words and within bounds."""
 
+import json
 import uuid
 
 from tests.support import decode
-from vdsm_mp.virt.agent_info import merged, network, telling
+from vdsm_mp.virt.agent_info import abilities, answer, merged, network, pci_devices, processors, telling
 
 LINUX = {
     "user.count": 2, "user.0.name": "root", "user.0.login-time": 1, "user.1.name": "ada", "user.1.domain": "lab",
@@ -75,3 +76,43 @@ def test_silence_tells_nothing_and_keeps_what_was_told() -> None:
     assert telling({}) == {}
     assert network(None) == {}
     assert merged({"guestName": "a", "guestOs": "b"}, {"guestOs": "c"}) == {"guestName": "a", "guestOs": "c"}
+
+
+def test_an_agent_is_asked_only_what_it_would_answer() -> None:
+    commands = [
+        {"name": "guest-get-users", "enabled": True},
+        {"name": "guest-get-disks", "enabled": False},
+        "nonsense",
+    ]
+    found = abilities(answer(json.dumps({"return": {"version": "7.2", "supported_commands": commands}})))
+    assert (found.version, found.commands) == ("7.2", {"guest-get-users"})
+    for text in (None, "{", "[]", '{"return": 3}', "[" * 100_000):
+        assert abilities(answer(text)).commands == frozenset()
+
+
+def test_processors_in_use_are_counted() -> None:
+    told = processors([{"logical-id": 0, "online": True}, {"logical-id": 1, "online": False}])
+    as_stats(told)
+    assert told == {"guestCPUCount": 1}
+    assert processors(None) == {}
+
+
+def test_pci_devices_are_listed_once_in_either_form() -> None:
+    ids = {"device-id": 4161, "vendor-id": 6900}
+    old = {"address": {"type": "pci", "data": ids}, "driver-name": "net", "driver-date": "2024-03-01"}
+    new = {"id": {"type": "pci", **ids}, "driver-name": "net", "driver-date": 1_709_251_200_000_000_000}
+    told = pci_devices([old, new, {"id": "no"}, 3])
+    as_stats(told)
+    assert told["pci_devices"] == [
+        {
+            "device_id": 4161,
+            "vendor_id": 6900,
+            "driver_date": "2024-03-01",
+            "driver_name": "net",
+            "driver_version": "",
+        }
+    ]
+
+
+def test_the_agent_is_one_of_the_programs() -> None:
+    assert telling(LINUX, "7.2.0")["appsList"] == ["kernel-6.1.0-9-amd64", "qemu-guest-agent-7.2.0"]
