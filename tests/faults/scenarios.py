@@ -51,13 +51,13 @@ def _kill(worker: str, name: str, full: int, **more: float) -> Scenario:
 
 
 UNDER_LOAD: tuple[Scenario, ...] = (
-    _kill("clientif", "A1", 80, **{"accepts again": 1.0}),
-    _kill("virt", "A2", 80, **{"VMs known again": 3.0}),
-    _kill("storage", "A3", 80),
-    _kill("scheduler", "A4", 80),
-    _kill("network", "A4n", 80),
+    _kill("clientif", "A1", 70, **{"accepts again": 1.0}),
+    _kill("virt", "A2", 70, **{"VMs known again": 3.0}),
+    _kill("storage", "A3", 70),
+    _kill("scheduler", "A4", 70),
+    _kill("network", "A4n", 70),
     Scenario("A3i", "kill -9 the file access of a domain", do.kill_io_child, 3, 50, {"ready": 1.0}),
-    Scenario("A5", "kill -9 of all workers at once", together.kill_workers, 1, 100,
+    Scenario("A5", "kill -9 of all workers at once", together.kill_workers, 1, 112,
              {"seen": 1.0, "ready": 2.0, "accepts again": 3.0}, at_once=5),
     Scenario("A7", "kill -9 the master", do.kill_master, 3, 50, {"all gone": 1.0, "ready": 5.0}),
     Scenario("A8", "kill -9 a master while it forks", together.kill_master_while_it_forks, 2, 50,
@@ -65,7 +65,7 @@ UNDER_LOAD: tuple[Scenario, ...] = (
     Scenario("A16", "a worker dies whenever it is ready", partial(do.storm, worker="network"), 1, 3,
              {"processor share of the master": 0.25, "log MiB": 1.0}),
     *(Scenario(f"B1 {w}", f"SIGSTOP {w}", partial(do.freeze_worker, worker=w), 1, 8, _HANG) for w in WORKERS),
-    Scenario("B1 all", "SIGSTOP of all workers at once", together.freeze_workers, 1, 53, _HANG, at_once=5),
+    Scenario("B1 all", "SIGSTOP of all workers at once", together.freeze_workers, 1, 54, _HANG, at_once=5),
     Scenario("B2", "SIGSTOP and SIGCONT after 2 s", partial(do.pause_worker, worker="storage"), 1, 50),
     Scenario("B5s", "SIGSTOP the file access of a domain", do.freeze_io_child, 1, 10, {"ready": 5.0}),
     Scenario("B8", "SIGSTOP a guest's QEMU", do.freeze_qemu, 1, 20, {"slowest list": 1.0}),

@@ -303,7 +303,12 @@ class House:
             self._kill(process, f"hung: no heartbeat for {now - worker.beat_mono:.1f} s", now)
 
     def _kill(self, process: Process, why: str, now: float, *, stacks: bool = True) -> None:
-        """SIGABRT, so that it writes its stacks; SIGKILL after a real pause; after that it is written off."""
+        """SIGABRT, so that it writes its stacks; SIGKILL after a real pause; after that it is written off.
+
+        A process that is stopped writes nothing: no pause for that.
+        """
+        facts = kernel.process(process.pid)
+        stacks = stacks and (facts is None or facts.state not in "Tt")
         process.why_killed = why
         logger.error("%s pid=%d: %s", process.name, process.pid, why)
         abort = [(now, signal.SIGABRT.value)] if stacks else []
