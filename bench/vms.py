@@ -64,6 +64,7 @@ EXPECTED: dict[str, tuple[float, bool]] = {
     f"{_STOPPED}: others told as not responding": (0, True),
     f"{_STOPPED}: others with fresh statistics, part": (1.0, False),
     f"VM.pause {_BESIDE}, p50": (1.5, True),
+    f"VM.pause {_BESIDE}, p99": (1.5, True),
     f"VM.getStats {_BESIDE}, p50": (1.5, True),
     f"VM.getStats {_BESIDE}, p99": (1.5, True),
     f"Host.getAllVmStats {_BESIDE}, p99": (1.5, True),
