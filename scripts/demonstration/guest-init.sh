@@ -25,6 +25,15 @@ fi
 sectors=$(cat "/sys/block/${disk##*/}/size")
 echo "GUEST: found $disk, $((sectors / 2048)) MiB"
 
+# The power button: one event of 24 octets on the input device is enough. Opened before anybody outside is told that this
+# guest works: the button may be pressed at once, and what nobody has open nobody hears.
+for event in /dev/input/event*; do
+    [ -e "$event" ] || continue
+    exec 3<"$event"
+    (dd bs=24 count=1 <&3 >/dev/null 2>&1 && echo "GUEST: power button, good bye" && sync && poweroff -f) &
+    exec 3<&-
+done
+
 # 1 MiB of numbers, a line each, near the end of the disk: not where anything else could have put it.
 seq -w 1 200000 | head -c 1048576 >/tmp/written
 offset=$((sectors / 2048 - 2))
@@ -42,11 +51,6 @@ else
     echo "GUEST: FAILED: what was read is not what was written"
 fi
 
-# The power button: one event of 24 octets on the input device is enough.
-for event in /dev/input/event*; do
-    [ -e "$event" ] || continue
-    (dd if="$event" bs=24 count=1 >/dev/null 2>&1 && echo "GUEST: power button, good bye" && sync && poweroff -f) &
-done
 second=0
 while :; do
     second=$((second + 5))
