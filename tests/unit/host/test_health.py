@@ -45,3 +45,4 @@ def test_a_domain_without_a_verdict_yet_is_no_problem() -> None:
 
 def test_a_folder_that_fills_up_is_named() -> None:
     assert judge(free_mib={"/var/log": 499, "/tmp": 500}) == ["/var/log: only 499 MiB are free"]
+    assert judge(free_mib={"/run/vdsm": 397}) == []
