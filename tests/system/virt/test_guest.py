@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Linux guest with its agent, through the door of a whole house: what it tells, what it sees, and how it goes.
 
-One guest is booted for the whole file, on a volume of a file domain; the tests use it one after the other, and the
-last one shuts it down.
+One guest is booted for all tests that run in one process, on a volume of a file domain; none needs another's traces,
+and the last one shuts it down.
 """
 
 import shutil
@@ -56,6 +56,7 @@ class Life:
         xml = linuxguest.linux_xml(self.vm_id, linuxguest.build(), serial, disk=self.disk.ids(), devices=DEVICES)
         self.ask("VM.create", vmID=self.vm_id, vmParams={"vmId": self.vm_id, "xml": xml})
         eventually(lambda: "GUEST: ready" in self.guest.said, within_s=120, every_s=0.2)
+        eventually(lambda: self.guest.agent("guest-ping") == {}, within_s=30, every_s=0.2)
 
     @property
     def stats(self) -> Any:
@@ -184,6 +185,7 @@ def test_an_agent_that_is_silent_or_floods_harms_nobody(life: Life) -> None:
         life.vm("setBalloonTarget", target=str(target_kib))
         life.ask("Host.ping2")
 
+    eventually(lambda: life.stats.get("guestName"), within_s=30, every_s=0.3)
     life.guest.leave("killall -STOP qemu-ga; echo GUEST: silent >/dev/ttyS0; sleep 2; killall -CONT qemu-ga")
     eventually(lambda: "GUEST: silent" in life.guest.said)
     all_is_well(190 << 10)
