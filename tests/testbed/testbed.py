@@ -501,7 +501,9 @@ class Testbed:
         keep=False,
         start_timeout=180,
         save_to=None,
+        built=None,
     ):
+        self.built = built
         self.count, self.backend, self.disks, self.nics = hosts, backend, list(disks), nics
         self.memory = memory or 1024
         self.cpus, self.init, self.verbose, self.keep = cpus, init, verbose, keep
@@ -522,7 +524,7 @@ class Testbed:
         return folder
 
     def start(self):
-        self.built = build.build()
+        self.built = self.built or build.build()
         # Short: a unix socket's path has 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="tb-", dir=os.environ.get("TESTBED_RUN_DIR") or None))
         (self.folder / "testbed").mkdir(mode=0o777)
