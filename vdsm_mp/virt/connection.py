@@ -13,12 +13,9 @@ connection is never closed under running calls: the last reference closes it.
 """
 
 import contextlib
-import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -26,19 +23,18 @@ import libvirt
 from vdsm_mp.api.errors_virt import LibvirtUnavailable, NoSuchVm, VmNotResponding, VmOperationFailed
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
+from vdsm_mp.virt import eventloop
+from vdsm_mp.virt.opening import Attempt
+from vdsm_mp.virt.pulse import SILENT_S, Pulse
 
 logger = log.named(__name__)
 
-#: Seconds between two beats of the pulse, and without an answer until libvirtd counts as frozen.
-PULSE_S = 2.0
-SILENT_S = 7.0
 #: Where the socket cannot be found (other transports), libvirt's keep-alive must do.
 _KEEPALIVE = (2, 3)
 _OPEN_DEADLINE_S = 10.0
 _BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 #: open() against a frozen daemon never returns; so many threads may hang in it before we only wait for them.
 _MAX_HANGING_OPENS = 3
-_TICK_MS = 1000
 
 _LOST = {
     libvirt.VIR_ERR_SYSTEM_ERROR,
@@ -68,10 +64,12 @@ class Connection:
         self._keeper = threading.Thread(target=self._keep, name="libvirt-keeper", daemon=True)
         self._listening: list[int] = []
         self.reconnects = 0
+        #: Do calls hang in VMs? Set before the start by who knows.
+        self.hanging: Callable[[], bool] = lambda: False
 
     def start(self, on_connect: OnConnect, *, wait_s: float = 2.0) -> bool:
         """Begin to connect; True when stock was taken within `wait_s`. Goes on trying for ever otherwise."""
-        _start_event_loop()
+        eventloop.start()
         self._on_connect = on_connect
         self._keeper.start()
         return self._ready.wait(wait_s)
@@ -107,7 +105,7 @@ class Connection:
         self.get()
         if not self._hanging_others.acquire(blocking=False):
             raise LibvirtUnavailable("libvirtd accepts connections but does not answer")
-        attempt = _Attempt(self._uri, self._hanging_others)
+        attempt = Attempt(self._uri, self._hanging_others)
         conn, sock, why_not = attempt.wait(_OPEN_DEADLINE_S, self._stopping)
         if sock is not None:
             sock.close()
@@ -128,7 +126,7 @@ class Connection:
             conn, sock = self._open()
             if conn is not None:
                 self._lost.clear()
-                pulse = _Pulse(conn, sock)
+                pulse = Pulse(conn, sock, self.hanging)
                 if self._greet(conn, pulse):
                     attempt = 0
                     self._watch(conn, pulse)
@@ -142,7 +140,7 @@ class Connection:
                 self._stopping.wait(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
                 attempt += 1
 
-    def _watch(self, conn: Any, pulse: "_Pulse") -> None:
+    def _watch(self, conn: Any, pulse: Pulse) -> None:
         """Return when the connection is lost."""
         while not self._lost.wait(0.5):
             if not conn.isAlive():
@@ -165,13 +163,13 @@ class Connection:
         if not self._hanging.acquire(blocking=False):
             self._why_not = "libvirtd accepts connections but does not answer"
             return None, None
-        attempt = _Attempt(self._uri, self._hanging)
+        attempt = Attempt(self._uri, self._hanging)
         conn, sock, why_not = attempt.wait(_OPEN_DEADLINE_S, self._stopping)
         if conn is None:
             self._why_not = why_not
         return conn, sock
 
-    def _greet(self, conn: Any, pulse: "_Pulse") -> bool:
+    def _greet(self, conn: Any, pulse: Pulse) -> bool:
         try:
             with _unsupported_is_fine():
                 conn.registerCloseCallback(self._closed, None)
@@ -193,122 +191,6 @@ class Connection:
         reasons = ("error", "end of file", "no answer to keep-alive", "closed by us")
         self._why_not = f"connection closed: {reasons[reason] if reason < len(reasons) else reason}"
         self._lost.set()
-
-
-class _Attempt:
-    """One open() in a thread of its own. Whoever comes second, result or deadline, cleans up."""
-
-    def __init__(self, uri: str, slot: threading.Semaphore) -> None:
-        self._uri = uri
-        self._slot = slot
-        self._lock = threading.Lock()
-        self._abandoned = False
-        self._done = threading.Event()
-        self._conn: Any = None
-        self._sock: socket.socket | None = None
-        self._why_not = ""
-        threading.Thread(target=self._run, name="libvirt-open", daemon=True).start()
-
-    def wait(self, deadline_s: float, stopping: threading.Event) -> tuple[Any, socket.socket | None, str]:
-        """(virConnect, a duplicate of its socket if it has one, why not)."""
-        until = time.monotonic() + deadline_s
-        while not self._done.wait(0.1) and time.monotonic() < until and not stopping.is_set():
-            pass
-        with self._lock:
-            if not self._done.is_set():
-                self._abandoned = True
-                return None, None, f"no answer to open within {deadline_s:g} s"
-        return self._conn, self._sock, self._why_not
-
-    def _run(self) -> None:
-        conn = sock = None
-        before = _sockets()
-        try:
-            conn = libvirt.open(self._uri)
-            sock = _new_socket(before)
-        except libvirt.libvirtError as error:
-            self._why_not = error.get_error_message() or str(error)
-        finally:
-            self._slot.release()
-        with self._lock:
-            self._conn, self._sock = conn, sock
-            self._done.set()
-            if not self._abandoned:
-                return
-        if sock is not None:
-            sock.close()
-        if conn is not None:
-            conn.close()
-
-
-class _Pulse:
-    """Asks libvirtd for its version, again and again; libvirtd answers that even when all guests hang."""
-
-    def __init__(self, conn: Any, sock: socket.socket | None) -> None:
-        self._conn = conn
-        self._answered_mono = time.monotonic()
-        self._socket = sock
-        self._stop = threading.Event()
-
-    def start(self) -> bool:
-        """False when there is no socket that could be shut down."""
-        if self._socket is None:
-            return False
-        threading.Thread(target=self._beat, name="libvirt-pulse", daemon=True).start()
-        return True
-
-    def stop(self) -> None:
-        """No more beats; the thread lets go of the connection when the one under way has ended."""
-        self._stop.set()
-
-    def silent_s(self) -> float:
-        return 0.0 if self._socket is None else time.monotonic() - self._answered_mono
-
-    def sever(self) -> bool:
-        """Shut the socket down: every call that waits for libvirtd fails now. False when it is gone already."""
-        try:
-            if self._socket is not None:
-                self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return True  # libvirt closed it; the callback is under way
-        return self._socket is not None
-
-    def _beat(self) -> None:
-        conn, self._conn = self._conn, None
-        while conn is not None:
-            try:
-                conn.getLibVersion()
-            except libvirt.libvirtError:
-                break
-            self._answered_mono = time.monotonic()
-            if self._stop.wait(PULSE_S) or not conn.isAlive():
-                break
-        if self._socket is not None:
-            self._socket.close()
-
-
-def _sockets() -> dict[int, int]:
-    """{inode: descriptor} of our connections to libvirt daemons."""
-    found: dict[int, int] = {}
-    for number in map(int, os.listdir("/proc/self/fd")):
-        try:
-            if not Path(f"/proc/self/fd/{number}").readlink().name.startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(number)) as peer:
-                name = peer.getpeername() if peer.family == socket.AF_UNIX else b""
-                inode = os.fstat(number).st_ino
-        except OSError:
-            continue  # closed meanwhile, or not connected
-        path = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
-        if path.endswith(("/libvirt-sock", "/virtqemud-sock")):
-            found[inode] = number
-    return found
-
-
-def _new_socket(before: dict[int, int]) -> socket.socket | None:
-    """A duplicate of the socket that was opened since. libvirt has no call that tells its descriptor."""
-    new = [number for inode, number in _sockets().items() if inode not in before]
-    return socket.socket(fileno=os.dup(max(new))) if new else None
 
 
 def translate(
@@ -357,37 +239,3 @@ def _forget(conn: Any, numbers: list[int]) -> None:
 
 def _nothing(conn: Any) -> None:
     return
-
-
-_loop_lock = threading.Lock()
-_loop: threading.Thread | None = None
-
-
-def _start_event_loop() -> None:
-    """Register libvirt's own event loop, once a process and before the first open, and run it in a thread."""
-    global _loop
-    with _loop_lock:
-        if _loop is None:
-            libvirt.registerErrorHandler(_quiet, None)
-            libvirt.virEventRegisterDefaultImpl()
-            # A timer that does nothing: without it a pass of the loop may sleep through what was added meanwhile.
-            libvirt.virEventAddTimeout(_TICK_MS, _tick, None)
-            _loop = threading.Thread(target=_run_events, name="libvirt-events", daemon=True)
-            _loop.start()
-
-
-def _run_events() -> None:
-    while True:
-        try:
-            libvirt.virEventRunDefaultImpl()
-        except libvirt.libvirtError:
-            logger.exception("libvirt's event loop failed one pass")
-            time.sleep(0.1)
-
-
-def _tick(timer: int, opaque: object) -> None:
-    return
-
-
-def _quiet(context: object, error: object) -> None:
-    """libvirt prints errors to stderr unless told otherwise; we raise and log them ourselves."""

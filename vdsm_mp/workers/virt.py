@@ -175,6 +175,7 @@ def build(config: Config, ports: Ports) -> Room:
     vms.describe = numbers.running
     vms.perform = ender.perform
     vms.hangs = sampler.hangs
+    connection.hanging = lambda: sampler.hanging > 0
 
     def storage_changed(worker: str, up: bool) -> None:
         if worker == "storage" and up:
