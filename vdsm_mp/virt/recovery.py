@@ -22,6 +22,7 @@ from vdsm_mp.virt import domxml_parse, machine, moving
 from vdsm_mp.virt.callbacks import Callbacks
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.drives import Drives
+from vdsm_mp.virt.found import INACTIVE, life_of, may_be_starting, unknown_error
 from vdsm_mp.virt.keeping import Keeper, with_devices
 from vdsm_mp.virt.machine import Do, Exit, ExitReason, Life, VmStatus
 from vdsm_mp.virt.metadata import Metadata
@@ -36,17 +37,6 @@ _CLAIM_AGAIN_S = 5.0
 #: A start that we asked for before we died may reach QEMU so much later.
 _START_MAY_COME_S = 5.0
 _LOOK_AGAIN_S = 0.25
-
-_SHUTOFF = {
-    libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: ExitReason.USER_SHUTDOWN,
-    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: ExitReason.ADMIN_SHUTDOWN,
-    libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: ExitReason.MIGRATED,
-    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: ExitReason.SAVED,
-    libvirt.VIR_DOMAIN_SHUTOFF_FAILED: ExitReason.START_FAILED,
-    libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: ExitReason.LOST_QEMU,
-    libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: ExitReason.LOST_QEMU,
-}
-_INACTIVE = {libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED}
 
 
 class Recovery:
@@ -161,18 +151,18 @@ class Recovery:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return  # it went while we looked; the missing are handled by the caller
             raise
-        active = state not in _INACTIVE
+        active = state not in INACTIVE
         external = not domxml_parse.is_ours(domain)
         if domxml_parse.is_helper(domain) or (external and not active):
             return
         metadata = Metadata.of_domain(domain) or Metadata()
-        found = _life(state, reason, metadata)
+        found = life_of(state, reason, metadata)
         if self._vms.get(vm_id) is not None:
             if active:
                 self._vms.change(vm_id, lambda record: with_devices(_as_written(record, known, metadata), domain))
             self._vms.move(vm_id, lambda life: machine.on_recovered(life, found))
             return
-        if _may_be_starting(state, reason, metadata):
+        if may_be_starting(state, reason, metadata):
             found = Life(status=VmStatus.WAIT_FOR_LAUNCH)
         record = _record(vm_id, domain, metadata, found, external=external)
         try:
@@ -185,7 +175,7 @@ class Recovery:
             self._in_background(f"start of vm={vm_id}", lambda: self._await_start(vm_id, until))
         elif found.status is VmStatus.DOWN and metadata.get("exitCode") is None:
             self._vms.perform(record, Do.RELEASE)  # it ended while nobody looked
-        elif _unknown_error(state, reason):
+        elif unknown_error(state, reason):
             self._vms.perform(record, Do.READ_PAUSE_CODE)
 
     def _await_start(self, vm_id: str, until: float) -> None:
@@ -209,7 +199,7 @@ class Recovery:
             domain = xml.parse(dom.XMLDesc(0))
         if state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_STARTING_UP:
             return True
-        if state in _INACTIVE:
+        if state in INACTIVE:
             if clock.mono_s() < until:
                 return True
             end = Exit.because(ExitReason.GENERIC_ERROR)
@@ -262,45 +252,3 @@ def _record(vm_id: str, domain: Any, metadata: Metadata, life: Life, *, external
         time_offset=offset if offset.lstrip("-").isdigit() else "0",
     )
     return with_devices(record, domain)
-
-
-def _life(state: int, reason: int, metadata: Metadata) -> Life:
-    """libvirt's state -> ours."""
-    if state in _INACTIVE:
-        return Life(status=VmStatus.DOWN, exit=_exit(state, reason, metadata))
-    if state == libvirt.VIR_DOMAIN_PAUSED:
-        if reason == libvirt.VIR_DOMAIN_PAUSED_POSTCOPY:
-            return Life(status=VmStatus.MIGRATION_SOURCE, postcopy=True, pause_code="POSTCOPY")
-        if reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION:
-            return Life(status=VmStatus.MIGRATION_DESTINATION)
-        if reason == libvirt.VIR_DOMAIN_PAUSED_SAVE:
-            return Life(status=VmStatus.SAVING)
-        failed = reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
-        paused = metadata.number("pauseTime")
-        return Life(status=VmStatus.PAUSED, pause_code="EOTHER" if failed else "NOERR", paused_mono=paused)
-    if state == libvirt.VIR_DOMAIN_RUNNING and reason == libvirt.VIR_DOMAIN_RUNNING_POSTCOPY:
-        return Life(status=VmStatus.MIGRATION_DESTINATION, cpus_run=True)
-    return Life(status=VmStatus.UP, cpus_run=True)
-
-
-def _exit(state: int, reason: int, metadata: Metadata) -> Exit:
-    """How it ended: as we wrote it down, else as libvirt remembers."""
-    code, number = metadata.get("exitCode"), metadata.get("exitReason")
-    if isinstance(code, int) and isinstance(number, int) and number in list(ExitReason):
-        recorded = ExitReason(number)
-        return Exit(code, recorded, str(metadata.get("exitMessage") or recorded.message))
-    if state == libvirt.VIR_DOMAIN_SHUTOFF:
-        return Exit.because(_SHUTOFF.get(reason, ExitReason.GENERIC_ERROR))
-    return Exit.because(ExitReason.GENERIC_ERROR)
-
-
-def _may_be_starting(state: int, reason: int, metadata: Metadata) -> bool:
-    """Defined for its start and never seen to run or to end: libvirt may have the call, though the caller is dead."""
-    if state == libvirt.VIR_DOMAIN_PAUSED:
-        return bool(reason == libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
-    fresh = state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN
-    return fresh and metadata.get("startTime") is not None and metadata.get("exitCode") is None
-
-
-def _unknown_error(state: int, reason: int) -> bool:
-    return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What libvirt says of a domain that we find, in our words. Pure: no call, no clock."""
+
+import libvirt
+
+from vdsm_mp.virt.machine import Exit, ExitReason, Life, VmStatus
+from vdsm_mp.virt.metadata import Metadata
+
+_SHUTOFF = {
+    libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: ExitReason.USER_SHUTDOWN,
+    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: ExitReason.ADMIN_SHUTDOWN,
+    libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: ExitReason.MIGRATED,
+    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: ExitReason.SAVED,
+    libvirt.VIR_DOMAIN_SHUTOFF_FAILED: ExitReason.START_FAILED,
+    libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: ExitReason.LOST_QEMU,
+    libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: ExitReason.LOST_QEMU,
+}
+INACTIVE = {libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED}
+
+
+def life_of(state: int, reason: int, metadata: Metadata) -> Life:
+    """libvirt's state -> ours."""
+    if state in INACTIVE:
+        return Life(status=VmStatus.DOWN, exit=_exit(state, reason, metadata))
+    if state == libvirt.VIR_DOMAIN_PAUSED:
+        if reason == libvirt.VIR_DOMAIN_PAUSED_POSTCOPY:
+            return Life(status=VmStatus.MIGRATION_SOURCE, postcopy=True, pause_code="POSTCOPY")
+        if reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION:
+            return Life(status=VmStatus.MIGRATION_DESTINATION)
+        if reason == libvirt.VIR_DOMAIN_PAUSED_SAVE:
+            return Life(status=VmStatus.SAVING)
+        failed = reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
+        paused = metadata.number("pauseTime")
+        return Life(status=VmStatus.PAUSED, pause_code="EOTHER" if failed else "NOERR", paused_mono=paused)
+    if state == libvirt.VIR_DOMAIN_RUNNING and reason == libvirt.VIR_DOMAIN_RUNNING_POSTCOPY:
+        return Life(status=VmStatus.MIGRATION_DESTINATION, cpus_run=True)
+    return Life(status=VmStatus.UP, cpus_run=True)
+
+
+def _exit(state: int, reason: int, metadata: Metadata) -> Exit:
+    """How it ended: as we wrote it down, else as libvirt remembers."""
+    code, number = metadata.get("exitCode"), metadata.get("exitReason")
+    if isinstance(code, int) and isinstance(number, int) and number in list(ExitReason):
+        recorded = ExitReason(number)
+        return Exit(code, recorded, str(metadata.get("exitMessage") or recorded.message))
+    if state == libvirt.VIR_DOMAIN_SHUTOFF:
+        return Exit.because(_SHUTOFF.get(reason, ExitReason.GENERIC_ERROR))
+    return Exit.because(ExitReason.GENERIC_ERROR)
+
+
+def may_be_starting(state: int, reason: int, metadata: Metadata) -> bool:
+    """Defined for its start and never seen to run or to end: libvirt may have the call, though the caller is dead."""
+    if state == libvirt.VIR_DOMAIN_PAUSED:
+        return bool(reason == libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
+    fresh = state == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN
+    return fresh and metadata.get("startTime") is not None and metadata.get("exitCode") is None
+
+
+def unknown_error(state: int, reason: int) -> bool:
+    return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR)
