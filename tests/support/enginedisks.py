@@ -116,7 +116,7 @@ class DiskLife:
             job = self.ask("Host.getJobs", job_ids=[job_id]).get(job_id)
             return [job] if job is None or job["status"] in _JOB_OVER else None
 
-        return sequences.wait_for(f"job {job_id}", over, within_s=60, every_s=0.1)[0]
+        return sequences.wait_for(f"job {job_id}", over, within_s=120, every_s=0.1)[0]
 
     def merge(self, base: str, top: str) -> None:
         """The content of `top` goes into `base`, and `top` leaves the chain."""
@@ -139,7 +139,7 @@ class DiskLife:
             stats = sequences.vm_stats(self.ask, self.vm.vm_id)
             return stats.get("vmJobs") == {}
 
-        sequences.wait_for("merges to end", over, within_s=60, every_s=0.1)
+        sequences.wait_for("merges to end", over, within_s=120, every_s=0.1)
 
     def delete_volume(self, volume_id: str) -> None:
         """What is left after a merge, by a task of the SPM."""

@@ -81,7 +81,7 @@ class Life:
         self.attempt("Image.delete", lambda: sequences.delete_disk(ask, disk), lambda: not there())
 
 
-@pytest.mark.timeout(3600 if FULL else 240)
+@pytest.mark.timeout(3600 if FULL else 400)
 def test_whatever_dies_while_a_disk_is_worked_on_nothing_is_lost_or_left_over() -> None:
     rng = random.Random(seed := random.SystemRandom().randrange(1 << 32))
     print(f"seed {seed}")
