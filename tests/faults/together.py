@@ -45,7 +45,7 @@ def _all_at_once(world: World, number: signal.Signals) -> dict[str, Fault]:
             os.kill(pid, number)
         world.watch_restarts(faults, pids)
         first = faults["clientif"]
-        first.numbers["accepts again"] = world.until_answers(first)
+        world.until_answers(first)
     if world.house.status()["pid"] != master:
         first.broken.append("the master ended with its workers")
     return faults
