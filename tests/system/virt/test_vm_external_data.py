@@ -83,17 +83,25 @@ def test_the_state_of_a_tpm_goes_with_its_vm_to_another_start(
         room.create(vm_xml(vm_id, devices=TPM), vm_id)
         eventually(lambda: room.status(vm_id) != "WaitForLaunch", within_s=30)
         assert room.status(vm_id) in ("Up", "Powering up"), room.stats(vm_id)
-        kept = room.call("VM.getExternalData", vmID=vm_id, kind="tpm", forceUpdate=True)
+
+        def read() -> dict[str, str] | None:
+            """The TPM writes its state while it starts: until two looks agree."""
+            found: dict[str, str] = room.call("VM.getExternalData", vmID=vm_id, kind="tpm", forceUpdate=True)
+            room.state(ExternalData).beat()
+            return found if room.stats(vm_id)["tpmHash"] == found["hash"] else None
+
+        kept = eventually(read, within_s=20, every_s=0.2)
+        assert kept is not None
         content = state.read_bytes()
-        room.state(ExternalData).beat()
-        assert room.stats(vm_id)["tpmHash"] == kept["hash"]
         room.call("VM.destroy", vmID=vm_id, gracefulAttempts=0)
         assert not state.exists()
 
         room.create(vm_xml(vm_id, devices=TPM), vm_id, _X_tpmdata=kept["data"])
         eventually(lambda: room.status(vm_id) != "WaitForLaunch", within_s=30)
         assert room.status(vm_id) in ("Up", "Powering up"), room.stats(vm_id)
-        # A TPM without this state would have been made anew, with other seeds.
-        assert state.read_bytes() == content
+        # A TPM without this state would have been made anew, with other seeds; this one counts its starts.
+        again = state.read_bytes()
+        assert len(again) == len(content)
+        assert sum(a != b for a, b in zip(again, content, strict=True)) < 32
         room.call("VM.destroy", vmID=vm_id)
         assert room.background.failures == []
