@@ -103,10 +103,7 @@ class Connection:
         Raises: LibvirtUnavailable, after some seconds when libvirtd does not answer.
         """
         self.get()
-        if not self._hanging_others.acquire(blocking=False):
-            raise LibvirtUnavailable("libvirtd accepts connections but does not answer")
-        attempt = Attempt(self._uri, self._hanging_others)
-        conn, sock, why_not = attempt.wait(_OPEN_DEADLINE_S, self._stopping)
+        conn, sock, why_not = self._attempt(self._hanging_others)
         if sock is not None:
             sock.close()
         if conn is None:
@@ -159,15 +156,16 @@ class Connection:
         farewell.join(1)
 
     def _open(self) -> tuple[Any, socket.socket | None]:
-        """Open in a thread that can be left behind; the connection is None when that failed or took too long."""
-        if not self._hanging.acquire(blocking=False):
-            self._why_not = "libvirtd accepts connections but does not answer"
-            return None, None
-        attempt = Attempt(self._uri, self._hanging)
-        conn, sock, why_not = attempt.wait(_OPEN_DEADLINE_S, self._stopping)
+        conn, sock, why_not = self._attempt(self._hanging)
         if conn is None:
             self._why_not = why_not
         return conn, sock
+
+    def _attempt(self, slots: threading.Semaphore) -> tuple[Any, socket.socket | None, str]:
+        """Open in a thread that can be left behind; the connection is None when that failed or took too long."""
+        if not slots.acquire(blocking=False):
+            return None, None, "libvirtd accepts connections but does not answer"
+        return Attempt(self._uri, slots).wait(_OPEN_DEADLINE_S, self._stopping)
 
     def _greet(self, conn: Any, pulse: Pulse) -> bool:
         try:

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all device verbs share: the live element of a device, and its update."""
 
-import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import libvirt
 
-from vdsm_mp.api.errors_virt import LibvirtUnavailable
-from vdsm_mp.common import clock, xml
+from vdsm_mp.common import xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.agent import Turns
 from vdsm_mp.virt.connection import Connection, translated
@@ -19,12 +17,6 @@ from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
-
-T = TypeVar("T")
-
-#: How long work that is half done waits for libvirtd to come back. After that the next life, or stock, finishes it.
-PATIENCE_S = 20.0
-_TICK_S = 0.2
 
 #: Statistics that change with the devices; the engine reads the XML again when `hash` does.
 TELL = ("hash", "displayInfo")
@@ -60,18 +52,6 @@ class Devices:
     def changed(self, vm_id: str) -> VmRecord | None:
         """Read the devices again and tell the engine."""
         return self.keeper.refresh(vm_id, tell=TELL)
-
-
-def patiently(work: Callable[[], T], within_s: float = PATIENCE_S) -> T:
-    """Its answer, as soon as libvirt is there again. Raises: LibvirtUnavailable after that time; what work raises."""
-    until, pause = clock.mono_s() + within_s, threading.Event()
-    while True:
-        try:
-            return work()
-        except LibvirtUnavailable:
-            if clock.mono_s() > until:
-                raise
-        pause.wait(_TICK_S)
 
 
 def find(domain: ET.Element, tag: str, fits: Callable[[ET.Element], bool]) -> ET.Element | None:

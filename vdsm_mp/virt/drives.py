@@ -10,10 +10,11 @@ from vdsm_mp.api.errors import PeerRestarted, StillStarting
 from vdsm_mp.api.internal import PreparedDrive, PrepareDrive, TeardownDrive
 from vdsm_mp.api.lease import GetLeaseInfo, LeaseInfo, LeaseName
 from vdsm_mp.api.ports import Background, Caller
-from vdsm_mp.common import clock, log
+from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error, Unavailable
 from vdsm_mp.virt import domxml_parse
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.patience import patiently
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 
 logger = log.named(__name__)
@@ -21,7 +22,6 @@ logger = log.named(__name__)
 _PREPARE_S = 120.0
 #: So long a storage worker may take to be back, its longest usual back-off included.
 _COMES_BACK_S = 40.0
-_TICK_S = 0.2
 _TEARDOWN_S = 60.0
 _LEASE_S = 60.0
 _AGAIN_S = 5.0
@@ -37,7 +37,6 @@ class Drives:
         #: Images that storage could not take back yet.
         self._owed: dict[str, VolumeIds] = {}
         self._paying = False
-        self._pause = threading.Event()
         self._lock = threading.Lock()
 
     def prepare(self, ids: VolumeIds) -> PreparedDrive:
@@ -45,14 +44,12 @@ class Drives:
 
         Raises: what storage raised, DeadlineExceeded, PeerRestarted and StillStarting when it does not come back.
         """
-        until = clock.mono_s() + _COMES_BACK_S
-        while True:
-            try:
-                return self._prepare(ids)
-            except (PeerRestarted, StillStarting):
-                if clock.mono_s() > until or self._background.draining:
-                    raise
-            self._pause.wait(_TICK_S)
+        return patiently(
+            lambda: self._prepare(ids),
+            _COMES_BACK_S,
+            away=(PeerRestarted, StillStarting),
+            hurry=lambda: self._background.draining,
+        )
 
     def _prepare(self, ids: VolumeIds) -> PreparedDrive:
         with self._lock:

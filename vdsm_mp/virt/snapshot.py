@@ -24,8 +24,9 @@ from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.virt import guestfs, memorysnapshot
 from vdsm_mp.virt.chain import follow, running_chain
 from vdsm_mp.virt.connection import translated
-from vdsm_mp.virt.devices import Devices, patiently, target_of
+from vdsm_mp.virt.devices import Devices, target_of
 from vdsm_mp.virt.memorysnapshot import Memory
+from vdsm_mp.virt.patience import patiently
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 
 logger = log.named(__name__)
