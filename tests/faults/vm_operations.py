@@ -9,6 +9,7 @@ from typing import Any
 from demonstration import sequences
 from tests.faults.vm_deaths import Guest, VmWorld
 from tests.support.eventually import eventually
+from vdsm_mp.virt.metadata import Metadata
 
 
 class Operation:
@@ -193,6 +194,40 @@ class FinishReplication(Replicate):
         return world.chain(guest)[0] == target
 
 
+class Plug(Operation):
+    """One more disk, which is there with its volume's name, or not at all."""
+
+    def prepare(self, world: VmWorld, guest: Guest) -> None:
+        guest.more["disk"] = world.volume()
+
+    def begin(self, world: VmWorld, guest: Guest) -> None:
+        world.ask("VM.hotplugDisk", vmID=guest.vm_id, params={"vmId": guest.vm_id, "xml": self._xml(world, guest)})
+
+    def settle(self, world: VmWorld, guest: Guest) -> None:
+        if not world.patiently(lambda: self._has_it(world, guest)):
+            world.patiently(lambda: self.begin(world, guest))
+        assert self._has_it(world, guest)
+        noted = (Metadata.of_domain(world.domain(guest)) or Metadata()).device(devtype="disk", name="vdb")
+        assert (noted["imageID"], noted["volumeID"]) == guest.more["disk"], noted
+
+    def _has_it(self, world: VmWorld, guest: Guest) -> bool:
+        names = [target.get("dev") for target in world.domain(guest).iterfind("devices/disk/target")]
+        return "vdb" in names
+
+    def _xml(self, world: VmWorld, guest: Guest) -> str:
+        image_id, volume_id = guest.more["disk"]
+        ids = {
+            "poolID": world.storage.pool_id, "domainID": guest.sd_id, "imageID": image_id, "volumeID": volume_id,
+        }  # fmt: skip
+        told = "".join(f"<ovirt-vm:{name}>{value}</ovirt-vm:{name}>" for name, value in ids.items())
+        return (
+            '<hotplug xmlns:ovirt-vm="http://ovirt.org/vm/1.0"><devices><disk type="file" device="disk" snapshot="no">'
+            '<target dev="vdb" bus="virtio"/><source file="/predicted"/><driver name="qemu" type="raw"/>'
+            f'<alias name="ua-{image_id}"/></disk></devices><metadata><ovirt-vm:vm>'
+            f'<ovirt-vm:device devtype="disk" name="vdb">{told}</ovirt-vm:device></ovirt-vm:vm></metadata></hotplug>'
+        )
+
+
 class Backup(Operation):
     """A full one. It is ended and begun anew when nobody knows whether it began."""
 
@@ -268,6 +303,7 @@ OPERATIONS: dict[str, Operation] = {
     "merge": Merge(),
     "replicate": Replicate(),
     "finish replication": FinishReplication(),
+    "plug": Plug(),
     "full backup": Backup(),
     "incremental backup": IncrementalBackup(),
     "end backup": EndBackup(),

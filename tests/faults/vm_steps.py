@@ -81,6 +81,11 @@ STEPS: dict[str, tuple[Step, ...]] = {
         Step("setMetadata", 2),
         Step("TeardownDrive"),
     ),
+    "plug": (
+        Step("PrepareDrive"),
+        Step("setMetadata"),
+        Step("attachDeviceFlags", moments=_ALL),
+    ),
     "full backup": (Step("backupBegin", moments=_ALL),),
     "incremental backup": (Step("backupBegin", moments=_ALL),),
     "end backup": (Step("abortJob", moments=_ALL),),

@@ -13,13 +13,14 @@ from typing import Any
 
 import libvirt
 
-from vdsm_mp.api.errors_virt import MissingVmParameter
+from vdsm_mp.api.errors_virt import LibvirtUnavailable, MissingVmParameter
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devicehooks import DeviceHooks, custom_of
 from vdsm_mp.virt.devices import Devices, alias_of
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.patience import patiently
 from vdsm_mp.virt.records import VmRecord
 
 logger = log.named(__name__)
@@ -64,8 +65,15 @@ class Plugger:
         """data: its metadata. Raises: what `failed` makes; then nothing was attached."""
         with self._between_hooks("hotplug", vm_id, device, failed, data) as wanted:
             dom = self.devices.connection.domain(vm_id)
-            with translated(vm_id, failed):
-                dom.attachDeviceFlags(xml.dump(wanted), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            try:
+                with translated(vm_id, failed):
+                    dom.attachDeviceFlags(xml.dump(wanted), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            except LibvirtUnavailable as error:
+                # An answer that was lost with libvirtd says nothing: the live devices do.
+                alias = alias_of(wanted)
+                if not alias or not patiently(lambda: self._still_there(vm_id, wanted.tag, alias)):
+                    raise
+                logger.warning("vm=%s %s is plugged, though libvirt said: %s", vm_id, alias, error)
 
     def detach(
         self, vm_id: str, device: ET.Element, failed: Callable[[str], Error], data: Mapping[str, Any] | None = None
@@ -113,7 +121,7 @@ class Plugger:
     def remembered(self, vm_id: str, identity: dict[str, str], data: dict[str, Any]) -> Iterator[None]:
         """Its metadata are there before the device is: one that comes while we die still has them.
 
-        What did not come is forgotten; where that fails too, libvirt is away, and tells later what there is.
+        What did not come is forgotten; where that cannot be written, it stays until the next plug in this place.
         """
         self.devices.keeper.remember_device(vm_id, identity, data)
         try:

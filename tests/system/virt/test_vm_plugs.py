@@ -7,7 +7,9 @@ and by a device whose bus asks nobody (SCSI).
 
 import base64
 from pathlib import Path
+from typing import Any
 
+import libvirt
 import pytest
 
 from tests.support import decode
@@ -24,6 +26,7 @@ from vdsm_mp.api.errors_virt import (
     HotplugDiskFailed,
     HotplugNicFailed,
     HotunplugNicFailed,
+    LibvirtUnavailable,
     SetNumberOfCpusFailed,
 )
 from vdsm_mp.virt.plug import Plugger
@@ -67,6 +70,30 @@ def test_a_disk_comes_and_goes(room: VirtRoom, new_guest: NewGuest, folder: Path
     assert ids["volumeID"] not in room.call("Host.dumpxmls", vmList=[guest.vm_id])[guest.vm_id]
     with pytest.raises(DiskNotFound):
         room.call("VM.hotunplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(ids)})
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["after it was done", "before it was done"])
+def test_an_answer_that_is_lost_with_libvirtd_says_nothing_the_live_devices_do(
+    room: VirtRoom, new_guest: NewGuest, folder: Path, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    guest = new_guest(room, devices=SCSI)
+    ids = image(room, folder)
+    attach = libvirt.virDomain.attachDeviceFlags
+
+    def lost(dom: Any, *words: Any) -> None:
+        if done:
+            attach(dom, *words)
+        raise LibvirtUnavailable("the connection is lost")
+
+    monkeypatch.setattr(libvirt.virDomain, "attachDeviceFlags", lost)
+    if done:
+        room.call("VM.hotplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(ids)})
+    else:
+        with pytest.raises(LibvirtUnavailable):
+            room.call("VM.hotplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(ids)})
+    dumped = room.call("Host.dumpxmls", vmList=[guest.vm_id])[guest.vm_id]
+    assert dumped.count(ids["volumeID"]) == (2 if done else 0)  # as a path, and in the metadata
+    assert (ids["imageID"] in room.storage.released) is not done
 
 
 def test_a_disk_that_cannot_be_plugged_leaves_nothing_prepared(
