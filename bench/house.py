@@ -67,8 +67,8 @@ def _measure(repeats: int, libvirt_uri: str) -> Found:
             house.wait_ready()
             time.sleep(SETTLE_S)
             pids = house.all_pids()
-            found.idle_pss_mib.append(sum(_smaps_kib(pid, "Pss:") for pid in pids) / 1024)
-            found.idle_anon_mib.append(sum(_smaps_kib(pid, "Pss_Anon:") for pid in pids) / 1024)
+            found.idle_pss_mib.append(sum(smaps_kib(pid, "Pss:") for pid in pids) / 1024)
+            found.idle_anon_mib.append(sum(smaps_kib(pid, "Pss_Anon:") for pid in pids) / 1024)
             for row in WORKERS:
                 found.ready_again_s.setdefault(row.name, []).append(_kill(house, row.name))
             found.stop_s.append(_took(house.terminate))
@@ -113,7 +113,8 @@ def _kill(house: RunningHouse, worker: str) -> float:
     return time.monotonic() - began
 
 
-def _smaps_kib(pid: int, what: str) -> int:
+def smaps_kib(pid: int, what: str) -> int:
+    """what: "Pss:", "Pss_Anon:", …"""
     with open(f"/proc/{pid}/smaps_rollup") as rollup:
         return next(int(line.split()[1]) for line in rollup if line.startswith(what))
 

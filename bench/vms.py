@@ -26,6 +26,7 @@ import libvirt
 
 from bench import vms_bare
 from bench.guests import Guests, cpu_s, percentile, running
+from bench.house import smaps_kib
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse, forget_program
 from tests.support.libvirtd import PrivateLibvirtd
@@ -142,11 +143,7 @@ def _watching(house: RunningHouse) -> Found:
 
 
 def pss_mib(pids: list[int]) -> float:
-    kib = 0
-    for pid in pids:
-        with open(f"/proc/{pid}/smaps_rollup") as rollup:
-            kib += next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
-    return kib / 1024
+    return sum(smaps_kib(pid, "Pss:") for pid in pids) / 1024
 
 
 def _calls(house: RunningHouse) -> Found:

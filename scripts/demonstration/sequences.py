@@ -16,6 +16,8 @@ LOCALFS, POSIXFS = 4, 6
 COW, RAW = 4, 5
 SPARSE, PREALLOCATED = 2, 1
 GIB = 1 << 30
+#: What a host answers that has not joined the pool.
+NOT_CONNECTED = 309
 
 
 class Refused(Exception):
@@ -206,6 +208,21 @@ def start_spm(ask: Ask, storage: Storage, *, within_s: float = 120) -> None:
         raise Refused("StoragePool.spmStart", -1, f"the task ended well, but the status is {after}")
 
 
+def take_role(ask: Ask, master: Storage, *others: Storage) -> None:
+    """What an engine does with a host that came back: connect what it has forgotten, start the SPM where it ended."""
+    try:
+        status = ask("StoragePool.getSpmStatus", storagepoolID=master.pool_id)
+    except Refused as refused:
+        if refused.code != NOT_CONNECTED:
+            raise
+        for storage in (master, *others):
+            connect_server(ask, storage)
+        connect_pool(ask, master, {other.sd_id: "active" for other in others})
+        status = ask("StoragePool.getSpmStatus", storagepoolID=master.pool_id)
+    if status["spmStatus"] != "SPM":
+        start_spm(ask, master)
+
+
 def stop_spm(ask: Ask, storage: Storage) -> None:
     """Give the role up; refused while tasks are not cleared."""
     left = ask("Host.getAllTasksStatuses")
@@ -268,6 +285,14 @@ def delete_disk(ask: Ask, disk: Disk, *, within_s: float = 60) -> None:
     params = {k: v for k, v in disk.params().items() if k != "volumeID"}
     task = ask("Image.delete", **params, postZero=False, force=False, discard=False)
     finish_task(ask, task, within_s=within_s)
+
+
+def add_domain(ask: Ask, storage: Storage, name: str) -> None:
+    """One more active domain in the pool that `storage` names; this host is its SPM."""
+    connect_server(ask, storage)
+    create_domain(ask, storage, name)
+    ask("StorageDomain.attach", storagedomainID=storage.sd_id, storagepoolID=storage.pool_id)
+    activate_domain(ask, storage)
 
 
 def from_nothing(ask: Ask, storage: Storage, name: str, *, within_s: float = 120) -> None:

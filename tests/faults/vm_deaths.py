@@ -72,11 +72,7 @@ class VmWorld:
         self.storage = sequences.Storage(str(self._folder("one")))
         self.other = sequences.Storage(str(self._folder("two")), pool_id=self.storage.pool_id)
         sequences.from_nothing(self.ask, self.storage, "one")
-        sequences.connect_server(self.ask, self.other)
-        sequences.create_domain(self.ask, self.other, "two")
-        both = {"storagedomainID": self.other.sd_id, "storagepoolID": self.storage.pool_id}
-        self.ask("StorageDomain.attach", **both)
-        self.ask("StorageDomain.activate", **both)
+        sequences.add_domain(self.ask, self.other, "two")
 
     @classmethod
     @contextlib.contextmanager
@@ -148,22 +144,7 @@ class VmWorld:
 
     def take_role(self) -> None:
         """What an engine does when storage is back."""
-
-        def connected() -> bool:
-            try:
-                self.ask("StoragePool.getSpmStatus", storagepoolID=self.storage.pool_id)
-            except sequences.Refused as error:
-                if error.code != 309:
-                    raise
-                sequences.connect_server(self.ask, self.storage)
-                sequences.connect_server(self.ask, self.other)
-                sequences.connect_pool(self.ask, self.storage, {self.other.sd_id: "active"})
-            return True
-
-        self.patiently(connected)
-        status = self.ask("StoragePool.getSpmStatus", storagepoolID=self.storage.pool_id)
-        if status["spmStatus"] != "SPM":
-            self.patiently(lambda: sequences.start_spm(self.ask, self.storage))
+        self.patiently(lambda: sequences.take_role(self.ask, self.storage, self.other))
 
     # -- guests
 

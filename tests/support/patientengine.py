@@ -21,7 +21,6 @@ from vdsm_mp.common.errors import Error
 
 #: How long after the beginning of an operation the death comes, at most.
 _SOON_S = (0.005, 0.03, 0.1, 0.3, 0.6)
-_NOT_CONNECTED = 309
 
 
 class Lost(Exception):
@@ -81,7 +80,7 @@ class PatientEngine:
 
     def _taken_up(self) -> bool:
         try:
-            self._connect()
+            sequences.take_role(self.ask, *self.storages)
             sequences.wait_for("tasks to end", self._no_task_runs, within_s=40, every_s=0.1)
             for task_id in self.ask("Host.getAllTasksStatuses"):
                 self.ask("Task.clear", taskID=task_id)
@@ -89,20 +88,6 @@ class PatientEngine:
         except Lost:
             return False
         return True
-
-    def _connect(self) -> None:
-        master = self.storages[0]
-        try:
-            status = self.ask("StoragePool.getSpmStatus", storagepoolID=master.pool_id)
-        except Refused as refused:
-            if refused.code != _NOT_CONNECTED:
-                raise
-            for storage in self.storages:
-                sequences.connect_server(self.ask, storage)
-            sequences.connect_pool(self.ask, master, {other.sd_id: "active" for other in self.storages[1:]})
-            status = self.ask("StoragePool.getSpmStatus", storagepoolID=master.pool_id)
-        if status["spmStatus"] != "SPM":
-            sequences.start_spm(self.ask, master)
 
     def _no_task_runs(self) -> bool:
         return all(task["taskState"] == "finished" for task in self.ask("Host.getAllTasksStatuses").values())

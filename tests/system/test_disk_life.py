@@ -41,10 +41,7 @@ class Place:
         self.first, self.second = self._storage("first"), self._storage("second")
         self.second.pool_id = self.first.pool_id
         sequences.from_nothing(self.ask, self.first, "first")
-        sequences.connect_server(self.ask, self.second)
-        sequences.create_domain(self.ask, self.second, "second")
-        self.ask("StorageDomain.attach", storagedomainID=self.second.sd_id, storagepoolID=self.first.pool_id)
-        sequences.activate_domain(self.ask, self.second)
+        sequences.add_domain(self.ask, self.second, "second")
         sequences.wait_for_domain(self.ask, self.second.sd_id)
         disk = Disk(self.first, size_bytes=1 << 20, form=RAW)
         sequences.create_disk(self.ask, disk, "system")
