@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vdsm_mp import VDSM_VERSION
+from vdsm_mp.api.errors import StillStarting
 from vdsm_mp.api.internal import GetHypervisorFacts, GetNetworkFacts, HypervisorFacts
 from vdsm_mp.api.ports import Caller
 from vdsm_mp.common import log
@@ -37,14 +38,8 @@ BLOCK_SIZES: Mapping[str, tuple[int, ...]] = {
     "POSIXFS": (0, 512, 4096),
 }
 _NETWORK_S = 2.0
-_EMPTY_NETWORK: Mapping[str, Any] = {
-    "networks": {},
-    "nics": {},
-    "bridges": {},
-    "vlans": {},
-    "bondings": {},
-    "nameservers": [],
-}
+#: libvirt that starts with us looks at QEMU first.
+_FIRST_S = 10.0
 
 
 class Capabilities:
@@ -58,8 +53,8 @@ class Capabilities:
         self._hooks = hooks
         self._gathering = threading.Lock()
         self._of_host: dict[str, Any] | None = None
-        self._hypervisor = HypervisorFacts(machines=[], models=[])
-        self._network: dict[str, Any] = dict(_EMPTY_NETWORK)
+        self._hypervisor: HypervisorFacts | None = None
+        self._network: dict[str, Any] | None = None
         self._flags: tuple[str, ...] = ()
 
     def gather(self) -> None:
@@ -72,21 +67,36 @@ class Capabilities:
         self._hypervisor = self._call.ask(GetHypervisorFacts())
 
     def now(self) -> dict[str, Any]:
-        """The answer. Nothing but the network is read here."""
+        """The answer. Nothing but the network is read here, once the machine and libvirt are known.
+
+        Raises: StillStarting. A host without machine types, CPU models or networks would be taken for one that can run
+        nothing, and put aside; so before they are known for the first time there is no answer.
+        """
         with self._gathering:
             if self._of_host is None:
                 self.gather()
-        return {**(self._of_host or {}), **self._of_hypervisor(), **self._of_network()}
+            known = self._hypervisor or self._learn_first()
+        return {**(self._of_host or {}), **self._of_hypervisor(known), **self._of_network()}
+
+    def _learn_first(self) -> HypervisorFacts:
+        try:
+            found: HypervisorFacts = self._call.ask(GetHypervisorFacts(), deadline_s=_FIRST_S)
+        except Error as error:
+            logger.warning("it is not known yet what libvirt can run: %s", error)
+            raise StillStarting from error
+        self._hypervisor = found
+        return found
 
     def _of_network(self) -> dict[str, Any]:
         try:
             self._network = self._call.ask(GetNetworkFacts(), deadline_s=_NETWORK_S)
         except Error as error:
+            if self._network is None:
+                raise StillStarting from error
             logger.warning("the network worker does not answer, its last state is told: %s", error)
         return self._network
 
-    def _of_hypervisor(self) -> dict[str, Any]:
-        known = self._hypervisor
+    def _of_hypervisor(self, known: HypervisorFacts) -> dict[str, Any]:
         flags = [*self._flags, *(f"model_{name}" for name in known.models)]
         if self._config.vars.fake_kvm_support:
             flags += [flag for flag in ("vmx", "sse2", "nx") if flag not in self._flags]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from vdsm_mp.api.errors import PeerRestarted
+from vdsm_mp.api.errors import PeerRestarted, StillStarting
 from vdsm_mp.api.internal import (
     GetDomainVitals,
     GetHypervisorFacts,
@@ -302,11 +302,21 @@ def test_every_capability_has_its_type(machine: Machine, others: Others) -> None
     assert "packages" not in answer
 
 
-def test_capabilities_are_whole_before_libvirt_and_the_network_answer(machine: Machine, others: Others) -> None:
-    others.away = {"virt", "network"}
-    answer = capabilities(machine, others).now()
+@pytest.mark.parametrize("late", ["virt", "network"])
+def test_a_host_is_never_told_to_have_nothing_because_nobody_was_asked_yet(
+    machine: Machine, others: Others, late: str
+) -> None:
+    caps = capabilities(machine, others)
+    others.away = {late}
+    with pytest.raises(StillStarting):
+        caps.now()
+    others.away = set()
+    answer = caps.now()
     check(answer, CAPABILITIES)
     assert set(VITAL) <= set(answer)
+    assert answer["emulatedMachines"] and answer["nameservers"] and "model_" in answer["cpuFlags"]
+    others.away = {late}
+    assert caps.now() == answer
 
 
 def test_the_last_network_stands_in_for_a_worker_that_is_away(machine: Machine, others: Others) -> None:
