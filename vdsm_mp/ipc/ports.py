@@ -5,16 +5,13 @@ import contextvars
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.ports import CallContext
 from vdsm_mp.api.verb import Message
 from vdsm_mp.common import log
-from vdsm_mp.ipc.lanes import Job
-
-if TYPE_CHECKING:
-    from vdsm_mp.ipc.node import Bus
+from vdsm_mp.ipc.lanes import Job, Lanes
 
 logger = log.named(__name__)
 
@@ -22,10 +19,21 @@ logger = log.named(__name__)
 current: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("call", default=None)
 
 
+class Node(Protocol):
+    """What the ports need of the bus (`ipc/node.py`), which makes them."""
+
+    lanes: Lanes
+
+    def ask_blocking(self, message: Message, *, deadline_s: float | None = None) -> Any: ...
+    def publish(self, event: Message) -> None: ...
+    def on_loop(self, call: Callable[[], object]) -> None: ...
+    def call_at(self, when_mono: float, call: Callable[[], object]) -> None: ...
+
+
 class BusCaller:
     """`ports.Caller`. `bus` is for the client's door, which lives on the loop and forwards sealed letters."""
 
-    def __init__(self, bus: "Bus") -> None:
+    def __init__(self, bus: Node) -> None:
         self.bus = bus
 
     def ask(self, message: Message, *, deadline_s: float | None = None) -> Any:
@@ -36,7 +44,7 @@ class BusCaller:
 class BusPublisher:
     """`ports.Publisher`."""
 
-    def __init__(self, bus: "Bus") -> None:
+    def __init__(self, bus: Node) -> None:
         self._bus = bus
 
     def publish(self, event: Message) -> None:
@@ -60,7 +68,7 @@ class _Later:
 class PoolBackground:
     """`ports.Background`: a bounded pool of its own, so that long work takes no thread from calls."""
 
-    def __init__(self, bus: "Bus") -> None:
+    def __init__(self, bus: Node) -> None:
         self._bus = bus
         self._draining = False
         self.lost = 0
