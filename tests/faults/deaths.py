@@ -19,6 +19,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +46,13 @@ class Scenario:
 
 
 def files(house: StorageRoom) -> dict[str, list[str]]:
+    """{image directory: its files}. One that vanishes while we look (the new SPM sweeps remains) is not there."""
     images = house.domain / "images"
-    return {name: sorted(os.listdir(images / name)) for name in sorted(os.listdir(images))}
+    found = {}
+    for name in sorted(os.listdir(images)):
+        with suppress(FileNotFoundError):
+            found[name] = sorted(os.listdir(images / name))
+    return found
 
 
 def both(volume_id: str) -> list[str]:
@@ -271,8 +277,8 @@ def look(root: Path, scenario: Scenario) -> str:
     return outcome
 
 
-def in_session(function: Callable[[], None]) -> int:
-    """Run in a forked session; its wait status as an exit code, negative = killed."""
+def in_session(function: Callable[[], None], why: Path | None = None) -> int:
+    """Run in a forked session; its wait status as an exit code, negative = killed. why: takes what it raised."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -280,8 +286,10 @@ def in_session(function: Callable[[], None]) -> int:
             os.setsid()
             function()
             code = 0
-        except BaseException:
+        except BaseException as e:
             traceback.print_exc()
+            if why is not None:
+                why.write_text(f"{type(e).__name__}: {e}")
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -308,9 +316,10 @@ def main() -> None:
         hit = (root / "hit").exists() if number else code == -signal.SIGKILL
         deaths += hit
         report.unlink(missing_ok=True)
-        looked = in_session(lambda: report.write_text(look(root, scenario)) and None)
+        looked = in_session(lambda: report.write_text(look(root, scenario)) and None, report)
         if code not in (0, -signal.SIGKILL) or looked != 0:
-            problems.append(f"step {n}: the run ended with {code}, the look with {looked}")
+            told = report.read_text() if looked == 1 else ""
+            problems.append(f"step {n}: the run ended with {code}, the look with {looked}: {told}")
         else:
             outcomes[report.read_text()] += 1
         n += stride

@@ -18,7 +18,7 @@ from vdsm_mp.storage.pool import Pools
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.sanlock import SanlockLock
-from vdsm_mp.storage.spm import Spm
+from vdsm_mp.storage.spm import Spm, SpmState
 from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.tasks.registry import Tasks
 
@@ -101,12 +101,20 @@ class Volumes:
             yield
 
     def sweep(self) -> None:
-        """As the new SPM: finish what interrupted deletions left in the pool's active domains."""
+        """As the new SPM: finish what interrupted deletions left in the pool's active domains.
+
+        Once the role is gone it ends: what is left is the next SPM's.
+        """
         state = self.pools.state
+        progress = Progress(lambda: self.spm.state is not SpmState.SPM)
         for sd_id in sorted(state.domains) if state is not None else ():
             try:
-                sweep_remnants(self.domains.find(sd_id), Progress(lambda: self.pools.state is None))
+                progress.check()
+                sweep_remnants(self.domains.find(sd_id), progress)
             except Error as e:
+                if progress.interrupted:
+                    _log.info("remains of deleted images are left to the next SPM: %s", e)
+                    return
                 _log.warning("domain %s: remains of deleted images stay for now: %s", sd_id, e)
 
 
