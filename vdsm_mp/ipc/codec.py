@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bodies: parameters, results and failures as JSON, by declared type.
 
-Public parameters are read as leniently as VDSM reads them: "7" is 7 and 7 is "7", "true" is true, unknown members are
-ignored, `null` for an optional member means absent, and an array is mapped to the members in declared order. Internal
-verbs are strict. Nothing here knows sockets.
+Public parameters are read as leniently as VDSM reads them, at any depth: "7" is 7 and 7 is "7", "true" is true and true
+is "true", unknown members are ignored, `null` for an optional member means absent; and an array is mapped to the
+parameters in declared order. Internal verbs are strict. Nothing here knows sockets.
 """
 
 import re
@@ -36,7 +36,9 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 #: What a decoder raises on bytes that are not what was declared; RecursionError is JSON nested too deeply.
 UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 #: Longer numbers are not versions, sizes or ports any more.
-_NUMBER = re.compile(rb"-?[0-9]{1,20}")
+_NUMBER = re.compile(rb"-?[0-9]{1,20}(\.[0-9]{1,10})?")
+_ANY = msgspec.inspect.AnyType
+_NUMBERS = (msgspec.inspect.IntType, msgspec.inspect.FloatType)
 
 
 @cache
@@ -89,32 +91,58 @@ def _by_position(spec: VerbSpec, raw: bytes) -> bytes:
 
 
 def _mended(spec: VerbSpec, raw: bytes) -> bytes | None:
-    """A second chance: without `null` for members that have a default, numbers as text where text is wanted.
+    """A second chance: without `null` for members that have a default, with text where text is wanted; at any depth.
 
-    None when there is nothing to mend. Clients write `prevLver` and the like now as 7, now as "7".
+    None when there is nothing to mend. Clients write `prevLver` and the like now as 7, now as "7", and their maps
+    carry a null for what they do not know.
     """
-    members = _members.decode(raw)
-    optional = {f.encode_name for f in msgspec.structs.fields(spec.message) if not f.required}
-    kept: dict[str, Any] = {
-        name: value for name, value in members.items() if not (name in optional and bytes(value) == b"null")
-    }
-    numbers = [name for name in _text_members(spec.message) if _NUMBER.fullmatch(bytes(kept.get(name, b"")))]
-    if not numbers and len(kept) == len(members):
-        return None
-    return _encode(kept | {name: bytes(kept[name]).decode() for name in numbers})
+    mended = _mend(_type_info(spec.message), raw)
+    return None if mended == raw else mended
 
 
 @cache
-def _text_members(message: type[Message]) -> tuple[str, ...]:
-    """Wire names of the members that take text and no number."""
-    found = []
-    for field in msgspec.structs.fields(message):
-        kind = msgspec.inspect.type_info(field.type)
-        kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
-        takes_numbers = any(isinstance(k, msgspec.inspect.IntType | msgspec.inspect.FloatType) for k in kinds)
-        if any(isinstance(k, msgspec.inspect.StrType) for k in kinds) and not takes_numbers:
-            found.append(field.encode_name)
-    return tuple(found)
+def _type_info(kind: Any) -> msgspec.inspect.Type:
+    return msgspec.inspect.type_info(kind)
+
+
+def _mend(info: msgspec.inspect.Type, raw: bytes) -> bytes:
+    """One value; the same octets when it needs nothing. Goes as deep as the types do, however deep the value is."""
+    kinds = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+    for kind in kinds:
+        match kind:
+            case msgspec.inspect.StructType() if raw[:1] == b"{":
+                return _mend_members(kind, raw)
+            case msgspec.inspect.DictType() if raw[:1] == b"{" and not isinstance(kind.value_type, _ANY):
+                values = _members.decode(raw)
+                return _joined(raw, values, {name: _mend(kind.value_type, bytes(v)) for name, v in values.items()})
+            case msgspec.inspect.ListType() if raw[:1] == b"[" and not isinstance(kind.item_type, _ANY):
+                items = _positional.decode(raw)
+                mended = [_mend(kind.item_type, bytes(item)) for item in items]
+                return raw if mended == [bytes(item) for item in items] else _encode([msgspec.Raw(m) for m in mended])
+    # A number is left alone where a number is taken as well; so is true where a truth is.
+    if any(isinstance(kind, msgspec.inspect.StrType) for kind in kinds):
+        if _NUMBER.fullmatch(raw) and not any(isinstance(kind, _NUMBERS) for kind in kinds):
+            return b'"%b"' % raw
+        if raw in (b"true", b"false") and not any(isinstance(kind, msgspec.inspect.BoolType) for kind in kinds):
+            return b'"%b"' % raw
+    return raw
+
+
+def _mend_members(info: msgspec.inspect.StructType, raw: bytes) -> bytes:
+    members = _members.decode(raw)
+    fields = {field.encode_name: field for field in info.fields}
+    mended = {
+        name: _mend(fields[name].type, bytes(value)) if name in fields else bytes(value)
+        for name, value in members.items()
+        if not (name in fields and not fields[name].required and bytes(value) == b"null")
+    }
+    return _joined(raw, members, mended)
+
+
+def _joined(raw: bytes, before: dict[str, msgspec.Raw], after: dict[str, bytes]) -> bytes:
+    if len(after) == len(before) and all(bytes(before[name]) == value for name, value in after.items()):
+        return raw
+    return _encode({name: msgspec.Raw(value) for name, value in after.items()})
 
 
 def encode_reply(spec: VerbSpec, value: Any) -> bytes:
