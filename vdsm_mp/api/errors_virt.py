@@ -311,6 +311,15 @@ class CheckpointFailed(_Sentence, Failed):
     msg = "Cannot change the checkpoints: {self.reason}"
 
 
+class NoSuchCheckpoint(NotFound):
+    code = 1611
+    msg = "No such checkpoint: {self.checkpoint_id}"
+
+    def __init__(self, checkpoint_id: str) -> None:
+        super().__init__(checkpoint_id)
+        self.checkpoint_id = checkpoint_id
+
+
 class InconsistentCheckpoint(_Sentence, Failed):
     code = 1612
     msg = "The checkpoint does not fit the disks: {self.reason}"

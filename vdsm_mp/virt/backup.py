@@ -9,7 +9,7 @@ import contextlib
 import re
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,13 @@ from typing import Any
 import libvirt
 import libvirt_qemu
 
-from vdsm_mp.api.errors_virt import BackupFailed, CheckpointFailed, InconsistentCheckpoint, NoSuchBackup
+from vdsm_mp.api.errors_virt import (
+    BackupFailed,
+    CheckpointFailed,
+    InconsistentCheckpoint,
+    NoSuchBackup,
+    NoSuchCheckpoint,
+)
 from vdsm_mp.api.types import UUID_PATTERN
 from vdsm_mp.api.verb import DONE, Status, handles
 from vdsm_mp.api.vm_blocks import (
@@ -41,6 +47,8 @@ logger = log.named(__name__)
 _UUID = re.compile(UUID_PATTERN)
 #: QEMU's words for what keeps a backup from beginning although none is running.
 _LEFT_SERVER = "NBD server already running"
+#: Of libvirt 6.10 and later.
+_INCONSISTENT = getattr(libvirt, "VIR_ERR_CHECKPOINT_INCONSISTENT", -1)
 _END_S = 10.0
 _END_TICK_S = 0.05
 
@@ -87,7 +95,8 @@ def start_backup(backups: Backups, ask: StartBackup) -> dict[str, Any]:
     request = _request(backups, backup_id, since, chosen, scratch)
     checkpoint = _checkpoint(backup_id, to, config, record, chosen) if to else None
     try:
-        _begin(backups, ask.vm_id, dom, request, checkpoint, consistent=bool(config.get("require_consistency")))
+        with _about_checkpoint(ask.vm_id, since, BackupFailed):
+            _begin(backups, ask.vm_id, dom, request, checkpoint, consistent=bool(config.get("require_consistency")))
         with translated(ask.vm_id, BackupFailed):
             running = xml.parse(dom.backupGetXMLDesc(0))
             made = dom.checkpointLookupByName(to).getXMLDesc(0) if checkpoint is not None else ""
@@ -120,7 +129,7 @@ def get_backup_info(backups: Backups, ask: GetBackupInfo) -> dict[str, Any]:
     dom = backups.devices.connection.domain(ask.vm_id)
     answer: dict[str, Any] = {"disks": backups.info(record, _running(backups, ask.vm_id, dom, ask.backup_id))}
     if ask.checkpoint_id:
-        with translated(ask.vm_id, CheckpointFailed):
+        with _about_checkpoint(ask.vm_id, ask.checkpoint_id, CheckpointFailed):
             answer["checkpoint"] = dom.checkpointLookupByName(ask.checkpoint_id).getXMLDesc(0)
     return answer
 
@@ -137,7 +146,7 @@ def list_checkpoints(devices: Devices, ask: ListCheckpoints) -> list[str]:
 @handles(DumpCheckpoint)
 def dump_checkpoint(devices: Devices, ask: DumpCheckpoint) -> dict[str, str]:
     devices.vms.running(ask.vm_id, "dump a checkpoint")
-    with translated(ask.vm_id, CheckpointFailed):
+    with _about_checkpoint(ask.vm_id, ask.checkpoint_id, CheckpointFailed):
         checkpoint = devices.connection.domain(ask.vm_id).checkpointLookupByName(ask.checkpoint_id)
         return {"checkpoint": checkpoint.getXMLDesc(0)}
 
@@ -173,9 +182,22 @@ def redefine_checkpoints(devices: Devices, ask: RedefineCheckpoints) -> dict[str
     return {"checkpoint_ids": done}
 
 
+@contextlib.contextmanager
+def _about_checkpoint(vm_id: str, checkpoint_id: str, failed: Callable[[str], Error]) -> Iterator[None]:
+    """As `translated`, and tells a checkpoint that is not there, or does not fit the disks, from other failures."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT:
+            raise NoSuchCheckpoint(checkpoint_id) from error
+        if error.get_error_code() == _INCONSISTENT:
+            raise InconsistentCheckpoint(error.get_error_message() or str(error)) from error
+        raise translate(error, vm_id, failed) from error
+
+
 def _partly(done: list[str], error: libvirt.libvirtError) -> dict[str, Any]:
     failure: Error = CheckpointFailed(error.get_error_message() or str(error))
-    if error.get_error_code() == getattr(libvirt, "VIR_ERR_CHECKPOINT_INCONSISTENT", -1):
+    if error.get_error_code() == _INCONSISTENT:
         failure = InconsistentCheckpoint(error.get_error_message() or str(error))
     logger.warning("%s", failure)
     return {"checkpoint_ids": done, "error": {"code": failure.code, "message": str(failure)}}
@@ -184,7 +206,10 @@ def _partly(done: list[str], error: libvirt.libvirtError) -> dict[str, Any]:
 def _begin(
     backups: Backups, vm_id: str, dom: Any, request: ET.Element, checkpoint: ET.Element | None, *, consistent: bool
 ) -> None:
-    """Frozen for the moment of the start; without an agent the backup is as after a power cut, if that is allowed."""
+    """Frozen for the moment of the start; without an agent the backup is as after a power cut, if that is allowed.
+
+    Raises: BackupFailed, libvirtError.
+    """
     frozen = False
     try:
         guestfs.freeze(backups.devices, vm_id)
@@ -195,14 +220,13 @@ def _begin(
         logger.info("vm=%s its file systems are not frozen for the backup: %s", vm_id, error)
     try:
         asked = xml.dump(request), None if checkpoint is None else xml.dump(checkpoint)
-        with translated(vm_id, BackupFailed):
-            try:
-                dom.backupBegin(*asked, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
-            except libvirt.libvirtError as error:
-                if _LEFT_SERVER not in str(error):
-                    raise
-                _end_left_server(vm_id, dom)
-                dom.backupBegin(*asked, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+        try:
+            dom.backupBegin(*asked, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+        except libvirt.libvirtError as error:
+            if _LEFT_SERVER not in str(error):
+                raise
+            _end_left_server(vm_id, dom)
+            dom.backupBegin(*asked, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
     finally:
         if frozen:
             guestfs.thaw(backups.devices, vm_id)

@@ -17,7 +17,7 @@ from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import VirtRoom
 from tests.system.virt.conftest import Guest, NewGuest, chain_of, overlay
-from vdsm_mp.api.errors_virt import BackupFailed, NoSuchBackup, ReplicaFailed, ReplicationNotReady
+from vdsm_mp.api.errors_virt import BackupFailed, NoSuchBackup, NoSuchCheckpoint, ReplicaFailed, ReplicationNotReady
 
 pytestmark = [
     pytest.mark.system,
@@ -92,6 +92,14 @@ def test_a_full_backup_can_be_read_and_marks_what_comes_after(
     assert room.call("VM.list_checkpoints", vmID=guest.vm_id) == both
     dumped = room.call("VM.dump_checkpoint", vmID=guest.vm_id, checkpoint_id=both[1])["checkpoint"]
     assert both[0] in dumped  # its parent
+
+    unknown = {"vmID": guest.vm_id, "checkpoint_id": str(uuid.uuid4())}
+    with pytest.raises(NoSuchCheckpoint):
+        room.call("VM.dump_checkpoint", **unknown)
+    with pytest.raises(NoSuchCheckpoint):
+        room.call(
+            "VM.start_backup", vmID=guest.vm_id, config=config(leaf, folder, from_checkpoint_id=str(uuid.uuid4()))
+        )
 
     gone = room.call("VM.delete_checkpoints", vmID=guest.vm_id, checkpoint_ids=[both[0], str(uuid.uuid4())])
     assert len(gone["checkpoint_ids"]) == 2
