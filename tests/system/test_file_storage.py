@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -240,6 +241,57 @@ def test_the_way_from_a_mount_to_a_role_and_back(host: Host) -> None:
     assert os.path.ismount(host.mount)
     assert host.server("disconnectStorageServer") == 0
     assert not host.mount.exists()
+
+
+def test_hosts_are_answered_where_the_master_is_whatever_it_was_before(host: Host, place: Path) -> None:
+    host.make()
+    host.connect_pool()
+    host.become_spm()
+    local = SD[:-1] + "9"
+    (place / "export").mkdir()
+    row = {"id": "l", "connection": f"{place}/export"}
+    host.call("StoragePool.connectStorageServer", storagepoolID=BLANK, domainType=4, connectionParams=[row])
+    host.call(
+        "StorageDomain.create",
+        storagedomainID=local,
+        domainType=4,
+        typeArgs=f"{place}/export",
+        name="local",
+        domainClass=1,
+        version="5",
+    )
+    for verb in ("attach", "activate"):
+        host.call(f"StorageDomain.{verb}", storagepoolID=POOL, storagedomainID=local)
+
+    def move(old: str, new: str, version: int) -> None:
+        names = {"oldMasterUUID": old, "newMasterUUID": new, "masterVersion": version}
+        task_id = host.call("StoragePool.switchMaster", storagepoolID=POOL, **names)
+        assert eventually(lambda: _ended(host, task_id), within_s=30) == "success"
+        host.call("Task.clear", taskID=task_id)
+
+    request = Extend(SD, POOL, 1024)
+    shared = Neighbour(host.domain / "dom_md", 2)
+    assert shared.ask(0, request) == failed(request.encode())
+    move(SD, local, 2)
+    eventually(lambda: not _reads_mail())
+    assert owners(host.leases) == []
+    shared.put(0, request.encode())
+    move(local, SD, 3)
+    # What was asked while nobody listened is answered, too.
+    eventually(lambda: shared.heard(0) == failed(request.encode()), within_s=30, every_s=0.05)
+    assert owners(host.leases) == [1]
+    host.call("StoragePool.spmStop", storagepoolID=POOL)
+    eventually(lambda: not _reads_mail())
+    host.call("StoragePool.disconnect", storagepoolID=POOL, hostID=1, scsiKey=POOL)
+
+
+def _reads_mail() -> bool:
+    return "mailbox" in {thread.name for thread in threading.enumerate()}
+
+
+def _ended(host: Host, task_id: str) -> str:
+    status = host.call("Task.getStatus", taskID=task_id)
+    return str(status["taskResult"]) if status["taskState"] == "finished" else ""
 
 
 def _acquired(host: Host) -> bool:

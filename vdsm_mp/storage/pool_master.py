@@ -7,7 +7,7 @@ the next SPM (`repair_roles`).
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import msgspec
@@ -57,13 +57,18 @@ class MasterMoves:
         tasks: Tasks,
         background: Background,
         is_spm: Callable[[], bool],
+        follow: Callable[[FileDomain], None],
     ) -> None:
+        """follow: called when the master has moved, while this host has the leases of both."""
         self._domains = domains
         self._locks = locks
         self._pools = pools
         self._tasks = tasks
         self._background = background
         self._is_spm = is_spm
+        self._follow = follow
+        #: Were master, and have not been left in order yet.
+        self._unfinished: set[str] = set()
 
     def migrate(self, state: PoolState, new_master_id: str, master_version: int) -> PoolState:
         """This host is SPM and stays it. The caller holds the pool and both domains.
@@ -83,19 +88,20 @@ class MasterMoves:
         lock.wait_host_id(state.host_id)
         lock.acquire(lock.sdm, state.host_id)
         try:
-            self._copy_tree(old, new)
+            copied = self._copy_tree(old, new)
             new.change(lambda meta: self._promoted(meta, old.meta, state, master_version))
         except Error:
             lock.release(lock.sdm)
             raise
-        after = self._become(state, new, master_version)
+        after = self._become(state, new, master_version, copied)
+        self._follow(new)
         self._demote(old)
         return after
 
-    def _become(self, state: PoolState, new: FileDomain, master_version: int) -> PoolState:
+    def _become(self, state: PoolState, new: FileDomain, master_version: int, copied: Collection[str]) -> PoolState:
         after = msgspec.structs.replace(state, master_sd_id=new.sd_id, master_version=master_version)
         self._pools.replace_state(after)
-        self._tasks.move_to(TaskStore(new.io, TASKS_PATH, store=new.io.path_of(TASKS_PATH)))
+        self._tasks.move_to(TaskStore(new.io, TASKS_PATH, store=new.io.path_of(TASKS_PATH)), copied)
         _log.info("pool %s: master is %s, version %d", state.pool_id, new.sd_id, master_version)
         return after
 
@@ -108,26 +114,35 @@ class MasterMoves:
         return with_pool(meta, replace(decode_pool(old.sd_id, old.pairs), master_version=master_version))
 
     def _demote(self, old: FileDomain) -> None:
-        """What fails here is repaired by `repair_roles`; the role has moved already."""
+        """What fails here is done later; the role has moved already."""
+        self._unfinished.add(old.sd_id)
         try:
-            _make_regular(old)
-            for path in (VMS_PATH, TASKS_PATH):
-                for entry in old.io.readdir(path):
-                    old.io.remove_tree(f"{path}/{entry.name}")
-            lock = self._locks.of(old)
-            lock.release(lock.sdm)
+            self._leave(old)
         except Error as e:
             _log.error("domain %s is not demoted from master yet: %s", old.sd_id, e)
-            self._background.later(_REPAIR_AFTER_S, f"demote {old.sd_id}", lambda: self._repair(old.sd_id))
+            self._repair_later(old.sd_id)
 
-    def _copy_tree(self, old: FileDomain, new: FileDomain) -> None:
+    def _leave(self, old: FileDomain) -> None:
+        """Its tasks are those of the new master: left behind they would be undone by whoever makes it master again."""
+        _make_regular(old)
+        for path in (VMS_PATH, TASKS_PATH):
+            _empty(old, path)
+        lock = self._locks.of(old)
+        lock.release(lock.sdm)
+        self._unfinished.discard(old.sd_id)
+
+    def _repair_later(self, sd_id: str) -> None:
+        self._background.later(_REPAIR_AFTER_S, f"demote {sd_id}", lambda: self._repair(sd_id))
+
+    def _copy_tree(self, old: FileDomain, new: FileDomain) -> set[str]:
+        """Names of the tasks that were copied."""
         new.make_master_tree()
         if not new.meta.kind.is_local:
             new.make_mailboxes()
         for path in (VMS_PATH, TASKS_PATH):
-            for entry in new.io.readdir(path):
-                new.io.remove_tree(f"{path}/{entry.name}")
+            _empty(new, path)
             _copy(old, new, path)
+        return {entry.name for entry in new.io.readdir(TASKS_PATH)}
 
     def repair_roles(self, state: PoolState) -> None:
         """As the SPM: an active domain that still says Master, and is not, says Regular again."""
@@ -144,15 +159,29 @@ class MasterMoves:
 
     def _repair(self, sd_id: str) -> None:
         state = self._pools.state
-        if not self._is_spm() or state is None or state.domains.get(sd_id) != ACTIVE or sd_id == state.master_sd_id:
+        if not self._is_spm() or state is None or sd_id not in state.domains or sd_id == state.master_sd_id:
             return
+        active = state.domains[sd_id] == ACTIVE
         try:
-            domain = self._domains.find(sd_id)
-            if domain.refresh().role is Role.MASTER:
-                _make_regular(domain)
-                _log.warning("domain %s: role repaired to Regular", sd_id)
+            if sd_id in self._unfinished:
+                domain = self._domains.find(sd_id)
+                self._leave(domain)
+                if not active:  # its monitor could not give it back
+                    self._locks.of(domain).release_host_id(state.host_id)
+            elif not active or not self._made_regular(sd_id):
+                return
+            _log.warning("domain %s: role repaired to Regular", sd_id)
         except Error as e:
             _log.warning("domain %s: its role is not known yet: %s", sd_id, e)
+            if sd_id in self._unfinished:
+                self._repair_later(sd_id)
+
+    def _made_regular(self, sd_id: str) -> bool:
+        domain = self._domains.find(sd_id)
+        if domain.refresh().role is not Role.MASTER:
+            return False
+        _make_regular(domain)
+        return True
 
     def reconstruct(
         self,
@@ -181,8 +210,10 @@ class MasterMoves:
         try:
             lock.acquire(lock.sdm, state.host_id)
             try:
-                new.change(lambda m: with_pool(replace(m, role=Role.MASTER, lease=lease), pool))
                 new.make_master_tree()
+                if meta.role is not Role.MASTER:
+                    _empty(new, TASKS_PATH)  # of a time when it was; whoever comes next would undo what is done
+                new.change(lambda m: with_pool(replace(m, role=Role.MASTER, lease=lease), pool))
             finally:
                 lock.release(lock.sdm)
         finally:
@@ -193,6 +224,11 @@ class MasterMoves:
 
 def _make_regular(domain: FileDomain) -> None:
     domain.change(lambda meta: without_pool_keys(replace(meta, role=Role.REGULAR)))
+
+
+def _empty(domain: FileDomain, path: str) -> None:
+    for entry in domain.io.readdir(path):
+        domain.io.remove_tree(f"{path}/{entry.name}")
 
 
 def _copy(old: FileDomain, new: FileDomain, path: str) -> None:

@@ -71,6 +71,7 @@ class Spm:
         self._upgrades = upgrades
         self._mailboxes = mailboxes
         self._mailbox: Mailbox | None = None
+        self._hosts = _HOSTS
         #: Called in the background with the pool once the role is ours.
         self.after_start: Callable[[PoolState], None] | None = None
         self._background = background
@@ -188,9 +189,24 @@ class Spm:
         self._tasks.take_over(TaskStore(master.io, TASKS_PATH, store=master.io.path_of(TASKS_PATH)))
         self._state = SpmState.SPM
         self._unknown = 0
-        if not master.meta.kind.is_local:
-            self._mailbox = self._mailboxes.open(hosts)
+        self._hosts = hosts
+        self._open_mailbox(master)
         self._look_later()
+
+    def follow_master(self, master: FileDomain) -> None:
+        """The master has moved there, and the lease of the old one is still ours. Hosts are answered in its mailbox."""
+        self._close_mailbox()
+        self._open_mailbox(master)
+
+    def _open_mailbox(self, master: FileDomain) -> None:
+        """A local domain has one host, which asks nobody."""
+        if not master.meta.kind.is_local:
+            self._mailbox = self._mailboxes.open(self._hosts)
+
+    def _close_mailbox(self) -> None:
+        mailbox, self._mailbox = self._mailbox, None
+        if mailbox is not None and not mailbox.stop():
+            self._panic("a write of the mailbox hangs; it must not come after another host's")
 
     # --- giving it up
 
@@ -226,9 +242,7 @@ class Spm:
         if self._timer is not None:
             self._timer.cancel()
         self._upgrades.cancel()
-        mailbox, self._mailbox = self._mailbox, None
-        if mailbox is not None and not mailbox.stop():
-            self._panic("a write of the mailbox hangs; it must not come after another host's")
+        self._close_mailbox()
         self._tasks.let_go()
         self._state = SpmState.FREE
         self._lver = -1

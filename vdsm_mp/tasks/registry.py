@@ -346,8 +346,11 @@ class Tasks:
             self._aside = tuple(aside)
             self._records.update((task.id, task) for task in found)
 
-    def move_to(self, store: TaskStore) -> None:
-        """The master role moved: SPM tasks are kept in `store` from now on. Raises: TaskNotSaved."""
+    def move_to(self, store: TaskStore, copied: Iterable[str] = ()) -> None:
+        """The master role moved: SPM tasks are kept in `store` from now on. Raises: TaskNotSaved, TaskNotCleared.
+
+        copied: ids that were put there from the old place; what was cleared meanwhile is cleared there, too.
+        """
         with self._lock:
             self._store = store
         saved: dict[str, TaskRecord] = {}
@@ -356,6 +359,9 @@ class Tasks:
             for task in changed:
                 store.save(task)
                 saved[task.id] = task
+        known = {task.id for task in (*self._spm_tasks(), *self._aside)}
+        for task_id in {name.partition(".")[0] for name in copied} - known:
+            store.remove(task_id)
 
     def recover(self) -> list[str]:
         """The role is ours: tasks whose worker is gone are rolled back in the background. Returns their ids."""

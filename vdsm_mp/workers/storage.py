@@ -98,7 +98,9 @@ def build(config: Config, ports: Ports) -> Room:
     tasks = Tasks(ports.background, Undoing(domains, resources), long_work)
     upgrades = Upgrades(domains, locks, monitors, resources, ports.background)
     spm = Spm(pools, locks, tasks, upgrades, Mailboxes(pools, domains), ports.background, _panic)
-    masters = MasterMoves(domains, locks, pools, tasks, ports.background, lambda: spm.state is SpmState.SPM)
+    masters = MasterMoves(
+        domains, locks, pools, tasks, ports.background, lambda: spm.state is SpmState.SPM, spm.follow_master
+    )
     spm.after_start = masters.repair_roles
     monitors.on_verdict.append(masters.on_verdict)
     volumes = Volumes(

@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 
 from tests.support import domains as written
 from tests.support.eventually import eventually
-from tests.support.needs import needs_program
+from tests.support.needs import needs_program, needs_root
 from tests.support.storage_room import StorageRoom, new_id
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
+from vdsm_mp.storage import pool_master
+from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_metadata import parse
 
 pytestmark = needs_program("qemu-img")
@@ -154,6 +157,49 @@ def test_a_pool_is_rebuilt_on_another_domain_when_the_master_is_lost(spm: Storag
     assert metadata(spm, "export", spm.sd_id)["ROLE"] == "Master"
     spm.call("StorageDomain.activate", storagepoolID=spm.pool_id, storagedomainID=spm.sd_id)
     eventually(lambda: metadata(spm, "export", spm.sd_id)["ROLE"] == "Regular")
+
+
+@needs_root()
+def test_what_an_old_master_has_left_behind_goes_later_and_its_lease_with_it(
+    spm: StorageRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_master, "_REPAIR_AFTER_S", 0.2)
+    second = add_domain(spm, "second")
+    task_id = leave_unfinished(spm)
+    [ovf] = (spm.domain / "master/vms").rglob("*.ovf")
+    subprocess.run(["chattr", "+i", ovf], check=True)
+    try:
+        ids = {"storagepoolID": spm.pool_id, "storagedomainID": spm.sd_id}
+        spm.call("StorageDomain.deactivate", **ids, masterSdUUID=second, masterVersion=2)
+        assert metadata(spm, "export", spm.sd_id)["ROLE"] == "Regular"
+        assert os.listdir(spm.domain / "master/tasks") == [task_id]
+    finally:
+        subprocess.run(["chattr", "-i", ovf], check=True)
+    eventually(lambda: os.listdir(spm.domain / "master/tasks") == [])
+    lock = next(thing for thing in spm.room.room.state if type(thing).__name__ == "Locks").of(spm_domain(spm))
+    eventually(lambda: not lock.holds(lock.sdm) and not lock.has_host_id(1))
+
+
+def spm_domain(room: StorageRoom) -> FileDomain:
+    domains = next(thing for thing in room.room.room.state if type(thing).__name__ == "Domains")
+    found: FileDomain = domains.find(room.sd_id)
+    return found
+
+
+def test_a_domain_made_master_again_has_no_tasks_of_its_earlier_time(spm: StorageRoom) -> None:
+    second = add_domain(spm, "second")
+    task_id = leave_unfinished(spm)
+    stale = spm.root / "second" / second / "master/tasks"
+    stale.mkdir(parents=True)
+    shutil.copytree(spm.domain / "master/tasks" / task_id, stale / task_id)
+    spm.call("Task.clear", taskID=task_id)
+    spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
+    spm.call("StoragePool.reconstructMaster", **reconstruct_params(spm, second))
+    assert os.listdir(stale) == []
+    # A domain that was master until now keeps them: they are the pool's.
+    (stale / task_id).mkdir()
+    spm.call("StoragePool.reconstructMaster", **reconstruct_params(spm, second, version=6))
+    assert os.listdir(stale) == [task_id]
 
 
 def test_a_domain_of_another_pool_does_not_become_master(spm: StorageRoom) -> None:

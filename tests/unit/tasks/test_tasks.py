@@ -21,6 +21,7 @@ from vdsm_mp.api.errors_task import (
 )
 from vdsm_mp.common.errors import Internal
 from vdsm_mp.storage.domain_io import DomainIO
+from vdsm_mp.tasks.machine import TaskState
 from vdsm_mp.tasks.record import Recovery
 from vdsm_mp.tasks.registry import TaskRun, Tasks
 from vdsm_mp.tasks.store import TaskStore
@@ -340,6 +341,22 @@ def test_a_finished_task_can_be_reverted(files: DomainIO, background: HeldBackgr
     background.run_all()
     assert undone == ["7"]
     assert seen(tasks, task_id)[:2] == ("finished", "cleanSuccess")
+
+
+def test_a_task_cleared_while_the_master_moved_does_not_come_back(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    tasks = spm(files, background, undone)
+    cleared, kept = (tasks.start("createVolume", lambda run: None, spm=True) for _ in range(2))
+    files.mkdir("other")
+    other = TaskStore(files, "other", store="/other")
+    for task_id in (cleared, kept):
+        other.save(tasks.record(task_id))  # as a copy of the old master has it
+    background.run_all()
+    tasks.clear(cleared)
+    tasks.move_to(other, [cleared, kept])
+    assert [task.id for task in other.load()[0]] == [kept]
+    assert other.load()[0][0].state is TaskState.FINISHED
 
 
 def test_when_the_role_goes_its_tasks_go_from_memory_but_not_from_storage(
