@@ -359,7 +359,7 @@ class Tasks:
             for task in changed:
                 store.save(task)
                 saved[task.id] = task
-        known = {task.id for task in (*self._spm_tasks(), *self._aside)}
+        known = {task.id for task in self._spm_tasks()} | {aside.id for aside in self._aside}
         for task_id in {name.partition(".")[0] for name in copied} - known:
             store.remove(task_id)
 
