@@ -8,7 +8,6 @@ only loads the modules that its workers share (`workers/table.py`, PRELOAD). Exi
 
 import argparse
 import fcntl
-import hashlib
 import importlib
 import os
 import platform
@@ -27,7 +26,7 @@ import setproctitle
 
 import vdsm_mp
 from vdsm_mp import environment, privileges
-from vdsm_mp.common import config, kernel, log
+from vdsm_mp.common import config, kernel, log, program
 from vdsm_mp.common.options import Config
 from vdsm_mp.house import house as houses
 from vdsm_mp.house import lifehooks, listener, spawn
@@ -64,6 +63,7 @@ def _live(argv: list[str] | None) -> int:
     parser.add_argument("--config", type=Path, help="instead of /etc/vdsm/vdsm.conf and its drop-ins")
     parser.add_argument("--table", default=table.__name__, help="module with another process table, for tests")
     asked = parser.parse_args(argv)
+    build = program.build_id()  # before anything more is loaded: what lies there later may be an upgrade
     try:
         loaded = config.load(asked.config)
         lock = _check(loaded.config)
@@ -75,7 +75,9 @@ def _live(argv: list[str] | None) -> int:
         return CANNOT_START
     for line in loaded.notes:
         logger.warning("%s", line)
-    code = _serve(loaded.config, public, importlib.import_module(asked.table))
+    code = _serve(
+        loaded.config, asked.config or config.main_file(), public, importlib.import_module(asked.table), build
+    )
     public.close()
     os.close(lock)  # held for life: the kernel lets it go with the process in any case
     return code
@@ -115,25 +117,9 @@ def _only_one(run_dir: Path) -> int:
     return lock
 
 
-def build_id() -> str:
-    """Which program this is: version and a digest of its files' sizes and times. Workers must run the same."""
-    root = str(Path(vdsm_mp.__file__).parent)
-    files: list[str] = []
-    folders = [root]
-    while folders:  # every worker does this once: as little Python as possible, its pages stay shared
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.name.endswith(".py"):
-                    facts = entry.stat()
-                    files.append(f"{entry.path[len(root) :]} {facts.st_size} {facts.st_mtime_ns}\n")
-                elif entry.name != "__pycache__" and entry.is_dir():
-                    folders.append(entry.path)
-    digest = hashlib.blake2b("".join(sorted(files)).encode(), digest_size=8)
-    return f"{vdsm_mp.__version__}-{digest.hexdigest()}"
-
-
 def worker_main(
     cfg: Config,
+    build: str,
     bus_dir: Path,
     token: str,
     public: socket.socket,
@@ -143,17 +129,17 @@ def worker_main(
     pipe: socket.socket,
     stacks_fd: int,
 ) -> int:
-    """The child half of a fork. zmq and asyncio begin to live here."""
+    """The child half of a fork. zmq and asyncio begin to live here, but nothing of another program than ours."""
+    if program.build_id() != build:
+        return spawn.OTHER_PROGRAM
     runner = importlib.import_module("vdsm_mp.workers.runner")
     inherited = {"public": public} if "public" in spec.inherits else {}
-    place = runner.Place(
-        config=cfg, bus_dir=bus_dir, token=token, build=build_id(), workers=workers, inherited=inherited
-    )
+    place = runner.Place(config=cfg, bus_dir=bus_dir, token=token, workers=workers, inherited=inherited)
     code: int = runner.run(place, spec, epoch, pipe, stacks_fd)
     return code
 
 
-def _serve(cfg: Config, public: socket.socket, rows: ModuleType) -> int:
+def _serve(cfg: Config, read_from: Path, public: socket.socket, rows: ModuleType, build: str) -> int:
     run_dir = Path(cfg.vdsm_mp.run_dir)
     setproctitle.setproctitle("vdsm-mp: master")
     log.call_in("master")
@@ -173,8 +159,9 @@ def _serve(cfg: Config, public: socket.socket, rows: ModuleType) -> int:
     house = houses.House(
         rows.WORKERS,
         rows.CHILDREN,
-        partial(worker_main, cfg, bus_dir, token, public, rows.WORKERS),
-        build=build_id(),
+        partial(worker_main, cfg, build, bus_dir, token, public, rows.WORKERS),
+        build=build,
+        config={"file": str(read_from), "digest": config.digest(cfg)},
         inherited={"public": public},
         broadcast=lambda workers: _broadcast(bus_dir, token, workers),
     )

@@ -26,7 +26,7 @@ class VdsmController(ControllerPluginBase):  # type: ignore[misc]
         """Carry one command out and print its outcome; supervisorctl's exit status tells of failure."""
         words = arg.split()
         try:
-            run_dir = config.load().config.vdsm_mp.run_dir
+            run_dir = config.load_usable()[0].vdsm_mp.run_dir
             match words:
                 case ["status"]:
                     self._status(control.ask(run_dir, "status"))
@@ -37,7 +37,7 @@ class VdsmController(ControllerPluginBase):  # type: ignore[misc]
                     self.ctl.output(control.ask(run_dir, "stop"))
                 case _:
                     self._fail(f"usage: {_USAGE}")
-        except (control.NotRunning, control.Refused, config.ConfigError, OSError) as error:
+        except (control.NotRunning, control.Refused, OSError) as error:
             self._fail(f"vdsm: {error}")
 
     def help_vdsm(self) -> None:

@@ -347,6 +347,12 @@ def test_stacks_and_profiles_can_be_looked_at(house: RunningHouse) -> None:
     assert "samples in 0.3 s" in house.ask("profile", worker="steady", seconds=0.3)
 
 
+@pytest.mark.parametrize(("do", "seconds"), [("profile", 1e9), ("profile", -1), ("trace", 1e9), ("trace", 0)])
+def test_nobody_looks_longer_than_an_answer_is_waited_for(house: RunningHouse, do: str, seconds: float) -> None:
+    with pytest.raises(controlsocket.Refused, match=f"a {do} takes 0.1 to "):
+        house.ask(do, worker="steady", seconds=seconds, timeout_s=5)
+
+
 def test_the_messages_of_a_worker_can_be_traced_for_a_while(house: RunningHouse) -> None:
     assert "for 5 s each message" in house.ask("trace", worker="steady")
 

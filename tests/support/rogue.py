@@ -21,7 +21,7 @@ def build(config: Config, ports: Ports) -> Room:
     folder = Path(config.vdsm_mp.state_dir)
     at_build = folder / f"{ports.worker}.build"
     word = at_build.read_text() if at_build.exists() else ""
-    _at_build(word)
+    _at_build(word, folder)
     rogue = Rogue(folder, ports)
     return Room(
         on_loop=(rogue.obey,) if ports.worker == "rogue" else (),
@@ -32,11 +32,16 @@ def build(config: Config, ports: Ports) -> Room:
     )
 
 
-def _at_build(word: str) -> None:
+def _at_build(word: str, folder: Path) -> None:
     match word:
         case "raise":
             raise OSError("the build fails")
         case "never":
+            raise TypeError("this can never work")
+        case "never, later":
+            (folder / "building").touch()
+            while (folder / "building").exists():
+                time.sleep(0.01)
             raise TypeError("this can never work")
         case "slow":
             time.sleep(60)

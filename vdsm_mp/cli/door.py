@@ -9,7 +9,7 @@ from vdsm_mp.wire.client import Client
 from vdsm_mp.wire.tls import Files, client_context
 
 #: What `main` turns into one line on stderr.
-SAYS_NO = (config.ConfigError,)
+SAYS_NO = ()
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def connect(asked: argparse.Namespace) -> Client:
-    """Raises ConnectionLost, ConfigError, OSError (the key cannot be read: only root and the agent's user may)."""
-    loaded = config.load().config
+    """Raises ConnectionLost, OSError (the key cannot be read: only root and the agent's user may)."""
+    loaded, _ = config.load_usable()
     tls = loaded.vars.ssl and not asked.plain
     context = client_context(Files.below(asked.pki or loaded.vdsm_mp.pki_dir)) if tls else None
     port = asked.port or loaded.addresses.management_port

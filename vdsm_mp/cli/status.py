@@ -7,18 +7,18 @@ what the workers say of themselves (`problems` in their vitals), and what the do
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vdsm_mp.cli import door, render
-from vdsm_mp.common import config, controlsocket
+from vdsm_mp.common import config, controlsocket, program
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Config
 from vdsm_mp.host import health
 from vdsm_mp.wire.tls import Files, days_left
 
-SAYS_NO = (config.ConfigError,)
+SAYS_NO = ()
 #: Fewer days than this make the host degraded: an engine renews well before.
 DAYS_WARN = 14.0
 UNREADABLE = "the certificate cannot be read"
@@ -30,19 +30,22 @@ def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
 
 
 def run(asked: argparse.Namespace) -> int:
-    loaded = config.load().config
-    status = gather(loaded)
+    loaded, faults = config.load_usable()
+    status = gather(loaded, faults)
     print(render.as_json(status) if asked.json else screen(status))
     return int(status["exit_code"])
 
 
-def gather(loaded: Config) -> dict[str, Any]:
-    """{"house", "vms", "domains", "tasks", "certificate_days_left", "problems", "exit_code"}."""
+def gather(loaded: Config, faults: Sequence[str] = ()) -> dict[str, Any]:
+    """{"house", "vms", "domains", "tasks", "certificate_days_left", "problems", "exit_code"}.
+
+    faults: of the files that `loaded` was read from; the agent that runs has read them earlier, or others.
+    """
     try:
         house = controlsocket.ask(loaded.vdsm_mp.run_dir, "status")
     except (controlsocket.NotRunning, controlsocket.Refused, OSError) as error:
-        return {"house": None, "problems": [str(error)], "exit_code": 2}
-    problems = house_problems(house)
+        return {"house": None, "problems": [str(error), *faults], "exit_code": 2}
+    problems = [*house_problems(house), *restart_problems(house, loaded, faults)]
     days = _days_left(loaded, problems)
     answers = _ask_door(loaded, problems)
     return {
@@ -76,6 +79,19 @@ def house_problems(house: Mapping[str, Any]) -> list[str]:
         found.append(f"the agent is {house['state']}")
     if not found and house["verdict"] != "ok":
         found.append(f"the agent is {house['verdict']}")
+    return found
+
+
+def restart_problems(house: Mapping[str, Any], loaded: Config, faults: Sequence[str]) -> list[str]:
+    """What another start would find different, or would fail at: a program or a configuration that changed since."""
+    found = [f"the agent could not start again: {fault}" for fault in faults]
+    if "build" not in house:
+        return [*found, "the agent that runs is older than this program; restart it to change over"]
+    read = house["config"]
+    if not faults and read["file"] == str(config.main_file()) and read["digest"] != config.digest(loaded):
+        found.append("the configuration has changed since the agent started; restart it to have it in force")
+    if house["program"] == program.ROOT and house["build"] != program.build_id():
+        found.append("another program is installed than the one that runs; restart the agent to change over")
     return found
 
 
@@ -136,7 +152,7 @@ def screen(status: Mapping[str, Any]) -> str:
     """The same for people."""
     house = status["house"]
     if house is None:
-        return f"not running: {status['problems'][0]}"
+        return "\n".join([f"not running: {status['problems'][0]}", *(f"  ! {more}" for more in status["problems"][1:])])
     parts = [
         f"vdsm-mp {house['version']}, pid {house['pid']}, {house['state']} for {render.seconds(house['uptime_s'])}: "
         + (_many(len(status["problems"]), "problem") if status["problems"] else "well"),

@@ -2,12 +2,13 @@
 """`vdsm-mp restart | stop | stacks | profile | trace`: through the master's control socket."""
 
 import argparse
+import math
 
 from vdsm_mp.cli import render
 from vdsm_mp.common import config, controlsocket
 
 WORKERS = ("storage", "network", "virt", "scheduler", "clientif")
-SAYS_NO = (controlsocket.NotRunning, controlsocket.Refused, config.ConfigError)
+SAYS_NO = (controlsocket.NotRunning, controlsocket.Refused)
 
 
 def arguments(parser: argparse.ArgumentParser, name: str) -> None:
@@ -15,11 +16,19 @@ def arguments(parser: argparse.ArgumentParser, name: str) -> None:
     if name != "stop":
         parser.add_argument("worker", metavar="WORKER", help=", ".join(WORKERS))
     if name in ("profile", "trace"):
-        parser.add_argument("--seconds", type=float, default=5.0, help="how long to look (5)")
+        longest = "a minute" if name == "profile" else "an hour"
+        parser.add_argument("--seconds", type=_seconds, default=5.0, help=f"how long to look (5), at most {longest}")
+
+
+def _seconds(word: str) -> float:
+    seconds = float(word)
+    if not math.isfinite(seconds):
+        raise argparse.ArgumentTypeError(f"{word} is no time")
+    return seconds
 
 
 def run(asked: argparse.Namespace) -> int:
-    run_dir = config.load().config.vdsm_mp.run_dir
+    run_dir = config.load_usable()[0].vdsm_mp.run_dir
     more = {key: getattr(asked, key) for key in ("worker", "seconds") if hasattr(asked, key)}
     result = controlsocket.ask(run_dir, asked.do, timeout_s=120.0, **more)
     if asked.do == "restart":

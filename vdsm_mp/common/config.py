@@ -7,6 +7,7 @@ an error with file and line; an option of VDSM's that means nothing here is a no
 """
 
 import configparser
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -26,7 +27,11 @@ ENVIRONMENT = "VDSM_MP_CONFIG"
 
 
 class ConfigError(Exception):
-    """The sentence names file and line; one line for each fault."""
+    """The sentence names file and line; one line for each fault. usable: what is left without the faulty options."""
+
+    def __init__(self, faults: str, usable: Config | None = None) -> None:
+        super().__init__(faults)
+        self.usable = usable or Config()
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,19 @@ def load(main_file: Path | None = None) -> Loaded:
     return _merge([*paths, *sorted(drop_ins, key=lambda path: path.name)])
 
 
+def load_usable() -> tuple[Config, list[str]]:
+    """(configuration, its faults): for tools that must reach a running agent, whatever was written since it started."""
+    try:
+        return load().config, []
+    except ConfigError as error:
+        return error.usable, str(error).splitlines()
+
+
+def main_file() -> Path:
+    """Which main file a start without other wishes would read."""
+    return Path(os.environ.get(ENVIRONMENT) or MAIN_FILE)
+
+
 def _merge(paths: list[Path]) -> Loaded:
     parser = configparser.ConfigParser(strict=True)
     parser.optionxform = str.lower  # type: ignore[assignment,method-assign]
@@ -78,10 +96,11 @@ def _merge(paths: list[Path]) -> Loaded:
     for name in [*known, *(s for s in parser.sections() if s not in known)]:
         if parser.has_section(name):
             _take_section(name, known.get(name), parser, origin, sections, ignored, faults)
+    merged = msgspec.structs.replace(Config(), **sections)
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError("\n".join(faults), merged)
     notes = (f"options without a meaning here, ignored: {', '.join(ignored)}",) if ignored else ()
-    return Loaded(msgspec.structs.replace(Config(), **sections), notes, origin)
+    return Loaded(merged, notes, origin)
 
 
 def _take_section(
@@ -134,6 +153,11 @@ def _lines(path: Path, text: str) -> dict[tuple[str, str], str]:
         elif option := re.match(r"([^\s#;:=][^:=]*?)\s*[:=]", line):
             found[section, option[1].lower()] = f"{path}:{number}"
     return found
+
+
+def digest(config: Config) -> str:
+    """Tells two configurations apart."""
+    return hashlib.blake2b(msgspec.json.encode(config), digest_size=8).hexdigest()
 
 
 def in_force(loaded: Loaded) -> str:

@@ -35,6 +35,9 @@ MOST_REQUEST_BYTES = 4096
 REQUEST_S = 5.0
 #: A restart is answered when the worker is ready again, a look when it has answered.
 ANSWER_S = 90.0
+#: How long one may look: a profile is waited for, and a trace fills the log.
+LONGEST_S = {"profile": 60.0, "trace": 3600.0}
+SHORTEST_S = 0.1
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -176,6 +179,10 @@ class Desk:
         caller.wants = wants
 
     def _look(self, caller: Caller, ask: Request) -> None:
+        longest_s = LONGEST_S.get(ask.do)
+        if longest_s is not None and not SHORTEST_S <= ask.seconds <= longest_s:
+            self._reply(caller, False, f"a {ask.do} takes {SHORTEST_S:g} to {longest_s:g} s, not {ask.seconds:g}")
+            return
         self._numbers += 1
         number = self._numbers
         arrived: list[str | None] = []

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from vdsm_mp.common import kernel, log
+from vdsm_mp.common import kernel, log, program
 from vdsm_mp.house import members, spawn
 from vdsm_mp.house.children import Children
 from vdsm_mp.house.members import Lost, Process, State, Worker
@@ -45,7 +45,10 @@ WorkerMain = Callable[[WorkerSpec, int, socket.socket, int], int]
 
 
 class House:
-    """See the module. `verdict` is the exit code once EMPTY. `build`: which program workers must run."""
+    """See the module. `verdict` is the exit code once EMPTY. `build`: which program the house and its workers run.
+
+    config: {"file", "digest"} of their configuration.
+    """
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class House:
         main: WorkerMain,
         *,
         build: str,
+        config: Mapping[str, str],
         inherited: Mapping[str, socket.socket],
         broadcast: Callable[[list[tuple[str, int]]], None],
     ) -> None:
@@ -64,7 +68,8 @@ class House:
         self.children = Children(kinds, self._write_off)
         self.started_mono = time.monotonic()
         self._main = main
-        self._build = build
+        self.build = build
+        self.config = config
         self._inherited = inherited
         self._broadcast = broadcast
         self._stage = -1
@@ -109,7 +114,7 @@ class House:
                 worker.late_s, worker.vitals = note.late_s, note.vitals
                 worker.pss_kib = note.pss_kib or worker.pss_kib
             case control.Ready():
-                self._ready(worker, note.build)
+                self._ready(worker)
             case control.CannotStart():
                 worker.said = note.reason
             case control.OpenChild():
@@ -120,12 +125,7 @@ class House:
                 if (asked := self._reports.pop(note.id, None)) is not None:
                     asked[1](note.text)
 
-    def _ready(self, worker: Worker, build: str) -> None:
-        if build != self._build:
-            # Half an upgrade: parts of two programs must not work together.
-            logger.critical("%s runs build %s, the master %s: the house restarts", worker.spec.name, build, self._build)
-            self.stop(verdict=1)
-            return
+    def _ready(self, worker: Worker) -> None:
         now = time.monotonic()
         worker.ready_mono = now
         if worker.state is not State.STARTING or worker.process is None:
@@ -204,7 +204,13 @@ class House:
                 worker.history.last_reason, worker.history.last_at_mono = "restart asked for", now
                 self._start(worker)
             return
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == spawn.CANNOT_START:
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
+        if code == spawn.OTHER_PROGRAM or (worker.state is State.STARTING and self._replaced()):
+            # Half an upgrade: parts of two programs must not work together, and what failed may have been that.
+            logger.critical("%s died: %s; the program on the disk is another one: the house restarts", name, reason)
+            self.stop(verdict=1)
+            return
+        if code == spawn.CANNOT_START:
             self._never_starts(worker, reason)
             return
         wait_s = worker.history.died(now, now - process.started_mono, reason, by_others=by_others)
@@ -214,6 +220,9 @@ class House:
             logger.error("%s is degraded: more than %d deaths within %gs", name, members.INTENSITY, members.WINDOW_S)
         if wait_s == 0:
             self._start(worker)
+
+    def _replaced(self) -> bool:
+        return program.build_id() != self.build
 
     def _killed_by_kernel(self, status: int) -> str:
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
@@ -389,6 +398,8 @@ class House:
             return f"no worker is called {name}; there are: {', '.join(self.workers)}"
         if self._stopping:
             return "the house is stopping"
+        if self._replaced():
+            return "the program on the disk is not the one that runs: only the whole house can be restarted"
         if worker.process is None:
             worker.history.in_a_row = 0
             self._start(worker)

@@ -26,6 +26,8 @@ logger = log.named("master")
 
 #: A worker whose start failed for good; see docs/processes.md for all codes.
 CANNOT_START = 3
+#: The program on the disk is not the one that the master runs.
+OTHER_PROGRAM = 4
 
 
 def fork(

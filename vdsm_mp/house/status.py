@@ -6,13 +6,15 @@ import time
 from typing import Any
 
 import vdsm_mp
-from vdsm_mp.common import kernel
+from vdsm_mp.common import kernel, program
 from vdsm_mp.house.house import House
 from vdsm_mp.house.members import Worker
 
 
 def of(house: House) -> dict[str, Any]:
-    """{"state", "pid", "version", "uptime_s", "verdict", "workers": {name: …}, "children": […], "lost": […]}.
+    """{"state", "pid", "version", "program", "build", "config", "uptime_s", "verdict", "workers": {name: …}, …}.
+
+    program, build: where it was loaded from, and which it was then (`common/program.py`). config: {"file", "digest"}.
 
     verdict: "ok", "degraded" (something restarts too often, or is written off, or not all are ready) or "failed".
     """
@@ -31,6 +33,9 @@ def of(house: House) -> dict[str, Any]:
         "verdict": verdict,
         "pid": os.getpid(),
         "version": vdsm_mp.__version__,
+        "program": program.ROOT,
+        "build": house.build,
+        "config": house.config,
         "uptime_s": round(now - house.started_mono, 1),
         "rss_kib": kernel.rss_kib(os.getpid()),
         "pss_kib": kernel.own_pss_kib(),

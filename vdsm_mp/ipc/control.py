@@ -66,9 +66,7 @@ class ChildMade(Note, frozen=True, kw_only=True, tag="childMade"):
 
 
 class Ready(Note, frozen=True, kw_only=True, tag="ready"):
-    """Calls may come. build: the program this worker runs; another one than the master's is refused."""
-
-    build: str
+    """Calls may come."""
 
 
 class CannotStart(Note, frozen=True, kw_only=True, tag="cannotStart"):

@@ -9,7 +9,6 @@ import traceback
 from collections import Counter
 
 SAMPLE_S = 0.01
-MOST_SECONDS = 60.0
 #: Frames shown of one stack, and stacks shown of one profile.
 DEPTH, STACKS = 12, 25
 
@@ -28,8 +27,10 @@ def stacks() -> str:
 
 
 def profile(seconds: float) -> str:
-    """Sample all threads for some seconds; the stacks that were seen most, with their share. In a pool thread."""
-    seconds = min(max(seconds, 0.1), MOST_SECONDS)
+    """Sample all threads for some seconds (the desk bounds them); the stacks that were seen most, with their share.
+
+    In a pool thread.
+    """
     own = threading.get_ident()
     seen: Counter[tuple[str, tuple[str, ...]]] = Counter()
     rounds = 0

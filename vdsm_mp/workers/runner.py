@@ -53,7 +53,6 @@ class Place:
     config: Config
     bus_dir: Path
     token: str
-    build: str
     workers: tuple[WorkerSpec, ...]
     inherited: Mapping[str, socket.socket]
 
@@ -170,7 +169,7 @@ class Life:
             return 0
         if (error := building.exception()) is not None:
             return await self._cannot_start(error)
-        self._tell(control.Ready(build=place.build))
+        self._tell(control.Ready())
         within_s = await self._leaving
         return await self._drain(within_s)
 

@@ -84,6 +84,18 @@ def test_all_faults_of_all_files_are_said_at_once(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_beside_a_fault_the_rest_can_still_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main = written(
+        tmp_path, "[vars]\nssl = perhaps\nshl = 1\n[vdsm_mp]\nrun_dir = /run/elsewhere\n", _50_bad="nothing\n"
+    )
+    monkeypatch.setenv(config.ENVIRONMENT, str(main))
+    usable, faults = config.load_usable()
+    assert usable.vdsm_mp.run_dir == "/run/elsewhere" and usable.vars.ssl is True
+    assert len(faults) == 3
+    monkeypatch.setenv(config.ENVIRONMENT, str(tmp_path / "absent.conf"))
+    assert config.load_usable()[0] == config.Config()
+
+
 def test_a_named_file_that_is_absent_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError, match="No such file"):
         config.load(tmp_path / "absent.conf")
