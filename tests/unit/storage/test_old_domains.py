@@ -128,8 +128,11 @@ def old(tmp_path: Path, children: LocalChildren) -> Iterator[FileDomain]:
     io.close()
 
 
-def lock_of(domain: FileDomain) -> StampLock:
-    return StampLock(domain, op_s=0.05, lease_s=0.1)
+def lock_of(domain: FileDomain, renew_s: float = 0.02) -> StampLock:
+    return StampLock(domain, op_s=0.05, lease_s=0.1, renew_s=renew_s)
+
+
+NEVER_S = 3600.0
 
 
 def lease(domain: FileDomain) -> bytes:
@@ -137,7 +140,7 @@ def lease(domain: FileDomain) -> bytes:
 
 
 def test_a_lease_names_its_holder_and_is_free_after(old: FileDomain) -> None:
-    lock = lock_of(old)
+    lock = StampLock(old, op_s=0.05, lease_s=5)
     assert not old.format.volume_leases
     lock.acquire(lock.sdm, 7)
     assert lease(old)[:16] == b"7".ljust(16)
@@ -150,11 +153,39 @@ def test_a_lease_names_its_holder_and_is_free_after(old: FileDomain) -> None:
 
 
 def test_a_lease_whose_holder_is_silent_is_taken_and_not_given_back_by_it(old: FileDomain) -> None:
-    dead, living = lock_of(old), lock_of(old)
+    dead, living = lock_of(old, NEVER_S), lock_of(old, NEVER_S)
     dead.acquire(dead.sdm, 1)
     living.acquire(living.sdm, 2)
+    assert not dead.holds(dead.sdm)
     dead.release(dead.sdm)
     assert lease(old)[:16] == b"2".ljust(16)
+    living.release(living.sdm)
+
+
+def test_a_lease_is_kept_for_as_long_as_it_is_needed(old: FileDomain) -> None:
+    holder, other = StampLock(old, op_s=0.2, lease_s=0.6, renew_s=0.1), StampLock(old, op_s=0.2, lease_s=0.6)
+    holder.acquire(holder.sdm, 1)
+    seen = {lease(old)}
+    with pytest.raises(LockNotAcquired, match="1 holds it and renews it"):
+        other.acquire(other.sdm, 2)
+    eventually(lambda: seen.add(lease(old)) or len(seen) > 8, within_s=10, every_s=0.02)
+    assert holder.holds(holder.sdm)
+    holder.release(holder.sdm)
+    assert lease(old) == FREE_STAMP
+    other.acquire(other.sdm, 2)
+    other.release(other.sdm)
+    assert lease(old) == FREE_STAMP
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("stamp")])
+
+
+def test_a_lease_that_somebody_wrote_over_is_left_to_them(old: FileDomain) -> None:
+    lock = StampLock(old, op_s=0.05, lease_s=5, renew_s=0.05)
+    lock.acquire(lock.sdm, 1)
+    others = f"{9:<16d}{1:016x}".encode().ljust(512, b"\0")
+    old.io.write(LEASES, others)
+    eventually(lambda: not lock.holds(lock.sdm))
+    lock.release(lock.sdm)
+    assert lease(old) == others
 
 
 def test_a_lease_that_is_renewed_is_not_taken(old: FileDomain) -> None:
@@ -179,7 +210,7 @@ def test_a_lease_that_is_renewed_is_not_taken(old: FileDomain) -> None:
 
 
 def test_of_two_who_write_at_once_the_later_one_wins(old: FileDomain) -> None:
-    locks = [lock_of(old), lock_of(old)]
+    locks = [lock_of(old, NEVER_S), lock_of(old, NEVER_S)]
     outcomes: list[str] = []
 
     def take(n: int) -> None:
