@@ -146,6 +146,25 @@ def request(op: str, params: Any, number: Any = 1, **more: Any) -> bytes:
 # What it does
 
 
+def test_the_bridge_of_cards_without_a_network_is_made_once_and_is_up(place: Place) -> None:
+    keeper = subprocess.Popen(["unshare", "--net", "sleep", "60"])
+    try:
+        eventually(lambda: os.readlink(f"/proc/{keeper.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
+        inside = ["nsenter", "--target", str(keeper.pid), "--net"]
+        root = SudoRoot("network", str(place.libexec), sudo=inside)
+        root.do("dummy-bridge")
+        root.do("dummy-bridge")
+        root.close()
+        shown = subprocess.run(
+            [*inside, "ip", "-j", "-d", "link", "show", ";vdsmdummy;"], check=True, capture_output=True
+        )
+        (link,) = json.loads(shown.stdout)
+        assert (link["linkinfo"]["info_kind"], "UP" in link["flags"]) == ("bridge", True)
+    finally:
+        keeper.kill()
+        keeper.wait(10)
+
+
 def test_ping_answers_as_root(storage: SudoRoot) -> None:
     assert storage.do("ping") == {"helper": "storage", "uid": 0, "lost": 0}
 

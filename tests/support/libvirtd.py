@@ -203,6 +203,13 @@ class PrivateLibvirtd:
         found = [self.root / "log" / "libvirtd.log", self.root / "log" / "out"]
         return "\n".join(path.read_text(errors="replace") for path in found if path.exists())
 
+    def add_bridge(self, name: str) -> None:
+        """A bridge where its guests are; fine when it is there."""
+        inside = ["nsenter", "--target", str(self._inner_init), "--net", "ip", "link"]
+        if subprocess.run([*inside, "show", "dev", name], check=False, capture_output=True, timeout=10).returncode:
+            subprocess.run([*inside, "add", "name", name, "type", "bridge"], check=True, timeout=10)
+            subprocess.run([*inside, "set", "dev", name, "up"], check=True, timeout=10)
+
     def close(self) -> None:
         """End it with all its guests. Safe to repeat."""
         inside = self._inside() if self._init is not None else []
@@ -229,6 +236,8 @@ class PrivateLibvirtd:
         config = _CONFIG.format(host_uuid=uuid.uuid4(), root=self.root, more=self._more)
         (self.root / "etc" / "libvirtd.conf").write_text(config)
         (self.root / "etc" / "qemu.conf").write_text(self._qemu_config)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copytree("/etc/libvirt/nwfilter", self.root / "etc" / "nwfilter")
         _share_capabilities_cache(self.root / "cache" / "qemu")
         # libvirt asks for its own name often; without this line each time waits for a name server.
         (self.root / "hosts").write_text(f"127.0.0.1 localhost {self.name}\n::1 localhost\n")

@@ -21,6 +21,7 @@ from vdsm_mp.api.errors_virt import DiskNotFound
 from vdsm_mp.api.events import VmStatusChanged
 from vdsm_mp.api.internal import (
     ChainLink,
+    EnsureDummyBridge,
     PreparedDrive,
     PrepareDrive,
     SampleVms,
@@ -57,6 +58,8 @@ class RecordedStorage:
         self.fails: Exception | None = None
         #: Raised instead of taking an image back.
         self.away: Exception | None = None
+        #: What makes the bridge of cards without a network.
+        self.make_bridge: Callable[[], None] = lambda: None
 
     def ask(self, message: Message, *, deadline_s: float | None = None) -> Any:
         if isinstance(message, PrepareDrive):
@@ -90,6 +93,9 @@ class RecordedStorage:
                 raise NoSuchLease(name.lease_id, name.sd_id)
             path, offset = self.leases[name.lease_id]
             return LeaseInfo(sd_id=name.sd_id, lease_id=name.lease_id, path=path, offset=offset)
+        if isinstance(message, EnsureDummyBridge):
+            self.make_bridge()
+            return None
         assert isinstance(message, TeardownDrive)
         if self.away is not None:
             raise self.away

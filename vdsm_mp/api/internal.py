@@ -222,6 +222,11 @@ class GetPeerLiveness(Message, frozen=True, kw_only=True):
     host_ids: dict[Uuid, int]
 
 
+@verb("internal.dummy_bridge", owner="network", lane=Lane.READ, internal=True, safe=True, deadline_s=15)
+class EnsureDummyBridge(Message, frozen=True, kw_only=True):
+    """Have the bridge of cards that belong to no network. Idempotent."""
+
+
 @verb("internal.watch_network", owner="network", safe=True, internal=True, deadline_s=5)
 class WatchNetwork(Message, frozen=True, kw_only=True):
     """One beat: tell engines when a bond failed over or a dynamic address changed (`|net|host_conn|no_id`)."""

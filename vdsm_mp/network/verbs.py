@@ -6,7 +6,7 @@ from typing import Any
 
 from vdsm_mp.api.errors_host import HostHookFailed
 from vdsm_mp.api.host import Ping
-from vdsm_mp.api.internal import GetNetworkCounters, GetNetworkFacts, WatchNetwork
+from vdsm_mp.api.internal import EnsureDummyBridge, GetNetworkCounters, GetNetworkFacts, WatchNetwork
 from vdsm_mp.api.network import (
     ConfirmConnectivity,
     GetNetworkCapabilities,
@@ -21,6 +21,7 @@ from vdsm_mp.common.options import Vars
 from vdsm_mp.network import caps, stats
 from vdsm_mp.network.commit import Networks
 from vdsm_mp.network.connectivity import Connectivity
+from vdsm_mp.network.dummy import DummyBridge
 from vdsm_mp.network.watch import Watch
 
 
@@ -66,6 +67,11 @@ def get_network_facts(watch: Watch, networks: Networks, options: Vars, ask: GetN
 @handles(GetNetworkCounters)
 def get_network_counters(watch: Watch, options: Vars, ask: GetNetworkCounters) -> dict[str, Any]:
     return stats.counters(watch.now(), options, stats.read_table())
+
+
+@handles(EnsureDummyBridge)
+def ensure_dummy_bridge(bridge: DummyBridge, ask: EnsureDummyBridge) -> None:
+    bridge.ensure()
 
 
 @handles(WatchNetwork)

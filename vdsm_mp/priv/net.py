@@ -18,6 +18,8 @@ _IP = "/usr/sbin/ip"
 _DHCLIENT = "/usr/sbin/dhclient"
 #: What is asked of a DHCP server for a device that must not have the default route.
 _NO_ROUTES = "request subnet-mask, broadcast-address, interface-mtu;\n"
+#: Engines name it; no other name may begin like that.
+_DUMMY = ";vdsmdummy;"
 _REMOVABLE = frozenset({"bridge", "bond", "vlan"})
 _BOND_OPTIONS: Mapping[str, str] = {
     "mode": r"[0-6]|balance-rr|active-backup|balance-xor|broadcast|802\.3ad|balance-tlb|balance-alb",
@@ -68,6 +70,12 @@ def _plain(name: str) -> str:
 def _bridge_create(context: Context, p: Mapping[str, Any]) -> None:
     stp = "1" if p.get("stp") else "0"
     _ip(context, "link", "add", "name", _plain(p["name"]), "type", "bridge", "stp_state", stp, "forward_delay", "0")
+
+
+def _dummy_bridge(context: Context, p: Mapping[str, Any]) -> None:
+    # Somebody else may make it at the same time: what counts is that it is there in the end.
+    _ip(context, "link", "add", "name", _DUMMY, "type", "bridge", "stp_state", "0", "forward_delay", "0", ok=(0, 2))
+    _ip(context, "link", "set", "dev", _DUMMY, "up")
 
 
 def bond_words(text: str | None) -> list[str]:
@@ -188,6 +196,7 @@ def _dhcp_stop(context: Context, p: Mapping[str, Any]) -> None:
 
 HANDLERS: Mapping[str, Callable[[Context, Mapping[str, Any]], None]] = {
     "bridge-create": _bridge_create,
+    "dummy-bridge": _dummy_bridge,
     "bond-create": _bond_create,
     "vlan-create": _vlan_create,
     "link-remove": _link_remove,

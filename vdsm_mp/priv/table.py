@@ -148,6 +148,7 @@ _ROWS = (
         "The same for a server that does not answer: forced, and out of sight at once.",
     ),
     Operation("bridge-create", "network", {"name": LINK, "stp": Flag(optional=True)}, "Make a bridge."),
+    Operation("dummy-bridge", "network", {}, "Make the bridge of cards that belong to no network; idempotent."),
     Operation("bond-create", "network", {"name": LINK, "options": OPTIONS}, "Make a bond."),
     Operation(
         "vlan-create",

@@ -14,6 +14,7 @@ from vdsm_mp.virt.agent import Turns
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives
+from vdsm_mp.virt.dummynet import DummyNet
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
@@ -31,6 +32,7 @@ class Devices:
     keeper: Keeper
     drives: Drives
     policy: Policy
+    dummynet: DummyNet
     turns: Turns = field(default_factory=Turns)
 
     def live(self, vm_id: str) -> tuple[Any, ET.Element]:

@@ -2,8 +2,8 @@
 """The engine's XML -> the XML that libvirt gets. Pure: takes trees and facts, changes a copy, no I/O.
 
 What is changed and why: `<on_reboot>` goes (we decide), placeholders become this host's identity, disks get the
-prepared paths and keep their owner (`relabel='no'`), leases get their place, and where KVM is of no use the domain
-is emulated.
+prepared paths and keep their owner (`relabel='no'`), leases get their place, what engines take for granted is as this
+host has it (`domxml_host`), and where KVM is of no use the domain is emulated.
 """
 
 import copy
@@ -15,23 +15,29 @@ from dataclasses import dataclass
 from vdsm_mp.api.errors_virt import CannotCreateVm
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.common import xml
+from vdsm_mp.virt import domxml_host
 from vdsm_mp.virt.domxml_parse import drive, source_path
 from vdsm_mp.virt.hostfacts import HostFacts
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import Drive
 
-QEMU_URI = "http://libvirt.org/schemas/domain/qemu/1.0"
 #: Names that multipath gives to LUNs; the host's own volumes below /dev/mapper are called otherwise.
 _LUN = re.compile(r"[0-9a-f]{16,33}")
+#: Stands for the path of an image that is made of the files in the metadata.
+_PAYLOAD = "PAYLOAD:"
 _LEASE_PATH = "LEASE-PATH:"
 _LEASE_OFFSET = "LEASE-OFFSET:"
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a domain may name on this host. disk_folders: where files and devices of disks may lie."""
+    """What a domain may name on this host. disk_folders: where files and devices of disks may lie.
+
+    payload_folder: where we make images of the files that come with a VM.
+    """
 
     disk_folders: tuple[str, ...]
+    payload_folder: str = ""
     qemu_commandline: bool = False
 
 
@@ -47,8 +53,9 @@ def check(domain: ET.Element, metadata: Metadata, policy: Policy) -> None:
 
 def check_commandline(domain: ET.Element, policy: Policy) -> None:
     """Raises: CannotCreateVm."""
-    if not policy.qemu_commandline and any(child.tag.startswith(f"{{{QEMU_URI}}}") for child in domain):
-        raise CannotCreateVm("<qemu:…> elements are not allowed on this host ([vdsm_mp] allow_qemu_commandline)")
+    foreign = [] if policy.qemu_commandline else domxml_host.foreign_elements(domain)
+    if foreign:
+        raise CannotCreateVm(f"<qemu:{foreign[0]}> is not allowed on this host ([vdsm_mp] allow_qemu_commandline)")
 
 
 def check_disk(disk: ET.Element, what: Drive, policy: Policy) -> None:
@@ -69,7 +76,11 @@ def check_disk(disk: ET.Element, what: Drive, policy: Policy) -> None:
 def _allowed(path: str, what: Drive, policy: Policy) -> bool:
     if _LUN.fullmatch(what.guid) and path == f"/dev/mapper/{what.guid}":
         return True
+    if what.payload and path.startswith(_PAYLOAD):
+        return True
     parts = path.split("/")
+    if what.payload and policy.payload_folder and "/".join(parts[:-1]) == policy.payload_folder:
+        return True
     if not path.startswith("/") or ".." in parts or "." in parts:
         return False
     return any(path.startswith(f"{folder.rstrip('/')}/") for folder in policy.disk_folders)
@@ -89,6 +100,7 @@ def build(
             use_prepared(disk, prepared[target])
         keep_owner(disk)
     _fill_leases(final, list(prepared.values()))
+    domxml_host.adapt(final, facts)
     if final.get("type") == "kvm" and not facts.kvm:
         emulate(final)
     return final

@@ -16,6 +16,8 @@ _UUID = re.compile(UUID_PATTERN)
 _GUESTFS_CHANNEL = "org.libguestfs.channel.0"
 _OVIRT_CHANNEL = "com.redhat.rhevm.vdsm"
 _QGA_CHANNEL = "org.qemu.guest_agent.0"
+#: Stands in a disk's metadata next to the files that the disk is to be made of.
+PAYLOAD = "payload"
 _UNIT_KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "KB": 1000 / 1024, "k": 1, "KiB": 1, "MB": 1e6 / 1024, "M": 1024}
 _UNIT_KIB |= {"MiB": 1024, "GB": 1e9 / 1024, "G": 1 << 20, "GiB": 1 << 20, "TB": 1e12 / 1024, "T": 1 << 30}
 _UNIT_KIB |= {"TiB": 1 << 30}
@@ -52,6 +54,12 @@ def memory_kib(domain: ET.Element, tag: str) -> int:
         return int(int(element.text or "") * _UNIT_KIB.get(element.get("unit", "KiB"), 1))
     except ValueError:
         return 0
+
+
+def clock_offset(domain: ET.Element) -> str:
+    """Seconds between the guest's clock and UTC, as text."""
+    text = xml.attributes(domain.find("clock")).get("adjustment", "0")
+    return text if text.lstrip("-").isdigit() else "0"
 
 
 def is_ours(domain: ET.Element) -> bool:
@@ -101,6 +109,7 @@ def drive(disk: ET.Element, metadata: Metadata) -> Drive:
         readonly=disk.find("readonly") is not None,
         ids=volume_ids(data),
         guid=str(data.get("GUID") or ""),
+        payload=PAYLOAD in data,
     )
 
 

@@ -23,6 +23,7 @@ from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import Do, VmStatus
+from vdsm_mp.virt.payload import Payloads
 from vdsm_mp.virt.records import VmRecord, VolumeIds
 from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.replicate import replicas
@@ -55,6 +56,7 @@ class Ender:
         starter: Starter,
         background: Background,
         hooks: VmHooks,
+        payloads: Payloads,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -64,6 +66,7 @@ class Ender:
         self._starter = starter
         self._background = background
         self._hooks = hooks
+        self._payloads = payloads
 
     # -- destroy
 
@@ -149,6 +152,7 @@ class Ender:
                 )
         finally:
             if not record.external:
+                self._payloads.remove(record.vm_id)
                 for ids in _held(record):
                     self._drives.teardown(ids)
             self._hooks.after_destroy(record)

@@ -21,7 +21,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import HibernateVm
 from vdsm_mp.common import clock, command, log, xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt import domxml_build, machine, moving
+from vdsm_mp.virt import domxml_build, domxml_parse, machine, moving
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives
@@ -168,12 +168,15 @@ def wake(
     """
     saved = xml.parse(conn.saveImageGetXMLDesc(image.path, libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE))
     metadata = Metadata.of_domain(final) or Metadata()
+    payloads = {one.name: one.path for one in domxml_parse.devices(final, metadata).drives if one.payload}
     for disk in saved.iterfind("devices/disk"):
         target = xml.attributes(disk.find("target")).get("dev", "")
         if target in prepared:
             domxml_build.use_prepared(disk, prepared[target])
             for chain in disk.findall("backingStore"):
                 disk.remove(chain)
+        elif target in payloads and (source := disk.find("source")) is not None:
+            source.set("file", payloads[target])
     metadata.put_into(saved)
     domxml_build.check(saved, metadata, policy)
     saved = hooks.shape("before_vm_dehibernate", record, saved)

@@ -4,18 +4,33 @@
 import contextlib
 import os
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+#: Where ovirt-vmconsole looks for the consoles of VMs.
+CONSOLE_FOLDER = "/run/ovirt-vmconsole-console"
+#: Firmware as engines name it -> the same elsewhere: Debian 12, and later ones, which have the large flash only.
+_FIRMWARE: Mapping[str, tuple[str, ...]] = {
+    "/usr/share/OVMF/OVMF_CODE.secboot.fd": ("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd",),
+    "/usr/share/OVMF/OVMF_VARS.fd": ("/usr/share/OVMF/OVMF_VARS_4M.fd",),
+    "/usr/share/OVMF/OVMF_VARS.secboot.fd": ("/usr/share/OVMF/OVMF_VARS.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """kvm: hardware virtualisation is there and may be used by us, hence by QEMU. serial: the host's UUID or ""."""
+    """kvm: hardware virtualisation is there and may be used by us, hence by QEMU. serial: the host's UUID or "".
+
+    console_sockets: there is a place for them. firmware: {name that engines use: file of this host}, where they differ.
+    """
 
     kvm: bool
     os_name: str = "oVirt Node"
     os_version: str = ""
     serial: str = ""
+    console_sockets: bool = True
+    firmware: Mapping[str, str] = field(default_factory=dict)
 
 
 def gather(vdsm_id_file: str) -> HostFacts:
@@ -28,7 +43,19 @@ def gather(vdsm_id_file: str) -> HostFacts:
         os_name=release.get("NAME", "Linux"),
         os_version=release.get("VERSION_ID", ""),
         serial=_first_line(vdsm_id_file) or _first_line("/sys/class/dmi/id/product_uuid"),
+        console_sockets=Path(CONSOLE_FOLDER).is_dir(),
+        firmware=firmware(),
     )
+
+
+def firmware(root: Path = Path("/")) -> dict[str, str]:
+    """{name that engines use: file that is here instead}."""
+    found = {}
+    for name, others in _FIRMWARE.items():
+        here = next((one for one in (name, *others) if (root / one[1:]).exists()), name)
+        if here != name:
+            found[name] = here
+    return found
 
 
 def kvm_usable(device: str = "/dev/kvm", cpuinfo: str = "/proc/cpuinfo") -> bool:

@@ -167,7 +167,10 @@ def _read(parent: ET.Element) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for child in parent:
         name = _local(child.tag)
-        if name in _LISTS:
+        if name == "file" and "path" in child.attrib:
+            # Of a payload: {"file": {path: content}}.
+            data.setdefault(name, {})[child.get("path", "")] = (child.text or "").strip()
+        elif name in _LISTS:
             data[name] = [_read(item) if len(item) else _typed(item) for item in child]
         elif name in _MAPS or len(child):
             data[name] = _read(child)
@@ -177,6 +180,10 @@ def _read(parent: ET.Element) -> dict[str, Any]:
 
 
 def _append(parent: ET.Element, key: str, value: Any) -> None:
+    if key == "file" and isinstance(value, Mapping):
+        for path, content in value.items():
+            ET.SubElement(parent, _vm(key), path=path).text = content
+        return
     child = ET.SubElement(parent, _vm(key))
     if isinstance(value, Mapping):
         for name, inner in value.items():

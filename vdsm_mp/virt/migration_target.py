@@ -33,10 +33,12 @@ from vdsm_mp.virt import displaynet, domxml_build, domxml_parse, moving
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives, with_sizes
+from vdsm_mp.virt.dummynet import DummyNet
 from vdsm_mp.virt.keeping import Keeper, with_devices
 from vdsm_mp.virt.machine import Life, VmStatus
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.migration_params import NOTE, without_note
+from vdsm_mp.virt.payload import Payloads
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.sampling import Sampler
@@ -63,6 +65,8 @@ class Arrivals:
         policy: Policy,
         variables: Vars,
         hooks: VmHooks,
+        payloads: Payloads,
+        dummynet: DummyNet,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -72,6 +76,8 @@ class Arrivals:
         self._background = background
         self._policy = policy
         self._hooks = hooks
+        self._payloads = payloads
+        self._dummynet = dummynet
         self._limit = variables.max_incoming_migrations
         self._timeout_s = variables.migration_destination_timeout
         #: A source that waited so long for us has given up, whether or not it could tell us.
@@ -91,14 +97,17 @@ class Arrivals:
         metadata = Metadata.of_domain(domain) or Metadata()
         domxml_build.check(domain, metadata, self._policy)
         displaynet.ensure(self._connection.get(), domain)
+        self._dummynet.ensure(domain)
         self._keep_place(_record(vm_id, who.name, domain, metadata, params), limit)
         prepared: dict[str, PreparedDrive] = {}
         try:
             prepared = self._drives.prepare_all(domain, metadata)
+            self._payloads.fill(domain, metadata, vm_id)
             prepared = self._hooks.devices.disks_prepared(self._vms.find(vm_id), prepared)
             self._hooks.before_arriving(self._vms.find(vm_id), domain)
         except BaseException as error:
             self._vms.forget(vm_id)
+            self._payloads.remove(vm_id)
             if prepared:
                 self._give_back(domain, metadata)
             if isinstance(error, Error):

@@ -13,6 +13,7 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import graphics
 from vdsm_mp.virt.devicehooks import DeviceHooks, custom_of
 from vdsm_mp.virt.devices import Devices, alias_of, find
+from vdsm_mp.virt.domxml_host import DUMMY_BRIDGE
 from vdsm_mp.virt.registry import short_status
 from vdsm_mp.virt.vmhooks import VmHooks
 
@@ -43,6 +44,7 @@ def update_nic(devices: Devices, hooks: DeviceHooks, vm_id: str, params: Mapping
     data = record.metadata.device(**identity)
     custom = custom_of(params) or custom_of(data)
     _set_link(card, params)
+    devices.dummynet.ensure(card, UpdateDeviceFailed)
     _set_limits(card, params.get("specParams"))
     wanted = hooks.before("update", record, card, custom, UpdateDeviceFailed)
     try:
@@ -66,16 +68,20 @@ def mac_of(card: ET.Element) -> str:
 
 
 def _set_link(card: ET.Element, params: Mapping[str, Any]) -> None:
-    """An empty network means: not connected to any. The card keeps its bridge then, with its link down."""
-    network = params.get("network")
+    """An empty network means: not connected to any. The card goes to the bridge that leads nowhere, its link down."""
     if "network" not in params and "linkActive" not in params:
         return
-    if network:
-        source = card.find("source")
-        if card.get("type") != "bridge" or source is None:
-            raise UpdateDeviceFailed("only a card on a bridge can change its network")
-        source.set("bridge", str(network))
-    up = str(params.get("linkActive", True)).lower() == "true" and network != ""
+    network = params.get("network")
+    nowhere = "network" in params and not network
+    source = card.find("source")
+    if "network" in params and card.get("type") == "bridge" and source is not None:
+        source.set("bridge", str(network or DUMMY_BRIDGE))
+    elif network:
+        raise UpdateDeviceFailed("only a card on a bridge can change its network")
+    _set_state(card, up=str(params.get("linkActive", True)).lower() == "true" and not nowhere)
+
+
+def _set_state(card: ET.Element, *, up: bool) -> None:
     link = card.find("link")
     if link is None:
         link = ET.SubElement(card, "link")

@@ -26,6 +26,7 @@ def hotplug_nic(plugger: Plugger, ask: HotplugVmNic) -> dict[str, str]:
         raise HotplugNicFailed("the card has no MAC address")
     if any(nic.mac == mac for nic in record.devices.nics):
         raise HotplugNicFailed(f"a card {mac} is plugged already")
+    plugger.devices.dummynet.ensure(card, HotplugNicFailed)
     data = metadata.device(mac_address=mac)
     with plugger.remembered(ask.vm_id, {"mac_address": mac}, data):
         plugger.attach(ask.vm_id, card, HotplugNicFailed, data)

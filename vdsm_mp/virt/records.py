@@ -21,7 +21,10 @@ class VolumeIds:
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """A disk, CD-ROM or floppy. name: target dev (`sda`); path: what QEMU has open, "" when empty."""
+    """A disk, CD-ROM or floppy. name: target dev (`sda`); path: what QEMU has open, "" when empty.
+
+    payload: made of files that the engine gave.
+    """
 
     name: str
     device: str
@@ -32,6 +35,7 @@ class Drive:
     readonly: bool = False
     ids: VolumeIds | None = None
     guid: str = ""
+    payload: bool = False
     apparent_size_bytes: int = 0
     true_size_bytes: int = 0
 

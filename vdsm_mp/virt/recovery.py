@@ -241,7 +241,6 @@ def _as_written(record: VmRecord, before: VmRecord | None, metadata: Metadata) -
 
 
 def _record(vm_id: str, domain: Any, metadata: Metadata, life: Life, *, external: bool) -> VmRecord:
-    offset = xml.attributes(domain.find("clock")).get("adjustment", "0")
     record = VmRecord(
         vm_id=vm_id,
         name=xml.text_of(domain, "name"),
@@ -249,6 +248,6 @@ def _record(vm_id: str, domain: Any, metadata: Metadata, life: Life, *, external
         external=external,
         metadata=metadata,
         started_wall=metadata.number("startTime") or clock.wall_s(),
-        time_offset=offset if offset.lstrip("-").isdigit() else "0",
+        time_offset=domxml_parse.clock_offset(domain),
     )
     return with_devices(record, domain)

@@ -24,11 +24,13 @@ from vdsm_mp.virt import displaynet, domxml_build, domxml_parse, externaldata, h
 from vdsm_mp.virt.connection import Connection, translate, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives, with_sizes
+from vdsm_mp.virt.dummynet import DummyNet
 from vdsm_mp.virt.hostfacts import HostFacts
 from vdsm_mp.virt.keeping import with_devices
 from vdsm_mp.virt.launch import Launches
 from vdsm_mp.virt.machine import Exit, ExitReason, VmStatus
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.payload import Payloads
 from vdsm_mp.virt.records import VmRecord, VolumeIds
 from vdsm_mp.virt.registry import Vms, short_status
 from vdsm_mp.virt.sampling import Sampler
@@ -63,6 +65,8 @@ class Starter:
         policy: Policy,
         hooks: VmHooks,
         root: Root,
+        payloads: Payloads,
+        dummynet: DummyNet,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -73,6 +77,8 @@ class Starter:
         self.policy = policy
         self._hooks = hooks
         self._root = root
+        self._payloads = payloads
+        self._dummynet = dummynet
         self._ends: dict[str, threading.Event] = {}
 
     def accept(self, vm_id: str, params: Mapping[str, Any]) -> VmRecord:
@@ -96,7 +102,7 @@ class Starter:
             name=who.name,
             metadata=metadata,
             devices=replace(devices, hash="", kvm=devices.kvm and self._facts.kvm),
-            time_offset=str(params.get("timeOffset") or "0"),
+            time_offset=str(params.get("timeOffset") or domxml_parse.clock_offset(domain)),
         )
         memory, contents = hibernation.sleeping(params), externaldata.given(params)
         status = VmStatus.WAIT_FOR_LAUNCH if memory is None else VmStatus.RESTORING
@@ -137,6 +143,7 @@ class Starter:
             self._wanted(vm_id)
             leases.fill(domain, prepared.values(), self._drives)
             externaldata.put(self._root, record, contents)
+            self._payloads.fill(domain, record.metadata, vm_id)
             if memory is not None:
                 image = self._drives.prepare(memory)
             self._run(record, domain, prepared, serial, image)
@@ -176,6 +183,7 @@ class Starter:
             domxml_build.check_commandline(final, self.policy)
         conn = self._connection.get()
         displaynet.ensure(conn, final)
+        self._dummynet.ensure(final)
         dom = conn.defineXML(xml.dump(final))
         self._wanted(vm_id)
         if image is not None:
@@ -214,6 +222,7 @@ class Starter:
         if self._vms.move(vm_id, lambda life: machine.on_start_failed(life, end)) is None:
             # Destroyed and forgotten meanwhile: nobody else will clean up behind this start.
             end_domain(self._connection, vm_id)
+            self._payloads.remove(vm_id)
 
     def _define_placeholder(self, record: VmRecord, memory_kib: int) -> None:
         conn = self._connection.get()

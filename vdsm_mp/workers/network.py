@@ -10,6 +10,7 @@ from vdsm_mp.common.options import Config
 from vdsm_mp.network import verbs
 from vdsm_mp.network.commit import Networks
 from vdsm_mp.network.connectivity import Connectivity
+from vdsm_mp.network.dummy import DummyBridge
 from vdsm_mp.network.persist import Store
 from vdsm_mp.network.watch import Watch
 from vdsm_mp.workers.base import Room
@@ -22,7 +23,7 @@ def build(config: Config, ports: Ports) -> Room:
     store = Store(house.vdsm_run_dir, house.state_dir)
     networks = Networks(ports.root, watch, store, lambda: ports.background.draining)
     return Room(
-        state=(config.vars, hooks, watch, networks, Connectivity(ports.publish)),
+        state=(config.vars, hooks, watch, networks, Connectivity(ports.publish), DummyBridge(ports.root)),
         handlers=(verbs,),
         before_ready=(hooks.prepare, watch.open, networks.start),
         on_drain=(watch.close,),

@@ -3,6 +3,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.ports import Ports
@@ -30,6 +31,7 @@ from vdsm_mp.virt import (
     migration_source,
     migration_target,
     nic,
+    nwfilter,
     plug_disk,
     plug_nic,
     power,
@@ -47,6 +49,7 @@ from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives
+from vdsm_mp.virt.dummynet import DummyNet
 from vdsm_mp.virt.ending import Ender
 from vdsm_mp.virt.externaldata import ExternalData
 from vdsm_mp.virt.hibernation import Hibernations
@@ -56,6 +59,7 @@ from vdsm_mp.virt.livemerge import Merges
 from vdsm_mp.virt.migration_peer import Peers
 from vdsm_mp.virt.migration_source import Migrations
 from vdsm_mp.virt.migration_target import Arrivals
+from vdsm_mp.virt.payload import Payloads
 from vdsm_mp.virt.plug import Plugger, Removals
 from vdsm_mp.virt.power import Power
 from vdsm_mp.virt.recovery import Recovery
@@ -77,8 +81,11 @@ def build(config: Config, ports: Ports) -> Room:
     house = config.vdsm_mp
     policy = Policy(
         disk_folders=(config.irs.repository, f"{house.vdsm_run_dir}/storage", *_CD_FOLDERS),
+        payload_folder=f"{house.vdsm_run_dir}/payload",
         qemu_commandline=house.allow_qemu_commandline,
     )
+    payloads = Payloads(Path(policy.payload_folder))
+    dummynet = DummyNet(ports.call)
     connection = Connection(house.libvirt_uri)
     vms = Vms(ports.publish)
     numbers = Stats(config.vars.vm_command_timeout)
@@ -98,6 +105,8 @@ def build(config: Config, ports: Ports) -> Room:
         policy=policy,
         hooks=hooks,
         root=ports.root,
+        payloads=payloads,
+        dummynet=dummynet,
     )
     ender = Ender(
         connection,
@@ -108,9 +117,10 @@ def build(config: Config, ports: Ports) -> Room:
         starter=starter,
         background=ports.background,
         hooks=hooks,
+        payloads=payloads,
     )
     powers = Power(connection, vms, keeper, ports.background, config.vars, hooks)
-    devices = Devices(connection, vms, keeper, drives, policy)
+    devices = Devices(connection, vms, keeper, drives, policy, dummynet)
     agents = Agents(connection, vms, devices.turns, ports.background)
     external = ExternalData(vms, ports.root)
     resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
@@ -134,6 +144,8 @@ def build(config: Config, ports: Ports) -> Room:
         policy=policy,
         variables=config.vars,
         hooks=hooks,
+        payloads=payloads,
+        dummynet=dummynet,
     )
     hibernations = Hibernations(connection, vms, drives, ports.background, hooks)
     pki = Files.below(house.pki_dir, house.crl_file) if config.vars.ssl else None
@@ -176,6 +188,10 @@ def build(config: Config, ports: Ports) -> Room:
     vms.perform = ender.perform
     vms.hangs = sampler.hangs
     connection.hanging = lambda: sampler.hanging > 0
+
+    def connected(conn: Any) -> None:
+        nwfilter.ensure(conn)
+        recovery.take_stock(conn)
 
     def storage_changed(worker: str, up: bool) -> None:
         if worker == "storage" and up:
@@ -243,7 +259,7 @@ def build(config: Config, ports: Ports) -> Room:
         },
         before_ready=(
             hooks.prepare,
-            lambda: connection.start(recovery.take_stock),
+            lambda: connection.start(connected),
         ),
         subscribes={DomainValidityChanged: resumer.storage_changed},
         peer_changed=storage_changed,
