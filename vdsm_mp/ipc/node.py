@@ -44,8 +44,6 @@ from vdsm_mp.ipc.wires import MAX_MESSAGE_BYTES, Wires
 
 logger = log.named(__name__)
 
-#: How often running calls are looked at for overstaying their deadline.
-WATCH_S = 1.0
 #: The last values of a topic must come within this.
 LAST_VALUES_S = 5.0
 #: A blocking caller waits so much longer than its deadline for the loop to say that it has passed.
@@ -97,9 +95,8 @@ class Bus:
         self._seal = seal
         self._prepare: Callable[[], None] | None = None
         self._house: Pump | None = None
-        self._watch: asyncio.TimerHandle | None = None
         self._trace_end: asyncio.TimerHandle | None = None
-        self._stuck: list[str] = []
+        self._left: list[str] = []
         self.caller = BusCaller(self)
         self.publisher = BusPublisher(self)
         self.background = PoolBackground(self)
@@ -119,7 +116,6 @@ class Bus:
             house = self._wires.listener(shutdown.address(self._run_dir, self.worker, self.epoch), shutdown.TOPIC)
             self._house = Pump(loop, house, self._hear)
         self._inbox.open(loop)
-        self._watch_lanes()
 
     def on_shutdown(self, prepare: Callable[[], None]) -> None:
         """Call `prepare` on the loop when the master broadcasts that the house will stop. Before `start`."""
@@ -153,8 +149,8 @@ class Bus:
         ends_mono = time.monotonic() + deadline_s
         while self.lanes.serving or self.lanes.background_running:
             if time.monotonic() >= ends_mono:
-                self._stuck = self.lanes.running()
-                logger.warning("drained for %.1fs, still running: %s", deadline_s, ", ".join(self._stuck))
+                self._left = self.lanes.running()
+                logger.warning("drained for %.1fs, still running: %s", deadline_s, ", ".join(self._left))
                 return False
             await asyncio.sleep(DRAIN_STEP_S)
         self._inbox.serve()
@@ -162,9 +158,6 @@ class Bus:
 
     async def stop(self) -> None:
         """Answer what is still in flight and close. Repeating is harmless."""
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
         self._inbox.serve()
         self._calls.close()
         self._inlet.close()
@@ -177,11 +170,6 @@ class Bus:
         if wires is not None:
             # Lets the last answers go, for LINGER_MS at most.
             await asyncio.to_thread(wires.close)
-
-    def _watch_lanes(self) -> None:
-        assert self._loop is not None
-        self._stuck = self.lanes.report_stuck(time.monotonic())
-        self._watch = self._loop.call_later(WATCH_S, self._watch_lanes)
 
     # Calls
 
@@ -348,10 +336,13 @@ class Bus:
             part.traced = on
 
     def vitals(self) -> Mapping[str, Any]:
-        """For `status`: {"lanes": {lane: numbers}, "stuck": [sentence], "in_flight": {peer: n}, counter: n, …}."""
+        """For `status`: {"lanes": {lane: numbers}, "stuck": [sentence], "in_flight": {peer: n}, counter: n, …}.
+
+        Asked with each heartbeat; logs the calls that overstay their deadline.
+        """
         return {
             "lanes": self.lanes.vitals(),
-            "stuck": list(self._stuck),
+            "stuck": self._left or self.lanes.report_stuck(time.monotonic()),
             "in_flight": self._calls.in_flight(),
             **self._counts,
         }

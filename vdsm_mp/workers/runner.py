@@ -39,8 +39,8 @@ from vdsm_mp.workers.base import Room
 from vdsm_mp.workers.table import WorkerSpec
 
 BEAT_S = 1.0
-#: PSS costs a walk over all pages; it changes slowly.
-PSS_EVERY = 15
+#: PSS costs a walk over all pages, as much as five beats; it changes slowly.
+PSS_EVERY = 60
 #: With the master gone, so long for the room to put things down.
 ORPHAN_S = 0.5
 CRASHED, CANNOT_START = 1, 3
@@ -221,8 +221,9 @@ class Life:
             note = control.Alive(late_s=round(late_s, 3), pss_kib=pss_kib, vitals=self._vitals())
             if not self._tell(note):
                 self._tell(control.Alive(late_s=round(late_s, 3)))
-            due_mono = time.monotonic() + BEAT_S
-            await asyncio.sleep(BEAT_S)
+            # All workers beat at the same moments, so that the master is woken once for most of them.
+            due_mono = (time.monotonic() // BEAT_S + 1) * BEAT_S
+            await asyncio.sleep(due_mono - time.monotonic())
 
     def _vitals(self) -> dict[str, Any]:
         if not self._built:
