@@ -24,11 +24,11 @@ class Beat:
 
 
 def timetable(config: Config) -> tuple[Beat, ...]:
-    """The rows for this configuration. What is due in storage is decided there, hence the short beat."""
+    """The rows for this configuration. Storage checks domains by timers of its own; the beat finds lost ones."""
     options, external_s = config.vars, float(config.sampling.external_vm_lookup_interval)
     data_s = float(min(config.sampling.tpm_data_update_interval, config.sampling.nvram_data_update_interval))
     rows = [
-        Beat("check storage", 1.0, CheckStorage(), first_s=0.5, deadline_s=5),
+        Beat("check storage", 5.0, CheckStorage(), first_s=0.5, deadline_s=5),
         Beat("look for external VMs", external_s, SampleVms(kind="external"), first_s=3.0),
         Beat("learn the hypervisor", 300.0, first_s=0.2, deadline_s=30),
         Beat("read the host", 300.0, first_s=0.0, deadline_s=30),

@@ -33,6 +33,8 @@ logger = log.named(__name__)
 _KEEPALIVE = (2, 3)
 _OPEN_DEADLINE_S = 10.0
 _BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+#: How often it is looked whether a connection is still there, besides being told that it is not.
+_LOOK_S = 2.0
 #: open() against a frozen daemon never returns; so many threads may hang in it before we only wait for them.
 _MAX_HANGING_OPENS = 3
 
@@ -139,7 +141,8 @@ class Connection:
 
     def _watch(self, conn: Any, pulse: Pulse) -> None:
         """Return when the connection is lost."""
-        while not self._lost.wait(0.5):
+        # Being closed wakes us; silence has its time.
+        while not self._lost.wait(min(_LOOK_S, max(0.1, SILENT_S - pulse.silent_s()))):
             if not conn.isAlive():
                 self._why_not = "closed without a word"
                 return
