@@ -38,8 +38,8 @@ from vdsm_mp.workers.table import WorkerSpec
 
 logger = log.named("master")
 
-#: How often deadlines are looked at when nothing happens.
-TICK_S = 0.2
+#: How often deadlines are looked at while anything is under way, and while only heartbeats could be missed.
+TICK_S, REST_S = 0.2, 1.5
 CANNOT_START = 3
 #: supervisord tries a start again that ends within its startsecs (1), whatever exitcodes say; so we stay for longer.
 OUTSTAY_SUPERVISOR_S = 1.5
@@ -205,18 +205,24 @@ class _Loop:
         self._house.start()
         looked_mono = time.monotonic()
         while self._house.state is not houses.HouseState.EMPTY:
-            for key, _ in self._selector.select(TICK_S):
+            rest_s = TICK_S if self._busy else REST_S
+            due_mono = min(looked_mono + rest_s, self._house.silence_mono)
+            for key, _ in self._selector.select(max(0.0, due_mono - time.monotonic())):
                 key.data()
             now = time.monotonic()
-            if now - looked_mono >= TICK_S / 4:
+            if now >= due_mono or now - looked_mono >= (TICK_S if self._busy else REST_S) / 4:
                 looked_mono = now
-                self._house.beat()
+                self._house.beat(late_s=now - due_mono)
                 self._desk.beat()
         self._desk.close()
         self._reap()
         signal.set_wakeup_fd(-1)
         for end in (self._signals, self._wake):
             end.close()
+
+    @property
+    def _busy(self) -> bool:
+        return self._house.busy or self._desk.busy
 
     def _take_signals(self) -> None:
         for number in self._signals.recv(4096):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps the house small: workers share what the master has loaded, and load nothing that none of them needs."""
+"""What keeps the house small: workers share what the master has loaded, load nothing that none needs, and sleep."""
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ NOT_WANTED = {"libvirt", "unittest", "doctest", "pdb", "multiprocessing", "pkg_r
               "supervisor"}  # fmt: skip
 #: Of a worker's own, not shared with the master: twice of what an idle one has would mean that sharing is broken.
 MOST_OWN_KIB = 14 * 1024
+#: Each worker's heartbeat may wake the master, and one more thing.
+MOST_WAKES_A_S = 6.0
 
 _PRELOAD = """
 import gc, importlib, os, sys, threading
@@ -68,6 +71,20 @@ def test_only_the_worker_of_the_vms_loads_libvirt(house: RunningHouse) -> None:
     pids = {name: house.pid_of(name) for name in ("storage", "network", "virt", "scheduler", "clientif")}
     having = [name for name, pid in pids.items() if "libvirt" in Path(f"/proc/{pid}/maps").read_text()]
     assert having == ["virt"]
+
+
+@needs_root()
+def test_a_master_with_nothing_to_do_is_woken_by_heartbeats_only(house: RunningHouse) -> None:
+    pid, seconds = house.all_pids()[0], 6.0
+    time.sleep(1.0)  # who asked for the pids is gone
+    before = _wakes(pid)
+    time.sleep(seconds)
+    assert _wakes(pid) - before < MOST_WAKES_A_S * seconds
+
+
+def _wakes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches:"))
 
 
 def _own_kib(pid: int) -> int:

@@ -155,7 +155,7 @@ def test_a_stop_does_not_wait_for_a_worker_that_is_not_ready_yet() -> None:
     try:
         (house.root / "state/rogue.build").write_text("wait")
         house.begin()
-        eventually((house.root / "run/control.sock").exists)
+        eventually(house.all_pids)
         eventually(lambda: house.worker("steady")["state"] == "ready")
         assert house.terminate(within_s=10) == 0
         assert "told to leave before it was ready" in house.log_text()

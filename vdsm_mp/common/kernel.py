@@ -93,12 +93,10 @@ def rss_kib(pid: int) -> int:
 def oom_kills() -> int:
     """How many processes the kernel has killed for want of memory since boot, in any control group."""
     try:
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
+        _, _, rest = Path("/proc/vmstat").read_bytes().partition(b"\noom_kill ")
     except OSError:
         return 0
-    return 0
+    return int(rest.split(None, 1)[0]) if rest else 0
 
 
 def own_pss_kib() -> int:

@@ -63,6 +63,11 @@ class Children:
             self.close(kind, name)
 
     @property
+    def quiet(self) -> bool:
+        """Is none of them being ended?"""
+        return not self._ending
+
+    @property
     def none_left(self) -> bool:
         """Has every child ended or been written off?"""
         return not self._running and not self._ending

@@ -202,6 +202,11 @@ class Desk:
 
         caller.wants = wants
 
+    @property
+    def busy(self) -> bool:
+        """Does anybody wait, or keep us waiting?"""
+        return bool(self._callers)
+
     def beat(self) -> None:
         """Answers that were waited for, and callers that took too long."""
         now = time.monotonic()

@@ -29,8 +29,10 @@ logger = log.named("master")
 HURRY_S = 1.0
 #: Written-off workers beyond this and no more are started in their place.
 MOST_LOST = 10
-#: When the master itself was away for longer, silence of the workers in that time proves nothing.
+#: When the master itself looked later than this, silence of the workers in that time proves nothing.
 AWAY_S = 1.0
+#: The kernel's count of its kills is read so often.
+OOM_EVERY_S = 2.0
 
 
 class HouseState(enum.Enum):
@@ -78,8 +80,7 @@ class House:
         self._reports: dict[int, tuple[str, Callable[[str | None], None]]] = {}
         self.watch: Callable[[Process], None] = lambda process: None
         self.unwatch: Callable[[Process], None] = lambda process: None
-        self._beat_mono = self.started_mono
-        # The kernel's count of its kills, up to two seconds old, to tell them from other SIGKILLs.
+        # The kernel's count of its kills, up to twice OOM_EVERY_S old, to tell them from other SIGKILLs.
         self._oom_kills = deque([(self.started_mono, kernel.oom_kills())], maxlen=2)
 
     # Beginning
@@ -276,15 +277,26 @@ class House:
 
     # Time
 
-    def beat(self) -> None:
-        """Look at every deadline. Called several times a second."""
+    @property
+    def busy(self) -> bool:
+        """Is anything under way that has deadlines of its own? Otherwise only heartbeats can be missed."""
+        quiet = self.state is HouseState.RUNNING and self.children.quiet
+        return not quiet or any(not w.up or w.process is None or w.process.killing for w in self.workers.values())
+
+    @property
+    def silence_mono(self) -> float:
+        """When the first worker is to be called hung, unless it is heard of before."""
+        heard = (w.beat_mono for w in self.workers.values() if w.up and w.process and not w.process.killing)
+        return min(heard, default=float("inf")) + members.SILENCE_S
+
+    def beat(self, late_s: float = 0.0) -> None:
+        """Look at every deadline. Called several times a second while `busy`. late_s: after it should have been."""
         now = time.monotonic()
-        away_s, self._beat_mono = now - self._beat_mono, now
-        if now - self._oom_kills[-1][0] >= 1.0:
+        if now - self._oom_kills[-1][0] >= OOM_EVERY_S:
             self._oom_kills.append((now, kernel.oom_kills()))
         for worker in self.workers.values():
-            if away_s > AWAY_S:
-                worker.beat_mono += away_s
+            if late_s > AWAY_S:
+                worker.beat_mono += late_s
             if worker.process is not None:
                 self._look_at(worker, worker.process, now)
             elif worker.state is State.WAITING and now >= worker.next_start_mono and self._may_start:
