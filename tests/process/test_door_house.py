@@ -3,6 +3,7 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 
@@ -51,6 +52,21 @@ def test_an_engine_notices_the_sudden_death_of_the_door_and_comes_back(house: Ru
         with engine(house) as again:
             eventually(lambda again=again: again.call("Host.ping2").get("result"), within_s=10)
         house.wait_other_pid("clientif", pid)
+
+
+def test_who_is_on_the_way_in_notices_the_sudden_death_of_the_door(house: RunningHouse) -> None:
+    eventually(lambda: served(house))
+    pid = house.pid_of("clientif")
+    with (
+        socket.create_connection(("127.0.0.1", house.port)) as silent,
+        socket.create_connection(("127.0.0.1", house.port)) as begun,
+    ):
+        begun.sendall(bytes.fromhex("16030100c8010000c40303"))
+        eventually(lambda: house.worker("clientif")["vitals"].get("connections") == 2)
+        os.kill(pid, signal.SIGKILL)
+        assert was_reset(silent)
+        assert was_reset(begun)
+    house.wait_other_pid("clientif", pid)
 
 
 def test_the_death_of_another_worker_leaves_connections_and_other_calls_alone(house: RunningHouse) -> None:

@@ -6,21 +6,21 @@ descriptors run out accepting pauses, and those inside are served on.
 """
 
 import asyncio
-import contextlib
 import errno
 import socket
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 from vdsm_mp.clientif.arrival import Arrival, Protocol
 from vdsm_mp.clientif.gate import Authorisation, Gate
 from vdsm_mp.clientif.http import Exchange
 from vdsm_mp.clientif.limits import Limits
+from vdsm_mp.clientif.newcomers import Newcomers
 from vdsm_mp.clientif.quota import Quota
 from vdsm_mp.clientif.router import Caller, Router
 from vdsm_mp.clientif.session import Session
-from vdsm_mp.clientif.stream import Stream, reset
+from vdsm_mp.clientif.stream import Stream, close_by_reset, reset
 from vdsm_mp.clientif.subscriptions import Broker
 from vdsm_mp.common import log
 from vdsm_mp.wire.tls import Peer, ServerTls, matches_address, plain_address
@@ -69,14 +69,12 @@ class Server:
         self._router = router
         self._broker = broker
         self._limits = limits
-        #: In the order in which they came.
-        self._arrivals: dict[Arrival, None] = {}
         self._sessions: dict[Session | Exchange, str] = {}
         #: Refused, and still open for the little time that the reason needs to arrive.
         self._shut: set[socket.socket] = set()
         self._by_address: Counter[str] = Counter()
-        self._steps: deque[Callable[[], None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._newcomers: Newcomers | None = None
         self._quota: Quota | None = None
         self._accepting = False
         self._pausing: asyncio.TimerHandle | None = None
@@ -87,6 +85,7 @@ class Server:
     def open(self) -> None:
         """Begin to accept, on the running loop."""
         self._loop = loop = asyncio.get_running_loop()
+        self._newcomers = Newcomers(loop)
         self._quota = Quota(loop, self._limits, lambda: [s for s in self._sessions if isinstance(s, Session)])
         self._listener.setblocking(False)
         self._accept_again()
@@ -129,7 +128,7 @@ class Server:
             self._loop.remove_reader(self._listener)
 
     def _arrive(self, sock: socket.socket, address: str, port: int) -> None:
-        assert self._loop is not None
+        assert self._loop is not None and self._newcomers is not None
         self.counts["accepted"] += 1
         if len(self._sessions) >= self._limits.connections:
             self._turn_away(sock, address, f"{len(self._sessions)} connections are open")
@@ -137,11 +136,13 @@ class Server:
         if self._by_address[address] >= self._limits.connections_per_address:
             self._turn_away(sock, address, f"it has {self._by_address[address]} connections already")
             return
-        if len(self._arrivals) >= self._limits.arrivals:
-            self._push_out(next(iter(self._arrivals)))
+        if len(self._newcomers) >= self._limits.arrivals:
+            self._push_out(self._newcomers.one_to_push_out())
         self._by_address[address] += 1
         try:
             sock.setblocking(False)
+            # So that even a sudden death of this process, or a refusal, is noticed by the engine.
+            close_by_reset(sock)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # Neither client sends heart-beats, so only the kernel can find out that one has vanished.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -160,16 +161,16 @@ class Server:
             port,
             limits=self._limits,
             context=None if tls is None else tls.context,
-            step=self._queue_step,
+            step=partial(self._newcomers.queue_step, address),
             check=self._check if tls is not None and (tls.crl_expired or self.policy.verify_names) else None,
             ready=self._welcome,
             refused=self._refused,
         )
-        self._arrivals[arrival] = None
+        self._newcomers.add(arrival)
         arrival.start()
 
     def _push_out(self, arrival: Arrival) -> None:
-        del self._arrivals[arrival]
+        self._forget(arrival)
         self.counts["pushed_out"] += 1
         arrival.reset()
         self._leave(arrival.address)
@@ -180,22 +181,9 @@ class Server:
         reset(sock)
         self._grumble("turned %s away: %s", address, why)
 
-    def _queue_step(self, step: Callable[[], None]) -> None:
-        """One handshake step a turn of the loop: each costs a millisecond that those inside would have to wait."""
-        assert self._loop is not None
-        self._steps.append(step)
-        if len(self._steps) == 1:
-            self._loop.call_soon(self._run_step)
-
-    def _run_step(self) -> None:
-        assert self._loop is not None
-        step = self._steps[0]
-        try:
-            step()
-        finally:
-            self._steps.popleft()
-            if self._steps:
-                self._loop.call_soon(self._run_step)
+    def _forget(self, arrival: Arrival) -> None:
+        assert self._newcomers is not None
+        self._newcomers.remove(arrival)
 
     async def _check(self, peer: Peer, address: str) -> None:
         assert self._loop is not None and self.policy.tls is not None
@@ -215,7 +203,7 @@ class Server:
 
     def _welcome(self, arrival: Arrival, protocol: Protocol, octets: bytes) -> None:
         assert self._loop is not None and self._quota is not None
-        self._arrivals.pop(arrival, None)
+        self._forget(arrival)
         if protocol is Protocol.HTTP and not self.policy.http:
             self._refused(arrival, "HTTP is switched off")
             return
@@ -244,12 +232,10 @@ class Server:
         session.start(octets)
 
     def _refused(self, arrival: Arrival, why: str) -> None:
-        self._arrivals.pop(arrival, None)
+        self._forget(arrival)
         self._leave(arrival.address)
         self.counts["refused"] += 1
-        # Closed for good a little later: what OpenSSL has told it must not be overtaken by a reset.
-        with contextlib.suppress(OSError):
-            arrival.sock.shutdown(socket.SHUT_WR)
+        # Reset a little later: what OpenSSL has told it comes first. No FIN: behind that it would not see the reset.
         assert self._loop is not None
         self._shut.add(arrival.sock)
         self._loop.call_later(_LAST_WORDS_S, self._close, arrival.sock)
@@ -288,7 +274,7 @@ class Server:
 
     @property
     def connections(self) -> int:
-        return len(self._arrivals) + len(self._sessions)
+        return len(self._newcomers or ()) + len(self._sessions)
 
     def vitals(self) -> dict[str, object]:
         """For `status`."""
@@ -319,10 +305,10 @@ class Server:
         assert self._loop is not None and self._quota is not None
         self._gate.draining = True
         self._stop_accepting()
-        for arrival in list(self._arrivals):
+        for arrival in self._newcomers or ():
+            self._forget(arrival)
             arrival.reset()
             self._leave(arrival.address)
-        self._arrivals.clear()
         for sock in list(self._shut):
             self._close(sock)
         until = self._loop.time() + self._limits.drain_s

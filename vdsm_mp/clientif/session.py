@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 from vdsm_mp.clientif.limits import ENGINE_GAP_S, HEARTBEAT_EARLY, HEARTBEAT_FLOOR_MS, Limits
+from vdsm_mp.clientif.nudge import Nudge
 from vdsm_mp.clientif.quota import Quota
 from vdsm_mp.clientif.router import Caller, Router
 from vdsm_mp.clientif.stream import Stream
@@ -66,10 +67,9 @@ class Session:
         self._watch: asyncio.TimerHandle | None = None
         self._beat_s = self._silence_s = 0.0
         self._leaving = False
-
-    @property
-    def is_engine(self) -> bool:
-        return self.stream.gap_s > 0
+        self.is_engine = False
+        # Until it has said who it is: in clear text the engine subscribes before that.
+        stream.gap_s = ENGINE_GAP_S
 
     def start(self, octets: bytes) -> None:
         """Begin with what was read to find out that this is STOMP."""
@@ -141,7 +141,9 @@ class Session:
             return
         if "host" in headers:
             # Of the two known clients only the engine names a host.
-            self.stream.gap_s = ENGINE_GAP_S
+            self._greet_engine()
+        elif not self.is_engine:
+            self.stream.gap_s = 0.0
         theirs_ms, ours_ms = _heart_beat(headers.get("heart-beat", "0,0"))
         ours_ms = min(max(ours_ms, HEARTBEAT_FLOOR_MS), _DAY_MS) if ours_ms else 0
         theirs_ms = min(max(theirs_ms, 1000), _DAY_MS) if theirs_ms else 0
@@ -155,11 +157,19 @@ class Session:
         if self._silence_s:
             self._watch = self._loop.call_later(self._silence_s, self._watch_due)
 
+    def _greet_engine(self) -> None:
+        if not self.is_engine:
+            self.is_engine = True
+            self.stream.gap_s = ENGINE_GAP_S
+            self.stream.nudge = Nudge(self._loop, self._send_beat)
+
+    def _send_beat(self) -> None:
+        self.stream.beat(stomp.HEARTBEAT)
+
     def _beat_due(self) -> None:
         due = self.stream.wrote_at + self._beat_s
         if self._loop.time() >= due - 0.001:
-            if self.stream.idle:
-                self.stream.write(stomp.HEARTBEAT)
+            self._send_beat()
             due = self._loop.time() + self._beat_s
         self._beat = self._loop.call_at(due, self._beat_due)
 
@@ -217,8 +227,8 @@ class Session:
     def _request(self, frame: stomp.Frame) -> None:
         headers = frame.headers
         reply_to = headers.get("reply-to", "")
-        if not self.stream.gap_s and reply_to.startswith("jms.topic."):
-            self.stream.gap_s = ENGINE_GAP_S
+        if reply_to.startswith("jms.topic."):
+            self._greet_engine()
         parsed = jsonrpc.parse(frame.body)
         if not parsed.batch:
             item = parsed.items[0]
@@ -391,4 +401,4 @@ def _milliseconds(text: str) -> int:
 
 def _flow_id(headers: Mapping[str, str]) -> str:
     """The client's flow id as it may stand in a log."""
-    return jsonrpc.printable(headers.get("ovirtCorrelationId", "")[:_MAX_FLOW_ID])
+    return jsonrpc.printable(headers.get(stomp.FLOW_ID, "")[:_MAX_FLOW_ID])

@@ -2,8 +2,8 @@
 """One client's socket, with TLS or without: octets in as they come, whole frames out one by one.
 
 Each frame begins a TLS record of its own and is never put together with another, because the engine's reader takes
-one record at a time; `gap_s` keeps frames apart for it. Works on the socket directly: a small reply is one system
-call made before the reader of its request returns. Knows nothing of frames' content.
+one record at a time; `gap_s` keeps frames apart for it, and `nudge` is told of each. Works on the socket directly: a
+small reply is one system call made before the reader of its request returns. Knows nothing of frames' content.
 """
 
 import asyncio
@@ -13,6 +13,8 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Callable
+
+from vdsm_mp.clientif.nudge import Nudge
 
 #: A TLS record holds no more, so nothing is left inside OpenSSL where the poller would not see it.
 _RECORD = 16 * 1024
@@ -27,6 +29,11 @@ def reset(sock: socket.socket) -> None:
     """Close so that the peer notices at once (RST): the engine does not look at FIN."""
     _linger(sock, _RESET)
     sock.close()
+
+
+def close_by_reset(sock: socket.socket) -> None:
+    """However it will be closed, by the end of this process, too: with RST."""
+    _linger(sock, _RESET)
 
 
 def _linger(sock: socket.socket, how: bytes) -> None:
@@ -50,10 +57,12 @@ class Stream:
         "_partial",
         "_queue",
         "_reading",
+        "_records",
         "_sock",
         "_timer",
         "_took",
         "gap_s",
+        "nudge",
         "open",
         "read_at",
         "unread_bytes",
@@ -63,17 +72,18 @@ class Stream:
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         self._loop = loop
         self._sock = sock
-        # So that even a sudden death of this process is noticed by the engine.
-        _linger(sock, _RESET)
         self._queue: deque[bytes] = deque()
         self._partial: memoryview | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._free_at = 0.0
+        #: TLS records of what is being sent; 0 for a beat.
+        self._records = 1
         self._reading = False
         self._took: Callable[[bytes], None] = _nothing
         self._lost: Callable[[str], None] = _nothing
         self._drained: Callable[[], None] = _nothing
         self.gap_s = 0.0
+        self.nudge: Nudge | None = None
         self.open = True
         #: Octets written by the session that the kernel has not taken yet.
         self.unread_bytes = 0
@@ -131,7 +141,8 @@ class Stream:
         self._queue.append(frame)
         self.unread_bytes += len(frame)
 
-    def _begin(self, frame: bytes) -> None:
+    def _begin(self, frame: bytes, *, beat: bool = False) -> None:
+        self._records = 0 if beat else 1 + len(frame) // _RECORD
         try:
             sent = self._sock.send(frame if len(frame) <= _CHUNK else memoryview(frame)[:_CHUNK])
         except _LATER:
@@ -140,8 +151,7 @@ class Stream:
             self._end_later(str(error))
             return
         if sent == len(frame):
-            self.wrote_at = now = self._loop.time()
-            self._free_at = now + self.gap_s
+            self._gone()
             return
         self._partial = memoryview(frame)[sent:]
         self.unread_bytes += len(self._partial)
@@ -157,17 +167,29 @@ class Stream:
             self._end(str(error))
             return
         self.unread_bytes -= sent
-        self.wrote_at = now = self._loop.time()
+        self.wrote_at = self._loop.time()
         self._partial = self._partial[sent:]
         if self._partial:
             return
         self._partial = None
-        self._free_at = now + self.gap_s
+        self._gone()
         self._loop.remove_writer(self._sock)
         if self._queue and self.gap_s:
             self._timer = self._loop.call_later(self.gap_s, self._next)
         else:
             self._next()
+
+    def _gone(self) -> None:
+        """The kernel has the whole frame."""
+        self.wrote_at = now = self._loop.time()
+        self._free_at = now + self.gap_s
+        if self.nudge is not None:
+            self.nudge.gone(self._records)
+
+    def beat(self, octets: bytes) -> None:
+        """Send a sign of life, unless something else is on the way."""
+        if self.open and self.idle:
+            self._begin(octets, beat=True)
 
     def _next(self) -> None:
         """Send what waits, one frame a turn when they must be kept apart."""
@@ -210,6 +232,8 @@ class Stream:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self.nudge is not None:
+            self.nudge.stop()
         self._queue.clear()
         self.unread_bytes = 0
 

@@ -142,7 +142,7 @@ class Client:
         request_id = b'"%d"' % next(self._ids)
         headers = [("destination", self._queue), ("content-type", "application/json"), ("reply-to", self._reply_to)]
         if flow_id:
-            headers.append(("ovirtCorrelationId", flow_id))
+            headers.append((stomp.FLOW_ID, flow_id))
         # Before it is sent: a reply may be read while another call waits.
         self._waiting.add(request_id)
         self._write(_frame("SEND", headers, jsonrpc.request(method, params, request_id)))

@@ -17,6 +17,8 @@ MAX_FRAME = 16 * 1024 * 1024
 MAX_HEADER_OUT = 1023
 
 HEARTBEAT = b"\n"
+#: The header of a client's flow id: a person's own words, which the engine does not escape.
+FLOW_ID = "ovirtCorrelationId"
 
 _UNESCAPE = {"\\\\": "\\", "\\c": ":", "\\n": "\n", "\\r": "\r"}
 _ESCAPE = {ord("\\"): "\\\\", ord(":"): "\\c", ord("\n"): "\\n", ord("\r"): "\\r"}
@@ -106,6 +108,9 @@ class Parser:
         # The blank line may be CR LF; then whichever comes first ends the block.
         if (blank := buffer.find(b"\n\r\n", self._seen, end + 1 if end >= 0 else len(buffer))) >= 0:
             end, size = blank, blank + 3
+        # The end of a frame whose beginning is lost: no blank line may ever follow.
+        if 0 <= buffer.find(0, self._seen, end if end >= 0 else len(buffer)) <= self._max_header:
+            raise Broken("a header contains NUL")
         at_least = end if end >= 0 else len(buffer)
         if at_least > self._max_header and end < 0:
             # The last line end may be the beginning of the blank line.
@@ -130,8 +135,6 @@ def _parse_head(block: bytes) -> tuple[str, dict[str, str]]:
     lines = text.split("\n")
     if "\r" in text:
         lines = [line.removesuffix("\r") for line in lines]
-    if "\0" in text:
-        raise Broken("a header contains NUL")
     command = lines[0]
     headers: dict[str, str] = {}
     escaped = "\\" in text
@@ -140,7 +143,8 @@ def _parse_head(block: bytes) -> tuple[str, dict[str, str]]:
         if not colon or not name:
             raise Broken("a header line has no name")
         if escaped:
-            name, value = _unescape(name), _unescape(value)
+            name = _unescape(name)
+            value = _unescape(value, strict=name != FLOW_ID)
         if name not in headers:
             headers[name] = value
     return command, headers
@@ -158,11 +162,13 @@ def _content_length(headers: Mapping[str, str], at_most: int) -> int | None:
     return length
 
 
-def _unescape(text: str) -> str:
+def _unescape(text: str, *, strict: bool = True) -> str:
     def one(match: re.Match[str]) -> str:
         try:
             return _UNESCAPE[match[0]]
         except KeyError:
+            if not strict:
+                return match[0]
             raise Broken("a header has an escape that STOMP does not know") from None
 
     return _ESCAPES.sub(one, text)

@@ -172,3 +172,17 @@ def test_no_octets_do_more_than_break_the_connection(octets: bytes, size: int) -
             assert parser.pending <= 200 + size
     except Broken:
         pass
+
+
+def test_a_flow_id_with_any_backslash_is_taken_as_it_is() -> None:
+    parser = stomp.Parser()
+    parser.feed(b"SEND\novirtCorrelationId:a\\b\\\\c\\cd\\\n\n\0")
+    frame = parser.next()
+    assert frame is not None and frame.headers["ovirtCorrelationId"] == "a\\b\\c:d\\"
+
+
+def test_the_end_of_a_frame_without_its_beginning_is_found_out_at_once() -> None:
+    parser = stomp.Parser()
+    parser.feed(b'gin"},"id":"x"}\0')
+    with pytest.raises(stomp.Broken, match="NUL"):
+        parser.next()

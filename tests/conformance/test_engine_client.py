@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's client library, its weaknesses included, at the door: nothing confuses it or waits for its loop."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.certificates import make_authority
+from tests.support.door import Door, always, open_door
+from tests.support.engineclient import HOST, NETWORK_ERROR, SPM, EngineClient
+from tests.support.eventually import eventually
+from vdsm_mp.api.events import HostConnectivityChanged, VmStatusChanged
+from vdsm_mp.wire.tls import Files
+
+VM = "0d5f1f2e-3a4b-4c5d-8e6f-7a8b9c0d1e06"
+#: Well below the second that its loop sleeps.
+AT_ONCE_S = 0.7
+
+
+async def hangs(_params: bytes) -> bytes:
+    await asyncio.sleep(3600)
+    raise AssertionError
+
+
+async def sized(params: bytes) -> bytes:
+    """A string of so many octets, quotes included."""
+    size = int(params.partition(b":")[2].strip(b" }"))
+    return b'"%b"' % (b"x" * (size - 2))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return make_authority(tmp_path_factory.mktemp("pki") / "ca").issue("host", "127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def door(files: Files) -> Iterator[Door]:
+    answers = {"Host.getVMList": always([{"vmId": VM}]), "VM.destroy": hangs, "Host.getStats": sized}
+    with open_door(files, answers=answers) as door:
+        yield door
+
+
+@pytest.fixture
+def engine(door: Door, files: Files) -> Iterator[EngineClient]:
+    with EngineClient(door.address, files) as engine:
+        yield engine
+        assert not engine.lost
+
+
+def publish(door: Door, count: int) -> None:
+    for number in range(count):
+        door.call(door.broker.publish, VmStatusChanged(vm_id=VM, info={"status": "Up"}, notify_time=2**31 + number))
+
+
+def test_calls_one_by_one_and_many_at_once(engine: EngineClient) -> None:
+    assert engine.call("Host.ping2").result is True
+    calls = [engine.start("Host.getVMList") for _ in range(50)]
+    assert all(engine.wait(call).result == [{"vmId": VM}] for call in calls)
+    assert engine.call("Host.noSuchVerb").code == -32601
+
+
+def test_both_connections_of_an_engine_get_their_own_answers(door: Door, files: Files) -> None:
+    with EngineClient(door.address, files) as host, EngineClient(door.address, files, queues=SPM) as spm:
+        calls = [(one, one.start("Host.ping2", call_id="the same")) for one in (host, spm)]
+        assert all(one.wait(call).result is True for one, call in calls)
+        publish(door, 1)
+        host.event()
+        assert not spm.events and not spm.unknown and not host.unknown
+
+
+def test_its_limit_for_silence_does_not_shrink(door: Door, files: Files) -> None:
+    with EngineClient(door.address, files) as engine:
+        for _ in range(14):
+            assert engine.call("Host.ping2").result is True
+            assert engine.limit_ms == 22_500
+            engine.drop()
+        assert engine.asked_ms == [15_000] + [11_250] * 13
+
+
+def test_a_batch_is_answered_part_by_part(engine: EngineClient) -> None:
+    calls = engine.batch(["Host.ping2", "Host.getVMList", "Host.noSuchVerb"])
+    assert [engine.wait(call).code for call in calls] == [0, 0, -32601]
+
+
+@pytest.mark.parametrize("flow_id", ["3f2a91c7", "a:b:c", "back\\slash", "trailing\\", "\\d\\c", "ümläut ✓", "x" * 900])
+def test_whatever_a_person_wrote_as_a_flow_id_is_no_reason_to_hang_up(engine: EngineClient, flow_id: str) -> None:
+    assert engine.call("Host.ping2", flow_id=flow_id).result is True
+
+
+def test_an_answer_right_after_events_does_not_wait_for_the_loop(engine: EngineClient, door: Door) -> None:
+    began = time.monotonic()
+    publish(door, 6)
+    assert engine.call("Host.ping2").result is True
+    assert time.monotonic() - began < AT_ONCE_S
+    assert len(engine.events) == 6
+
+
+def test_an_engine_whose_loop_is_busy_with_other_hosts_does_not_sleep_on_what_came_meanwhile(
+    door: Door, files: Files
+) -> None:
+    with EngineClient(door.address, files, lag_s=0.03) as engine:
+        engine.call("Host.ping2")
+        began = time.monotonic()
+        publish(door, 5)
+        for _ in range(5):
+            engine.event()
+        assert time.monotonic() - began < AT_ONCE_S
+
+
+@pytest.mark.parametrize("tail", [1, 30, 200, 280, 400])
+def test_the_short_last_record_of_a_large_answer_does_not_wait_for_the_loop(engine: EngineClient, tail: int) -> None:
+    """It fits into the packet buffer beside the record before it, and then nothing more comes."""
+    head = len(
+        b"MESSAGE\ndestination:jms.topic.vdsm_responses\ncontent-type:application/json\n"
+        b"subscription:01234567-89ab-cdef-0123-456789abcdef\ncontent-length:32768\n\n"
+        b'{"jsonrpc": "2.0", "id": "01234567-89ab-cdef-0123-456789abcdef", "result": }\0'
+    )
+    size = 2 * 16384 + tail - head
+    began = time.monotonic()
+    assert len(engine.call("Host.getStats", {"size": size}).result) == size - 2
+    assert time.monotonic() - began < AT_ONCE_S
+
+
+@pytest.mark.parametrize("size", [2, 700, 1024, 5000, 16_300, 200_000, 4_000_000])
+def test_answers_of_every_size_arrive(engine: EngineClient, size: int) -> None:
+    assert len(engine.call("Host.getStats", {"size": size}).result) == size - 2
+
+
+def test_answers_at_the_edge_of_its_header_buffer_arrive(engine: EngineClient) -> None:
+    for size in range(700, 860):
+        assert len(engine.call("Host.getStats", {"size": size}).result) == size - 2
+
+
+def test_in_clear_text_an_event_before_connected_does_not_hold_it_back(files: Files) -> None:
+    """Its subscriptions overtake CONNECT there."""
+    with open_door(None) as door, EngineClient(door.address, None) as engine:
+        assert engine.call("Host.ping2").result is True
+
+
+def test_calls_of_a_lost_connection_fail_and_late_answers_go_nowhere(door: Door, files: Files) -> None:
+    with EngineClient(door.address, files) as engine:
+        hanging = engine.start("VM.destroy", {"vmID": VM}, call_id="again")
+        eventually(lambda: door.call(door.server.vitals)["calls_in_flight"] == 1)
+        engine.drop()
+        assert engine.wait(hanging).code == NETWORK_ERROR
+        # It comes back with the same id.
+        assert engine.wait(engine.start("Host.ping2", call_id="again")).result is True
+        assert not engine.unknown
+    eventually(lambda: door.call(door.server.vitals)["calls_in_flight"] == 0)
+
+
+def test_it_says_goodbye_and_nothing_is_left(door: Door, files: Files) -> None:
+    before = door.server.connections
+    with EngineClient(door.address, files) as engine:
+        engine.call("Host.ping2")
+        engine.leave()
+    eventually(lambda: door.server.connections == before)
+
+
+def test_half_a_request_of_the_connection_before_costs_that_connection_only(door: Door, files: Files) -> None:
+    """What was half sent when a connection ended is sent on in the next one, behind its subscriptions."""
+    with EngineClient(door.address, files) as engine:
+        engine.call("Host.ping2")
+        engine.drop()
+        engine._outbox.append(b'gin"},"id":"x"}\0')
+        engine.connect()
+        eventually(lambda: engine.lost)
+        assert engine.call("Host.ping2").result is True
+
+
+def test_events_reach_it_in_order_and_once(engine: EngineClient, door: Door) -> None:
+    publish(door, 40)
+    door.call(door.broker.publish, HostConnectivityChanged(notify_time=1))
+    found = [engine.event() for _ in range(41)]
+    assert [event["params"]["notify_time"] - 2**31 for event in found[:40]] == list(range(40))
+    assert found[40]["method"] == "|net|host_conn|no_id"
+    assert not engine.events
+
+
+def test_the_queue_names_are_those_of_the_house(engine: EngineClient) -> None:
+    assert HOST.events == "jms.queue.events"
+    assert engine.call("Host.ping2").result is True
