@@ -3,11 +3,12 @@
 
 Run by supervisord as the agent's user. Single-threaded; makes no zmq, asyncio, TLS or libvirt object while it forks, it
 only loads the modules that its workers share (`workers/table.py`, PRELOAD). Exit codes:
-0 asked to stop · 1 something of ours broke · 3 cannot start (nothing that trying again would mend).
+0 asked to stop · 1 something of ours broke, or what keeps us from starting may pass · 3 cannot start (nothing that
+trying again would mend).
 """
 
 import argparse
-import fcntl
+import contextlib
 import importlib
 import os
 import platform
@@ -18,6 +19,7 @@ import socket
 import sys
 import syslog
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -28,8 +30,9 @@ import vdsm_mp
 from vdsm_mp import environment, privileges
 from vdsm_mp.common import config, kernel, log, program
 from vdsm_mp.common.options import Config
+from vdsm_mp.house import claim, lifehooks, listener, spawn
 from vdsm_mp.house import house as houses
-from vdsm_mp.house import lifehooks, listener, spawn
+from vdsm_mp.house.claim import CannotStart
 from vdsm_mp.house.desk import Desk
 from vdsm_mp.house.members import Process
 from vdsm_mp.ipc import control
@@ -40,80 +43,76 @@ logger = log.named("master")
 
 #: How often deadlines are looked at while anything is under way, and while only heartbeats could be missed.
 TICK_S, REST_S = 0.2, 1.5
-CANNOT_START = 3
+TRY_AGAIN, CANNOT_START = 1, 3
 #: supervisord tries a start again that ends within its startsecs (1), whatever exitcodes say; so we stay for longer.
 OUTSTAY_SUPERVISOR_S = 1.5
-
-
-class CannotStart(Exception):
-    """Said once, to stderr and syslog; supervisord is told not to try again."""
+#: What may pass is tried again for ever, this often.
+PAUSE_S = 10.0
+SUPERVISED = "SUPERVISOR_ENABLED" in os.environ
 
 
 def main(argv: list[str] | None = None) -> int:
     """The life of the agent; returns the exit code."""
     began = time.monotonic()
-    code = _live(argv)
-    if code == CANNOT_START and "SUPERVISOR_ENABLED" in os.environ:
-        time.sleep(max(0.0, began + OUTSTAY_SUPERVISOR_S - time.monotonic()))
-    return code
+    with contextlib.ExitStack() as held:
+        try:
+            serve = _begin(argv, held)
+        except (CannotStart, config.ConfigError, log.LoggerConfigError, environment.BadAffinity, OSError) as error:
+            again = SUPERVISED and _may_pass(error)
+            _say(str(error), again)
+        else:
+            return serve()
+    if SUPERVISED:
+        time.sleep(max(0.0, began + (PAUSE_S if again else OUTSTAY_SUPERVISOR_S) - time.monotonic()))
+    return TRY_AGAIN if again else CANNOT_START
 
 
-def _live(argv: list[str] | None) -> int:
+def _say(faults: str, again: bool) -> None:
+    """To stderr, which supervisord keeps, and to syslog."""
+    for fault in faults.splitlines():
+        line = f"cannot start: {fault}" + (f"; tried again in {PAUSE_S:g} s" if again else "")
+        print(f"vdsm-mp: {line}", file=sys.stderr, flush=True)
+        syslog.syslog(syslog.LOG_ERR, line)
+
+
+def _may_pass(error: Exception) -> bool:
+    cause = error if isinstance(error, OSError) else error.__cause__
+    passes: bool = getattr(error, "may_pass", False)
+    return passes or (isinstance(cause, OSError) and cause.errno in claim.MAY_PASS)
+
+
+def _begin(argv: list[str] | None, held: contextlib.ExitStack) -> Callable[[], int]:
+    """Everything that can keep the agent from starting, which it raises; returns the rest of its life.
+
+    held: what has to be let go afterwards, however that ends.
+    """
     parser = argparse.ArgumentParser(prog="vdsm-mp master", description="Run the agent in the foreground.")
     parser.add_argument("--config", type=Path, help="instead of /etc/vdsm/vdsm.conf and its drop-ins")
     parser.add_argument("--table", default=table.__name__, help="module with another process table, for tests")
     asked = parser.parse_args(argv)
     build = program.build_id()  # before anything more is loaded: what lies there later may be an upgrade
-    try:
-        loaded = config.load(asked.config)
-        lock = _check(loaded.config)
-        public = listener.bind(loaded.config)
-    except (CannotStart, config.ConfigError, log.LoggerConfigError, environment.BadAffinity, OSError) as error:
-        for line in str(error).splitlines():
-            print(f"vdsm-mp: cannot start: {line}", file=sys.stderr)
-            syslog.syslog(syslog.LOG_ERR, f"cannot start: {line}")
-        return CANNOT_START
+    loaded = config.load(asked.config)
+    held.callback(os.close, _check(loaded.config))
+    public = held.enter_context(listener.bind(loaded.config))
     for line in loaded.notes:
         logger.warning("%s", line)
-    code = _serve(
-        loaded.config, asked.config or config.main_file(), public, importlib.import_module(asked.table), build
-    )
-    public.close()
-    os.close(lock)  # held for life: the kernel lets it go with the process in any case
-    return code
+    origin = {"file": str(asked.config or config.main_file()), "digest": config.digest(loaded.config)}
+    return _furnish(loaded.config, origin, public, importlib.import_module(asked.table), build, held)
 
 
 def _check(cfg: Config) -> int:
     """Everything that can be wrong, before anything is begun; the lock. Raises what `main` lists."""
     log.to_stderr()
     lock, faults = -1, privileges.missing(cfg)
-    try:
-        lock = _only_one(Path(cfg.vdsm_mp.run_dir))
-    except CannotStart as error:
-        faults.append(str(error))
+    if Path(cfg.vdsm_mp.run_dir).is_dir():  # else that has been said
+        try:
+            lock = claim.lock(Path(cfg.vdsm_mp.run_dir))
+        except CannotStart as error:
+            faults.append(privileges.Missing(str(error), error.may_pass))
     if faults:
-        raise CannotStart("\n".join(dict.fromkeys(faults)))
+        raise CannotStart("\n".join(fault.says for fault in faults), may_pass=all(fault.may_pass for fault in faults))
     environment.apply(cfg)
-    logger_conf = Path(cfg.vdsm_mp.logger_conf)
-    log.configure(logger_conf, {"log_dir": cfg.vdsm_mp.log_dir})
-    return lock
-
-
-def _only_one(run_dir: Path) -> int:
-    """Take the single-instance lock for life. Raises CannotStart, naming who has it."""
-    if not run_dir.is_dir():
-        raise CannotStart(f"the directory {run_dir} does not exist")
-    try:
-        lock = os.open(run_dir / "vdsm-mp.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise CannotStart(f"{run_dir}/vdsm-mp.lock: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
-        raise CannotStart(f"already running pid {holder or 'unknown'}") from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    log.configure(Path(cfg.vdsm_mp.logger_conf), {"log_dir": cfg.vdsm_mp.log_dir})
     return lock
 
 
@@ -139,15 +138,23 @@ def worker_main(
     return code
 
 
-def _serve(cfg: Config, read_from: Path, public: socket.socket, rows: ModuleType, build: str) -> int:
+def _furnish(
+    cfg: Config,
+    origin: Mapping[str, str],
+    public: socket.socket,
+    rows: ModuleType,
+    build: str,
+    held: contextlib.ExitStack,
+) -> Callable[[], int]:
+    """The house with all it needs, but still empty; returns its life. Raises CannotStart."""
     run_dir = Path(cfg.vdsm_mp.run_dir)
     setproctitle.setproctitle("vdsm-mp: master")
     log.call_in("master")
     log.catch_uncaught(logger)
     kernel.adopt_orphans()
-    bus_dir = houses.fresh_run_dir(run_dir)
+    bus_dir = claim.bus_dir(run_dir)
+    pid_file = claim.pid_file(run_dir)
     token = secrets.token_hex(32)
-    (run_dir / "vdsm-mp.pid").write_text(f"{os.getpid()}\n")
     logger.info(
         "vdsm-mp %s pid=%d on %s kernel %s", vdsm_mp.__version__, os.getpid(), platform.node(), platform.release()
     )
@@ -161,15 +168,21 @@ def _serve(cfg: Config, read_from: Path, public: socket.socket, rows: ModuleType
         rows.CHILDREN,
         partial(worker_main, cfg, build, bus_dir, token, public, rows.WORKERS),
         build=build,
-        config={"file": str(read_from), "digest": config.digest(cfg)},
+        config=origin,
         inherited={"public": public},
         broadcast=lambda workers: _broadcast(bus_dir, token, workers),
     )
-    with selectors.DefaultSelector() as selector:
-        _Loop(
-            house, selector, Desk(run_dir / "control.sock", house, selector, cfg.vdsm_mp.user, cfg.vdsm_mp.group)
-        ).run()
-    (run_dir / "vdsm-mp.pid").unlink(missing_ok=True)
+    house.supervisor_pid = os.getppid() if SUPERVISED else 0
+    selector = held.enter_context(selectors.DefaultSelector())
+    with claim.needing(run_dir / "control.sock"):
+        desk = Desk(run_dir / "control.sock", house, selector, cfg.vdsm_mp.user, cfg.vdsm_mp.group)
+    return partial(_serve, cfg, house, _Loop(house, selector, desk), pid_file)
+
+
+def _serve(cfg: Config, house: houses.House, loop: "_Loop", pid_file: Path) -> int:
+    loop.run()
+    with contextlib.suppress(OSError):  # it says no more than its absence, and the next start removes it
+        pid_file.unlink()
     lifehooks.run(cfg, "after_vdsm_stop", lifehooks.STOP_S)
     logger.info("stopped, exit %d", house.verdict)
     environment.save_coverage()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must be true before the first fork. Everything that is missing is found in one go; nothing is repaired.
 
-Used by the master and by `vdsm-mp check-host`. No threads, no waiting beyond a few seconds for sudo.
+Used by the master. No threads, no waiting beyond a few seconds for sudo.
 """
 
 import contextlib
@@ -11,23 +11,33 @@ import os
 import pwd
 import select
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from vdsm_mp.common.options import Config
+from vdsm_mp.house import claim
 
 SUDO_S = 10.0
 
 
-def missing(config: Config) -> list[str]:
-    """A sentence for each thing that is wrong; empty when the agent may start."""
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """says: a sentence. may_pass: without anybody's doing; the others need somebody."""
+
+    says: str
+    may_pass: bool = False
+
+
+def missing(config: Config) -> list[Missing]:
+    """Each thing that is wrong, once; empty when the agent may start."""
     house = config.vdsm_mp
-    return [
+    sentences = (
         *_identity(house.user, house.group),
         *_home(),
-        *_directories(house.run_dir, house.log_dir, house.state_dir),
+        *_directories(house.run_dir, house.vdsm_run_dir, house.log_dir, house.state_dir, config.irs.repository),
         *_log_file(Path(house.log_dir) / "vdsm.log"),
-        *_sudo(house.libexec_dir),
-    ]
+    )
+    return [*map(Missing, dict.fromkeys(sentences)), *_sudo(house.libexec_dir)]
 
 
 def _identity(user: str, group: str) -> list[str]:
@@ -71,7 +81,9 @@ def _directories(*paths: str) -> list[str]:
     found = []
     for path in paths:
         if not Path(path).is_dir():
-            found.append(f"the directory {path} does not exist")
+            # What is below /run goes with a reboot.
+            how = ": systemd-tmpfiles --create or scripts/provision makes it" if path.startswith("/run/") else ""
+            found.append(f"the directory {path} does not exist{how}")
         elif not os.access(path, os.W_OK | os.X_OK):
             found.append(f"the directory {path} is not writable")
     return found
@@ -81,21 +93,22 @@ def _log_file(path: Path) -> list[str]:
     return [f"the log file {path} is not writable"] if path.exists() and not os.access(path, os.W_OK) else []
 
 
-def _sudo(libexec_dir: str) -> list[str]:
+def _sudo(libexec_dir: str) -> list[Missing]:
     """Does root's helper answer? A harmless question, asked the way it will be asked in earnest."""
     helper = f"{libexec_dir}/helper-storage"
     if not os.access(helper, os.X_OK):
-        return [f"root's helper {helper} is not installed"]
+        return [Missing(f"root's helper {helper} is not installed")]
     request = json.dumps({"id": 1, "op": "ping", "params": {}, "deadline_s": SUDO_S}) + "\n"
     try:
         said, complaint = _ask(helper, request.encode())
     except OSError as error:
-        return [f"sudo does not work: {error}"]
+        return [Missing(f"sudo does not work: {error}", may_pass=error.errno in claim.MAY_PASS)]
     try:
         answer = json.loads(said)
     except ValueError:
-        return [f"sudo does not let us run {helper}: {complaint or 'no answer'}"]
-    return [f"root's helper refuses: {answer.get('detail', answer['error'])}"] if "error" in answer else []
+        # A busy host may have been too slow; a rule that is missing is told by sudo.
+        return [Missing(f"sudo does not let us run {helper}: {complaint or 'no answer'}", may_pass=not complaint)]
+    return [Missing(f"root's helper refuses: {answer.get('detail', answer['error'])}")] if "error" in answer else []
 
 
 def _ask(helper: str, request: bytes) -> tuple[bytes, str]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What keeps the agent from starting: said at once, in one go, with exit code 3."""
 
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 
@@ -36,6 +38,29 @@ def test_everything_that_is_missing_is_said_at_once(house: RunningHouse) -> None
     assert "log is not writable" in said
     assert "state does not exist" in said
     assert "helper-storage is not installed" in said
+
+
+@pytest.mark.parametrize("name", ["vrun", "repo", "run"])
+def test_a_directory_that_workers_need_is_missed_before_they_are_forked(house: RunningHouse, name: str) -> None:
+    os.chown(house.root / name, 0, 0)
+    assert f"{name} is not writable" in refused(house)
+    shutil.rmtree(house.root / name)
+    said = refused(house)
+    assert f"{name} does not exist" in said and "Traceback" not in said
+
+
+def test_what_root_left_in_the_run_directory_is_replaced_or_named(house: RunningHouse) -> None:
+    (house.root / "run/vdsm-mp.pid").write_text("1\n")
+    (house.root / "run/e-1-1").mkdir()
+    (house.root / "run/e-1-1/virt").touch()
+    (house.root / "run/control.sock").mkdir()
+    said = refused(house)
+    assert "run/control.sock: Is a directory" in said and "Traceback" not in said
+    (house.root / "run/control.sock").rmdir()
+    house.begin()
+    house.wait_ready()
+    assert house.process is not None
+    assert (house.root / "run/vdsm-mp.pid").read_text() == f"{house.process.pid}\n"
 
 
 def test_sudo_that_does_not_let_us_is_noticed(house: RunningHouse) -> None:

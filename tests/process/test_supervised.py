@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,22 @@ from vdsm_mp.common import controlsocket
 pytestmark = needs_root()
 
 TABLE = "tests.support.rogue_table"
+
+
+@contextmanager
+def full_tmpfs(folder: Path) -> Iterator[Path]:
+    """A file system of the agent's without room in place of `folder`; the file that fills it."""
+    owner = folder.stat()
+    argv = ["mount", "-t", "tmpfs", "-o", f"size=64k,uid={owner.st_uid},gid={owner.st_gid}", "tmpfs", str(folder)]
+    subprocess.run(argv, check=True)
+    try:
+        filler = folder / "filler"
+        with suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        yield filler
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 class Supervised:
@@ -42,6 +59,10 @@ class Supervised:
         (root / "conf.d/vdsm.conf").write_text(section)
         shipped = (CHECKOUT / "supervisor/supervisord.conf").read_text()
         self._conf.write_text(re.sub(r"/(var/log|run)/vdsm-mp-demo|/etc/supervisor(?=/conf.d)", str(root), shipped))
+        self.launch()
+
+    def launch(self) -> None:
+        """supervisord, which starts the master."""
         argv = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._conf)]
         self.daemon = subprocess.Popen(
             argv, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -63,6 +84,11 @@ class Supervised:
         """supervisord's word for the program."""
         words = self.ctl("status", "vdsm")[1].split()
         return words[1] if len(words) > 1 else ""
+
+    def log_text(self) -> str:
+        """What supervisord kept of the master's words."""
+        path = self.house.root / "supervisor-vdsm.log"
+        return path.read_text() if path.exists() else ""
 
     def stop(self) -> None:
         self.daemon.terminate()
@@ -127,3 +153,33 @@ def test_a_second_master_beside_the_supervised_one_gives_way(supervised: Supervi
     assert supervised.house.process.wait(20) == 3
     supervised.house.process = None
     assert supervised.house.all_pids() == pids
+
+
+def test_a_master_outlives_its_supervisord_and_the_next_one_takes_over_when_told(supervised: Supervised) -> None:
+    eventually(supervised.ready, within_s=20)
+    first = supervised.house.status()
+    assert not first["abandoned"]
+    supervised.daemon.kill()
+    supervised.daemon.wait(10)
+    (supervised.house.root / "supervisor.sock").unlink(missing_ok=True)
+    eventually(lambda: supervised.house.status()["abandoned"])
+    supervised.launch()
+    eventually(lambda: f"already running pid {first['pid']}; tried again in 10 s" in supervised.log_text(), within_s=20)
+    assert supervised.house.status()["pid"] == first["pid"]
+    supervised.house.ask("stop")
+    eventually(lambda: supervised.ready() and supervised.house.status()["pid"] != first["pid"], within_s=40)
+    assert not supervised.house.status()["abandoned"]
+    assert supervised.state() == "RUNNING"
+
+
+def test_a_start_that_finds_no_room_is_tried_again_until_there_is_some(supervised: Supervised) -> None:
+    eventually(supervised.ready, within_s=20)
+    assert "stopped" in supervised.ctl("stop", "vdsm")[1]
+    with full_tmpfs(supervised.house.root / "run") as filler:
+        supervised.ctl("start", "vdsm")
+        eventually(
+            lambda: "vdsm-mp.lock: No space left on device; tried again in 10 s" in supervised.log_text(), within_s=20
+        )
+        filler.unlink()
+        eventually(supervised.ready, within_s=40)
+        supervised.ctl("stop", "vdsm")

@@ -87,6 +87,8 @@ def restart_problems(house: Mapping[str, Any], loaded: Config, faults: Sequence[
     found = [f"the agent could not start again: {fault}" for fault in faults]
     if "build" not in house:
         return [*found, "the agent that runs is older than this program; restart it to change over"]
+    if house["abandoned"]:
+        found.append("the supervisord that started the agent is gone: `vdsm-mp stop` lets the next one start it")
     read = house["config"]
     if not faults and read["file"] == str(config.main_file()) and read["digest"] != config.digest(loaded):
         found.append("the configuration has changed since the agent started; restart it to have it in force")

@@ -7,14 +7,12 @@ are the only ways in; `master.py` calls them from its loop. Stages of stopping a
 
 import enum
 import os
-import shutil
 import signal
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 from vdsm_mp.common import kernel, log, program
 from vdsm_mp.house import members, spawn
@@ -72,6 +70,8 @@ class House:
         self._main = main
         self.build = build
         self.config = config
+        #: Who started us, to tell when it is gone; 0 = nobody who would start us again.
+        self.supervisor_pid = 0
         self._inherited = inherited
         self._broadcast = broadcast
         self._stage = -1
@@ -446,13 +446,3 @@ class House:
     def stop_spm(self) -> None:
         logger.warning("SIGUSR1: the SPM role is given up")
         self._tell_all(control.StopSpm())
-
-
-def fresh_run_dir(run_dir: Path) -> Path:
-    """A bus directory of this start's own, so that two houses never answer each other's bell. Old ones are removed."""
-    for entry in run_dir.iterdir():
-        if entry.is_dir() and entry.name.startswith("e-"):
-            shutil.rmtree(entry, ignore_errors=True)
-    bus_dir = run_dir / f"e-{int(time.time()):x}-{os.getpid():x}"
-    bus_dir.mkdir(mode=0o700)
-    return bus_dir

@@ -15,6 +15,7 @@ def of(house: House) -> dict[str, Any]:
     """{"state", "pid", "version", "program", "build", "config", "uptime_s", "verdict", "workers": {name: …}, …}.
 
     program, build: where it was loaded from, and which it was then (`common/program.py`). config: {"file", "digest"}.
+    abandoned: the supervisord that started us is gone, so nobody would start us again.
 
     verdict: "ok", "degraded" (something restarts too often, or is written off, or not all are ready) or "failed".
     """
@@ -36,6 +37,7 @@ def of(house: House) -> dict[str, Any]:
         "program": program.ROOT,
         "build": house.build,
         "config": house.config,
+        "abandoned": house.supervisor_pid not in (0, os.getppid()),
         "uptime_s": round(now - house.started_mono, 1),
         "rss_kib": kernel.rss_kib(os.getpid()),
         "pss_kib": kernel.own_pss_kib(),
