@@ -6,15 +6,10 @@ import os
 import uuid
 from pathlib import Path
 
-from vdsm_mp.api.errors_storage import (
-    ServerAccessDenied,
-    ServerConnectionFailed,
-    ServerParametersInvalid,
-    StorageAccessFailed,
-)
+from vdsm_mp.api.errors_storage import ServerConnectionFailed, ServerParametersInvalid
 from vdsm_mp.api.ports import Children
+from vdsm_mp.storage.access import check_access
 from vdsm_mp.storage.connections import Server, make_directory
-from vdsm_mp.storage.domain_io import DomainIO
 from vdsm_mp.storage.mount import escape, normalize
 
 
@@ -40,20 +35,6 @@ class LocalConnector:
     def disconnect(self, server: Server, root: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             Path(root).unlink()
-
-
-def check_access(children: Children, path: str) -> None:
-    """The agent's user may read, write and search the directory. Raises: ServerConnectionFailed, ServerAccessDenied."""
-    io = DomainIO(children, f"check-{uuid.uuid4()}", path, deadline_s=30)
-    try:
-        access = io.access()
-    except StorageAccessFailed as e:
-        raise ServerConnectionFailed(path, e.reason) from e
-    finally:
-        io.close()
-    missing = [right for right, there in access.items() if not there]
-    if missing:
-        raise ServerAccessDenied(path, f"no permission to {', '.join(missing)}")
 
 
 def replace_link(target: str, link: str, aside_dir: str) -> None:

@@ -6,26 +6,16 @@ from /proc. The mount point is named by its remote path; root derives the same n
 """
 
 import contextlib
-import grp
 import logging
-import os
-import pwd
 from collections.abc import Callable
 from pathlib import Path
 
 from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed
-from vdsm_mp.api.errors_storage import (
-    MountFailed,
-    ServerAccessDenied,
-    ServerConnectionFailed,
-    ServerDisconnectFailed,
-    StorageAccessFailed,
-)
+from vdsm_mp.api.errors_storage import MountFailed, ServerDisconnectFailed
 from vdsm_mp.api.ports import Children, Root
 from vdsm_mp.common.errors import Error
-from vdsm_mp.storage.connect_local import check_access
+from vdsm_mp.storage.access import check_access
 from vdsm_mp.storage.connections import make_directory
-from vdsm_mp.storage.domain_io import DomainIO, FileStat
 from vdsm_mp.storage.mount import mounts_below
 
 _log = logging.getLogger("storage.connect")
@@ -33,8 +23,6 @@ _log = logging.getLogger("storage.connect")
 MOUNT_DEADLINE_S = 120.0
 #: A server that is alive unmounts at once.
 UMOUNT_DEADLINE_S = 15.0
-#: Whoever runs guests; the first that exists on this host.
-_QEMU_USERS = ("qemu", "libvirt-qemu")
 
 
 class Mounter:
@@ -52,7 +40,7 @@ class Mounter:
         if there is not None:
             if there.source.rstrip("/") != source.rstrip("/"):
                 raise MountFailed(source, f"{target} holds {there.source}")
-            self._check(target)
+            check_access(self._children, target)
             return
         make_directory(target)
         try:
@@ -61,7 +49,7 @@ class Mounter:
             self._remove_point(target)
             raise MountFailed(source, str(e)) from e
         try:
-            self._check(target)
+            check_access(self._children, target)
         except Error:
             self._undo(target, source, gluster)
             raise
@@ -91,41 +79,6 @@ class Mounter:
         except Error as e:
             _log.warning("%s stays mounted: %s", target, e)
 
-    def _check(self, target: str) -> None:
-        check_access(self._children, target)
-        io = DomainIO(self._children, f"check-{os.path.basename(target)}", target, deadline_s=30)  # noqa: PTH119
-        try:
-            found = io.stat()
-        except StorageAccessFailed as e:
-            raise ServerConnectionFailed(target, e.reason) from e
-        finally:
-            io.close()
-        user = qemu_user()
-        if user is not None and not may_read(found, *user):
-            raise ServerAccessDenied(target, "the user that runs guests may not read and search it")
-
     def _remove_point(self, target: str) -> None:
         with contextlib.suppress(OSError):  # not empty, or in use by the next connect: it does no harm
             Path(target).rmdir()
-
-
-def qemu_user() -> tuple[int, set[int]] | None:
-    """(uid, gids) of whoever runs guests on this host."""
-    for name in _QEMU_USERS:
-        try:
-            user = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return user.pw_uid, {user.pw_gid, *(g.gr_gid for g in grp.getgrall() if name in g.gr_mem)}
-    return None
-
-
-def may_read(found: FileStat, uid: int, gids: set[int]) -> bool:
-    """r-x by the permission bits, which is all that can be told without being that user."""
-    if found.uid == uid:
-        bits = found.mode >> 6
-    elif found.gid in gids:
-        bits = found.mode >> 3
-    else:
-        bits = found.mode
-    return bits & 0o5 == 0o5

@@ -19,6 +19,7 @@ from vdsm_mp.api.errors_storage import (
     StorageAccessFailed,
     StorageFileExists,
     StorageFileMissing,
+    StoragePermissionDenied,
 )
 from vdsm_mp.api.storage_domain import StorageDomainInfo, StorageDomainStats
 from vdsm_mp.api.types import UUID_PATTERN
@@ -173,6 +174,14 @@ def domains_on(mount: DomainIO) -> list[str]:
     return sorted(name for name in names if mount.exists(f"{name}/dom_md"))
 
 
+def _holds_domain(mount: DomainIO, name: str) -> bool:
+    """Whatever it is called: what hides behind another name may be somebody's, put aside. Ours have a dot in front."""
+    try:
+        return not name.startswith(".") and mount.exists(f"{name}/dom_md")
+    except StoragePermissionDenied:  # lost+found
+        return False
+
+
 def create(mount: DomainIO, spec: DomainSpec, initialize: Callable[[str], None]) -> None:
     """Make a domain on a mount point that holds none: all of it or nothing, by one rename at the end.
 
@@ -184,7 +193,7 @@ def create(mount: DomainIO, spec: DomainSpec, initialize: Callable[[str], None])
     fmt = Format(spec.kind, check_version(sd_id, spec.version, spec.cls))
     check_description(sd_id, spec.name, fmt)
     check_description(sd_id, spec.remote_path)
-    present = domains_on(mount)
+    present = [e.name for e in mount.readdir() if e.kind == "dir" and _holds_domain(mount, e.name)]
     if present:
         raise DomainNotEmpty(sd_id, f"{mount.root} holds storage domain {present[0]}")
     block_size = block_size_of(sd_id, fmt, spec.block_size, _probe(mount, sd_id))

@@ -15,9 +15,11 @@ from vdsm_mp.api.errors import PrivilegedFailed
 from vdsm_mp.api.errors_storage import ServerConnectionFailed, ServerParametersInvalid
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.options import Config, House, Irs
+from vdsm_mp.storage.access import may_read, qemu_user
 from vdsm_mp.storage.connect_nfs import nfs_options, remote_of
 from vdsm_mp.storage.connections import Connections, Server
 from vdsm_mp.storage.domain_format import DomainType
+from vdsm_mp.storage.domain_io import FileStat
 
 NFS, LOCAL, POSIX, GLUSTER = 1, 4, 6, 7
 
@@ -239,3 +241,29 @@ def test_disconnecting_what_nobody_connected_is_fine(asking: Asking) -> None:
     assert asking.ask(LOCAL, {"id": "3", "connection": "/nowhere"}, verb="disconnectStorageServer") == [0]
     assert asking.ask(GLUSTER, {"id": "4", "connection": "s:/v"}, verb="disconnectStorageServer") == [0]
     assert asking.root.asked == []
+
+
+def test_a_directory_that_guests_cannot_read_is_refused(asking: Asking, tmp_path: Path) -> None:
+    if qemu_user() is None:
+        pytest.skip("nobody runs guests here")
+    for mode, status in ((0o700, 469), (0o755, 0)):
+        place = tmp_path / f"export-{mode:o}"
+        place.mkdir()
+        place.chmod(mode)
+        assert asking.ask(LOCAL, {"id": "a", "connection": str(place)}) == [status]
+
+
+@pytest.mark.parametrize(
+    ("uid", "gid", "mode", "may"),
+    [
+        (7, 1, 0o500, True),
+        (7, 8, 0o077, False),
+        (1, 8, 0o750, True),
+        (1, 8, 0o707, False),
+        (1, 1, 0o705, True),
+        (1, 1, 0o774, False),
+    ],
+)
+def test_the_bits_that_count_are_those_of_the_first_that_fits(uid: int, gid: int, mode: int, may: bool) -> None:
+    found = FileStat("dir", 0, 0, mode, uid, gid, 1, 1, 0.0, 0.0)
+    assert may_read(found, 7, {8, 9}) is may
