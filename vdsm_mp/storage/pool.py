@@ -35,6 +35,7 @@ from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import Role
 from vdsm_mp.storage.domain_metadata import DomainMetadata, decode_pool, status_word, with_pool
 from vdsm_mp.storage.monitors import Monitors
+from vdsm_mp.storage.pool_links import sweep_links
 from vdsm_mp.storage.registry import Domains
 
 _log = logging.getLogger("storage.pool")
@@ -153,6 +154,10 @@ class Pools:
 
     def restore(self) -> None:
         """After a restart: watch what was watched. Touches no storage; nothing remembered is fine."""
+        self._recall()
+        sweep_links(self._repository, keep=self._state.pool_id if self._state else "")
+
+    def _recall(self) -> None:
         try:
             state = msgspec.json.decode(self._state_file.read_bytes(), type=PoolState)
         except FileNotFoundError:

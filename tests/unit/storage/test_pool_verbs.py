@@ -395,6 +395,21 @@ def test_a_domain_that_cannot_be_is_not_created(spm: StorageRoom, changes: dict[
     assert "storagedomainID" in changes or os.listdir(spm.root / "empty") == []
 
 
+@pytest.mark.parametrize(("name", "code"), [("put-aside", 361), (".hidden", None), ("lost+found", None)])
+def test_a_place_is_empty_when_nothing_in_it_looks_like_a_domain(
+    room: StorageRoom, tmp_path: Path, name: str, code: int | None
+) -> None:
+    place = tmp_path / "place"
+    (place / name / ("dom_md" if name != "lost+found" else "else")).mkdir(parents=True)
+    server = [{"id": "e", "connection": str(place)}]
+    room.call("StoragePool.connectStorageServer", storagepoolID=BLANK, domainType=4, connectionParams=server)
+    params = {"domainType": 4, "typeArgs": str(place), "name": "n", "domainClass": 1, "version": "5"}
+    if code:
+        assert code_of(room.call, "StorageDomain.create", storagedomainID=new_id(), **params) == code
+    else:
+        room.call("StorageDomain.create", storagedomainID=new_id(), **params)
+
+
 def test_a_failed_connection_does_not_stop_the_others(room: StorageRoom) -> None:
     (room.root / "good").mkdir()
     (room.root / "file").touch()
@@ -443,6 +458,26 @@ def test_a_server_in_use_is_not_disconnected(spm: StorageRoom) -> None:
     # An id nobody connected with does not count as the last user.
     assert spm.call("StoragePool.disconnectStorageServer", **call)[0]["status"] == 0
     assert spm.call("StorageDomain.getInfo", storagedomainID=spm.sd_id)["uuid"] == spm.sd_id
+
+
+def test_a_start_sweeps_links_of_pools_that_were_left_by_a_crash(spm: StorageRoom, tmp_path: Path) -> None:
+    repository = tmp_path / "data-center"
+    left, other = repository / new_id(), repository / new_id()
+    left.mkdir()
+    (left / "mastersd").symlink_to(spm.domain)
+    other.mkdir()
+    (other / "file").write_text("somebody's")
+    (repository / new_id()).symlink_to(spm.domain)
+    (repository / "hsm-tasks").mkdir()
+    again = StorageRoom(tmp_path)
+    try:
+        found = {entry.name for entry in repository.iterdir()}
+        assert found == {"mnt", "hsm-tasks", spm.pool_id, other.name}
+        assert (repository / spm.pool_id / "mastersd").resolve() == spm.domain
+        assert os.listdir(other) == ["file"]
+        assert spm.domain.is_dir()
+    finally:
+        again.stop()
 
 
 def test_after_a_restart_the_domains_are_watched_before_anybody_asks(spm: StorageRoom, tmp_path: Path) -> None:
