@@ -55,9 +55,9 @@ def parse(sd_id: str, data: bytes) -> Pairs:
 
 
 def serialize(sd_id: str, pairs: Mapping[str, str]) -> bytes:
-    """Sorted lines and the seal. Raises: DomainMetadataRefused (a value would be cut on reading)."""
+    """Sorted lines and the seal. Raises: DomainMetadataRefused (it would be read as something else)."""
     for key, value in pairs.items():
-        if LINE_ENDS.intersection(key + value) or "\0" in key + value or "=" in key or key != key.strip() or not key:
+        if LINE_ENDS.intersection(key + value) or "=" in key or key != key.strip():
             raise DomainMetadataRefused(sd_id, f"{key!r} cannot be stored with the value {value!r}")
     lines = [f"{key}={pairs[key]}" for key in sorted(pairs) if key != SEAL]
     lines.append(f"{SEAL}={seal_of(pairs)}")
@@ -187,6 +187,8 @@ class PoolMetadata:
 
 
 _STATUS_WORDS = {"active": "Active", "attached": "Attached", "inactive": "Attached"}
+#: Of a domain that does not count as attached; old pools may name one.
+_NOT_ATTACHED = ("unattached", "unknown")
 
 
 def status_word(word: str) -> str | None:
@@ -200,9 +202,10 @@ def decode_pool(sd_id: str, pairs: Mapping[str, str]) -> PoolMetadata:
     for item in filter(None, pairs.get("POOL_DOMAINS", "").split(",")):
         member, _, word = item.partition(":")
         status = status_word(word)
-        if status is None:
+        if status is not None:
+            domains[member.strip()] = status
+        elif word.strip().lower() not in _NOT_ATTACHED:
             raise _invalid(sd_id, "POOL_DOMAINS", pairs)
-        domains[member.strip()] = status
     return PoolMetadata(
         name=pairs.get("POOL_DESCRIPTION", ""),
         domains=domains,

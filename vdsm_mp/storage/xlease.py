@@ -8,6 +8,7 @@ being updated counts as absent, and its place is used again.
 
 import logging
 import struct
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from vdsm_mp.storage.xlease_index import (
     RECORD_BYTES,
     RECORDS,
     VERSION,
+    header,
     record,
 )
 
@@ -50,17 +52,21 @@ class Record:
 
 
 class Index:
-    """The index as it was read. Raises on making: LeaseIndexInvalid."""
+    """The index as it was read. Raises on making: LeaseIndexInvalid.
 
-    def __init__(self, sd_id: str, data: bytes) -> None:
+    updating: accept one that says it is being changed, as whoever puts it in order does.
+    """
+
+    def __init__(self, sd_id: str, data: bytes, *, updating: bool = False) -> None:
         if len(data) < INDEX_BYTES:
             raise LeaseIndexInvalid(sd_id, f"it ends after {len(data)} bytes")
         magic, version = struct.unpack_from(">Lx4s", data)
-        mtime, updating = data[59:69], data[70:71]
+        mtime, state = data[59:69], data[70:71]
         if magic != MAGIC or version != VERSION or not mtime.isdigit():
             raise LeaseIndexInvalid(sd_id, "its header is not one")
-        if updating != b"-":
+        if state != b"-" and not updating:
             raise LeaseIndexInvalid(sd_id, "it was being formatted or rebuilt; rebuild it")
+        self.updating = state != b"-"
         self._data = data
 
     def raw(self, number: int) -> bytes:
@@ -100,11 +106,14 @@ class Index:
         block[at - start : at - start + RECORD_BYTES] = raw
         return start, bytes(block)
 
+    def first_block_with(self, head: bytes, block_size: int) -> bytes:
+        return head + self._data[len(head) : block_size]
 
-def read_index(domain: FileDomain) -> Index:
+
+def read_index(domain: FileDomain, *, updating: bool = False) -> Index:
     """From storage, past all caches. Raises: LeaseIndexInvalid, storage errors."""
     data = domain.io.read(XLEASES, offset=domain.meta.alignment, length=INDEX_BYTES, direct=True)
-    return Index(domain.sd_id, data)
+    return Index(domain.sd_id, data, updating=updating)
 
 
 def place_of(domain: FileDomain, number: int, lease_id: str) -> Lease:
@@ -168,27 +177,47 @@ def leases(domain: FileDomain) -> dict[str, dict[str, object]]:
 
 
 def rebuild(domain: FileDomain, formatter: LeaseFormatter) -> None:
-    """Make index and leases agree. The index is the truth; a lease it lacks is cleared, one that is missing is made."""
-    index = read_index(domain)
+    """Make index and leases agree. The index is the truth; a lease it lacks is cleared, one that is missing is made.
+
+    A record whose place the volume does not reach names nothing any more. An index that somebody left while changing it
+    can be used again afterwards. Raises: LeaseIndexInvalid (there is no index), LockInitFailed, storage errors.
+    """
+    index = read_index(domain, updating=True)
     size = domain.io.stat(XLEASES).size_bytes
     names = {one.lease_id for one in index.all()}
     for number in range(RECORDS):
-        raw, known = index.raw(number), index.record(number)
+        known = index.record(number)
         place = place_of(domain, number, known.lease_id if known else "")
-        written = formatter.name_at(place) if place.offset < size else None
-        if known is not None:
-            if written != known.lease_id:
-                formatter.write_lease(place)
-            if known.updating or raw != record(known.lease_id, place.offset, updating=False):
-                _write(domain, read_index(domain), number, record(known.lease_id, place.offset, updating=False))
-        elif raw != FREE_RECORD and written and written not in names:
-            _log.warning("domain %s: record %d is made again for lease %s", domain.sd_id, number, written)
-            _write(domain, read_index(domain), number, record(written, place.offset, updating=False))
-        else:
-            if raw != FREE_RECORD:
-                _write(domain, read_index(domain), number, FREE_RECORD)
-            if written:
-                formatter.clear_lease(place)
+        after = FREE_RECORD
+        if place.offset + domain.meta.alignment <= size:
+            after = _agreed(formatter, place, index.raw(number), known, names)
+        if after != index.raw(number):
+            _log.warning("domain %s: record %d is written anew", domain.sd_id, number)
+            _write(domain, read_index(domain, updating=True), number, after)
+    if index.updating:
+        _finish(domain, read_index(domain, updating=True))
+
+
+def _agreed(formatter: LeaseFormatter, place: Lease, raw: bytes, known: Record | None, names: set[str]) -> bytes:
+    """What the record is to be; the lease at its place is made to say the same."""
+    written = formatter.name_at(place)
+    if known is not None:
+        if written != known.lease_id:
+            formatter.write_lease(place)
+        return record(known.lease_id, place.offset, updating=False)
+    if raw != FREE_RECORD and written and written not in names:
+        return record(written, place.offset, updating=False)
+    if written:
+        formatter.clear_lease(place)
+    return FREE_RECORD
+
+
+def _finish(domain: FileDomain, index: Index) -> None:
+    """The header says that the index may be used."""
+    head = header(domain.sd_id, int(time.time()), updating=False)
+    domain.io.write(
+        XLEASES, index.first_block_with(head, domain.meta.block_size), offset=domain.meta.alignment, direct=True
+    )
 
 
 def _write(domain: FileDomain, index: Index, number: int, raw: bytes) -> None:

@@ -109,12 +109,11 @@ def test_a_record_that_was_being_changed_counts_as_absent_and_is_used_again(
         lambda path: poke(path, 0, struct.pack(">L", 0x12152017)),
         lambda path: poke(path, 5, b"0002"),
         lambda path: poke(path, 59, b"yesterday!"),
-        lambda path: poke(path, 70, b"u"),
         lambda path: poke(path, 0, bytes(512)),
         lambda path: path.write_bytes(path.read_bytes()[: MIB + 1000]),
         lambda path: path.write_bytes(b""),
     ],
-    ids=["magic", "version", "mtime", "updating", "zeros", "truncated", "empty"],
+    ids=["magic", "version", "mtime", "zeros", "truncated", "empty"],
 )
 def test_a_damaged_index_is_refused_and_not_touched(
     domain: FileDomain, path: Path, formatter: Formatter, damage: object
@@ -164,3 +163,32 @@ def test_rebuilding_makes_leases_follow_the_index(domain: FileDomain, path: Path
     again = path.read_bytes()
     xlease.rebuild(domain, formatter)
     assert path.read_bytes() == again
+
+
+def test_an_index_that_was_left_while_it_was_changed_waits_for_a_rebuild(
+    domain: FileDomain, path: Path, formatter: Formatter
+) -> None:
+    poke(path, 70, b"u")
+    for call in (
+        lambda: xlease.find(domain, FIRST),
+        lambda: xlease.add(domain, formatter, NEW),
+        lambda: xlease.remove(domain, formatter, FIRST),
+        lambda: xlease.leases(domain),
+    ):
+        with pytest.raises(LeaseIndexInvalid, match="rebuild"):
+            call()
+    records = path.read_bytes()[MIB + HEADER_BYTES :]
+    xlease.rebuild(domain, formatter)
+    assert set(xlease.leases(domain)) == {FIRST, SECOND}
+    assert path.read_bytes()[MIB + HEADER_BYTES :] == records
+    assert path.read_bytes()[MIB + 10 : MIB + 58].rstrip(b"\0") == domain.sd_id.encode()
+
+
+def test_a_record_beyond_the_end_of_the_volume_is_freed(domain: FileDomain, path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(5 * MIB)
+    formatter = Formatter({3 * MIB: FIRST})
+    xlease.rebuild(domain, formatter)
+    assert set(xlease.leases(domain)) == {FIRST}
+    assert formatter.names == {3 * MIB: FIRST}
+    assert path.read_bytes()[MIB + HEADER_BYTES + 2 * RECORD_BYTES :].startswith(FREE_RECORD)
