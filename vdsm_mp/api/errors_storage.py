@@ -103,7 +103,7 @@ class NoSpaceLeft(StorageAccessFailed):
 
 
 class DomainError(Failed):
-    """Parent of those that say only which domain and why."""
+    """Says which domain and why."""
 
     msg = "Storage domain {self.sd_id}: {self.reason}"
 
@@ -139,6 +139,8 @@ class DomainMetadataInvalid(DomainError):
 
 
 class DomainSealBroken(DomainError):
+    """Nothing is repaired."""
+
     code = 752
 
 
@@ -238,7 +240,7 @@ class MasterNotMounted(DomainError):
 
 
 class PoolError(Failed):
-    """Parent of those that say only which pool and why."""
+    """Says which pool and why; nothing has changed."""
 
     code = 300
     msg = "Storage pool {self.pool_id}: {self.reason}"
@@ -250,7 +252,7 @@ class PoolError(Failed):
 
 
 class PoolNotConnected(PoolError, NotFound):
-    """309: the engine then sends StoragePool.connect and asks again."""
+    """An engine then sends StoragePool.connect and asks again."""
 
     code = 309
 
@@ -331,7 +333,7 @@ class SpmStopFailed(PoolError):
 
 
 class NotSpm(PoolError, Conflict):
-    """654: an engine elects a new SPM, or takes it as the answer to "are you?"."""
+    """An engine elects a new SPM, or takes it as the answer to "are you?"."""
 
     code = 654
 
@@ -362,6 +364,8 @@ class LockNotReleased(LockError):
 
 
 class HostIdNotAcquired(LockError, Unavailable):
+    """The host has none on this domain; it is tried again by the monitor."""
+
     code = 661
 
 
@@ -374,10 +378,14 @@ class HostIdDiffers(LockError, Conflict):
 
 
 class LockInitFailed(LockError):
+    """The lock cannot be used."""
+
     code = 701
 
 
 class LockNotInspected(LockError, Unavailable):
+    """Nothing was changed; who holds the lock is not known."""
+
     code = 702
 
 
@@ -399,6 +407,8 @@ class ServerDisconnectFailed(ServerConnectionFailed):
 
 
 class ServerParametersInvalid(ServerConnectionFailed):
+    """Nothing was connected."""
+
     code = 453
 
 
@@ -406,6 +416,17 @@ class ServerAccessDenied(ServerConnectionFailed):
     """The agent's user cannot use what was mounted."""
 
     code = 469
+
+
+class GlusterReplicaRefused(ServerConnectionFailed):
+    """Nothing was mounted."""
+
+    code = 480
+
+    def __init__(self, what: str, replicas: int, allowed: list[int]) -> None:
+        super().__init__(what, f"the volume has {replicas} replicas; allowed are {allowed}")
+        self.replicas = replicas
+        self.allowed = allowed
 
 
 class MountFailed(ServerConnectionFailed):
@@ -427,3 +448,24 @@ class ClaimTimedOut(Unavailable):
         self.what = what
         self.holder = holder
         self.seconds = float(seconds)
+
+
+#: What every verb of the SPM may answer before it begins.
+SPM_ROLE = (PoolNotConnected, NotSpm)
+#: The same for those that work on one domain of the pool.
+SPM_ON_DOMAIN = (*SPM_ROLE, DomainNotInPool, DomainNotFound, DomainClassWrong)
+#: For verbs that any host of the pool serves.
+HOST_ON_DOMAIN = (PoolNotConnected, DomainNotFound)
+DOMAIN_UNREADABLE = (DomainMetadataInvalid, DomainSealBroken)
+NEW_MASTER = (IsoCannotBeMaster, BackupCannotBeMaster)
+#: Storage that does not answer, refuses, is full or in use: of any verb that works on a domain.
+STORAGE_ACCESS = (
+    IoTimedOut,
+    IoChildDied,
+    StoragePathBlocked,
+    StorageAccessFailed,
+    StaleHandle,
+    StoragePermissionDenied,
+    NoSpaceLeft,
+    ClaimTimedOut,
+)

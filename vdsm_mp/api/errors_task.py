@@ -146,3 +146,7 @@ class JobNotDone(Conflict):
         super().__init__(job_id, state)
         self.job_id = job_id
         self.state = state
+
+
+#: Why a task was not even begun.
+TASK_BEGIN = (TooManyTasks, TaskNotSaved)

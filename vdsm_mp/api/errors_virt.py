@@ -80,11 +80,15 @@ class DeviceNotFound(_Sentence, NotFound):
 
 
 class TicketFailed(_Sentence, Failed):
+    """The old password holds."""
+
     code = 18
     msg = "Cannot set the console ticket: {self.reason}"
 
 
 class NoGuestAgent(_Sentence, Unavailable):
+    """It has done nothing, as far as can be known."""
+
     code = 19
     msg = "The guest agent does not answer: {self.reason}"
 
@@ -120,11 +124,15 @@ class UpdateDeviceFailed(_Sentence, Failed):
 
 
 class ExternalDataFailed(_Sentence, Failed):
+    """Nothing was changed."""
+
     code = 89
     msg = "Cannot get the external data: {self.reason}"
 
 
 class ShutdownFailed(_Sentence, Failed):
+    """There is no way to ask the guest; the VM runs on."""
+
     code = 4
     msg = "Cannot shut down the virtual machine: {self.reason}"
 
@@ -151,6 +159,8 @@ class LibvirtUnavailable(_Sentence, Unavailable):
 
 
 class ResetFailed(_Sentence, Failed):
+    """The VM runs on."""
+
     code = 90
     msg = "Cannot reset the virtual machine: {self.reason}"
 
@@ -170,6 +180,8 @@ class HotunplugDiskFailed(_Sentence, Failed):
 
 
 class HotplugNicFailed(_Sentence, Failed):
+    """Nothing was plugged."""
+
     code = 49
     msg = "Cannot plug the network card: {self.reason}"
 
@@ -189,11 +201,15 @@ class SecretRegistrationFailed(_Sentence, Failed):
 
 
 class SecretUnregistrationFailed(_Sentence, Failed):
+    """Those before it in the list are gone."""
+
     code = 74
     msg = "Cannot unregister the secrets: {self.reason}"
 
 
 class HotplugLeaseFailed(_Sentence, Failed):
+    """The VM does not hold it."""
+
     code = 86
     msg = "Cannot plug the lease: {self.reason}"
 
@@ -213,36 +229,50 @@ class HotunplugNicFailed(_Sentence, Failed):
 
 
 class BalloonFailed(_Sentence, Failed):
+    """The balloon keeps its target."""
+
     code = 53
     msg = "Cannot set the balloon: {self.reason}"
 
 
 class BadDiskSize(_Sentence, Failed):
+    """The disk keeps its size."""
+
     code = 58
     msg = "Cannot resize the disk: {self.reason}"
 
 
 class SetNumberOfCpusFailed(_Sentence, Failed):
+    """The VM keeps its number of CPUs, or has the new one without all of its pinning."""
+
     code = 60
     msg = "Cannot set the number of CPUs: {self.reason}"
 
 
 class CpuTuneFailed(_Sentence, Failed):
+    """The old limit holds."""
+
     code = 62
     msg = "Cannot tune the CPUs: {self.reason}"
 
 
 class PolicyUpdateFailed(_Sentence, Failed):
+    """The old policy holds."""
+
     code = 63
     msg = "Cannot update the policy: {self.reason}"
 
 
 class IoTuneFailed(_Sentence, Failed):
+    """The limits of this disk hold as they were."""
+
     code = 64
     msg = "Cannot tune the disk: {self.reason}"
 
 
 class HotplugMemoryFailed(_Sentence, Failed):
+    """Nothing was plugged."""
+
     code = 70
     msg = "Cannot plug the memory: {self.reason}"
 
@@ -262,6 +292,8 @@ class SnapshotFailed(_Sentence, Failed):
 
 
 class FreezeFailed(_Sentence, Failed):
+    """None is frozen, unless the agent died over it."""
+
     code = 76
     msg = "Cannot freeze the file systems: {self.reason}"
 
@@ -302,11 +334,15 @@ class ReplicaFailed(_Sentence, Failed):
 
 
 class BackupFailed(_Sentence, Failed):
+    """Of one that did not begin nothing stays; one that did not end runs on."""
+
     code = 1600
     msg = "Cannot back up: {self.reason}"
 
 
 class CheckpointFailed(_Sentence, Failed):
+    """The checkpoint is as it was."""
+
     code = 1610
     msg = "Cannot change the checkpoints: {self.reason}"
 
@@ -321,6 +357,8 @@ class NoSuchCheckpoint(NotFound):
 
 
 class InconsistentCheckpoint(_Sentence, Failed):
+    """Nothing was changed; a full backup makes a new beginning."""
+
     code = 1612
     msg = "The checkpoint does not fit the disks: {self.reason}"
 
@@ -346,6 +384,17 @@ class MigrationCancelFailed(_Sentence, Failed):
 
     code = 47
     msg = "Cannot cancel the migration: {self.reason}"
+
+
+class MigrationCancelled(Failed):
+    """Of one that has ended: somebody did not want it any more."""
+
+    code = 47
+    msg = "The migration of virtual machine {self.vm_id} was cancelled"
+
+    def __init__(self, vm_id: str) -> None:
+        super().__init__(vm_id)
+        self.vm_id = vm_id
 
 
 class MigrationNotInProgress(Conflict):
@@ -376,4 +425,4 @@ class MigrationOperationFailed(_Sentence, Failed):
 
 
 #: What every verb on a running VM may raise.
-RUNNING_ONLY = (NoSuchVm, VmIsDown, VmWrongState, MigrationInProgress, VmOperationFailed)
+RUNNING_ONLY = (NoSuchVm, VmIsDown, VmWrongState, MigrationInProgress, VmOperationFailed, VmNotResponding)

@@ -33,6 +33,8 @@ class VolumeHasChildren(Conflict):
 
 
 class VolumeCreationFailed(Failed):
+    """What was begun is removed."""
+
     code = 205
     msg = "Volume {self.volume_id} was not created: {self.reason}"
 
@@ -43,6 +45,8 @@ class VolumeCreationFailed(Failed):
 
 
 class VolumeExtendFailed(Failed):
+    """The volume says the size it had; asked again, it goes on."""
+
     code = 206
     msg = "Volume {self.volume_id} was not grown: {self.reason}"
 
@@ -120,6 +124,8 @@ class VolumeIsShared(Conflict):
 
 
 class VolumeCopyFailed(Failed):
+    """A new volume is removed, one that was there stays illegal."""
+
     code = 225
     msg = "Volume {self.volume_id} was not copied: {self.reason}"
 
@@ -177,6 +183,8 @@ class VolumeUpdateRefused(Conflict):
 
 
 class ImageActionFailed(Failed):
+    """Nothing was changed that a guest could see."""
+
     code = 250
     msg = "Image {self.image_id}: {self.reason}"
 
@@ -227,6 +235,8 @@ class DestinationImageFailed(Failed):
 
 
 class CopyImageFailed(Failed):
+    """The destination may hold a part of the data."""
+
     code = 261
     msg = "Image {self.image_id} was not copied: {self.reason}"
 
@@ -284,6 +294,8 @@ class ImageDaemonUnreachable(Unavailable):
 
 
 class ImageDaemonRefused(Failed):
+    """The daemon's own sentence."""
+
     code = 482
     msg = "The image daemon refused ticket {self.ticket_id}: {self.reason}"
 
@@ -294,6 +306,8 @@ class ImageDaemonRefused(Failed):
 
 
 class ImageVerificationFailed(Failed):
+    """The volume was only read."""
+
     code = 484
     msg = "Volume {self.volume_id} must not be used: {self.reason}"
 
@@ -316,6 +330,8 @@ class VolumeMetadataInvalid(Failed):
 
 
 class VolumeMetadataBadValue(Failed):
+    """Nothing was changed."""
+
     code = 753
     msg = "Metadata of volume {self.volume_id} has a bad value: {self.reason}"
 
@@ -326,6 +342,8 @@ class VolumeMetadataBadValue(Failed):
 
 
 class VolumeMetadataTooLong(Failed):
+    """The metadata are as they were."""
+
     code = 756
     msg = "Metadata of volume {self.volume_id} takes {self.size} bytes of 512"
 
@@ -336,6 +354,8 @@ class VolumeMetadataTooLong(Failed):
 
 
 class VolumeMetadataCleared(Failed):
+    """Nothing was changed; the volume is being removed, or was."""
+
     code = 757
     msg = "Metadata of volume {self.volume_id} was cleared"
 
@@ -414,3 +434,7 @@ class InvalidVolumeParameter(BadRequest):
         super().__init__(name, value)
         self.name = name
         self.value = value
+
+
+VOLUME_UNKNOWN = (ImageDoesNotExist, VolumeDoesNotExist)
+VOLUME_UNREADABLE = (VolumeMetadataInvalid, VolumeMetadataBadValue, VolumeMetadataCleared)

@@ -33,9 +33,10 @@ class FenceResult(Message, frozen=True, kw_only=True):
     tier=2,
 )
 class FenceNode(Message, frozen=True, kw_only=True):
-    """Operate a power-management agent of another host (this host is the proxy).
+    """Operate the power management of another host, by a fence agent: this host is the proxy.
 
-    `status` waits for the agent; `on`, `off` and `reboot` are initiated and go on by themselves.
+    `status` waits for the agent; `on`, `off` and `reboot` are initiated and go on by themselves. policy: skip it when
+    the other host still renews its leases.
     """
 
     addr: str
@@ -51,28 +52,31 @@ class FenceNode(Message, frozen=True, kw_only=True):
 
 @verb("Host.setMOMPolicy", owner="scheduler", tier=3, planned=True)
 class SetMomPolicy(Message, frozen=True, kw_only=True):
-    """Replace a whole mom policy by text."""
+    """Replace the whole policy of mom by text; there is no mom here."""
 
     policy: str
 
 
 @verb("Host.setMOMPolicyParameters", owner="scheduler", raises=(MemoryPolicyFailed,), safe=True, deadline_s=20, tier=1)
 class SetMomPolicyParameters(Message, frozen=True, kw_only=True):
-    """Ballooning/KSM switches: balloonEnabled, ksmEnabled, ksmMergeAcrossNodes."""
+    """Switch ballooning and KSM: balloonEnabled, ksmEnabled, ksmMergeAcrossNodes; others are ignored.
+
+    Kept across restarts. When they cannot be kept, the old ones hold.
+    """
 
     key_value_store: dict[str, Any]
 
 
 @verb("Host.setKsmTune", owner="scheduler", reply=Status, raises=(KsmTuneFailed,), safe=True, tier=2)
 class SetKsmTune(Message, frozen=True, kw_only=True):
-    """Apply KSM settings: run, sleep_millisecs, pages_to_scan, merge_across_nodes."""
+    """Set KSM: run, sleep_millisecs, pages_to_scan, merge_across_nodes. Those before the one that failed stay."""
 
     tuning_params: dict[str, Any] = field(name="tuningParams")
 
 
 @verb("Host.setHaMaintenanceMode", owner="scheduler", reply=Status, tier=2, planned=True)
 class SetHaMaintenanceMode(Message, frozen=True, kw_only=True):
-    """Switch hosted-engine local/global maintenance."""
+    """Switch the maintenance of hosted-engine."""
 
     mode: str
     enabled: bool
@@ -88,31 +92,40 @@ class SetHaMaintenanceMode(Message, frozen=True, kw_only=True):
     tier=1,
 )
 class GetCapabilities(Message, frozen=True, kw_only=True):
-    """Static host description."""
+    """What this host is and can do: CPU, memory, networks, versions. Gathered anew for each call.
+
+    99 until networks and libvirt were asked once: an engine would put a host aside that seems to have neither.
+    """
 
 
 @verb("Host.echo", owner="scheduler", reply=str, lane=Lane.LOOP, safe=True, tier=3)
 class Echo(Message, frozen=True, kw_only=True):
-    """Returns its argument; used by system tests to mark logs."""
+    """Returns its argument, and writes it to the log."""
 
     message: str
 
 
 @verb("Host.getHardwareInfo", owner="scheduler", reply=dict[str, str], safe=True, deadline_s=20, tier=1)
 class GetHardwareInfo(Message, frozen=True, kw_only=True):
-    """DMI identity of the machine."""
+    """Manufacturer, product, serial number and id of the machine, as its firmware tells them; the rest is absent."""
 
 
 @verb(
     "Host.getStats", owner="scheduler", reply=dict[str, Any], raises=(HostHookFailed,), safe=True, deadline_s=10, tier=1
 )
 class GetHostStats(Message, frozen=True, kw_only=True):
-    """Host statistics incl. storage domain health."""
+    """Load, memory, networks of this host, its number of VMs and the health of its storage domains; from memory.
+
+    What needs two samples is absent in the first seconds.
+    """
 
 
 @verb("Host.getJobs", owner="scheduler", reply=dict[str, Any], safe=True, deadline_s=10, tier=1)
 class GetJobs(Message, frozen=True, kw_only=True):
-    """State of host jobs."""
+    """Jobs of this host: status, progress, and the error of a failed one. job_type, job_ids: only these.
+
+    A job that is over stays listed for an hour; one that is not listed is unknown here.
+    """
 
     job_type: str | None = None
     job_ids: list[Uuid] | None = None
@@ -120,17 +133,20 @@ class GetJobs(Message, frozen=True, kw_only=True):
 
 @verb("Host.ping", owner="network", lane=Lane.LOOP, safe=True, deadline_s=5, tier=2)
 class Ping(Message, frozen=True, kw_only=True):
-    """Old liveness check; also confirms connectivity."""
+    """Liveness, and a confirmation as Host.confirmConnectivity; for older clients."""
 
 
 @verb("Host.ping2", owner="clientif", lane=Lane.LOOP, safe=True, tier=1)
 class Ping2(Message, frozen=True, kw_only=True):
-    """Liveness check without side effect."""
+    """`true` once this host has recovered and serves, 99 before. Changes nothing."""
 
 
 @verb("Host.setLogLevel", owner="scheduler", raises=(LogLevelInvalid,), lane=Lane.LOOP, safe=True, tier=3)
 class SetLogLevel(Message, frozen=True, kw_only=True):
-    """Change a logger's level at run time."""
+    """Change a logger's level until the next restart: TRACE, DEBUG, INFO, WARNING, ERROR. No name: all loggers.
+
+    Names are those of the log's lines, such as `storage.volume` or `virt`.
+    """
 
     level: str
     name: str | None = None

@@ -3,16 +3,44 @@
 
 from msgspec import UNSET, UnsetType, field
 
-from vdsm_mp.api.errors_volume import CopyImageFailed, InvalidVolumeParameter, SharedVolumeNotWritable
+from vdsm_mp.api.errors_storage import HOST_ON_DOMAIN, SPM_ON_DOMAIN, PoolNotConnected
+from vdsm_mp.api.errors_task import TASK_BEGIN
+from vdsm_mp.api.errors_volume import (
+    VOLUME_UNKNOWN,
+    VOLUME_UNREADABLE,
+    CopyImageFailed,
+    DiscardNotSupported,
+    ImageDoesNotExist,
+    ImageIsNotLegalChain,
+    InvalidVolumeParameter,
+    PrepareIllegalVolume,
+    SharedVolumeNotWritable,
+    TemplateInUse,
+    VolumeAlreadyExists,
+    VolumeCopyFailed,
+    VolumeCreationFailed,
+    VolumeExtendFailed,
+    VolumeHasChildren,
+    VolumeIsShared,
+)
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
 
-@verb("Image.delete", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=1)
+@verb(
+    "Image.delete",
+    owner="storage",
+    reply=Uuid,
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=1,
+    raises=(*SPM_ON_DOMAIN, DiscardNotSupported, ImageDoesNotExist, VolumeIsShared, *TASK_BEGIN),
+)
 class DeleteImage(Message, frozen=True, kw_only=True):
-    """Remove an image with all its volumes.
+    """Remove an image with all its volumes. Returns the id of an SPM task.
 
-    Returns the id of an SPM task.
+    It is out of sight before the task's id is answered. What the task could not remove, the SPM removes later. A
+    template that others use is refused. postZero: overwrite the data first.
     """
 
     image_id: Uuid = field(name="imageID")
@@ -23,11 +51,21 @@ class DeleteImage(Message, frozen=True, kw_only=True):
     discard: bool | None = None
 
 
-@verb("Image.deleteVolumes", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2)
+@verb(
+    "Image.deleteVolumes",
+    owner="storage",
+    reply=Uuid,
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=2,
+    raises=(*SPM_ON_DOMAIN, DiscardNotSupported, *TASK_BEGIN),
+    later=(*VOLUME_UNKNOWN, VolumeHasChildren, VolumeIsShared),
+)
 class DeleteImageVolumes(Message, frozen=True, kw_only=True):
-    """Remove some volumes of an image.
+    """Delete volumes of an image one after the other. Returns the id of an SPM task.
 
-    Returns the id of an SPM task.
+    Each must be a leaf by then, unless `force` is true. Those before the one that failed are gone. postZero: overwrite
+    the data first.
     """
 
     image_id: Uuid = field(name="imageID")
@@ -39,20 +77,45 @@ class DeleteImageVolumes(Message, frozen=True, kw_only=True):
     discard: bool | None = None
 
 
-@verb("Image.getVolumes", owner="storage", reply=list[Uuid], safe=True, tier=3)
+@verb(
+    "Image.getVolumes",
+    owner="storage",
+    reply=list[Uuid],
+    safe=True,
+    tier=3,
+    raises=(*HOST_ON_DOMAIN, ImageDoesNotExist),
+)
 class GetImageVolumes(Message, frozen=True, kw_only=True):
-    """Volume ids of an image."""
+    """Ids of the volumes of an image, those with unreadable metadata too."""
 
     image_id: Uuid = field(name="imageID")
     pool_id: Uuid = field(name="storagepoolID")
     sd_id: Uuid = field(name="storagedomainID")
 
 
-@verb("Image.move", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2)
+@verb(
+    "Image.move",
+    owner="storage",
+    reply=Uuid,
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=2,
+    raises=(
+        *SPM_ON_DOMAIN,
+        InvalidVolumeParameter,
+        ImageDoesNotExist,
+        ImageIsNotLegalChain,
+        VolumeAlreadyExists,
+        CopyImageFailed,
+        TemplateInUse,
+        *TASK_BEGIN,
+    ),
+    later=(VolumeCopyFailed, VolumeCreationFailed),
+)
 class MoveImage(Message, frozen=True, kw_only=True):
-    """Copy or move an image between domains (operation 1 copy, 2 move).
+    """Copy (operation 1) or move (2) an image to another domain, chain and all. Returns the id of an SPM task.
 
-    Returns the id of an SPM task.
+    A template it stands on must be there already. When the copy fails it is removed; the source goes only after that.
     """
 
     image_id: Uuid = field(name="imageID")
@@ -65,11 +128,29 @@ class MoveImage(Message, frozen=True, kw_only=True):
     discard: bool | None = None
 
 
-@verb("Image.cloneStructure", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2)
+@verb(
+    "Image.cloneStructure",
+    owner="storage",
+    reply=Uuid,
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=2,
+    raises=(
+        *SPM_ON_DOMAIN,
+        InvalidVolumeParameter,
+        ImageDoesNotExist,
+        ImageIsNotLegalChain,
+        VolumeAlreadyExists,
+        CopyImageFailed,
+        *TASK_BEGIN,
+    ),
+    later=(VolumeCreationFailed,),
+)
 class CloneImageStructure(Message, frozen=True, kw_only=True):
-    """Create the same volume chain, empty, on another domain (live storage migration).
+    """Create an image's volumes, empty, on another domain. Returns the id of an SPM task.
 
-    Returns the id of an SPM task.
+    The first step of moving a disk in use: Image.syncData copies the layers, VM.diskReplicateStart the leaf. When it
+    fails what was begun is removed.
     """
 
     image_id: Uuid = field(name="imageID")
@@ -78,11 +159,21 @@ class CloneImageStructure(Message, frozen=True, kw_only=True):
     dst_sd_id: Uuid = field(name="dstSdUUID")
 
 
-@verb("Image.syncData", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2)
+@verb(
+    "Image.syncData",
+    owner="storage",
+    reply=Uuid,
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=2,
+    raises=(*SPM_ON_DOMAIN, InvalidVolumeParameter, ImageDoesNotExist, ImageIsNotLegalChain, *TASK_BEGIN),
+    later=(*VOLUME_UNKNOWN, VolumeCopyFailed),
+)
 class SyncImageData(Message, frozen=True, kw_only=True):
-    """Copy data of the INTERNAL/LEAF/ALL volumes (live storage migration).
+    """Copy the data of an image's layers into the same volumes on another domain. Returns the id of an SPM task.
 
-    Returns the id of an SPM task.
+    syncType: INTERNAL (all but the leaf, as for a disk in use), LEAF or ALL. Half-copied volumes stay; it may be asked
+    again.
     """
 
     image_id: Uuid = field(name="imageID")
@@ -103,11 +194,27 @@ class ImageSharing(Message, frozen=True, kw_only=True):
 _SHARING = (InvalidVolumeParameter, CopyImageFailed, SharedVolumeNotWritable)
 
 
-@verb("Image.download", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=3, raises=_SHARING)
+@verb(
+    "Image.download",
+    owner="storage",
+    reply=Uuid,
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=3,
+    raises=(
+        *SPM_ON_DOMAIN,
+        InvalidVolumeParameter,
+        *VOLUME_UNKNOWN,
+        SharedVolumeNotWritable,
+        CopyImageFailed,
+        *TASK_BEGIN,
+    ),
+    later=(CopyImageFailed,),
+)
 class DownloadImage(Message, frozen=True, kw_only=True):
-    """GET what becomes the content of an image of one volume from an HTTP server (Glance).
+    """GET what becomes the content of an image of one volume from an HTTP server. Returns the id of an SPM task.
 
-    Returns the id of an SPM task.
+    A failure leaves the volume with what came until then.
     """
 
     method: ImageSharing = field(name="methodArgs")
@@ -117,11 +224,27 @@ class DownloadImage(Message, frozen=True, kw_only=True):
     volume_id: Uuid | None = field(default=None, name="volumeID")
 
 
-@verb("Image.upload", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=3, raises=_SHARING)
+@verb(
+    "Image.upload",
+    owner="storage",
+    reply=Uuid,
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=3,
+    raises=(
+        *SPM_ON_DOMAIN,
+        InvalidVolumeParameter,
+        *VOLUME_UNKNOWN,
+        SharedVolumeNotWritable,
+        CopyImageFailed,
+        *TASK_BEGIN,
+    ),
+    later=(CopyImageFailed,),
+)
 class UploadImage(Message, frozen=True, kw_only=True):
-    """PUT the content of an image of one volume to an HTTP server (Glance).
+    """PUT the content of an image of one volume to an HTTP server (Glance). Returns the id of an SPM task.
 
-    Returns the id of an SPM task.
+    The volume is only read; what the server keeps of a failed upload is its own affair.
     """
 
     method: ImageSharing = field(name="methodArgs")
@@ -163,9 +286,20 @@ class PreparedImagePaths(Message, frozen=True, kw_only=True):
     key="image_id",
     tier=2,
     deadline_s=120,
+    raises=(
+        *HOST_ON_DOMAIN,
+        *VOLUME_UNKNOWN,
+        *VOLUME_UNREADABLE,
+        PrepareIllegalVolume,
+        ImageIsNotLegalChain,
+        VolumeExtendFailed,
+    ),
 )
 class PrepareImage(Message, frozen=True, kw_only=True):
-    """Activate a volume chain on this host and return its path."""
+    """Make a volume and all below it usable on this host; returns the paths. Asked again, it returns the same.
+
+    allowIllegal: also volumes that are marked as illegal. Undone by Image.teardown.
+    """
 
     pool_id: Uuid = field(name="storagepoolID")
     sd_id: Uuid = field(name="storagedomainID")
@@ -174,9 +308,9 @@ class PrepareImage(Message, frozen=True, kw_only=True):
     allow_illegal: bool | None = field(default=None, name="allowIllegal")
 
 
-@verb("Image.teardown", owner="storage", lane=Lane.KEYED, key="image_id", tier=2)
+@verb("Image.teardown", owner="storage", lane=Lane.KEYED, key="image_id", tier=2, raises=(PoolNotConnected,))
 class TeardownImage(Message, frozen=True, kw_only=True):
-    """Deactivate it."""
+    """Undo Image.prepare. An image that is not prepared is fine."""
 
     pool_id: Uuid = field(name="storagepoolID")
     sd_id: Uuid = field(name="storagedomainID")
@@ -184,11 +318,19 @@ class TeardownImage(Message, frozen=True, kw_only=True):
     volume_id: Uuid | None = field(default=None, name="volumeID")
 
 
-@verb("Image.reconcileVolumeChain", owner="storage", reply=list[Uuid], lane=Lane.KEYED, key="sd_id", tier=2)
+@verb(
+    "Image.reconcileVolumeChain",
+    owner="storage",
+    reply=list[Uuid],
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=2,
+    raises=(*SPM_ON_DOMAIN, *VOLUME_UNKNOWN, *VOLUME_UNREADABLE, ImageIsNotLegalChain),
+)
 class ReconcileImageVolumeChain(Message, frozen=True, kw_only=True):
-    """Correct metadata after an interrupted live merge and return the real chain.
+    """Make the metadata of an image follow its files after a live merge that was interrupted. Returns the real chain.
 
-    Needs the SPM role (654).
+    leafVolID: the volume it ends with. Volumes that are no longer part of it are marked as illegal.
     """
 
     pool_id: Uuid = field(name="storagepoolID")

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from vdsm_mp.api.errors_volume import ImageDaemonRefused, ImageDaemonUnreachable
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
@@ -30,30 +31,43 @@ class Ticket(Message, frozen=True, kw_only=True):
         return found
 
 
-@verb("Host.add_image_ticket", owner="storage", lane=Lane.READ, tier=2)
+@verb(
+    "Host.add_image_ticket",
+    owner="storage",
+    lane=Lane.READ,
+    tier=2,
+    raises=(ImageDaemonUnreachable, ImageDaemonRefused),
+)
 class AddImageTicket(Message, frozen=True, kw_only=True):
-    """Authorise an image transfer in ovirt-imageio."""
+    """Allow a client of ovirt-imageio to read or write one image, for `timeout` seconds."""
 
     ticket: Ticket
 
 
-@verb("Host.get_image_ticket", owner="storage", reply=dict[str, Any], safe=True, tier=2)
+@verb(
+    "Host.get_image_ticket",
+    owner="storage",
+    reply=dict[str, Any],
+    safe=True,
+    tier=2,
+    raises=(ImageDaemonUnreachable, ImageDaemonRefused),
+)
 class GetImageTicket(Message, frozen=True, kw_only=True):
-    """State of a transfer ticket."""
+    """What ovirt-imageio says of a ticket: what was transferred, whether anybody uses it."""
 
     uuid: Uuid
 
 
-@verb("Host.remove_image_ticket", owner="storage", tier=2)
+@verb("Host.remove_image_ticket", owner="storage", tier=2, raises=(ImageDaemonUnreachable, ImageDaemonRefused))
 class RemoveImageTicket(Message, frozen=True, kw_only=True):
-    """Revoke a ticket."""
+    """Take a ticket back; a transfer under way ends."""
 
     uuid: Uuid
 
 
-@verb("Host.extend_image_ticket", owner="storage", tier=2)
+@verb("Host.extend_image_ticket", owner="storage", tier=2, raises=(ImageDaemonUnreachable, ImageDaemonRefused))
 class ExtendImageTicket(Message, frozen=True, kw_only=True):
-    """Prolong a ticket by seconds."""
+    """Let a ticket live for `timeout` seconds from now."""
 
     uuid: Uuid
     timeout: int

@@ -3,6 +3,24 @@
 
 from msgspec import UNSET, UnsetType
 
+from vdsm_mp.api.errors_lease import (
+    JobStatusMismatch,
+    LeaseExists,
+    LeaseIndexInvalid,
+    LeasesNotSupported,
+    NoRoomForLease,
+    NoSuchLease,
+)
+from vdsm_mp.api.errors_storage import (
+    DomainNotFound,
+    DomainNotInPool,
+    LockInitFailed,
+    LockNotAcquired,
+    LockNotInspected,
+    NotSpm,
+)
+from vdsm_mp.api.errors_task import TASK_BEGIN
+from vdsm_mp.api.errors_volume import GenerationMismatch
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
@@ -43,56 +61,101 @@ class LeaseStatus(Message, frozen=True, kw_only=True):
     metadata: LeaseMetadata | UnsetType = UNSET
 
 
-@verb("Lease.create", owner="storage", reply=Uuid, tier=2)
+@verb(
+    "Lease.create",
+    owner="storage",
+    reply=Uuid,
+    tier=2,
+    raises=(NotSpm, DomainNotInPool, DomainNotFound, LeasesNotSupported, *TASK_BEGIN),
+    later=(LeaseExists, NoRoomForLease, LeaseIndexInvalid, LockInitFailed),
+)
 class CreateLease(Message, frozen=True, kw_only=True):
-    """Create an external (VM) lease on a domain.
+    """Create an external lease, of a VM or of a job, on a domain of the pool. Returns the id of an SPM task.
 
-    Returns the id of an SPM task.
+    When it fails the lease's slot is free again.
     """
 
     lease: LeaseName
     metadata: LeaseMetadata | None = None
 
 
-@verb("Lease.delete", owner="storage", reply=Uuid, tier=2)
+@verb(
+    "Lease.delete",
+    owner="storage",
+    reply=Uuid,
+    tier=2,
+    raises=(NotSpm, DomainNotInPool, DomainNotFound, LeasesNotSupported, *TASK_BEGIN),
+    later=(NoSuchLease, LeaseIndexInvalid),
+)
 class DeleteLease(Message, frozen=True, kw_only=True):
-    """Remove it.
-
-    Returns the id of an SPM task.
-    """
+    """Remove an external lease. Returns the id of an SPM task. Whoever holds it is not asked."""
 
     lease: LeaseName
 
 
-@verb("Lease.rebuild_leases", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=3)
+@verb(
+    "Lease.rebuild_leases",
+    owner="storage",
+    reply=Uuid,
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=3,
+    raises=(NotSpm, DomainNotInPool, DomainNotFound, LeasesNotSupported, *TASK_BEGIN),
+    later=(LeaseIndexInvalid, LockInitFailed),
+)
 class RebuildLeases(Message, frozen=True, kw_only=True):
-    """Rebuild the lease index of a domain.
-
-    Returns the id of an SPM task.
-    """
+    """Write the index of a domain's leases anew from the leases themselves. Returns the id of an SPM task."""
 
     sd_id: Uuid
 
 
-@verb("Lease.info", owner="storage", reply=LeaseInfo, safe=True, tier=2)
+@verb(
+    "Lease.info",
+    owner="storage",
+    reply=LeaseInfo,
+    safe=True,
+    tier=2,
+    raises=(DomainNotFound, LeasesNotSupported, NoSuchLease, LeaseIndexInvalid),
+)
 class GetLeaseInfo(Message, frozen=True, kw_only=True):
-    """Path and offset of a lease."""
+    """Path and offset of an external lease."""
 
     lease: LeaseName
 
 
-@verb("Lease.status", owner="storage", reply=LeaseStatus, safe=True, tier=2)
+@verb(
+    "Lease.status",
+    owner="storage",
+    reply=LeaseStatus,
+    safe=True,
+    tier=2,
+    raises=(DomainNotFound, LeasesNotSupported, NoSuchLease, LeaseIndexInvalid, LockNotInspected),
+)
 class GetLeaseStatus(Message, frozen=True, kw_only=True):
-    """Owners and metadata of a lease."""
+    """Who holds an external lease, and what a job keeps in it. The lease is not touched."""
 
     lease: LeaseName
 
 
-@verb("Lease.fence", owner="storage", tier=3)
+@verb(
+    "Lease.fence",
+    owner="storage",
+    tier=3,
+    raises=(
+        DomainNotFound,
+        LeasesNotSupported,
+        NoSuchLease,
+        LeaseIndexInvalid,
+        JobStatusMismatch,
+        GenerationMismatch,
+        LockNotAcquired,
+        LockNotInspected,
+    ),
+)
 class FenceLease(Message, frozen=True, kw_only=True):
-    """Mark a job lease as fenced.
+    """Mark the job of a lease as FENCED, so that the host that ran it cannot end it any more.
 
-    metadata: what the lease must hold for that.
+    metadata: what the lease must hold for that. Otherwise it keeps what it has.
     """
 
     lease: LeaseName

@@ -11,7 +11,7 @@ from vdsm_mp.api.verb import Message, verb
 
 @verb("ISCSIConnection.discoverSendTargets", owner="storage", reply=list[str], tier=2, planned=True)
 class DiscoverSendTargets(Message, frozen=True, kw_only=True):
-    """ISCSI discovery."""
+    """Ask an iSCSI portal for its targets."""
 
     host: str
     port: int
@@ -22,7 +22,7 @@ class DiscoverSendTargets(Message, frozen=True, kw_only=True):
 
 @verb("LVMVolumeGroup.create", owner="storage", reply=Uuid, tier=2, planned=True)
 class CreateVolumeGroup(Message, frozen=True, kw_only=True):
-    """Make a VG on the LUNs."""
+    """Make a volume group of LUNs."""
 
     vg_id: Uuid | None = field(default=None, name="lvmvolumegroupID")
     name: Uuid
@@ -32,13 +32,13 @@ class CreateVolumeGroup(Message, frozen=True, kw_only=True):
 
 @verb("LVMVolumeGroup.getInfo", owner="storage", reply=dict[str, Any], safe=True, tier=2, planned=True)
 class GetVolumeGroupInfo(Message, frozen=True, kw_only=True):
-    """VG and its PVs."""
+    """A volume group and its physical volumes."""
 
     vg_id: Uuid = field(name="lvmvolumegroupID")
 
 
 @verb("LVMVolumeGroup.remove", owner="storage", tier=3, planned=True)
 class RemoveVolumeGroup(Message, frozen=True, kw_only=True):
-    """Remove a VG."""
+    """Remove a volume group."""
 
     vg_id: Uuid = field(name="lvmvolumegroupID")

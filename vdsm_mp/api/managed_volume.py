@@ -9,7 +9,7 @@ from vdsm_mp.api.verb import Message, verb
 
 @verb("ManagedVolume.attach_volume", owner="storage", reply=dict[str, Any], tier=3, planned=True)
 class AttachManagedVolumeVolume(Message, frozen=True, kw_only=True):
-    """Attach a Cinderlib volume through os-brick."""
+    """Attach a volume of Cinderlib through os-brick."""
 
     vol_id: Uuid
     connection_info: dict[str, Any]
@@ -18,7 +18,7 @@ class AttachManagedVolumeVolume(Message, frozen=True, kw_only=True):
 
 @verb("ManagedVolume.detach_volume", owner="storage", tier=3, planned=True)
 class DetachManagedVolumeVolume(Message, frozen=True, kw_only=True):
-    """Detach it."""
+    """Detach a volume of Cinderlib."""
 
     vol_id: Uuid
     sd_id: Uuid | None = None
@@ -26,6 +26,6 @@ class DetachManagedVolumeVolume(Message, frozen=True, kw_only=True):
 
 @verb("ManagedVolume.volumes_info", owner="storage", reply=list[dict[str, Any]], safe=True, tier=3, planned=True)
 class ListManagedVolumes(Message, frozen=True, kw_only=True):
-    """List attached managed volumes."""
+    """Volumes of Cinderlib that are attached."""
 
     vol_ids: list[Uuid] | None = None

@@ -3,6 +3,8 @@
 
 from msgspec import field
 
+from vdsm_mp.api.errors_storage import DomainNotFound
+from vdsm_mp.api.errors_volume import VOLUME_UNKNOWN, VOLUME_UNREADABLE, BitmapDoesNotExist, ImageIsNotLegalChain
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
@@ -20,9 +22,20 @@ class NbdConfig(Message, frozen=True, kw_only=True):
     bitmap: str | None = None
 
 
-@verb("NBD.start_server", owner="storage", reply=str, lane=Lane.KEYED, key="server_id", tier=2)
+@verb(
+    "NBD.start_server",
+    owner="storage",
+    reply=str,
+    lane=Lane.KEYED,
+    key="server_id",
+    tier=2,
+    raises=(DomainNotFound, *VOLUME_UNKNOWN, *VOLUME_UNREADABLE, ImageIsNotLegalChain, BitmapDoesNotExist),
+)
 class StartNbdServer(Message, frozen=True, kw_only=True):
-    """Export a volume over a local NBD socket."""
+    """Export a volume over a local NBD socket; returns its URL. Asked again with the same id, it returns the same.
+
+    It goes on when the agent dies, until NBD.stop_server.
+    """
 
     server_id: Uuid
     config: NbdConfig
@@ -30,6 +43,6 @@ class StartNbdServer(Message, frozen=True, kw_only=True):
 
 @verb("NBD.stop_server", owner="storage", lane=Lane.KEYED, key="server_id", tier=2)
 class StopNbdServer(Message, frozen=True, kw_only=True):
-    """Stop it."""
+    """End an NBD server; one that is not there is fine."""
 
     server_id: Uuid

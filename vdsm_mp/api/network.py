@@ -31,7 +31,12 @@ from vdsm_mp.api.verb import Lane, Message, Status, verb
     tier=1,
 )
 class SetupNetworks(Message, frozen=True, kw_only=True):
-    """Add, change or remove networks and bonds in one transaction, with optional connectivity check and rollback."""
+    """Add, change or remove networks and bonds in one transaction: all of it, or nothing.
+
+    networks, bondings: {name: attributes, or {remove: true}}. options: `connectivityCheck` waits up to
+    `connectivityTimeout` seconds for Host.confirmConnectivity, and undoes the change without it (10). Kept over a
+    reboot only after Host.setSafeNetworkConfig.
+    """
 
     networks: dict[str, Any]
     bondings: dict[str, Any]
@@ -40,26 +45,26 @@ class SetupNetworks(Message, frozen=True, kw_only=True):
 
 @verb("Host.getNetworkCapabilities", owner="network", reply=dict[str, Any], safe=True, tier=3)
 class GetNetworkCapabilities(Message, frozen=True, kw_only=True):
-    """Network part of the capabilities."""
+    """The network part of Host.getCapabilities: NICs, bonds, VLANs, bridges, networks."""
 
 
 @verb("Host.getNetworkStatistics", owner="network", reply=dict[str, Any], safe=True, tier=3)
 class GetNetworkStatistics(Message, frozen=True, kw_only=True):
-    """Network part of the statistics."""
+    """The network part of Host.getStats: state, speed and counters of each device."""
 
 
 @verb("Host.getLldp", owner="network", reply=dict[str, Any], safe=True, tier=3, planned=True)
 class GetLldp(Message, frozen=True, kw_only=True):
-    """LLDP TLVs per NIC."""
+    """What switches tell by LLDP, by NIC."""
 
     filter: dict[str, Any]
 
 
 @verb("Host.confirmConnectivity", owner="network", lane=Lane.LOOP, safe=True, deadline_s=2, tier=1)
 class ConfirmConnectivity(Message, frozen=True, kw_only=True):
-    """Confirms that the engine still reaches the host after setupNetworks."""
+    """Tell the host that it is still reached: a change of networks that waits for it is kept."""
 
 
 @verb("Host.setSafeNetworkConfig", owner="network", safe=True, deadline_s=30, tier=1)
 class SetSafeNetworkConfig(Message, frozen=True, kw_only=True):
-    """Make the current network configuration persistent."""
+    """Keep the networks as they are now over a reboot."""

@@ -5,7 +5,24 @@ from typing import Any
 
 from msgspec import field
 
+from vdsm_mp.api.errors_storage import DomainNotFound
 from vdsm_mp.api.errors_task import JobExists
+from vdsm_mp.api.errors_volume import (
+    VOLUME_UNKNOWN,
+    BitmapDoesNotExist,
+    GenerationMismatch,
+    ImageActionFailed,
+    ImageIsNotLegalChain,
+    IncorrectFormat,
+    InternalVolumeNotWritable,
+    InvalidVolumeParameter,
+    SharedVolumeNotWritable,
+    UnexpectedVolumeState,
+    VolumeCopyFailed,
+    VolumeMetadataTooLong,
+    VolumeUpdateRefused,
+    WrongParentVolume,
+)
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
@@ -57,9 +74,21 @@ class Qcow2Attributes(Message, frozen=True, kw_only=True):
 _JOB = (JobExists,)
 
 
-@verb("SDM.copy_data", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
+@verb(
+    "SDM.copy_data",
+    owner="storage",
+    lane=Lane.KEYED,
+    key="job_id",
+    tier=2,
+    raises=(JobExists, InvalidVolumeParameter),
+    later=(DomainNotFound, *VOLUME_UNKNOWN, GenerationMismatch, ImageIsNotLegalChain, VolumeCopyFailed),
+)
 class CopyData(Message, frozen=True, kw_only=True):
-    """Copy data between volumes or managed paths."""
+    """Copy a volume's data into another volume that exists, as a job. Only endpoints of type "div".
+
+    The destination is illegal while it is written, and legal with a higher generation afterwards; when it fails it
+    stays illegal. copy_bitmaps: with the bitmaps of qcow2.
+    """
 
     job_id: Uuid
     source: CopyEndpoint
@@ -67,26 +96,77 @@ class CopyData(Message, frozen=True, kw_only=True):
     copy_bitmaps: bool | None = None
 
 
-@verb("SDM.sparsify_volume", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
+@verb(
+    "SDM.sparsify_volume",
+    owner="storage",
+    lane=Lane.KEYED,
+    key="job_id",
+    tier=2,
+    raises=(
+        JobExists,
+        DomainNotFound,
+        *VOLUME_UNKNOWN,
+        ImageActionFailed,
+        InternalVolumeNotWritable,
+        SharedVolumeNotWritable,
+    ),
+    later=(GenerationMismatch, ImageActionFailed),
+)
 class SparsifyVolume(Message, frozen=True, kw_only=True):
-    """Give back the space that file systems in a leaf do not use; needs virt-sparsify on the host (250)."""
+    """Give back the space that file systems in a leaf do not use, as a job; needs virt-sparsify on the host (250).
+
+    When it fails the data are as they were.
+    """
 
     job_id: Uuid
     volume: VolumeRef = field(name="vol_info")
 
 
-@verb("SDM.merge", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
+@verb(
+    "SDM.merge",
+    owner="storage",
+    lane=Lane.KEYED,
+    key="job_id",
+    tier=2,
+    raises=(JobExists,),
+    later=(
+        DomainNotFound,
+        *VOLUME_UNKNOWN,
+        GenerationMismatch,
+        WrongParentVolume,
+        UnexpectedVolumeState,
+        ImageIsNotLegalChain,
+    ),
+)
 class MergeSubchain(Message, frozen=True, kw_only=True):
-    """Cold merge step 2: commit data."""
+    """Cold merge, step 2 of 3: commit the data of the top into its base, as a job.
+
+    The base gets a higher generation. When it fails the top still has all of its data; it may be asked again.
+    """
 
     job_id: Uuid
     subchain: Subchain = field(name="subchain_info")
     merge_bitmaps: bool | None = None
 
 
-@verb("SDM.amend_volume", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
+@verb(
+    "SDM.amend_volume",
+    owner="storage",
+    lane=Lane.KEYED,
+    key="job_id",
+    tier=2,
+    raises=(JobExists, InvalidVolumeParameter),
+    later=(
+        DomainNotFound,
+        *VOLUME_UNKNOWN,
+        GenerationMismatch,
+        IncorrectFormat,
+        VolumeUpdateRefused,
+        ImageIsNotLegalChain,
+    ),
+)
 class AmendVolume(Message, frozen=True, kw_only=True):
-    """Change the qcow2 compat level."""
+    """Change the compat level of a qcow2 volume, 0.10 or 1.1, as a job. It gets a higher generation."""
 
     job_id: Uuid
     volume: VolumeRef = field(name="vol_info")
@@ -95,7 +175,7 @@ class AmendVolume(Message, frozen=True, kw_only=True):
 
 @verb("SDM.move_domain_device", owner="storage", lane=Lane.KEYED, key="job_id", tier=3, planned=True)
 class MoveDomainDevice(Message, frozen=True, kw_only=True):
-    """Empty a PV."""
+    """Empty a physical volume of a block domain, as a job."""
 
     job_id: Uuid
     move_params: dict[str, Any]
@@ -103,42 +183,81 @@ class MoveDomainDevice(Message, frozen=True, kw_only=True):
 
 @verb("SDM.reduce_domain", owner="storage", lane=Lane.KEYED, key="job_id", tier=3, planned=True)
 class ReduceDomain(Message, frozen=True, kw_only=True):
-    """Remove a PV from a domain."""
+    """Remove a physical volume from a block domain, as a job."""
 
     job_id: Uuid
     reduce_params: dict[str, Any]
 
 
-@verb("SDM.update_volume", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
+@verb(
+    "SDM.update_volume",
+    owner="storage",
+    lane=Lane.KEYED,
+    key="job_id",
+    tier=2,
+    raises=(JobExists, InvalidVolumeParameter),
+    later=(DomainNotFound, *VOLUME_UNKNOWN, GenerationMismatch, VolumeUpdateRefused, VolumeMetadataTooLong),
+)
 class UpdateVolume(Message, frozen=True, kw_only=True):
-    """Change legality, description, generation or type."""
+    """Change legality, description, generation or type in a volume's metadata, as a job. All or nothing."""
 
     job_id: Uuid
     volume: VolumeRef = field(name="vol_info")
     attributes: VolumeAttributes = field(name="vol_attr")
 
 
-@verb("SDM.add_bitmap", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
+@verb(
+    "SDM.add_bitmap",
+    owner="storage",
+    lane=Lane.KEYED,
+    key="job_id",
+    tier=2,
+    raises=(JobExists,),
+    later=(DomainNotFound, *VOLUME_UNKNOWN, GenerationMismatch, IncorrectFormat, ImageIsNotLegalChain),
+)
 class AddBitmap(Message, frozen=True, kw_only=True):
-    """Add a bitmap to a volume."""
+    """Add a bitmap to a qcow2 volume, as a job. The volume gets a higher generation."""
 
     job_id: Uuid
     volume: VolumeRef = field(name="vol_info")
     bitmap: str
 
 
-@verb("SDM.remove_bitmap", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
+@verb(
+    "SDM.remove_bitmap",
+    owner="storage",
+    lane=Lane.KEYED,
+    key="job_id",
+    tier=2,
+    raises=(JobExists,),
+    later=(
+        DomainNotFound,
+        *VOLUME_UNKNOWN,
+        GenerationMismatch,
+        IncorrectFormat,
+        ImageIsNotLegalChain,
+        BitmapDoesNotExist,
+    ),
+)
 class RemoveBitmap(Message, frozen=True, kw_only=True):
-    """Remove a bitmap."""
+    """Remove a bitmap from a qcow2 volume, as a job. The volume gets a higher generation."""
 
     job_id: Uuid
     volume: VolumeRef = field(name="vol_info")
     bitmap: str
 
 
-@verb("SDM.clear_bitmaps", owner="storage", lane=Lane.KEYED, key="job_id", tier=2, raises=_JOB)
+@verb(
+    "SDM.clear_bitmaps",
+    owner="storage",
+    lane=Lane.KEYED,
+    key="job_id",
+    tier=2,
+    raises=(JobExists,),
+    later=(DomainNotFound, *VOLUME_UNKNOWN, GenerationMismatch, IncorrectFormat, ImageIsNotLegalChain),
+)
 class ClearBitmaps(Message, frozen=True, kw_only=True):
-    """Remove all bitmaps."""
+    """Remove all bitmaps from a qcow2 volume, as a job. The volume gets a higher generation."""
 
     job_id: Uuid
     volume: VolumeRef = field(name="vol_info")

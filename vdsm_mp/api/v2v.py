@@ -21,7 +21,7 @@ class GetExternalVMs(Message, frozen=True, kw_only=True):
 
 @verb("Host.getExternalVMNames", owner="virt", reply=list[str], safe=True, tier=3, planned=True)
 class GetExternalVmNames(Message, frozen=True, kw_only=True):
-    """Their names only."""
+    """Names of the VMs of a foreign hypervisor."""
 
     uri: str
     username: str
@@ -30,14 +30,14 @@ class GetExternalVmNames(Message, frozen=True, kw_only=True):
 
 @verb("Host.getExternalVmFromOva", owner="virt", reply=dict[str, Any], safe=True, tier=3, planned=True)
 class GetExternalVmFromOva(Message, frozen=True, kw_only=True):
-    """Describe an OVA."""
+    """What an OVA describes."""
 
     ova_path: str
 
 
 @verb("Host.convertExternalVmFromOva", owner="virt", lane=Lane.KEYED, key="job_id", tier=3, planned=True)
 class ConvertExternalVmFromOva(Message, frozen=True, kw_only=True):
-    """Start OVA conversion."""
+    """Convert the VM of an OVA, as a job."""
 
     ova_path: str
     vminfo: dict[str, Any]
@@ -46,7 +46,7 @@ class ConvertExternalVmFromOva(Message, frozen=True, kw_only=True):
 
 @verb("Host.convertExternalVm", owner="virt", lane=Lane.KEYED, key="job_id", tier=3, planned=True)
 class ConvertExternalVm(Message, frozen=True, kw_only=True):
-    """Start conversion of a foreign VM."""
+    """Convert a VM of a foreign hypervisor, as a job."""
 
     uri: str
     username: str
@@ -57,7 +57,7 @@ class ConvertExternalVm(Message, frozen=True, kw_only=True):
 
 @verb("Host.getConvertedVm", owner="virt", reply=str, safe=True, tier=3, planned=True)
 class GetConvertedVm(Message, frozen=True, kw_only=True):
-    """OVF of a finished conversion."""
+    """OVF of a VM that was converted."""
 
     job_id: Uuid = field(name="jobid")
 

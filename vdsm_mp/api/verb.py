@@ -53,6 +53,7 @@ class VerbSpec:
     deadline_s: float
     safe: bool
     raises: tuple[type[Error], ...]
+    later: tuple[type[Error], ...]
     tier: int
     planned: bool
     internal: bool
@@ -60,7 +61,12 @@ class VerbSpec:
     @property
     def doc(self) -> str:
         """First line of the declaration's docstring."""
-        return (self.message.__doc__ or "").strip().partition("\n")[0]
+        return self.text.partition("\n")[0]
+
+    @property
+    def text(self) -> str:
+        """All of it, without its indentation."""
+        return "\n".join(line.removeprefix("    ") for line in (self.message.__doc__ or "").strip().splitlines())
 
 
 _VERBS: dict[str, VerbSpec] = {}
@@ -83,6 +89,7 @@ def verb(
     deadline_s: float = 60.0,
     safe: bool = False,
     raises: tuple[type[Error], ...] = (),
+    later: tuple[type[Error], ...] = (),
     tier: int = 0,
     planned: bool = False,
     internal: bool = False,
@@ -91,6 +98,7 @@ def verb(
 
     owner: worker that answers. reply: msgspec type of the `result` member; None = the wire's `true`.
     key: field of the message whose value orders `Lane.KEYED` calls. deadline_s: upper bound for the whole call.
+    raises: what it answers besides what any verb may. later: what the task or job that it begins may end with.
     safe: asking twice is harmless, so the door may repeat the call once when the worker died under it.
     tier: VDSM's importance 1-3 (0 = our own). planned: declared and answered "not supported" until it is built.
     internal: between workers only; the client's door does not know it.
@@ -101,7 +109,9 @@ def verb(
     def declare(message: M) -> M:
         if name in _VERBS:
             raise TypeError(f"verb {name} is declared twice")
-        spec = VerbSpec(name, message, owner, reply, lane, key, deadline_s, safe, raises, tier, planned, internal)
+        spec = VerbSpec(
+            name, message, owner, reply, lane, key, deadline_s, safe, raises, later, tier, planned, internal
+        )
         _VERBS[name] = _BY_TYPE[message] = spec
         _OWNED.setdefault(owner, []).append(spec)
         return message

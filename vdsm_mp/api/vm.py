@@ -23,17 +23,9 @@ from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
 
-@verb(
-    "VM.cont",
-    owner="virt",
-    reply=dict[str, Any],
-    lane=Lane.KEYED,
-    key="vm_id",
-    tier=1,
-    raises=RUNNING_ONLY,
-)
+@verb("VM.cont", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=1, raises=RUNNING_ONLY)
 class ContinueVm(Message, frozen=True, kw_only=True):
-    """Resume a paused VM."""
+    """Resume a paused VM; one that runs goes on running. Its events tell when it does."""
 
     vm_id: Uuid = field(name="vmID")
 
@@ -45,12 +37,14 @@ class ContinueVm(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="vm_id",
     tier=1,
-    raises=(VmExists, CannotCreateVm, MissingVmParameter),
+    raises=(VmExists, CannotCreateVm, MissingVmParameter, InvalidVmParameter),
 )
 class CreateVm(Message, frozen=True, kw_only=True):
-    """Define and start a VM from engine XML.
+    """Define and start a VM from the engine's XML. Answered before QEMU runs, as WaitForLaunch.
 
-    Returns early; the outcome is told by events and statistics.
+    vmParams: `xml`, a libvirt domain with the engine's metadata, and for one that slept or has a TPM what belongs to
+    it. Whether it started is told by events and statistics: a start that fails ends as Down with exitCode 1 and a
+    message, and such a VM stays listed until VM.destroy. When the call itself fails there is no VM.
     """
 
     vm_id: Uuid = field(name="vmID")
@@ -59,7 +53,11 @@ class CreateVm(Message, frozen=True, kw_only=True):
 
 @verb("VM.destroy", owner="virt", lane=Lane.URGENT, tier=1, deadline_s=90, raises=(NoSuchVm, DestroyFailed))
 class DestroyVm(Message, frozen=True, kw_only=True):
-    """Kill a VM and forget it; also acknowledges a Down VM."""
+    """Kill a VM at once and forget it; gone when it returns. Also takes a Down VM off the list.
+
+    gracefulAttempts: how often QEMU is asked to end by itself first. Works beside whatever hangs; when it fails the VM
+    is still listed, and may still run.
+    """
 
     vm_id: Uuid = field(name="vmID")
     graceful_attempts: int | None = field(default=None, name="gracefulAttempts")
@@ -74,7 +72,10 @@ class DestroyVm(Message, frozen=True, kw_only=True):
     raises=(NoSuchVm, ExternalDataFailed, InvalidVmParameter),
 )
 class GetVmExternalData(Message, frozen=True, kw_only=True):
-    """TPM / NVRAM blob."""
+    """Contents of a VM's TPM or NVRAM (kind: tpm or nvram) with their hash, for a later start elsewhere.
+
+    lastHash: the data are left out when they still have it. forceUpdate: read them even while they may be changing.
+    """
 
     vm_id: Uuid = field(name="vmID")
     kind: str
@@ -84,7 +85,7 @@ class GetVmExternalData(Message, frozen=True, kw_only=True):
 
 @verb("VM.getInfo", owner="virt", reply=dict[str, str], lane=Lane.LOOP, safe=True, tier=3, raises=(NoSuchVm,))
 class GetVmInfo(Message, frozen=True, kw_only=True):
-    """Status dict of one VM."""
+    """Status of one VM: vmId, status, statusTime."""
 
     vm_id: Uuid = field(name="vmID")
 
@@ -99,7 +100,7 @@ class GetVmInfo(Message, frozen=True, kw_only=True):
     raises=(NoSuchVm, HostHookFailed),
 )
 class GetVmStats(Message, frozen=True, kw_only=True):
-    """Statistics of one VM."""
+    """Statistics of one VM, in a list of one; for a Down VM why it ended."""
 
     vm_id: Uuid = field(name="vmID")
 
@@ -113,9 +114,9 @@ class GetVmStats(Message, frozen=True, kw_only=True):
     raises=(*RUNNING_ONLY, InvalidVmParameter, MigrationFailed),
 )
 class HibernateVm(Message, frozen=True, kw_only=True):
-    """Suspend to storage volumes.
+    """Write a VM with its memory to two volumes, and end it. Returns early; events tell the outcome.
 
-    Returns early; the outcome is told by events and statistics.
+    When it fails the VM goes on running.
     """
 
     vm_id: Uuid = field(name="vmID")
@@ -123,33 +124,26 @@ class HibernateVm(Message, frozen=True, kw_only=True):
     hibernation_vol_handle: str = field(name="hibernationVolHandle")
 
 
-@verb(
-    "VM.pause",
-    owner="virt",
-    reply=dict[str, Any],
-    lane=Lane.KEYED,
-    key="vm_id",
-    tier=2,
-    raises=RUNNING_ONLY,
-)
+@verb("VM.pause", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=2, raises=RUNNING_ONLY)
 class PauseVm(Message, frozen=True, kw_only=True):
-    """Pause a VM."""
+    """Pause a VM: its CPUs stop, its memory stays. A paused one stays paused."""
 
     vm_id: Uuid = field(name="vmID")
 
 
 @verb("VM.reset", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, raises=(*RUNNING_ONLY, ResetFailed))
 class ResetVm(Message, frozen=True, kw_only=True):
-    """Hard reset."""
+    """Reset a VM as its reset button would; the guest is not asked."""
 
     vm_id: Uuid = field(name="vmID")
 
 
 @verb("VM.shutdown", owner="virt", lane=Lane.KEYED, key="vm_id", tier=1, raises=(*RUNNING_ONLY, ShutdownFailed))
 class ShutdownVm(Message, frozen=True, kw_only=True):
-    """Graceful shutdown or reboot.
+    """Ask the guest to shut down, or to reboot: by its agent, then by ACPI, then with `force` the hard way.
 
-    Returns early; the outcome is told by events and statistics.
+    Returns early; status and events tell the rest, and a guest may ignore it. delay: seconds before an agent is asked.
+    timeout: seconds until the next way is tried. 4 when there is no way to ask the guest.
     """
 
     vm_id: Uuid = field(name="vmID")
@@ -162,6 +156,6 @@ class ShutdownVm(Message, frozen=True, kw_only=True):
 
 @verb("VM.setDestroyOnReboot", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, raises=RUNNING_ONLY)
 class SetVmDestroyOnReboot(Message, frozen=True, kw_only=True):
-    """Turn the next reboot into a power-off."""
+    """Turn the next reboot of the guest into a power-off (exitReason 13); for changes that need a cold start."""
 
     vm_id: Uuid = field(name="vmID")

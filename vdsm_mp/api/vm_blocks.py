@@ -14,15 +14,18 @@ from vdsm_mp.api.errors_virt import (
     CheckpointFailed,
     DiskNotFound,
     FreezeFailed,
+    InconsistentCheckpoint,
     InvalidVmParameter,
     MergeFailed,
     NoGuestAgent,
     NoSuchBackup,
+    NoSuchCheckpoint,
     NoSuchVm,
     ReplicaFailed,
     ReplicationNotReady,
     SnapshotFailed,
     ThawFailed,
+    VmNotResponding,
 )
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, Status, verb
@@ -41,7 +44,10 @@ from vdsm_mp.api.verb import Lane, Message, Status, verb
     ),
 )
 class FreezeVm(Message, frozen=True, kw_only=True):
-    """Freeze guest file systems."""
+    """Freeze the guest's file systems by its agent, for a snapshot. VM.thaw undoes it.
+
+    When it fails they are thawed again, or never were frozen.
+    """
 
     vm_id: Uuid = field(name="vmID")
 
@@ -59,7 +65,7 @@ class FreezeVm(Message, frozen=True, kw_only=True):
     ),
 )
 class ThawVm(Message, frozen=True, kw_only=True):
-    """Thaw them."""
+    """Thaw the guest's file systems by its agent. None frozen is fine."""
 
     vm_id: Uuid = field(name="vmID")
 
@@ -76,9 +82,15 @@ class ThawVm(Message, frozen=True, kw_only=True):
         SnapshotFailed,
         JobExists,
     ),
+    later=(SnapshotFailed, FreezeFailed, VmNotResponding),
 )
 class SnapshotVm(Message, frozen=True, kw_only=True):
-    """Live snapshot, optionally with memory; `jobUUID` is the job id."""
+    """Let a running VM go over to new leaf volumes, all of its disks at once or none; as a job when `jobUUID` is given.
+
+    snapDrives: `domainID`, `imageID`, `baseVolumeID` (the leaf until now) and `volumeID` (created before) of each disk.
+    snapMemory: six ids for the memory, too; the VM is paused meanwhile. File systems are frozen if the guest can,
+    unless `frozen` says that they are. A VM that uses the wanted volumes already is done.
+    """
 
     vm_id: Uuid = field(name="vmID")
     snap_drives: list[dict[str, Any]] = field(name="snapDrives")
@@ -101,7 +113,10 @@ class SnapshotVm(Message, frozen=True, kw_only=True):
     ),
 )
 class StartDiskReplication(Message, frozen=True, kw_only=True):
-    """Start mirroring a disk (live storage migration)."""
+    """Mirror a disk of a running VM to another volume, as a step of moving it. Goes on until VM.diskReplicateFinish.
+
+    srcDisk, dstDisk: `poolID`, `domainID`, `imageID`, `volumeID`. Asked again, it changes nothing.
+    """
 
     vm_id: Uuid = field(name="vmID")
     src_disk: dict[str, Any] = field(name="srcDisk")
@@ -123,7 +138,10 @@ class StartDiskReplication(Message, frozen=True, kw_only=True):
     ),
 )
 class FinishDiskReplication(Message, frozen=True, kw_only=True):
-    """Pivot or abandon the mirror (equal source and destination = abandon)."""
+    """End a mirror: the VM goes over to the destination, or stays when both parameters name the source.
+
+    40 while it is not complete; nothing has changed then. Done already is done.
+    """
 
     vm_id: Uuid = field(name="vmID")
     src_disk: dict[str, Any] = field(name="srcDisk")
@@ -132,7 +150,7 @@ class FinishDiskReplication(Message, frozen=True, kw_only=True):
 
 @verb("VM.getDiskAlignment", owner="virt", reply=dict[str, Any], safe=True, tier=3, planned=True)
 class GetVmDiskAlignment(Message, frozen=True, kw_only=True):
-    """Deprecated."""
+    """Deprecated by the API itself."""
 
     vm_id: Uuid = field(name="vmID")
     disk: dict[str, Any]
@@ -148,7 +166,10 @@ class GetVmDiskAlignment(Message, frozen=True, kw_only=True):
     raises=(*RUNNING_ONLY, BadDiskSize, DiskNotFound),
 )
 class ExtendDiskSize(Message, frozen=True, kw_only=True):
-    """Tell a running VM that a disk grew."""
+    """Tell QEMU and the guest that a disk grew to `newSize` bytes. Returns the size it has now, as text.
+
+    Volume.extendSize comes first. A disk never shrinks.
+    """
 
     vm_id: Uuid = field(name="vmID")
     drive_specs: str | dict[str, Any] | list[dict[str, Any]] = field(name="driveSpecs")
@@ -167,7 +188,11 @@ class ExtendDiskSize(Message, frozen=True, kw_only=True):
     ),
 )
 class MergeVmDisk(Message, frozen=True, kw_only=True):
-    """Live merge of a snapshot."""
+    """Merge a volume of a running VM into the one below (delete a snapshot). Returns when it has begun.
+
+    drive: `poolID`, `domainID`, `imageID`, `volumeID`. `vmJobs` of the VM's statistics lists it by `jobUUID` until all
+    is done; gone from there, the chain in Host.dumpxmls tells whether it succeeded. bandwidth: MiB/s, 0 = no limit.
+    """
 
     vm_id: Uuid = field(name="vmID")
     drive: dict[str, Any]
@@ -184,13 +209,14 @@ class MergeVmDisk(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="vm_id",
     tier=2,
-    raises=(
-        *RUNNING_ONLY,
-        BackupFailed,
-    ),
+    raises=(*RUNNING_ONLY, BackupFailed, NoSuchCheckpoint, InconsistentCheckpoint),
 )
 class StartBackup(Message, frozen=True, kw_only=True):
-    """Start a push-less (pull) backup and checkpoint."""
+    """Show disks of one moment over NBD, for a full or an incremental backup; makes a checkpoint when asked to.
+
+    config: `backup_id`, `disks`, `from_checkpoint_id` for an incremental one, `to_checkpoint_id`. Returns {disks:
+    {image id: URL}, checkpoint: XML}. When it fails nothing stays.
+    """
 
     vm_id: Uuid = field(name="vmID")
     config: dict[str, Any]
@@ -209,7 +235,7 @@ class StartBackup(Message, frozen=True, kw_only=True):
     ),
 )
 class StopBackup(Message, frozen=True, kw_only=True):
-    """End it."""
+    """End a backup and remove its scratch files; one that is not running is fine. Its checkpoint stays."""
 
     vm_id: Uuid = field(name="vmID")
     backup_id: Uuid
@@ -221,13 +247,10 @@ class StopBackup(Message, frozen=True, kw_only=True):
     reply=dict[str, Any],
     safe=True,
     tier=2,
-    raises=(
-        *RUNNING_ONLY,
-        NoSuchBackup,
-    ),
+    raises=(*RUNNING_ONLY, NoSuchBackup, BackupFailed, NoSuchCheckpoint, CheckpointFailed),
 )
 class GetBackupInfo(Message, frozen=True, kw_only=True):
-    """NBD URLs of a running backup."""
+    """NBD URLs of a running backup, by image id; with `checkpoint_id` that checkpoint's XML, too."""
 
     vm_id: Uuid = field(name="vmID")
     backup_id: Uuid
@@ -241,13 +264,13 @@ class GetBackupInfo(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="vm_id",
     tier=2,
-    raises=(
-        *RUNNING_ONLY,
-        CheckpointFailed,
-    ),
+    raises=RUNNING_ONLY,
 )
 class DeleteCheckpoints(Message, frozen=True, kw_only=True):
-    """Remove checkpoints, oldest first."""
+    """Remove checkpoints in the order given, oldest first; those that are not there count as removed.
+
+    Returns {checkpoint_ids: those that are gone}, and `error` with what stopped it, if anything did.
+    """
 
     vm_id: Uuid = field(name="vmID")
     checkpoint_ids: list[str]
@@ -260,13 +283,13 @@ class DeleteCheckpoints(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="vm_id",
     tier=2,
-    raises=(
-        *RUNNING_ONLY,
-        CheckpointFailed,
-    ),
+    raises=RUNNING_ONLY,
 )
 class RedefineCheckpoints(Message, frozen=True, kw_only=True):
-    """Load checkpoints into libvirt after a start."""
+    """Tell libvirt of checkpoints that a VM's disks hold, in the order given, after a start.
+
+    Returns {checkpoint_ids: those that it took}, and `error` with what stopped it, if anything did.
+    """
 
     vm_id: Uuid = field(name="vmID")
     checkpoints: list[dict[str, Any]]
@@ -284,7 +307,7 @@ class RedefineCheckpoints(Message, frozen=True, kw_only=True):
     ),
 )
 class ListCheckpoints(Message, frozen=True, kw_only=True):
-    """Checkpoint ids known to libvirt."""
+    """Ids of the checkpoints that libvirt knows of a VM, oldest first."""
 
     vm_id: Uuid = field(name="vmID")
 
@@ -295,10 +318,7 @@ class ListCheckpoints(Message, frozen=True, kw_only=True):
     reply=dict[str, Any],
     safe=True,
     tier=3,
-    raises=(
-        *RUNNING_ONLY,
-        CheckpointFailed,
-    ),
+    raises=(*RUNNING_ONLY, NoSuchCheckpoint, CheckpointFailed),
 )
 class DumpCheckpoint(Message, frozen=True, kw_only=True):
     """XML of one checkpoint."""
@@ -318,7 +338,7 @@ class DumpCheckpoint(Message, frozen=True, kw_only=True):
     raises=(NoSuchVm, DiskNotFound),
 )
 class RefreshVmDisk(Message, frozen=True, kw_only=True):
-    """Destination re-reads a thin disk that was extended during migration."""
+    """Read a thin disk anew that grew while its VM migrates here; for the source. Returns its sizes in bytes."""
 
     vm_id: Uuid = field(name="vmID")
     drive: dict[str, Any]

@@ -23,6 +23,7 @@ from vdsm_mp.api.errors_virt import (
     InvalidVmParameter,
     IoTuneFailed,
     MissingVmParameter,
+    NoSuchVm,
     PolicyUpdateFailed,
     SetNumberOfCpusFailed,
     TicketFailed,
@@ -44,15 +45,26 @@ from vdsm_mp.api.verb import Lane, Message, Status, verb
     raises=(*RUNNING_ONLY, ChangeDiskFailed),
 )
 class ChangeVmCd(Message, frozen=True, kw_only=True):
-    """Insert or eject a CD (path string or a volume spec)."""
+    """Insert a CD, or eject it with an empty `driveSpec`. A path, or a volume by its four ids.
+
+    What was in the drive stays there when it fails.
+    """
 
     vm_id: Uuid = field(name="vmID")
     drive_spec: str | dict[str, Any] | list[dict[str, Any]] = field(name="driveSpec")
 
 
-@verb("VM.changeFloppy", owner="virt", reply=dict[str, Any], lane=Lane.KEYED, key="vm_id", tier=3)
+@verb(
+    "VM.changeFloppy",
+    owner="virt",
+    reply=dict[str, Any],
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=3,
+    raises=(*RUNNING_ONLY, ChangeDiskFailed),
+)
 class ChangeVmFloppy(Message, frozen=True, kw_only=True):
-    """Change the floppy."""
+    """Insert a floppy, or eject it with an empty `driveSpec`. What was in the drive stays there when it fails."""
 
     vm_id: Uuid = field(name="vmID")
     drive_spec: str | dict[str, Any] | list[dict[str, Any]] = field(name="driveSpec")
@@ -68,7 +80,10 @@ class ChangeVmFloppy(Message, frozen=True, kw_only=True):
     raises=(*RUNNING_ONLY, TicketFailed, UpdateDeviceFailed, DeviceNotFound, InvalidVmParameter),
 )
 class UpdateVmDevice(Message, frozen=True, kw_only=True):
-    """Change NIC link/network/QoS or the graphics ticket (deviceType interface / graphics)."""
+    """Change a network card (deviceType interface: link, network, limits) or a console's password (graphics).
+
+    The device keeps its old settings when it fails. Passwords: `graphicsType`, `password`, `ttl` in seconds.
+    """
 
     vm_id: Uuid = field(name="vmID")
     params: dict[str, Any]
@@ -76,7 +91,7 @@ class UpdateVmDevice(Message, frozen=True, kw_only=True):
 
 @verb("VM.hotplugHostdev", owner="virt", reply=list[str], lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
 class HotplugVmHostdev(Message, frozen=True, kw_only=True):
-    """Hot plug host devices."""
+    """Plug devices of the host into a running VM."""
 
     vm_id: Uuid = field(name="vmID")
     devices: list[str]
@@ -84,7 +99,7 @@ class HotplugVmHostdev(Message, frozen=True, kw_only=True):
 
 @verb("VM.hotunplugHostdev", owner="virt", reply=list[str], lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
 class HotunplugVmHostdev(Message, frozen=True, kw_only=True):
-    """Hot unplug them."""
+    """Unplug devices of the host from a running VM."""
 
     vm_id: Uuid = field(name="vmID")
     devices: list[str]
@@ -97,10 +112,10 @@ class HotunplugVmHostdev(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="vm_id",
     tier=2,
-    raises=(*RUNNING_ONLY, HotplugNicFailed),
+    raises=(*RUNNING_ONLY, MissingVmParameter, InvalidVmParameter, HotplugNicFailed),
 )
 class HotplugVmNic(Message, frozen=True, kw_only=True):
-    """Hot plug a NIC."""
+    """Plug a network card into a running VM. params: `xml`. Nothing stays when it fails."""
 
     vm_id: Uuid = field(name="vmID")
     params: dict[str, Any]
@@ -114,10 +129,10 @@ class HotplugVmNic(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="vm_id",
     tier=2,
-    raises=(*RUNNING_ONLY, HotunplugNicFailed),
+    raises=(*RUNNING_ONLY, MissingVmParameter, InvalidVmParameter, HotunplugNicFailed),
 )
 class HotunplugVmNic(Message, frozen=True, kw_only=True):
-    """Hot unplug a NIC."""
+    """Unplug a network card, named by MAC address or alias. One that the guest does not release stays (50)."""
 
     vm_id: Uuid = field(name="vmID")
     params: dict[str, Any]
@@ -131,10 +146,10 @@ class HotunplugVmNic(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="vm_id",
     tier=2,
-    raises=(*RUNNING_ONLY, HotplugDiskFailed, MissingVmParameter),
+    raises=(*RUNNING_ONLY, MissingVmParameter, InvalidVmParameter, HotplugDiskFailed),
 )
 class HotplugVmDisk(Message, frozen=True, kw_only=True):
-    """Hot plug a disk."""
+    """Plug a disk into a running VM. params: `xml`. Nothing stays plugged or prepared when it fails."""
 
     vm_id: Uuid = field(name="vmID")
     params: dict[str, Any]
@@ -148,10 +163,10 @@ class HotplugVmDisk(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="vm_id",
     tier=2,
-    raises=(*RUNNING_ONLY, HotunplugDiskFailed, DiskNotFound),
+    raises=(*RUNNING_ONLY, InvalidVmParameter, HotunplugDiskFailed, DiskNotFound),
 )
 class HotunplugVmDisk(Message, frozen=True, kw_only=True):
-    """Hot unplug a disk."""
+    """Unplug a disk, named by its ids. One that the guest does not release stays, with all that belongs to it (46)."""
 
     vm_id: Uuid = field(name="vmID")
     params: dict[str, Any]
@@ -167,7 +182,7 @@ class HotunplugVmDisk(Message, frozen=True, kw_only=True):
     raises=(*RUNNING_ONLY, HotplugLeaseFailed),
 )
 class HotplugVmLease(Message, frozen=True, kw_only=True):
-    """Add a lease device."""
+    """Let a running VM hold an external lease. Nothing stays when it fails."""
 
     vm_id: Uuid = field(name="vmID")
     lease: LeaseName
@@ -183,15 +198,18 @@ class HotplugVmLease(Message, frozen=True, kw_only=True):
     raises=(*RUNNING_ONLY, HotunplugLeaseFailed),
 )
 class HotunplugVmLease(Message, frozen=True, kw_only=True):
-    """Remove a lease device."""
+    """Let a running VM give an external lease up. It keeps the lease when it fails."""
 
     vm_id: Uuid = field(name="vmID")
     lease: LeaseName
 
 
-@verb("VM.setTicket", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2)
+@verb("VM.setTicket", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, raises=(*RUNNING_ONLY, TicketFailed))
 class SetVmTicket(Message, frozen=True, kw_only=True):
-    """Old way to set the console password."""
+    """Set the password of a console; newer engines use VM.updateDevice. ttl: seconds.
+
+    The old password holds when it fails.
+    """
 
     vm_id: Uuid = field(name="vmID")
     password: str
@@ -210,7 +228,10 @@ class SetVmTicket(Message, frozen=True, kw_only=True):
     raises=(*RUNNING_ONLY, BalloonFailed),
 )
 class SetVmBalloonTarget(Message, frozen=True, kw_only=True):
-    """Set the balloon."""
+    """Set a VM's balloon, in KiB; between what is guaranteed to it and what it has at most.
+
+    Done, and nothing changed, where there is no balloon.
+    """
 
     vm_id: Uuid = field(name="vmID")
     target: int
@@ -223,10 +244,10 @@ class SetVmBalloonTarget(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="vm_id",
     tier=2,
-    raises=(*RUNNING_ONLY, HotplugMemoryFailed),
+    raises=(*RUNNING_ONLY, MissingVmParameter, InvalidVmParameter, HotplugMemoryFailed),
 )
 class HotplugVmMemory(Message, frozen=True, kw_only=True):
-    """Hot plug memory."""
+    """Plug memory into a running VM. params: `xml`. Nothing stays when it fails."""
 
     vm_id: Uuid = field(name="vmID")
     params: dict[str, Any]
@@ -239,10 +260,10 @@ class HotplugVmMemory(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="vm_id",
     tier=2,
-    raises=(*RUNNING_ONLY, HotunplugMemoryFailed),
+    raises=(*RUNNING_ONLY, MissingVmParameter, InvalidVmParameter, HotunplugMemoryFailed),
 )
 class HotunplugVmMemory(Message, frozen=True, kw_only=True):
-    """Hot unplug memory."""
+    """Unplug memory, named by its alias. What the guest uses stays (85)."""
 
     vm_id: Uuid = field(name="vmID")
     params: dict[str, Any]
@@ -258,7 +279,10 @@ class HotunplugVmMemory(Message, frozen=True, kw_only=True):
     raises=(*RUNNING_ONLY, SetNumberOfCpusFailed),
 )
 class SetVmNumberOfCpus(Message, frozen=True, kw_only=True):
-    """Hot plug CPUs."""
+    """Change how many CPUs a running VM has, up to the maximum that it was started with.
+
+    cpusets: host CPUs that each may use, in order. A pinning that fails leaves the new number.
+    """
 
     vm_id: Uuid = field(name="vmID")
     number_of_cpus: int = field(name="numberOfCpus")
@@ -272,13 +296,13 @@ class SetVmNumberOfCpus(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="vm_id",
     tier=2,
-    raises=(
-        *RUNNING_ONLY,
-        IoTuneFailed,
-    ),
+    raises=(*RUNNING_ONLY, IoTuneFailed),
 )
 class SetVmIoTune(Message, frozen=True, kw_only=True):
-    """Apply disk I/O limits."""
+    """Limit the I/O of disks. tunables: a disk by `name`, `path` or ids, and `ioTune` {limit: number} for each.
+
+    Those before the one that failed are limited.
+    """
 
     vm_id: Uuid = field(name="vmID")
     tunables: list[dict[str, Any]]
@@ -296,7 +320,7 @@ class SetVmIoTune(Message, frozen=True, kw_only=True):
     ),
 )
 class GetVmIoTune(Message, frozen=True, kw_only=True):
-    """Current limits."""
+    """Limits of a VM's disks that hold now."""
 
     vm_id: Uuid = field(name="vmID")
 
@@ -307,13 +331,10 @@ class GetVmIoTune(Message, frozen=True, kw_only=True):
     reply=list[dict[str, Any]],
     safe=True,
     tier=3,
-    raises=(
-        *RUNNING_ONLY,
-        PolicyUpdateFailed,
-    ),
+    raises=(NoSuchVm, PolicyUpdateFailed),
 )
 class GetVmIoTunePolicy(Message, frozen=True, kw_only=True):
-    """Configured limits."""
+    """Limits of a VM's disks that an engine has set as its policy."""
 
     vm_id: Uuid = field(name="vmID")
 
@@ -328,7 +349,7 @@ class GetVmIoTunePolicy(Message, frozen=True, kw_only=True):
     raises=(*RUNNING_ONLY, CpuTuneFailed),
 )
 class SetVmCpuTuneQuota(Message, frozen=True, kw_only=True):
-    """CPU quota."""
+    """Limit what each CPU of a VM may run, in microseconds of every period; negative = no limit."""
 
     vm_id: Uuid = field(name="vmID")
     quota: int
@@ -344,7 +365,7 @@ class SetVmCpuTuneQuota(Message, frozen=True, kw_only=True):
     raises=(*RUNNING_ONLY, CpuTuneFailed),
 )
 class SetVmCpuTunePeriod(Message, frozen=True, kw_only=True):
-    """CPU period."""
+    """Set the period of the CPU limit, 1,000 to 1,000,000 microseconds."""
 
     vm_id: Uuid = field(name="vmID")
     period: int
@@ -364,7 +385,11 @@ class SetVmCpuTunePeriod(Message, frozen=True, kw_only=True):
     ),
 )
 class UpdateVmVmPolicy(Message, frozen=True, kw_only=True):
-    """Store QoS policy (vcpuLimit, ioTune) in the VM metadata."""
+    """Keep the limits of a VM in its metadata, where they move along with it, and apply them.
+
+    params: `vcpuLimit` (percent, null lifts it), `ioTune` [{…, guaranteed, maximum}]; what is absent stays. A limit
+    that cannot be applied is kept all the same.
+    """
 
     vm_id: Uuid = field(name="vmID")
     params: dict[str, Any]
@@ -372,6 +397,6 @@ class UpdateVmVmPolicy(Message, frozen=True, kw_only=True):
 
 @verb("VM.screenshot", owner="virt", reply=dict[str, Any], safe=True, tier=3, raises=RUNNING_ONLY)
 class ScreenshotVm(Message, frozen=True, kw_only=True):
-    """PPM/PNG screenshot, base64."""
+    """What a VM's first display shows, as {data: base64, encoding, mime_type}."""
 
     vm_id: Uuid = field(name="vmID")

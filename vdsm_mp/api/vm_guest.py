@@ -11,14 +11,14 @@ from vdsm_mp.api.verb import Lane, Message, verb
 
 @verb("VM.desktopLock", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
 class LockDesktop(Message, frozen=True, kw_only=True):
-    """Lock the guest session."""
+    """Lock the session of the guest's user."""
 
     vm_id: Uuid = field(name="vmID")
 
 
 @verb("VM.desktopLogin", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
 class LoginDesktop(Message, frozen=True, kw_only=True):
-    """Single sign-on."""
+    """Log a user into the guest (single sign-on)."""
 
     vm_id: Uuid = field(name="vmID")
     domain: str
@@ -28,7 +28,7 @@ class LoginDesktop(Message, frozen=True, kw_only=True):
 
 @verb("VM.desktopLogoff", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
 class LogoffDesktop(Message, frozen=True, kw_only=True):
-    """Log the guest user off (engine code is dead)."""
+    """Log the guest's user off."""
 
     vm_id: Uuid = field(name="vmID")
     force: bool
@@ -36,7 +36,7 @@ class LogoffDesktop(Message, frozen=True, kw_only=True):
 
 @verb("VM.desktopSendHcCommand", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
 class SendDesktopCommand(Message, frozen=True, kw_only=True):
-    """Vendor message to the agent."""
+    """Hand a vendor's message to the guest's agent."""
 
     vm_id: Uuid = field(name="vmID")
     message: str
@@ -44,7 +44,7 @@ class SendDesktopCommand(Message, frozen=True, kw_only=True):
 
 @verb("VM.seal", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
 class SealVm(Message, frozen=True, kw_only=True):
-    """Sysprep disks of a template."""
+    """Make the disks of a template anonymous, as a job."""
 
     vm_id: Uuid = field(name="vmID")
     job_id: Uuid

@@ -6,32 +6,47 @@ from typing import Any
 from msgspec import field
 
 from vdsm_mp.api.errors_host import HostHookFailed
-from vdsm_mp.api.errors_virt import BadSecretRequest, SecretRegistrationFailed, SecretUnregistrationFailed
+from vdsm_mp.api.errors_virt import (
+    BadSecretRequest,
+    SecretRegistrationFailed,
+    SecretUnregistrationFailed,
+    VmNotResponding,
+    VmOperationFailed,
+)
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
 
 @verb("Host.getVMList", owner="virt", reply=list[dict[str, Any]], lane=Lane.LOOP, safe=True, tier=2)
 class GetVmList(Message, frozen=True, kw_only=True):
-    """Short list of VMs."""
+    """VMs of this host, or those in `vmList`: vmId, status, statusTime. Unknown ones are left out.
+
+    The flags are accepted and ignored, as the original does.
+    """
 
     full_status: bool | None = field(default=None, name="fullStatus")
     vm_ids: list[Uuid] | None = field(default=None, name="vmList")
     only_uuid: bool | None = field(default=None, name="onlyUUID")
 
 
-@verb("Host.dumpxmls", owner="virt", reply=dict[str, str], safe=True, tier=1)
+@verb(
+    "Host.dumpxmls", owner="virt", reply=dict[str, str], safe=True, tier=1, raises=(VmOperationFailed, VmNotResponding)
+)
 class DumpXmls(Message, frozen=True, kw_only=True):
-    """Libvirt XML of the given VMs; the engine reads devices from it when a VM's hash changes."""
+    """Libvirt's XML of VMs with the engine's metadata, by VM id; of all without `vmList`. Unknown ones are left out.
+
+    An engine reads a VM's devices from it when its `hash` changes.
+    """
 
     vm_ids: list[Uuid] | None = field(default=None, name="vmList")
 
 
 @verb("Host.registerSecrets", owner="virt", tier=3, raises=(BadSecretRequest, SecretRegistrationFailed))
 class RegisterSecrets(Message, frozen=True, kw_only=True):
-    """Libvirt secrets (Ceph). `clear`: those of an engine that are not in the list go.
+    """Give libvirt the secrets of disks on the network (Ceph). One of the same id is replaced.
 
-    secrets: `uuid`, `usageType` (ceph, volume or iscsi), `usageID`, `password` (base64), optional `description`.
+    secrets: `uuid`, `usageType` (ceph, volume or iscsi), `usageID`, `password` (base64), optional `description`. clear:
+    those of an engine that are not in the list go. Those before the one that failed are registered.
     """
 
     secrets: list[dict[str, Any]]
@@ -40,14 +55,14 @@ class RegisterSecrets(Message, frozen=True, kw_only=True):
 
 @verb("Host.unregisterSecrets", owner="virt", tier=3, raises=(SecretUnregistrationFailed,))
 class UnregisterSecrets(Message, frozen=True, kw_only=True):
-    """Remove libvirt secrets; one that is not there is fine."""
+    """Remove secrets of disks; one that is not there is fine. Those before the one that failed are gone."""
 
     uuids: list[Uuid]
 
 
 @verb("Host.getVMFullList", owner="virt", reply=list[dict[str, Any]], lane=Lane.LOOP, safe=True, tier=2)
 class GetVmFullList(Message, frozen=True, kw_only=True):
-    """VMs with (nominally) full data; today the same short list as getVMList."""
+    """The same short list as Host.getVMList; by its name it promised more once."""
 
     vm_ids: list[Uuid] | None = field(default=None, name="vmList")
 
@@ -62,24 +77,27 @@ class GetVmFullList(Message, frozen=True, kw_only=True):
     raises=(HostHookFailed,),
 )
 class GetAllVmStats(Message, frozen=True, kw_only=True):
-    """Statistics of all VMs, as an engine polls them."""
+    """Statistics of all VMs, as an engine polls them; answered from memory. A Down VM stays until VM.destroy.
+
+    99 until the VMs that run are known, so that none is missed.
+    """
 
 
 @verb("Host.getAllVmIoTunePolicies", owner="virt", reply=dict[str, Any], safe=True, tier=2)
 class GetAllVmIoTunePolicies(Message, frozen=True, kw_only=True):
-    """Per-VM I/O policy and current values."""
+    """Policy and current limits of the disks of all running VMs; one that cannot be asked is left out."""
 
 
-@verb("Host.hostdevListByCaps", owner="virt", reply=dict[str, Any], safe=True, tier=1)
+@verb("Host.hostdevListByCaps", owner="virt", reply=dict[str, Any], safe=True, tier=1, raises=(VmOperationFailed,))
 class ListHostDevices(Message, frozen=True, kw_only=True):
-    """Host devices; called once at activation (an empty object is accepted)."""
+    """Devices of the host with capability and parent, by libvirt's names; all without `caps`."""
 
     caps: list[str] | None = None
 
 
 @verb("Host.hostdevChangeNumvfs", owner="network", tier=3, planned=True)
 class ChangeNumvfs(Message, frozen=True, kw_only=True):
-    """Number of SR-IOV virtual functions."""
+    """Set the number of virtual functions of an SR-IOV card."""
 
     device_name: str = field(name="deviceName")
     numvfs: int
@@ -87,6 +105,6 @@ class ChangeNumvfs(Message, frozen=True, kw_only=True):
 
 @verb("Host.hostdevReattach", owner="virt", tier=3, planned=True)
 class ReattachHostDevice(Message, frozen=True, kw_only=True):
-    """Give a device back to the host."""
+    """Give a device that a VM had back to the host."""
 
     device_name: str = field(name="deviceName")

@@ -10,6 +10,7 @@ from vdsm_mp.api.errors_virt import (
     CannotCreateVm,
     InvalidVmParameter,
     MigrationCancelFailed,
+    MigrationCancelled,
     MigrationFailed,
     MigrationLimitExceeded,
     MigrationNotInProgress,
@@ -82,10 +83,10 @@ class MigrationChange(Message, frozen=True, kw_only=True):
     reply=dict[str, Any],
     safe=True,
     tier=2,
-    raises=(NoSuchVm, MigrationNotInProgress),
+    raises=(NoSuchVm, MigrationNotInProgress, MigrationFailed, MigrationCancelled),
 )
 class GetVmMigrationStatus(Message, frozen=True, kw_only=True):
-    """Progress and final downtime of an outgoing migration."""
+    """Progress of an outgoing migration in percent, and the downtime in ms when it is over."""
 
     vm_id: Uuid = field(name="vmID")
 
@@ -99,9 +100,10 @@ class GetVmMigrationStatus(Message, frozen=True, kw_only=True):
     raises=(*RUNNING_ONLY, MigrationFailed, MissingVmParameter, InvalidVmParameter),
 )
 class MigrateVm(Message, frozen=True, kw_only=True):
-    """Start outgoing live migration.
+    """Begin to migrate a VM to another host; `dst` is the other agent, host:port. Returns early.
 
-    Returns early; the outcome is told by events and statistics.
+    Events and statistics tell the rest. While others migrate it waits for its turn. When it fails, at whatever step,
+    the VM runs on here.
     """
 
     vm_id: Uuid = field(name="vmID")
@@ -116,7 +118,7 @@ class MigrateVm(Message, frozen=True, kw_only=True):
     raises=(NoSuchVm, MigrationNotInProgress, MigrationCancelFailed),
 )
 class CancelMigration(Message, frozen=True, kw_only=True):
-    """Cancel it."""
+    """Cancel an outgoing migration, or its waiting; the VM stays. Too late once the guest runs over there (47)."""
 
     vm_id: Uuid = field(name="vmID")
 
@@ -130,7 +132,7 @@ class CancelMigration(Message, frozen=True, kw_only=True):
     raises=(NoSuchVm, MigrationNotInProgress, MigrationOperationFailed),
 )
 class ChangeMigration(Message, frozen=True, kw_only=True):
-    """Change bandwidth of a running migration."""
+    """Limit the bandwidth of a running migration. The old limit holds when it fails."""
 
     vm_id: Uuid = field(name="vmID")
     params: MigrationChange
@@ -144,10 +146,13 @@ class ChangeMigration(Message, frozen=True, kw_only=True):
     key="vm_id",
     tier=2,
     deadline_s=600,
-    raises=(VmExists, CannotCreateVm, MissingVmParameter, MigrationLimitExceeded),
+    raises=(VmExists, CannotCreateVm, MissingVmParameter, InvalidVmParameter, MigrationLimitExceeded),
 )
 class CreateMigrationDestination(Message, frozen=True, kw_only=True):
-    """Prepare the destination VM."""
+    """Prepare for a VM that comes from another host; asked by that host's agent, not by people.
+
+    Its disks are prepared here. 82 when enough come in already; the source asks again. Nothing stays when it fails.
+    """
 
     vm_id: Uuid = field(name="vmID")
     params: dict[str, Any]

@@ -3,15 +3,63 @@
 
 from msgspec import UNSET, UnsetType, field
 
+from vdsm_mp.api.errors_storage import HOST_ON_DOMAIN, SPM_ON_DOMAIN, DomainNotFound
+from vdsm_mp.api.errors_task import TASK_BEGIN
+from vdsm_mp.api.errors_volume import (
+    VOLUME_UNKNOWN,
+    VOLUME_UNREADABLE,
+    DiscardNotSupported,
+    ImageIsNotLegalChain,
+    ImageVerificationFailed,
+    IncorrectFormat,
+    IncorrectType,
+    InvalidVolumeParameter,
+    ParentIsIllegal,
+    PrepareIllegalVolume,
+    VolumeAlreadyExists,
+    VolumeCopyFailed,
+    VolumeCreationFailed,
+    VolumeExtendFailed,
+    VolumeHasChildren,
+    VolumeIsShared,
+    VolumeNotInChain,
+    VolumeNotShareable,
+    VolumeNotWritable,
+    VolumeResizeRefused,
+)
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
 
-@verb("Volume.copy", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2)
+@verb(
+    "Volume.copy",
+    owner="storage",
+    reply=Uuid,
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=2,
+    raises=(
+        *SPM_ON_DOMAIN,
+        *VOLUME_UNKNOWN,
+        InvalidVolumeParameter,
+        IncorrectFormat,
+        IncorrectType,
+        DiscardNotSupported,
+        *TASK_BEGIN,
+    ),
+    later=(
+        VolumeAlreadyExists,
+        PrepareIllegalVolume,
+        ImageIsNotLegalChain,
+        VolumeCopyFailed,
+        VolumeIsShared,
+    ),
+)
 class CopyVolume(Message, frozen=True, kw_only=True):
-    """Copy and collapse (template creation, clone).
+    """Copy a volume with all below it into one new volume of another image. Returns the id of an SPM task.
 
-    Returns the id of an SPM task.
+    volType: 6 template, 8 leaf. volFormat 3 and preallocate 0: as the source. force: a target image that exists is
+    replaced. When it fails what was begun is removed.
     """
 
     volume_id: Uuid = field(name="volumeID")
@@ -30,11 +78,29 @@ class CopyVolume(Message, frozen=True, kw_only=True):
     discard: bool | None = None
 
 
-@verb("Volume.create", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=1)
+@verb(
+    "Volume.create",
+    owner="storage",
+    reply=Uuid,
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=1,
+    raises=(*SPM_ON_DOMAIN, InvalidVolumeParameter, IncorrectFormat, IncorrectType, *TASK_BEGIN),
+    later=(
+        VolumeAlreadyExists,
+        *VOLUME_UNKNOWN,
+        VolumeNotShareable,
+        ParentIsIllegal,
+        InvalidVolumeParameter,
+        VolumeCreationFailed,
+        IncorrectFormat,
+    ),
+)
 class CreateVolume(Message, frozen=True, kw_only=True):
-    """Create a volume.
+    """Create a volume: a new image, a snapshot of a leaf, or an image on a template. Returns the id of an SPM task.
 
-    Returns the id of an SPM task.
+    size, initialSize: bytes as text. volFormat: 4 qcow2, 5 raw. preallocate: 1 allocated, 2 sparse. srcImgUUID,
+    srcVolUUID: the parent, blank = none. When it fails what was begun is removed.
     """
 
     volume_id: Uuid = field(name="volumeID")
@@ -55,11 +121,20 @@ class CreateVolume(Message, frozen=True, kw_only=True):
     bitmap: Uuid | None = None
 
 
-@verb("Volume.delete", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=3)
+@verb(
+    "Volume.delete",
+    owner="storage",
+    reply=Uuid,
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=3,
+    raises=(*SPM_ON_DOMAIN, DiscardNotSupported, *TASK_BEGIN),
+    later=(*VOLUME_UNKNOWN, VolumeHasChildren, VolumeIsShared),
+)
 class DeleteVolume(Message, frozen=True, kw_only=True):
-    """Delete volumes (older form of Image.deleteVolumes).
+    """Delete one volume, a leaf unless `force` is true. Returns the id of an SPM task. postZero: overwrite it first.
 
-    Returns the id of an SPM task.
+    It is illegal from the start of that on; cut short anywhere, it may be asked again.
     """
 
     volume_id: Uuid = field(name="volumeID")
@@ -71,9 +146,19 @@ class DeleteVolume(Message, frozen=True, kw_only=True):
     discard: bool | None = None
 
 
-@verb("Volume.verify_untrusted", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2)
+@verb(
+    "Volume.verify_untrusted",
+    owner="storage",
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=2,
+    raises=(*HOST_ON_DOMAIN, *VOLUME_UNKNOWN, *VOLUME_UNREADABLE, ImageVerificationFailed),
+)
 class VerifyUntrustedVolume(Message, frozen=True, kw_only=True):
-    """Check an uploaded image before use."""
+    """Look whether an uploaded volume may be used: its format, its backing file, and that it leads nowhere else.
+
+    It is only read. 484 says what is wrong with it.
+    """
 
     pool_id: Uuid = field(name="storagepoolID")
     sd_id: Uuid = field(name="storagedomainID")
@@ -81,11 +166,20 @@ class VerifyUntrustedVolume(Message, frozen=True, kw_only=True):
     volume_id: Uuid = field(name="volumeID")
 
 
-@verb("Volume.extendSize", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2)
+@verb(
+    "Volume.extendSize",
+    owner="storage",
+    reply=Uuid,
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=2,
+    raises=(*SPM_ON_DOMAIN, InvalidVolumeParameter, *TASK_BEGIN),
+    later=(*VOLUME_UNKNOWN, VolumeNotWritable, VolumeResizeRefused, VolumeExtendFailed),
+)
 class ExtendVolumeSize(Message, frozen=True, kw_only=True):
-    """Grow the virtual size.
+    """Grow the virtual size of a leaf to `newSize` bytes. Returns the id of an SPM task. It never shrinks.
 
-    Returns the id of an SPM task.
+    A running VM is told by VM.diskSizeExtend.
     """
 
     pool_id: Uuid = field(name="storagepoolID")
@@ -130,9 +224,12 @@ class VolumeInfo(Message, frozen=True, kw_only=True):
     lease: VolumeLease | UnsetType | None = UNSET
 
 
-@verb("Volume.getInfo", owner="storage", reply=VolumeInfo, safe=True, tier=1)
+@verb("Volume.getInfo", owner="storage", reply=VolumeInfo, safe=True, tier=1, raises=(*HOST_ON_DOMAIN, *VOLUME_UNKNOWN))
 class GetVolumeInfo(Message, frozen=True, kw_only=True):
-    """Metadata and sizes."""
+    """Metadata of a volume, its sizes in bytes as text, its children, and who holds its lease.
+
+    status: OK, ILLEGAL, or INVALID when its metadata cannot be read.
+    """
 
     volume_id: Uuid = field(name="volumeID")
     pool_id: Uuid = field(name="storagepoolID")
@@ -148,9 +245,19 @@ class VolumeMeasure(Message, frozen=True, kw_only=True):
     bitmaps: int | UnsetType = UNSET
 
 
-@verb("Volume.measure", owner="storage", reply=VolumeMeasure, safe=True, tier=2)
+@verb(
+    "Volume.measure",
+    owner="storage",
+    reply=VolumeMeasure,
+    safe=True,
+    tier=2,
+    raises=(*HOST_ON_DOMAIN, *VOLUME_UNKNOWN, IncorrectFormat, VolumeNotInChain, ImageIsNotLegalChain),
+)
 class MeasureVolume(Message, frozen=True, kw_only=True):
-    """Required size in another format."""
+    """Bytes that a volume's data take in another format: 4 qcow2, 5 raw.
+
+    With all below it, unless `backing_chain` is false. baseID: only what is above that volume.
+    """
 
     volume_id: Uuid = field(name="volumeID")
     pool_id: Uuid = field(name="storagepoolID")
@@ -178,9 +285,16 @@ class QemuImageInfo(Message, frozen=True, kw_only=True):
     bitmaps: list[QemuBitmap] | UnsetType = UNSET
 
 
-@verb("Volume.getQemuImageInfo", owner="storage", reply=QemuImageInfo, safe=True, tier=2)
+@verb(
+    "Volume.getQemuImageInfo",
+    owner="storage",
+    reply=QemuImageInfo,
+    safe=True,
+    tier=2,
+    raises=(*HOST_ON_DOMAIN, *VOLUME_UNKNOWN, *VOLUME_UNREADABLE),
+)
 class GetVolumeQemuImageInfo(Message, frozen=True, kw_only=True):
-    """Qemu-img info subset."""
+    """What qemu-img says of a volume: format, sizes, backing file, bitmaps."""
 
     volume_id: Uuid = field(name="volumeID")
     pool_id: Uuid = field(name="storagepoolID")
@@ -195,9 +309,9 @@ class VolumeSize(Message, frozen=True, kw_only=True):
     apparentsize: str
 
 
-@verb("Volume.getSize", owner="storage", reply=VolumeSize, safe=True, tier=3)
+@verb("Volume.getSize", owner="storage", reply=VolumeSize, safe=True, tier=3, raises=(*HOST_ON_DOMAIN, *VOLUME_UNKNOWN))
 class GetVolumeSize(Message, frozen=True, kw_only=True):
-    """Sizes only."""
+    """Size of a volume's file and what it takes of its domain, in bytes as text."""
 
     volume_id: Uuid = field(name="volumeID")
     pool_id: Uuid = field(name="storagepoolID")
@@ -205,9 +319,11 @@ class GetVolumeSize(Message, frozen=True, kw_only=True):
     image_id: Uuid = field(name="imageID")
 
 
-@verb("Volume.refresh", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2)
+@verb(
+    "Volume.refresh", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2, raises=(*HOST_ON_DOMAIN, *VOLUME_UNKNOWN)
+)
 class RefreshVolume(Message, frozen=True, kw_only=True):
-    """Re-activate an LV that grew."""
+    """Let this host see that a volume grew. Files do so by themselves: only its being there is looked at."""
 
     volume_id: Uuid = field(name="volumeID")
     pool_id: Uuid = field(name="storagepoolID")
@@ -215,12 +331,16 @@ class RefreshVolume(Message, frozen=True, kw_only=True):
     image_id: Uuid = field(name="imageID")
 
 
-@verb("Volume.setDescription", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2)
+@verb(
+    "Volume.setDescription",
+    owner="storage",
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=2,
+    raises=(*SPM_ON_DOMAIN, *VOLUME_UNKNOWN, *VOLUME_UNREADABLE),
+)
 class SetVolumeDescription(Message, frozen=True, kw_only=True):
-    """Disk alias stored with the volume.
-
-    Needs the SPM role (654).
-    """
+    """Change the description of a volume, where engines keep a disk's alias. The old one stays when it fails."""
 
     volume_id: Uuid = field(name="volumeID")
     pool_id: Uuid = field(name="storagepoolID")
@@ -229,12 +349,16 @@ class SetVolumeDescription(Message, frozen=True, kw_only=True):
     description: str
 
 
-@verb("Volume.setLegality", owner="storage", lane=Lane.KEYED, key="sd_id", tier=2)
+@verb(
+    "Volume.setLegality",
+    owner="storage",
+    lane=Lane.KEYED,
+    key="sd_id",
+    tier=2,
+    raises=(*SPM_ON_DOMAIN, *VOLUME_UNKNOWN, *VOLUME_UNREADABLE, InvalidVolumeParameter),
+)
 class SetVolumeLegality(Message, frozen=True, kw_only=True):
-    """LEGAL / ILLEGAL.
-
-    Needs the SPM role (654).
-    """
+    """Mark a volume as LEGAL or ILLEGAL; an illegal one is not prepared for VMs. It stays as it was when it fails."""
 
     volume_id: Uuid = field(name="volumeID")
     pool_id: Uuid = field(name="storagepoolID")
@@ -243,9 +367,9 @@ class SetVolumeLegality(Message, frozen=True, kw_only=True):
     legality: str
 
 
-@verb("Volume.teardown", owner="storage", lane=Lane.KEYED, key="sd_id", tier=3)
+@verb("Volume.teardown", owner="storage", lane=Lane.KEYED, key="sd_id", tier=3, raises=(DomainNotFound,))
 class TeardownVolume(Message, frozen=True, kw_only=True):
-    """Deactivate one volume."""
+    """Deactivate one volume. Files are not activated: only the domain's being there is looked at."""
 
     sd_id: Uuid = field(name="storagedomainID")
     image_id: Uuid = field(name="imageID")

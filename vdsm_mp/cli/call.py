@@ -4,13 +4,14 @@
 import argparse
 import json
 import sys
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
 from vdsm_mp.api.catalogue import VERBS
 from vdsm_mp.api.verb import VerbSpec
 from vdsm_mp.cli import door, render
+from vdsm_mp.cli.verbhelp import similar, verb_help
 from vdsm_mp.common.errors import Error
 from vdsm_mp.tool.types import type_name
 
@@ -40,7 +41,8 @@ def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
 def run(asked: argparse.Namespace) -> int:
     if asked.help or not asked.verb:
         print(verb_help(asked.verb) if asked.verb else asked.parser.format_help(), end="")
-        return 0 if asked.help else 2
+        known = not asked.verb or (asked.verb in VERBS and not VERBS[asked.verb].internal)
+        return 0 if asked.help and known else 2
     params = parameters(VERBS.get(asked.verb), asked.words, asked.params)
     try:
         with door.connect(asked) as client:
@@ -59,8 +61,8 @@ def _hint(name: str, code: int) -> str:
     if code == _BAD_PARAMETERS and name in VERBS:
         return f"\n  `vdsm-mp call {name} --help` tells its parameters"
     if code == _UNKNOWN_VERB:
-        near = [verb for verb, spec in VERBS.items() if name.lower() in verb.lower() and not spec.internal]
-        return f"\n  there are {', '.join(sorted(near))}" if near else "\n  `vdsm-mp verbs` lists them"
+        near = similar(name)
+        return f"\n  there are {', '.join(near)}" if near else "\n  `vdsm-mp verbs` lists them"
     return ""
 
 
@@ -93,28 +95,3 @@ def _value(text: str, kind: Any) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def verb_help(name: str) -> str:
-    """What a verb wants and gives."""
-    spec = VERBS.get(name)
-    if spec is None or spec.internal:
-        near = [n for n in VERBS if name.lower() in n.lower()]
-        return f"{name}: no such verb" + (f"; there are {', '.join(sorted(near))}\n" if near else "\n")
-    doc = (spec.message.__doc__ or "").strip().replace("\n    ", "\n")
-    fields = msgspec.structs.fields(spec.message)
-    rows = [(f.encode_name, type_name(f.type), "" if f.required else "optional", _members(f.type)) for f in fields]
-    state = (
-        'planned: answers "not supported"' if spec.planned else f"done by {spec.owner}, within {spec.deadline_s:.0f} s"
-    )
-    reply = "true" if spec.reply is None else type_name(spec.reply)
-    shown = render.table(("parameter", "type", "", ""), rows) or "no parameters"
-    return f"{spec.name}: {doc}\n\n{shown}\n\nresult: {reply}\n{state}\n".replace(" -\n", "\n").replace("  -", "")
-
-
-def _members(kind: Any) -> str:
-    """Names of the members when a parameter is an object we know."""
-    for inner in (kind, *get_args(kind)):
-        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-            return ", ".join(f.encode_name + ("" if f.required else "?") for f in msgspec.structs.fields(inner))
-    return ""

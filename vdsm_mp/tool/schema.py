@@ -5,6 +5,7 @@ usage: python -m vdsm_mp.tool.schema [--check | --write | --json]
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 
 import msgspec
 
+from vdsm_mp.api import gluster
 from vdsm_mp.api.catalogue import EVENTS, VERBS
 from vdsm_mp.api.event import EventSpec
 from vdsm_mp.api.verb import VerbSpec
+from vdsm_mp.tool import failures
 from vdsm_mp.tool.types import type_name
 
 API_MD = Path(__file__).resolve().parent.parent.parent / "docs" / "api.md"
@@ -23,7 +26,15 @@ _HEAD = """\
 # Verbs and events
 
 Generated from the declarations in `vdsm_mp/api/` by `make docs`; do not edit. Names, parameters and results are those
-of VDSM's API. *planned* verbs are declared and answer "not supported". `?` after a parameter = optional.
+of VDSM's API. `vdsm-mp call VERB --help` tells the same of one verb.
+
+* `?` after a parameter: it may be left out, or null. Numbers and truths may be written as text, and the other way
+  round; parameters that are not listed are ignored.
+* The last column tells the worker that answers, and within what time. *safe*: asking twice is harmless, so a call whose
+  worker died is repeated once. *planned*: declared, and answered "not supported" (-32601).
+* Errors are numbers of the table at the end. *Later*: what the task or the job that the verb begins may end with, told
+  by `Task.getStatus` or `Host.getJobs`. Any verb may answer {any_verb} besides, and one that works on a storage
+  domain {storage}.
 
 """
 
@@ -33,6 +44,11 @@ def public_verbs() -> list[VerbSpec]:
     return sorted((spec for spec in VERBS.values() if not spec.internal), key=lambda spec: spec.name)
 
 
+def result(spec: VerbSpec) -> str:
+    """The type of a verb's result."""
+    return "`true`" if spec.reply is None else type_name(spec.reply)
+
+
 def parameters(spec: VerbSpec) -> list[tuple[str, str, bool]]:
     """(wire name, type, required) of every parameter of a verb."""
     return [(f.encode_name, type_name(f.type), f.required) for f in msgspec.structs.fields(spec.message)]
@@ -40,7 +56,8 @@ def parameters(spec: VerbSpec) -> list[tuple[str, str, bool]]:
 
 def markdown() -> str:
     """The text of docs/api.md."""
-    return _HEAD + "".join(_summary()) + "".join(_verbs()) + "".join(_events())
+    head = _HEAD.format(any_verb=failures.numbers(failures.ANY_VERB), storage=failures.numbers(failures.ON_STORAGE))
+    return head + "".join(_summary()) + "".join(_verbs()) + "".join(_events()) + "".join(_errors())
 
 
 def _summary() -> Iterator[str]:
@@ -55,13 +72,21 @@ def _summary() -> Iterator[str]:
 def _verbs() -> Iterator[str]:
     namespace = ""
     for spec in public_verbs():
+        if spec.name.startswith("Gluster"):
+            continue
         if spec.name.partition(".")[0] != namespace:
             namespace = spec.name.partition(".")[0]
-            yield f"\n## {namespace}\n\n| verb | parameters | result | |\n|---|---|---|---|\n"
+            yield f"\n## {namespace}\n\n| verb | parameters | result | errors | |\n|---|---|---|---|---|\n"
         params = ", ".join(f"`{name}{'' if required else '?'}`: {kind}" for name, kind, required in parameters(spec))
         facts = "planned" if spec.planned else f"{spec.owner}, {spec.deadline_s:.0f} s{', safe' if spec.safe else ''}"
-        reply = "`true`" if spec.reply is None else type_name(spec.reply)
-        yield _row(f"**{spec.name}**<br>{spec.doc}", params or "–", reply, facts)
+        later = f"<br>*later* {failures.numbers(spec.later)}" if spec.later else ""
+        text = re.sub(r"\s*\n\s*", " ", spec.text.replace("\n\n", "<br>"))
+        yield _row(
+            f"**{spec.name}**<br>{text}", params or "–", result(spec), failures.numbers(spec.raises) + later, facts
+        )
+    yield "\n## Gluster\n\nAll planned, with parameters of any kind.\n\n"
+    for namespace, names in gluster.NAMES.items():
+        yield f"* `{namespace}`: {', '.join(names)}\n"
 
 
 def _events() -> Iterator[str]:
@@ -70,6 +95,12 @@ def _events() -> Iterator[str]:
         doc = (spec.event.__doc__ or "").strip().partition("\n")[0]
         fields = ", ".join(f"`{f.encode_name}`: {type_name(f.type)}" for f in msgspec.structs.fields(spec.event))
         yield _row(f"`{spec.public}`", doc, fields)
+
+
+def _errors() -> Iterator[str]:
+    yield "\n## Errors\n\n| number | sentence | what has changed |\n|---|---|---|\n"
+    for number, sentence, changed in failures.rows(failures.declared(public_verbs())):
+        yield _row(str(number), sentence, changed)
 
 
 def _row(*cells: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vdsm_mp.api.catalogue import VERBS
-from vdsm_mp.cli import call, completion, main, render, status
+from vdsm_mp.cli import call, completion, main, render, status, verbhelp
 from vdsm_mp.common.options import Config, House
 
 
@@ -82,10 +82,10 @@ def test_a_bad_call_is_refused_before_anything_is_sent(words: list[str], sealed:
 
 
 def test_the_help_of_a_verb_comes_from_its_declaration() -> None:
-    text = call.verb_help("Task.getStatus")
+    text = verbhelp.verb_help("Task.getStatus")
     assert "taskID" in text
     assert "uuid" in text
-    assert "there are Task.getStatus" in call.verb_help("getstatus")
+    assert "there are Task.getStatus" in verbhelp.verb_help("getstatus")
 
 
 @pytest.mark.parametrize(
