@@ -122,7 +122,7 @@ class GetHostStats(Message, frozen=True, kw_only=True):
 
 @verb("Host.getJobs", owner="scheduler", reply=dict[str, Any], safe=True, deadline_s=10, tier=1)
 class GetJobs(Message, frozen=True, kw_only=True):
-    """Jobs of this host: status, progress, and the error of a failed one. job_type, job_ids: only these.
+    """Jobs of this host: status, progress, and the error of a failed one. job_type, job_ids: only these, if given.
 
     A job that is over stays listed for an hour; one that is not listed is unknown here.
     """

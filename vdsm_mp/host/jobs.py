@@ -19,7 +19,7 @@ _TYPES = frozenset({"storage", "virt", "v2v"})
 
 @handles(GetJobs)
 def get_jobs(owners: Owners, ask: GetJobs) -> dict[str, Any]:
-    """{job_id: {id, status, description, job_type, progress?, error?}}
+    """{job_id: {id, status, description, job_type, progress?, error?}}. An empty list of ids asks for all.
 
     Raises: what an owner's call raises. A partial list is never given: a job that is absent counts as lost.
     """
@@ -28,7 +28,7 @@ def get_jobs(owners: Owners, ask: GetJobs) -> dict[str, Any]:
         asked |= owners.call.ask(GetStorageJobs())
     if ask.job_type in (None, "", "virt"):
         asked |= owners.call.ask(GetVirtJobs())
-    wanted = asked if ask.job_ids is None else set(ask.job_ids)
+    wanted = set(ask.job_ids) if ask.job_ids else asked
     return {job_id: entry(job_id, info) for job_id, info in asked.items() if job_id in wanted}
 
 

@@ -105,6 +105,7 @@ def test_jobs_of_both_owners_come_in_one_answer() -> None:
     assert set(get_jobs(Owners(Others()), GetJobs())) == {J, K}
     assert set(get_jobs(Owners(Others()), GetJobs(job_type="virt"))) == {K}
     assert set(get_jobs(Owners(Others()), GetJobs(job_ids=[J]))) == {J}
+    assert set(get_jobs(Owners(Others()), GetJobs(job_type="", job_ids=[]))) == {J, K}
     assert get_jobs(Owners(Others()), GetJobs(job_type="v2v")) == {}
 
 
