@@ -51,20 +51,40 @@ PAUSE_S = 10.0
 SUPERVISED = "SUPERVISOR_ENABLED" in os.environ
 
 
+class ToldToStop(BaseException):
+    """SIGTERM or SIGINT before the house lives: whatever was begun is put down on the way out."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """The life of the agent; returns the exit code."""
     began = time.monotonic()
-    with contextlib.ExitStack() as held:
-        try:
-            serve = _begin(argv, held)
-        except (CannotStart, config.ConfigError, log.LoggerConfigError, environment.BadAffinity, OSError) as error:
-            again = SUPERVISED and _may_pass(error)
-            _say(str(error), again)
-        else:
-            return serve()
-    if SUPERVISED:
-        time.sleep(max(0.0, began + (PAUSE_S if again else OUTSTAY_SUPERVISOR_S) - time.monotonic()))
+    _listen_to_signals()
+    try:
+        with contextlib.ExitStack() as held:
+            try:
+                serve = _begin(argv, held)
+            except (CannotStart, config.ConfigError, log.LoggerConfigError, environment.BadAffinity, OSError) as error:
+                again = SUPERVISED and _may_pass(error)
+                _say(str(error), again)
+            else:
+                return serve()
+        if SUPERVISED:
+            time.sleep(max(0.0, began + (PAUSE_S if again else OUTSTAY_SUPERVISOR_S) - time.monotonic()))
+    except ToldToStop:
+        return 0
     return TRY_AGAIN if again else CANNOT_START
+
+
+def _listen_to_signals() -> None:
+    """Until the loop takes them over: no log file to open again and no role to give up, so those are nothing yet."""
+
+    def leave(*_: object) -> None:
+        raise ToldToStop
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, lambda *_: None)
 
 
 def _say(faults: str, again: bool) -> None:
@@ -153,7 +173,7 @@ def _furnish(
     log.catch_uncaught(logger)
     kernel.adopt_orphans()
     bus_dir = claim.bus_dir(run_dir)
-    pid_file = claim.pid_file(run_dir)
+    held.enter_context(claim.pid_file(run_dir))
     token = secrets.token_hex(32)
     logger.info(
         "vdsm-mp %s pid=%d on %s kernel %s", vdsm_mp.__version__, os.getpid(), platform.node(), platform.release()
@@ -176,13 +196,11 @@ def _furnish(
     selector = held.enter_context(selectors.DefaultSelector())
     with claim.needing(run_dir / "control.sock"):
         desk = Desk(run_dir / "control.sock", house, selector, cfg.vdsm_mp.user, cfg.vdsm_mp.group)
-    return partial(_serve, cfg, house, _Loop(house, selector, desk), pid_file)
+    return partial(_serve, cfg, house, _Loop(house, selector, desk))
 
 
-def _serve(cfg: Config, house: houses.House, loop: "_Loop", pid_file: Path) -> int:
+def _serve(cfg: Config, house: houses.House, loop: "_Loop") -> int:
     loop.run()
-    with contextlib.suppress(OSError):  # it says no more than its absence, and the next start removes it
-        pid_file.unlink()
     lifehooks.run(cfg, "after_vdsm_stop", lifehooks.STOP_S)
     logger.info("stopped, exit %d", house.verdict)
     environment.save_coverage()

@@ -68,6 +68,26 @@ def test_hooks_run_before_the_first_worker_and_after_the_last(house: RunningHous
     assert seen.read_text().split("\n") == ["before_vdsm_start 0", "after_vdsm_stop 0", ""]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_before_the_first_fork_takes_along_what_was_begun(house: RunningHouse, number: signal.Signals) -> None:
+    assert house.terminate() == 0
+    begun = house.root / "state/begun"
+    write_hook(house.root / "hooks", "before_vdsm_start", f"sleep 300 & echo $! > {begun}; wait")
+    house.begin()
+    assert house.process is not None
+    eventually(lambda: begun.exists() and begun.read_text().strip(), within_s=20)
+    sleeper = int(begun.read_text())
+    for harmless in (signal.SIGHUP, signal.SIGUSR1):
+        house.process.send_signal(harmless)
+    with pytest.raises(subprocess.TimeoutExpired):
+        house.process.wait(0.5)
+    assert not gone(sleeper)
+    house.process.send_signal(number)
+    assert house.process.wait(10) == 0
+    eventually(lambda: gone(sleeper))
+    assert not (house.root / "run/vdsm-mp.pid").exists()
+
+
 def test_the_master_holds_no_zmq_asyncio_or_libvirt() -> None:
     code = "import sys, vdsm_mp.master; print(sorted({'zmq', 'asyncio', 'libvirt'} & set(sys.modules)))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)

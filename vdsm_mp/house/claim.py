@@ -66,10 +66,15 @@ def bus_dir(run_dir: Path) -> Path:
     return made
 
 
-def pid_file(run_dir: Path) -> Path:
-    """Written; the caller removes it in the end."""
+@contextlib.contextmanager
+def pid_file(run_dir: Path) -> Iterator[None]:
+    """There for as long as we are."""
     path = run_dir / "vdsm-mp.pid"
     with needing(path):
         path.unlink(missing_ok=True)  # whoever wrote it, root too: the directory is ours
         path.write_text(f"{os.getpid()}\n")
-    return path
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it says no more than its absence, and the next start removes it
+            path.unlink()
