@@ -423,11 +423,6 @@ class GlusterReplicaRefused(ServerConnectionFailed):
 
     code = 480
 
-    def __init__(self, what: str, replicas: int, allowed: list[int]) -> None:
-        super().__init__(what, f"the volume has {replicas} replicas; allowed are {allowed}")
-        self.replicas = replicas
-        self.allowed = allowed
-
 
 class MountFailed(ServerConnectionFailed):
     code = 477

@@ -74,6 +74,15 @@ class Irs(Section, frozen=True, kw_only=True):
     sd_health_check_delay: Annotated[int, Meta(ge=1)] = 10
 
 
+class Gluster(Section, frozen=True, kw_only=True):
+    """[gluster] volumes of gluster as storage domains."""
+
+    # Numbers of replicas that a volume may have, comma separated.
+    allowed_replica_counts: Annotated[str, Meta(pattern=r"^[0-9]+( *, *[0-9]+)*$")] = "1,3"
+    # New domains may take the 4096-byte blocks of their storage.
+    enable_4k_storage: bool = True
+
+
 class Addresses(Section, frozen=True, kw_only=True):
     """[addresses] where the door is."""
 
@@ -169,6 +178,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     vars: Vars = Vars()
     irs: Irs = Irs()
+    gluster: Gluster = Gluster()
     addresses: Addresses = Addresses()
     sanlock: Sanlock = Sanlock()
     jobs: Jobs = Jobs()
@@ -214,7 +224,6 @@ ACCEPTED: dict[str, frozenset[str]] = {
             memory_profile_enable memory_profile_port manhole_enable coverage_enable m2c_debug_enable api_strict_mode
             xml_minimal_changes""",
         "health": "monitor_enable check_interval",
-        "gluster": "allowed_replica_counts enable_4k_storage",
         "performance": """use_dynamic_hugepages use_preallocated_hugepages reserved_hugepage_count
             reserved_hugepage_size""",
         "v2v": "kvm2ovirt_buffer_size",

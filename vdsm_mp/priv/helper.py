@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vdsm_mp.priv import hardware, mount, net, vmdata
+from vdsm_mp.priv import gluster, hardware, mount, net, vmdata
 from vdsm_mp.priv.child import Children, OperationFailed, OutOfTime, Refused
 from vdsm_mp.priv.confine import confine
 from vdsm_mp.priv.context import Context
@@ -36,6 +36,7 @@ Handler = Callable[[Context, Mapping[str, Any]], Any]
 _HANDLERS: Mapping[str, Handler] = {
     "mount-nfs": mount.mount_nfs,
     "mount-posix": mount.mount_posix,
+    "gluster-volume": gluster.volume_info,
     "umount": mount.umount,
     "umount-detach": mount.umount_detach,
     **net.HANDLERS,

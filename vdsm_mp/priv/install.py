@@ -23,6 +23,7 @@ ROOT_SIDE = (
     "child.py",
     "confine.py",
     "context.py",
+    "gluster.py",
     "hardware.py",
     "helper.py",
     "mount.py",

@@ -25,6 +25,8 @@ _MOUNT = "/usr/bin/mount"
 _UMOUNT = "/usr/bin/umount"
 #: What mount runs for a file system whose client is a program; without it the kernel's answer helps nobody.
 _PROGRAMS = {"glusterfs": "/sbin/mount.glusterfs"}
+#: There when systemd is the init of this host.
+_SYSTEMD = Path("/run/systemd/system")
 
 _FLAGS = frozenset(
     re.findall(
@@ -159,7 +161,8 @@ def _mount(context: Context, vfs_type: str, source: str, spec: str, options: str
         try:
             here = f"/proc/self/fd/{target}"
             if vfs_type in _PROGRAMS:
-                with _aside(context, mount_argv(vfs_type, checked, source), _PROGRAMS[vfs_type]) as aside:
+                argv = [*apart(), *mount_argv(vfs_type, checked, source)]
+                with _aside(context, argv, _PROGRAMS[vfs_type]) as aside:
                     argv = [_MOUNT, "-c", "--bind", "--", aside, here]
                     context.children.run(argv, context.deadline_mono, pass_fds=[target])
             else:
@@ -181,6 +184,16 @@ def _mount(context: Context, vfs_type: str, source: str, spec: str, options: str
 def mount_argv(vfs_type: str, options: str, source: str) -> list[str]:
     """All but the mount point, which comes last."""
     return [_MOUNT, "-c", "-t", vfs_type, "-o", options, "--", source]
+
+
+def apart() -> list[str]:
+    """In front of a program that stays and serves the mount: systemd, where it runs, keeps it out of the agent's unit.
+
+    Otherwise it would end with the agent, and guests would lose their disks.
+    """
+    if not _SYSTEMD.is_dir():
+        return []
+    return ["/usr/bin/systemd-run", "--quiet", "--scope", "--slice=vdsm-glusterfs", "--"]
 
 
 @contextlib.contextmanager

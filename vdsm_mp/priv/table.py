@@ -147,6 +147,13 @@ _ROWS = (
         {"remote": REMOTE, "gluster": Flag(optional=True)},
         "The same for a server that does not answer: forced, and out of sight at once.",
     ),
+    Operation(
+        "gluster-volume",
+        "storage",
+        {"remote": Text(rf"({HOST}):/[A-Za-z0-9_][A-Za-z0-9_.-]*(/[^\x00-\x1f\x7f\\]*)?", max_length=1280)},
+        "What gluster says of the volume: its replicas, and the servers that have it.",
+        at_once=2,
+    ),
     Operation("bridge-create", "network", {"name": LINK, "stp": Flag(optional=True)}, "Make a bridge."),
     Operation("dummy-bridge", "network", {}, "Make the bridge of cards that belong to no network; idempotent."),
     Operation("bond-create", "network", {"name": LINK, "options": OPTIONS}, "Make a bond."),

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connect, disconnect and check any file system the host can mount: a device, a cluster file system, a bind mount.
 
-Volumes of gluster are mounted by gluster's own client, in a place of their own. Servers that it may ask when the named
-one is away are a mount option (`backup-volfile-servers`), and the engine's matter.
+Volumes of gluster are mounted by gluster's own client, in a place of their own; see `connect_gluster.py`.
 """
 
 import re
-from dataclasses import replace
 
 from vdsm_mp.api.errors_storage import MountTypeInvalid, ServerParametersInvalid
 from vdsm_mp.api.ports import Root
@@ -21,9 +19,6 @@ _OPTION = re.compile(r"\A[A-Za-z0-9_.-]+(=[A-Za-z0-9_./:@%+-]+)?\Z")
 GLUSTER = "glusterfs"
 #: Below the mount points, where other programs look for volumes of gluster.
 GLUSTER_DIR = "glusterSD"
-
-
-_GLUSTER_VOLUME = re.compile(r"\A(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._,-]*):/[^/]+(/[^/]+)*\Z")
 
 
 class PosixConnector:
@@ -54,30 +49,6 @@ class PosixConnector:
 
     def disconnect(self, server: Server, root: str) -> None:
         self._mounter.unmount(root, source_of(server), gluster=server.vfs_type == GLUSTER)
-
-
-class GlusterConnector:
-    """A storage domain's own type; the same mount as a POSIX connection of that file system."""
-
-    def __init__(self, mnt_dir: str, mounter: Mounter) -> None:
-        self._posix = PosixConnector(mnt_dir, mounter)
-
-    def root_of(self, server: Server) -> str:
-        return self._posix.root_of(self._typed(server))
-
-    def connect(self, server: Server, root: str) -> None:
-        source = source_of(server)
-        if server.vfs_type not in ("", GLUSTER):
-            raise MountTypeInvalid(source, f"{server.vfs_type!r} is not {GLUSTER}")
-        if not _GLUSTER_VOLUME.match(source):
-            raise ServerParametersInvalid(server.connection, "not SERVER:/VOLUME")
-        self._posix.connect(self._typed(server), root)
-
-    def disconnect(self, server: Server, root: str) -> None:
-        self._posix.disconnect(self._typed(server), root)
-
-    def _typed(self, server: Server) -> Server:
-        return replace(server, vfs_type=GLUSTER)
 
 
 def source_of(server: Server) -> str:

@@ -10,7 +10,7 @@ import errno
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vdsm_mp.api.errors_storage import (
     DomainNotEmpty,
@@ -30,6 +30,7 @@ from vdsm_mp.storage.domain_format import (
     DomainClass,
     DomainType,
     Format,
+    NewDomains,
     Role,
     alignment_of,
     block_size_of,
@@ -81,6 +82,7 @@ class DomainSpec:
     remote_path: str
     block_size: int = 512
     max_hosts: int = 250
+    allow: NewDomains = field(default_factory=NewDomains)
 
 
 class FileDomain:
@@ -196,7 +198,7 @@ def create(mount: DomainIO, spec: DomainSpec, initialize: Callable[[str], None])
     present = [e.name for e in mount.readdir() if e.kind == "dir" and _holds_domain(mount, e.name)]
     if present:
         raise DomainNotEmpty(sd_id, f"{mount.root} holds storage domain {present[0]}")
-    block_size = block_size_of(sd_id, fmt, spec.block_size, _probe(mount, sd_id))
+    block_size = block_size_of(sd_id, fmt, spec.block_size, _probe(mount, sd_id), spec.allow)
     meta = DomainMetadata(
         sd_id=sd_id,
         kind=spec.kind,

@@ -136,13 +136,22 @@ def check_version(sd_id: str, version: int, cls: DomainClass) -> int:
     return version
 
 
-def block_size_of(sd_id: str, fmt: Format, asked: int, probed: int) -> int:
+@dataclass(frozen=True, slots=True)
+class NewDomains:
+    """What the operator allows. gluster_4k: domains on gluster may take larger blocks than 512 bytes."""
+
+    gluster_4k: bool = True
+
+
+def block_size_of(sd_id: str, fmt: Format, asked: int, probed: int, allow: NewDomains = NewDomains()) -> int:
     """The block size of a new domain. asked: 0 = automatic. probed: 1 = the file system has no minimum.
 
     Raises: DomainMetadataRefused (never possible), BlockSizeMismatch (not on this file system).
     """
     allowed = _BLOCK_SIZES.get(fmt.kind, (512,)) if fmt.version >= 5 else (512,)
-    automatic = fmt.kind in (DomainType.LOCALFS, DomainType.GLUSTERFS) and fmt.version >= 5
+    if fmt.kind is DomainType.GLUSTERFS and not allow.gluster_4k:
+        allowed = (512,)
+    automatic = len(allowed) > 1
     if asked not in allowed and not (asked == 0 and automatic):
         raise DomainMetadataRefused(sd_id, f"block size {asked} is not one of {allowed}")
     if probed == 1:

@@ -31,7 +31,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.storage import domain_file
 from vdsm_mp.storage.connections import Connections
 from vdsm_mp.storage.domain_file import DomainSpec
-from vdsm_mp.storage.domain_format import CLASS_BY_NUMBER, LATEST, DomainType
+from vdsm_mp.storage.domain_format import CLASS_BY_NUMBER, LATEST, DomainType, NewDomains
 from vdsm_mp.storage.locks import Locks
 from vdsm_mp.storage.pool import Pools, PoolState
 from vdsm_mp.storage.pool_master import MasterMoves
@@ -45,7 +45,12 @@ _log = logging.getLogger("storage.domain")
 
 @handles(CreateStorageDomain)
 def create(
-    ask: CreateStorageDomain, connections: Connections, domains: Domains, locks: Locks, resources: Resources
+    ask: CreateStorageDomain,
+    connections: Connections,
+    domains: Domains,
+    locks: Locks,
+    resources: Resources,
+    allow: NewDomains,
 ) -> None:
     kind = DomainType.of(ask.domain_type)
     cls = CLASS_BY_NUMBER.get(ask.domain_class)
@@ -60,6 +65,7 @@ def create(
         remote_path=ask.remote_path(),
         block_size=512 if ask.block_size is None else ask.block_size,
         max_hosts=250 if ask.max_hosts is None else ask.max_hosts,
+        allow=allow,
     )
     root = connections.root_for(kind, spec.remote_path)
     if root is None:

@@ -33,13 +33,14 @@ from vdsm_mp.storage import (
 )
 from vdsm_mp.storage import jobs as job_verbs
 from vdsm_mp.storage import tasks as task_verbs
+from vdsm_mp.storage.connect_gluster import GlusterConnector
 from vdsm_mp.storage.connect_local import LocalConnector
 from vdsm_mp.storage.connect_mounted import Mounter
 from vdsm_mp.storage.connect_nfs import NfsConnector
-from vdsm_mp.storage.connect_posix import GlusterConnector, PosixConnector
+from vdsm_mp.storage.connect_posix import PosixConnector
 from vdsm_mp.storage.connections import Connections
 from vdsm_mp.storage.domain_file import FileDomain
-from vdsm_mp.storage.domain_format import DomainType
+from vdsm_mp.storage.domain_format import DomainType, NewDomains
 from vdsm_mp.storage.image_prepare import RunLinks
 from vdsm_mp.storage.image_transfer import ImageDaemon
 from vdsm_mp.storage.locks import ClusterLock, LocalLock, Locks
@@ -72,13 +73,14 @@ INCONSISTENT = 70
 def build(config: Config, ports: Ports) -> Room:
     mnt_dir = f"{config.irs.repository}/mnt"
     mounter = Mounter(mnt_dir, ports.children, ports.root)
+    replica_counts = frozenset(int(part) for part in config.gluster.allowed_replica_counts.split(","))
     connections = Connections(
         mnt_dir,
         {
             DomainType.LOCALFS: LocalConnector(mnt_dir, ports.children),
             DomainType.NFS: NfsConnector(mnt_dir, mounter),
             DomainType.POSIXFS: PosixConnector(mnt_dir, mounter),
-            DomainType.GLUSTERFS: GlusterConnector(mnt_dir, mounter),
+            DomainType.GLUSTERFS: GlusterConnector(mnt_dir, mounter, ports.root, replica_counts),
         },
     )
     domains = Domains(connections, ports.children)
@@ -128,6 +130,7 @@ def build(config: Config, ports: Ports) -> Room:
             tasks,
             spm,
             volumes,
+            NewDomains(config.gluster.enable_4k_storage),
             jobs,
             NbdServers(config.vdsm_mp.vdsm_run_dir),
             ImageDaemon(),

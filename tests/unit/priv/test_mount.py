@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vdsm_mp.priv import mount
+from vdsm_mp.priv import gluster, mount
 from vdsm_mp.priv.child import Children, OperationFailed, Refused
 from vdsm_mp.priv.context import Context
 
@@ -44,3 +44,26 @@ def test_without_gluster_s_program_its_absence_is_told_and_nothing_is_left(
     with pytest.raises(OperationFailed, match=r"/nowhere/mount\.glusterfs is not installed"):
         mount.mount_posix(context_of(tmp_path), params)
     assert list((tmp_path / "mnt/glusterSD").iterdir()) == []
+
+
+def test_the_client_of_a_volume_is_kept_out_of_the_agent_s_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mount, "_SYSTEMD", tmp_path / "absent")
+    assert mount.apart() == []
+    monkeypatch.setattr(mount, "_SYSTEMD", tmp_path)
+    assert mount.apart()[-2:] == ["--slice=vdsm-glusterfs", "--"]
+
+
+def test_what_gluster_is_asked() -> None:
+    wanted = [
+        "/usr/sbin/gluster",
+        "--mode=script",
+        "--timeout=8",
+        "--xml",
+        "--remote-host=one",
+        "volume",
+        "info",
+        "data",
+    ]
+    assert gluster.argv(["--remote-host=one"], "data") == wanted

@@ -30,8 +30,14 @@ class Refusing:
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.hanging: dict[str, threading.Event] = {}
+        self.looked: list[str] = []
+        #: What gluster's program says of a volume; None: it is not installed.
+        self.volumes: list[str] | None = None
 
     def do(self, operation: str, /, *, deadline_s: float = 30.0, **params: Any) -> Any:
+        if operation == "gluster-volume":
+            self.looked.append(params["remote"])
+            return {"installed": self.volumes is not None, "answers": self.volumes or []}
         self.asked.append((operation, params))
         if (until := self.hanging.get(params["remote"])) is not None:
             until.wait(deadline_s)
@@ -77,6 +83,53 @@ def test_a_volume_of_gluster_is_asked_for_with_its_backup_servers(asking: Asking
     assert asking.ask(GLUSTER, row | {"vfs_type": ""}) == asking.ask(POSIX, row) == [477]
     assert asking.root.asked == [("mount-posix", wanted)] * 3
     assert list((asking.mnt / "glusterSD").iterdir()) == []
+
+
+def gluster_says(
+    name: str = "data", *, kind: str = "Replicate", replicas: int = 3, hosts: str = "one two three"
+) -> str:
+    """The XML of gluster 10."""
+    bricks = "".join(
+        f'<brick uuid="u">{host}:/srv/brick<name>{host}:/srv/brick</name><hostUuid>u</hostUuid></brick>'
+        for host in hosts.split()
+    )
+    return (
+        f'<?xml version="1.0" encoding="UTF-8" standalone="yes"?><cliOutput><opRet>0</opRet><volInfo><volumes><volume>'
+        f"<name>{name}</name><typeStr>{kind}</typeStr><replicaCount>{replicas}</replicaCount><bricks>{bricks}</bricks>"
+        f"</volume><count>1</count></volumes></volInfo></cliOutput>"
+    )
+
+
+def test_the_other_servers_of_a_volume_are_asked_when_the_named_one_is_away(asking: Asking) -> None:
+    row = {"id": "g", "connection": "one:/data/sub", "mnt_options": "ro"}
+    asking.root.volumes = [gluster_says("other"), gluster_says(hosts="two one two bad,name three")]
+    assert asking.ask(GLUSTER, row) == [477]
+    assert asking.root.asked[-1][1]["options"] == "ro,backup-volfile-servers=two:three"
+    named = "backup-volfile-servers=four"
+    assert asking.ask(GLUSTER, row | {"mnt_options": named}) == [477]
+    assert asking.root.asked[-1][1]["options"] == named
+    asking.root.volumes = [gluster_says(hosts="one", replicas=1)]
+    assert asking.ask(GLUSTER, row) == [477]
+    assert asking.root.asked[-1][1]["options"] == "ro"
+    assert asking.root.looked == ["one:/data/sub"] * 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (gluster_says(replicas=2), 480),
+        (gluster_says(replicas=4, kind="Distributed-Replicate"), 480),
+        (gluster_says(replicas=1, kind="Distribute"), 477),
+        (gluster_says(replicas=2, kind="Disperse"), 477),
+        (gluster_says("other", replicas=2), 477),
+        ("<cliOutput>", 477),
+        (gluster_says().replace("<replicaCount>3", "<replicaCount>many"), 477),
+    ],
+)
+def test_a_volume_is_refused_for_its_replicas_only(asking: Asking, answer: str, code: int) -> None:
+    asking.root.volumes = [answer]
+    assert asking.ask(GLUSTER, {"id": "g", "connection": "one:/data"}) == [code]
+    assert len(asking.root.asked) == (code == 477)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from vdsm_mp.storage.domain_format import (
     DomainClass,
     DomainType,
     Format,
+    NewDomains,
     alignment_of,
     block_size_of,
     check_description,
@@ -58,6 +59,15 @@ def test_a_block_size_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(error):
         block_size_of("sd", Format(kind, version), asked, probed)
+
+
+def test_large_blocks_on_gluster_are_the_operator_s_choice() -> None:
+    fmt, never = Format(DomainType.GLUSTERFS, 5), NewDomains(gluster_4k=False)
+    assert [block_size_of("sd", fmt, asked, 4096) for asked in (0, 4096)] == [4096, 4096]
+    assert block_size_of("sd", fmt, 512, 1, never) == 512
+    for asked in (0, 4096):
+        with pytest.raises(DomainMetadataRefused):
+            block_size_of("sd", fmt, asked, 4096, never)
 
 
 @pytest.mark.parametrize(
