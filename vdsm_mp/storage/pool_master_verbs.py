@@ -100,9 +100,10 @@ def set_description(ask: SetStoragePoolDescription, spm: Spm, pools: Pools, reso
 
 @handles(UpgradeStoragePool)
 def upgrade(ask: UpgradeStoragePool, spm: Spm, pools: Pools, upgrades: Upgrades, resources: Resources) -> str:
+    master_sd_id = spm.require(ask.pool_id).master_sd_id
     if ask.target_dom_version not in VERSIONS:
-        raise DomainVersionUnsupported(ask.pool_id, f"version {ask.target_dom_version} is not supported")
-    names = (("pool", ask.pool_id), ("domain", spm.require(ask.pool_id).master_sd_id))
+        raise DomainVersionUnsupported(master_sd_id, f"version {ask.target_dom_version} is not supported")
+    names = (("pool", ask.pool_id), ("domain", master_sd_id))
     with resources.claim("StoragePool.upgrade", exclusive=names):
         state = spm.require(ask.pool_id)
         upgrades.refuse_while_pending(ask.pool_id)
