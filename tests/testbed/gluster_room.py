@@ -16,11 +16,13 @@ from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.options import Config, House, Irs, Sanlock
 from vdsm_mp.priv import install
 from vdsm_mp.priv.call import SudoRoot
+from vdsm_mp.storage.connect_gluster import Volume, volume_of
 
 SD = "5d000000-0000-4000-8000-000000000001"
 BASE = Path("/var/tmp/agent")
 LIBEXEC = Path("/usr/libexec/vdsm-mp")
 PROGRAM = Path("/sbin/mount.glusterfs")
+_NOTHING = Volume("", 0, ())
 
 
 def main(volume: str) -> None:
@@ -32,7 +34,8 @@ def main(volume: str) -> None:
         vdsm_mp=House(run_dir=f"{BASE}/run", vdsm_run_dir=f"{BASE}/run"),
     )
     install.install(LIBEXEC, user="root", repository=f"{BASE}/dc")
-    room = Called("vdsm_mp.workers.storage", config, root=SudoRoot("storage", str(LIBEXEC)))
+    room_root = SudoRoot("storage", str(LIBEXEC))
+    room = Called("vdsm_mp.workers.storage", config, root=room_root)
     server = volume.partition(":")[0]
 
     def ask(verb: str, **changes: Any) -> int:
@@ -51,7 +54,11 @@ def main(volume: str) -> None:
         "no volume": ask("connectStorageServer", connection=server),
         "bad option": ask("connectStorageServer", mnt_options="xlator-option=*dht.x=1"),
         "absent": ask("connectStorageServer", connection=f"{server}:/absent"),
+        "two replicas": ask("connectStorageServer", connection=f"{server}:/pair"),
     }
+    found = room_root.do("gluster-volume", remote=volume)
+    volume_name = volume.partition(":/")[2]
+    seen["servers"] = [host for text in found["answers"] for host in (volume_of(text, volume_name) or _NOTHING).servers]
     PROGRAM.rename("/sbin/mount.away")
     seen["no program"] = ask("connectStorageServer")
     Path("/sbin/mount.away").rename(PROGRAM)

@@ -30,6 +30,8 @@ gluster volume set data storage.owner-gid 36
 gluster volume set data network.remote-dio off
 gluster volume set data performance.strict-o-direct on
 gluster volume start data
+gluster --mode=script volume create pair replica 2 host1:/srv/brick/one host1:/srv/brick/two force
+gluster volume start pair
 for d in {folders}; do mkdir -p $d; mount -t hostfs -o $d none $d; done
 mkdir -p /run/sanlock; sanlock daemon -w 0 -U root -G root
 """
@@ -42,13 +44,16 @@ def test_a_volume_of_gluster_holds_a_domain() -> None:
         play = Play(host, "tests.testbed.gluster_room", "host1:/data", timeout_s=400)
         eventually(lambda: play.over, within_s=420, every_s=0.2)
         seen = play.seen()
-    assert {name: seen[name] for name in ("other type", "no volume", "bad option", "absent", "no program")} == {
+    refused = ("other type", "no volume", "bad option", "absent", "no program", "two replicas")
+    assert {name: seen[name] for name in refused} == {
         "other type": 470,
         "no volume": 453,
         "bad option": 453,
         "absent": 477,
         "no program": 477,
+        "two replicas": 480,
     }
+    assert seen["servers"] == ["host1"]
     assert (seen["asides"], seen["left"]) == ([], [])
     assert seen["mount"][0] == "host1:/data"
     assert seen["mount"][1].endswith("/mnt/glusterSD/host1:_data")
