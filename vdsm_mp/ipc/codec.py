@@ -16,6 +16,7 @@ import msgspec.inspect
 from vdsm_mp.api import errors
 from vdsm_mp.api.verb import Message, VerbSpec
 from vdsm_mp.common.errors import Error, Internal
+from vdsm_mp.ipc import wording
 
 TRUE = b"true"
 
@@ -66,7 +67,7 @@ def decode_params(spec: VerbSpec, untrusted_params: bytes) -> Any:
             return _params_decoder(spec.message, True).decode(raw)
         return _lenient(spec, raw)
     except UNDECODABLE as error:
-        raise errors.InvalidParameters(spec.name, str(error)) from error
+        raise errors.InvalidParameters(spec.name, wording.sentence(str(error))) from error
 
 
 def _lenient(spec: VerbSpec, raw: bytes) -> Any:
