@@ -8,7 +8,6 @@ what the workers say of themselves (`problems` in their vitals), and what the do
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from vdsm_mp.cli import door, render
@@ -16,7 +15,7 @@ from vdsm_mp.common import config, controlsocket, program
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Config
 from vdsm_mp.host import health
-from vdsm_mp.wire.tls import Files, days_left
+from vdsm_mp.wire.tls import Files, days_left, untimely
 
 SAYS_NO = ()
 #: Fewer days than this make the host degraded: an engine renews well before.
@@ -117,12 +116,22 @@ def _memory(stats: Mapping[str, Any]) -> dict[str, Any]:
 def _days_left(loaded: Config, problems: list[str]) -> float | None:
     if not loaded.vars.ssl:
         return None
-    days = days_left(Path(Files.below(loaded.vdsm_mp.pki_dir).cert))
-    if days is None:
-        problems.append(UNREADABLE)
-    elif days < DAYS_WARN:
-        problems.append(f"the certificate ends in {days:.0f} days")
+    files = Files.below(loaded.vdsm_mp.pki_dir)
+    problems += certificate_problems(files)
+    days = days_left(files.cert)
     return None if days is None else round(days, 1)
+
+
+def certificate_problems(files: Files) -> list[str]:
+    """Certificates, of this host and of the CA, that nobody trusts now or will not in a few days."""
+    found = []
+    for what, path in (("the certificate", files.cert), ("the CA's certificate", files.ca)):
+        days = days_left(path)
+        if fault := untimely(path):
+            found.append(f"{what} {fault}")
+        elif days is not None and days < DAYS_WARN:
+            found.append(f"{what} ends in {days:.0f} days")
+    return found
 
 
 def _ask_door(loaded: Config, problems: list[str]) -> dict[str, Any]:
@@ -168,7 +177,8 @@ def screen(status: Mapping[str, Any]) -> str:
     parts += [_vms(status["vms"]), _domains(status["domains"]), _tasks(status["tasks"])]
     days = status["certificate_days_left"]
     unread = UNREADABLE in status["problems"]
-    tls = f"certificate: {days:.0f} days left" if days is not None else "" if unread else "TLS is off"
+    left = "certificate: " + (f"{days:.0f} days left" if days and days > 0 else "its time is over")
+    tls = left if days is not None else "" if unread else "TLS is off"
     parts.append("  ".join(part for part in (tls, _host(status["memory"])) if part))
     return "\n\n".join(part for part in parts if part)
 

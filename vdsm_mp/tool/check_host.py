@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vdsm_mp.common import config
 from vdsm_mp.common.options import Config
-from vdsm_mp.wire.tls import Files, days_left, server_context
+from vdsm_mp.wire.tls import Files, days_left, server_context, untimely
 
 SAYS_NO = (config.ConfigError,)
 SHARED_ID = 36
@@ -117,9 +117,11 @@ def _certificates(cfg: Config) -> Iterator[Finding]:
     except (OSError, ssl.SSLError) as error:
         yield Finding("bad", "certificates", f"{files.cert.parent.parent}: {error}")
         return
-    days = days_left(files.cert)
-    ends = "cannot be read" if days is None else f"ends in {days:.0f} days"
-    yield Finding("ok" if days is not None and days > 14 else "note", "certificates", f"{files.cert} {ends}")
+    for path in (files.cert, files.ca):
+        if fault := untimely(path):
+            yield Finding("bad", "certificates", f"{path} {fault}")
+        elif (days := days_left(path)) is not None:
+            yield Finding("ok" if days > 14 else "note", "certificates", f"{path} ends in {days:.0f} days")
 
 
 def _daemons(cfg: Config) -> Iterator[Finding]:

@@ -222,9 +222,28 @@ def _named(error: Exception, files: Files) -> str:
 def days_left(cert: Path, *, now_s: float | None = None) -> float | None:
     """Days until the first certificate of a PEM file expires; negative when it has, None when it cannot be read."""
     with contextlib.suppress(OSError, ValueError):
-        validity = der.validity(_der(cert.read_text("ascii"), "CERTIFICATE"))
-        return (validity.not_after_s - (time.time() if now_s is None else now_s)) / 86400
+        return (_validity(cert).not_after_s - (time.time() if now_s is None else now_s)) / 86400
     return None
+
+
+def untimely(cert: Path, *, now_s: float | None = None) -> str:
+    """Why nobody trusts the first certificate of a PEM file now: "ended 3 days ago"; "" while its time is right."""
+    now = time.time() if now_s is None else now_s
+    try:
+        validity = _validity(cert)
+    except (OSError, ValueError):
+        return "cannot be read"
+    if now < validity.not_before_s:
+        return f"is not good for another {_span(validity.not_before_s - now)}; is this host's clock right?"
+    return f"ended {_span(now - validity.not_after_s)} ago" if now >= validity.not_after_s else ""
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 86400:.0f} days" if seconds >= 2 * 86400 else f"{seconds / 3600:.1f} hours"
+
+
+def _validity(cert: Path) -> der.Validity:
+    return der.validity(_der(cert.read_text("ascii"), "CERTIFICATE"))
 
 
 def _der(pem: str, what: str) -> bytes:

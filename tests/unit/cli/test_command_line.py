@@ -2,6 +2,7 @@
 """The command line, as far as it needs no agent."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.certificates import make_authority
 from vdsm_mp.api.catalogue import VERBS
 from vdsm_mp.cli import call, completion, main, render, status, verbhelp
 from vdsm_mp.common.options import Config, House
@@ -72,6 +74,7 @@ def test_values_become_what_the_parameter_wants() -> None:
     [
         (["taskid=1"], None, "has no parameter taskid; it has: taskID"),
         (["taskID"], None, "is not KEY=VALUE"),
+        ([], '{"taskid": "1"}', "has no parameter taskid"),
         ([], "[1]", "must be an object"),
         ([], "{", "not JSON"),
     ],
@@ -169,6 +172,28 @@ def _house(**changes: Any) -> dict[str, Any]:
 )
 def test_status_tells_what_is_wrong_with_a_worker(changes: dict[str, Any], sentences: list[str]) -> None:
     assert status.house_problems(_house(**changes)) == sentences
+
+
+def test_status_tells_of_certificates_that_nobody_trusts_now_or_soon(tmp_path: Path) -> None:
+    authority = make_authority(tmp_path)
+    assert status.certificate_problems(authority.issue("fine", "host")) == []
+    soon, old = (
+        authority.issue("soon", "host", days=3),
+        authority.issue("old", "host", start="20200101000000Z", days=365),
+    )
+    assert status.certificate_problems(soon) == ["the certificate ends in 3 days"]
+    (ended,) = status.certificate_problems(old)
+    assert re.fullmatch(r"the certificate ended \d{4} days ago", ended)
+    (early,) = status.certificate_problems(authority.issue("early", "host", start="20900101000000Z", days=365))
+    assert early.startswith("the certificate is not good for another ") and early.endswith(
+        "is this host's clock right?"
+    )
+    old.ca.write_bytes(old.cert.read_bytes())
+    assert [line.partition(" ended")[0] for line in status.certificate_problems(old)] == [
+        "the certificate", "the CA's certificate",
+    ]  # fmt: skip
+    old.cert.write_text("nothing")
+    assert status.certificate_problems(old)[0] == status.UNREADABLE
 
 
 def test_the_screen_lists_each_problem_on_a_line_of_its_own() -> None:
