@@ -3,9 +3,10 @@
 
     python -m tests.faults.deaths SCENARIO DIRECTORY [STRIDE] [FAULT]
 
-FAULT: "kill" (the worker and its I/O children, by SIGKILL), or the name of an errno that the step fails with. A process
-of its own without threads, since it forks: each run is a session, each look afterwards is a new worker that takes the
-SPM role over what the first one left. Prints one JSON line:
+FAULT: "kill" (the worker and its I/O children, by SIGKILL), "cut" (the same, and what was not synced is lost, see
+`powercut`), or the name of an errno that the step fails with. A process of its own without threads, since it forks:
+each run is a session, each look afterwards is a new worker that takes the SPM role over what the first one left.
+Prints one JSON line:
 {"steps": how many, "deaths": how many runs were hit, "outcomes": {outcome: count}, "problems": [text]}.
 """
 
@@ -14,7 +15,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import traceback
 from collections import Counter
@@ -22,7 +22,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tests.faults.powercut import Stage, stage
 from tests.faults.steps import Steps
 from tests.support.eventually import eventually
 from tests.support.storage_room import MIB, StorageRoom, qemu_check, qemu_info
@@ -222,37 +224,42 @@ def make_template(root: Path, scenario: Scenario) -> None:
         shutil.rmtree(root / name)
 
 
-def live_and_die(root: Path, scenario: Scenario, at: int, number: int) -> None:
+def live_and_die(stage: Stage, scenario: Scenario, at: int, number: int) -> None:
     """number: 0 = die at the step, else it fails with that errno and the worker goes on."""
     registry.UNDO_PAUSE_S = 0.01
     steps = Steps()
-    house = StorageRoom(root).take_role()
+    house = StorageRoom(stage.root).take_role()
     steps.arm(at, number)
     task_id = None
     try:
         task_id = scenario.act(house)
-        (root / "acknowledged").write_text(task_id)
-        house.ended(task_id)
-        (root / "clearing").write_text("")
+        (stage.notes / "acknowledged").write_text(task_id)
+        (stage.notes / "result").write_text(house.ended(task_id)["taskResult"])
+        (stage.notes / "clearing").touch()
         house.call("Task.clear", taskID=task_id)
+        (stage.notes / "cleared").touch()
     except Error as e:
         print(f"refused: {e}", file=sys.stderr)
     if number and steps.disarm() >= at:
-        (root / "hit").touch()
+        (stage.notes / "hit").touch()
 
 
-def look(root: Path, scenario: Scenario) -> str:
+def look(stage: Stage, scenario: Scenario) -> str:
     """What a new worker finds; AssertionError when that is not one of the two whole states."""
-    acknowledged = root / "acknowledged"
-    house = StorageRoom(root).take_role()
+    acknowledged, result = stage.notes / "acknowledged", stage.notes / "result"
+    house = StorageRoom(stage.root).take_role()
     eventually(lambda: all(one["taskState"] == "finished" for one in house.call("Host.getAllTasksStatuses").values()))
     statuses = house.call("Host.getAllTasksStatuses")
     results = {one["taskResult"] for one in statuses.values()}
     assert len(statuses) <= 1, statuses
     assert not any(one.get("taskState") == "unknown" for one in house.call("Host.getAllTasks").values())
     told = acknowledged.read_text() if acknowledged.exists() else ""
-    if told and not (root / "clearing").exists():
+    if told and not (stage.notes / "clearing").exists():
         assert set(statuses) == {told}, f"a task that was acknowledged is lost: {statuses}"
+    if (stage.notes / "cleared").exists():
+        assert not statuses, f"a task that was cleared is back: {statuses}"
+    if result.exists():
+        results.add(result.read_text())
     for task_id in statuses:
         house.call("Task.clear", taskID=task_id)
     assert os.listdir(house.domain / "master/tasks") == []
@@ -260,7 +267,7 @@ def look(root: Path, scenario: Scenario) -> str:
     try:
         scenario.done(house)
     except (AssertionError, Exception) as first:
-        if results == {"success"}:
+        if "success" in results:
             raise
         outcome = "undone"
         try:
@@ -294,36 +301,53 @@ def in_session(function: Callable[[], None], why: Path | None = None) -> int:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    eventually(lambda: _is_empty(pid))
+    return code
+
+
+def _is_empty(session: int) -> bool:
+    """Its children may die a little later."""
+    try:
+        os.killpg(session, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def main() -> None:
     scenario, directory = SCENARIOS[sys.argv[1]], Path(sys.argv[2])
     stride = int(sys.argv[3]) if len(sys.argv) > 3 else 1
     fault = sys.argv[4] if len(sys.argv) > 4 else "kill"
-    template, root, report = directory / "template", directory / "run", directory / "outcome"
-    template.mkdir()
-    assert in_session(lambda: make_template(template, scenario)) == 0
+    where, report = stage(directory, fault), directory / "outcome"
+    try:
+        assert in_session(lambda: make_template(where.template, scenario)) == 0
+        where.keep()
+        print(json.dumps(run_all(where, scenario, stride, fault, report)))
+    finally:
+        where.close()
+
+
+def run_all(where: Stage, scenario: Scenario, stride: int, fault: str, report: Path) -> dict[str, Any]:
     outcomes: Counter[str] = Counter()
     problems: list[str] = []
-    number = 0 if fault == "kill" else getattr(errno, fault)
+    number = 0 if fault in ("kill", "cut") else getattr(errno, fault)
     n, deaths, hit = 1, 0, True
     while hit:
-        if root.exists():
-            shutil.rmtree(root)
-        subprocess.run(["cp", "-a", template, root], check=True)
-        code = in_session(lambda at=n: live_and_die(root, scenario, at, number))  # type: ignore[misc]
-        hit = (root / "hit").exists() if number else code == -signal.SIGKILL
+        where.begin()
+        code = in_session(lambda at=n: live_and_die(where, scenario, at, number))  # type: ignore[misc]
+        where.over()
+        hit = (where.notes / "hit").exists() if number else code == -signal.SIGKILL
         deaths += hit
         report.unlink(missing_ok=True)
-        looked = in_session(lambda: report.write_text(look(root, scenario)) and None, report)
+        looked = in_session(lambda: report.write_text(look(where, scenario)) and None, report)
         if code not in (0, -signal.SIGKILL) or looked != 0:
             told = report.read_text() if looked == 1 else ""
             problems.append(f"step {n}: the run ended with {code}, the look with {looked}: {told}")
         else:
             outcomes[report.read_text()] += 1
         n += stride
-    print(json.dumps({"steps": n - stride - 1, "deaths": deaths, "outcomes": outcomes, "problems": problems}))
+    return {"steps": n - stride - 1, "deaths": deaths, "outcomes": outcomes, "problems": problems}
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ left:
 
     python -m tests.faults.domains SCENARIO FAULT DIRECTORY [STRIDE]
 
-FAULT: "kill" (the worker and its I/O children, by SIGKILL) or the name of an errno (that call fails with it). Then a
-new worker looks: every piece of metadata is readable and sealed, the operation is done or can be asked for again and
-is done then, and nothing is left over. Prints one JSON line as `deaths` does.
+FAULT: "kill" (the worker and its I/O children, by SIGKILL), "cut" (the same, and what was not synced is lost, see
+`powercut`) or the name of an errno (that call fails with it). Then a new worker looks: every piece of metadata is
+readable and sealed, the operation is done or can be asked for again and is done then, and nothing is left over. Prints
+one JSON line as `deaths` does.
 """
 
 import errno
@@ -14,7 +15,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.deaths import in_session
+from tests.faults.powercut import Stage, stage
 from tests.faults.steps import Steps
 from tests.support.eventually import eventually
 from tests.support.storage_room import StorageRoom
@@ -328,14 +329,17 @@ SCENARIOS = {
 }
 
 
-def connected(root: Path, scenario: Scenario) -> StorageRoom:
-    """As an engine comes back to a host: servers, pool, role. The pool's list is on disk, so nothing is only told."""
+def connected(root: Path, *, moved: bool = False) -> StorageRoom:
+    """As an engine comes back to a host: servers, pool, role. The pool's list is on disk, so nothing is only told.
+
+    moved: the operation was said to be done; an engine believes that.
+    """
     house = StorageRoom(root)
     connect_second(house)
     house.connect_server()
     pool = {"storagepoolID": house.pool_id, "hostID": 1, "scsiKey": ""}
     masters = [(house.sd_id, 1), (SECOND, 2)]
-    if (root / "said-done").exists():  # an engine believes what it was told
+    if moved:
         masters.reverse()
     for sd_id, version in masters:
         try:
@@ -351,7 +355,7 @@ def connected(root: Path, scenario: Scenario) -> StorageRoom:
 def make_template(root: Path, scenario: Scenario) -> None:
     StorageRoom(root).make(version=scenario.version).stop()
     forget_host(root)
-    house = connected(root, scenario)
+    house = connected(root)
     scenario.prepare(house)
     house.stop()
     forget_host(root)
@@ -363,18 +367,17 @@ def forget_host(root: Path) -> None:
         shutil.rmtree(root / name)
 
 
-def run(root: Path, scenario: Scenario, step: int, number: int) -> None:
+def run(stage: Stage, scenario: Scenario, step: int, number: int) -> None:
     steps = Steps()
-    house = connected(root, scenario)
+    house = connected(stage.root)
     steps.arm(step, number)
     said = ""
     try:
         scenario.act(house)
     except (Error, FaultReported) as e:
         said = f"{type(e).__name__}: {e}"
-    count = steps.disarm()
-    (root / "steps").write_text(str(count))
-    (root / "said" if said else root / "said-done").write_text(said)
+    (stage.notes / "said" if said else stage.notes / "said-done").write_text(said)
+    (stage.notes / "steps").write_text(str(steps.disarm()))
     house.stop()
 
 
@@ -384,12 +387,13 @@ def tasks_are_over(house: StorageRoom) -> bool:
     return all(status["taskState"] == "finished" for status in found.values())
 
 
-def look(root: Path, scenario: Scenario) -> str:
-    house = connected(root, scenario)
+def look(stage: Stage, scenario: Scenario) -> str:
+    said_done = (stage.notes / "said-done").exists()
+    house = connected(stage.root, moved=said_done)
     eventually(lambda: tasks_are_over(house), within_s=30)
     outcome = "done"
     if not scenario.done(house):
-        assert not (root / "said-done").exists(), "it was said to be done, and is not"
+        assert not said_done, "it was said to be done, and is not"
         outcome = "done at the second try"
         scenario.act(house)
         assert scenario.done(house), "not even at the second try"
@@ -400,31 +404,40 @@ def look(root: Path, scenario: Scenario) -> str:
 def main() -> None:
     scenario, fault, directory = SCENARIOS[sys.argv[1]], sys.argv[2], Path(sys.argv[3])
     stride = int(sys.argv[4]) if len(sys.argv) > 4 else 1
-    number = 0 if fault == "kill" else int(getattr(errno, fault))
-    template, root, report = directory / "template", directory / "run", directory / "outcome"
-    template.mkdir()
-    assert in_session(lambda: make_template(template, scenario)) == 0
+    where, report = stage(directory, fault), directory / "outcome"
+    try:
+        assert in_session(lambda: make_template(where.template, scenario)) == 0
+        where.keep()
+        print(json.dumps(run_all(where, scenario, stride, fault, report)))
+    finally:
+        where.close()
+
+
+def run_all(where: Stage, scenario: Scenario, stride: int, fault: str, report: Path) -> dict[str, Any]:
+    number = 0 if fault in ("kill", "cut") else int(getattr(errno, fault))
     outcomes: Counter[str] = Counter()
     problems: list[str] = []
     step, faults, more = 1, 0, True
     while more:
-        if root.exists():
-            shutil.rmtree(root)
-        subprocess.run(["cp", "-a", template, root], check=True)
-        code = in_session(lambda at=step: run(root, scenario, at, number))  # type: ignore[misc]
-        hit = code == -signal.SIGKILL or (code == 0 and int((root / "steps").read_text()) >= step and number != 0)
+        where.begin()
+        code = in_session(lambda at=step: run(where, scenario, at, number))  # type: ignore[misc]
+        where.over()
+        hit = code == -signal.SIGKILL or (
+            code == 0 and int((where.notes / "steps").read_text()) >= step and number != 0
+        )
         more = hit or code != 0
         faults += hit
         report.unlink(missing_ok=True)
-        looked = in_session(lambda: report.write_text(look(root, scenario)) and None)
+        looked = in_session(lambda: report.write_text(look(where, scenario)) and None, report)
         if (code != 0 and not hit) or looked != 0:
-            said = (root / "said").read_text() if (root / "said").exists() else ""
-            problems.append(f"step {step}: the run ended with {code} ({said}), the look with {looked}")
+            said = (where.notes / "said").read_text() if (where.notes / "said").exists() else ""
+            told = report.read_text() if looked == 1 else ""
+            problems.append(f"step {step}: the run ended with {code} ({said}), the look with {looked}: {told}")
             more = more and len(problems) < 5
         else:
             outcomes[report.read_text()] += 1
         step += stride
-    print(json.dumps({"steps": step - stride - 1, "faults": faults, "outcomes": outcomes, "problems": problems}))
+    return {"steps": step - stride - 1, "faults": faults, "outcomes": outcomes, "problems": problems}
 
 
 if __name__ == "__main__":
