@@ -5,6 +5,7 @@ import string
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import libvirt
@@ -97,18 +98,30 @@ def extend_disk_size(devices: Devices, ask: ExtendDiskSize) -> str:
 
 
 def _meant(record: VmRecord, params: Mapping[str, Any]) -> Drive:
-    """The drive named by XML (alias, target or volume), or by ids."""
+    """The drive named by XML or by ids.
+
+    Engines describe a disk that goes as they described it when it came, with a target that is a guess: what counts is
+    the alias, then the volume, and the target only where there is neither.
+    """
     if "xml" not in params:
         spec = params.get("drive")
         return _by_spec(record, spec if isinstance(spec, Mapping) else params)
     disk, metadata = wanted_device(params["xml"], "disk")
     wanted = domxml_parse.drive(disk, metadata)
-    alias = alias_of(disk)
-    for drive in record.devices.drives:
-        same_image = wanted.ids is not None and drive.ids is not None and drive.ids.image_id == wanted.ids.image_id
-        if same_image or (alias and drive.alias == alias) or (wanted.name and drive.name == wanted.name):
-            return drive
-    raise DiskNotFound(alias or wanted.name or "the one described by xml")
+    data, alias = _data_of(metadata, wanted), alias_of(disk)
+    ids, guid = domxml_parse.volume_ids(data), str(data.get("GUID") or "")
+    drives = record.devices.drives
+    by_alias = [drive for drive in drives if alias and drive.alias == alias]
+    by_volume = [
+        drive
+        for drive in drives
+        if (ids is not None and drive.ids is not None and drive.ids.image_id == ids.image_id)
+        or (guid and drive.guid == guid)
+    ]
+    by_name = [] if alias or ids is not None or guid else [drive for drive in drives if drive.name == wanted.name]
+    for drive in (*by_alias, *by_volume, *by_name):
+        return drive
+    raise DiskNotFound(alias or (ids.image_id if ids is not None else "") or wanted.name or "the one described by xml")
 
 
 def _by_spec(record: VmRecord, spec: Mapping[str, Any]) -> Drive:
@@ -122,14 +135,15 @@ def _by_spec(record: VmRecord, spec: Mapping[str, Any]) -> Drive:
 
 
 def _give_target(disk: ET.Element, record: VmRecord) -> str:
-    """The target dev, chosen here when the engine leaves it open."""
+    """The target dev. What the engine says is a guess, the first of the bus; where that is taken, the next free one."""
     target = disk.find("target")
     if target is None:
         target = ET.SubElement(disk, "target", bus="virtio")
-    if not target.get("dev"):
-        prefix, taken = _LETTERS.get(target.get("bus", ""), "sd"), {drive.name for drive in record.devices.drives}
-        free = (prefix + letter for letter in string.ascii_lowercase if prefix + letter not in taken)
-        name = next(free, "")
+    taken = {drive.name for drive in record.devices.drives}
+    if not target.get("dev") or target.get("dev") in taken:
+        prefix = _LETTERS.get(target.get("bus", ""), "sd")
+        ends = (*string.ascii_lowercase, *(one + two for one, two in product(string.ascii_lowercase, repeat=2)))
+        name = next((prefix + end for end in ends if prefix + end not in taken), "")
         if not name:
             raise HotplugDiskFailed("no free place on the bus")
         target.set("dev", name)

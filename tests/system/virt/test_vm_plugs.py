@@ -17,7 +17,7 @@ from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import VirtRoom
-from tests.system.virt.conftest import NewGuest, image
+from tests.system.virt.conftest import NewGuest, chain_of, image
 from vdsm_mp.api.errors_virt import (
     BadDiskSize,
     BalloonFailed,
@@ -29,6 +29,8 @@ from vdsm_mp.api.errors_virt import (
     LibvirtUnavailable,
     SetNumberOfCpusFailed,
 )
+from vdsm_mp.common import xml
+from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.plug import Plugger
 
 pytestmark = [pytest.mark.system, needs_root(), needs_program("libvirtd", "qemu-system-x86_64", "unshare", "nsenter")]
@@ -70,6 +72,29 @@ def test_a_disk_comes_and_goes(room: VirtRoom, new_guest: NewGuest, folder: Path
     assert ids["volumeID"] not in room.call("Host.dumpxmls", vmList=[guest.vm_id])[guest.vm_id]
     with pytest.raises(DiskNotFound):
         room.call("VM.hotunplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(ids)})
+
+
+def test_an_engines_guess_of_a_target_is_not_taken_for_another_disk(
+    room: VirtRoom, new_guest: NewGuest, folder: Path
+) -> None:
+    """Engines write the first target of the bus into the XML of every disk that comes or goes."""
+    guest = new_guest(room, devices=SCSI)
+    first, second = image(room, folder), image(room, folder)
+    for ids in (first, second):
+        room.call("VM.hotplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(ids)})
+    assert chain_of(room, guest.vm_id, "sda") == [first["volumeID"]]
+    assert chain_of(room, guest.vm_id, "sdb") == [second["volumeID"]]
+    dumped = room.call("Host.dumpxmls", vmList=[guest.vm_id])[guest.vm_id]
+    metadata = Metadata.of_domain(xml.parse(dumped))
+    assert metadata is not None
+    assert metadata.device(devtype="disk", name="sdb")["volumeID"] == second["volumeID"]
+
+    room.call("VM.hotunplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(second)})
+    assert room.storage.released == [second["imageID"]]
+    assert chain_of(room, guest.vm_id, "sda") == [first["volumeID"]]
+    with pytest.raises(DiskNotFound):
+        room.call("VM.hotunplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(second)})
+    assert chain_of(room, guest.vm_id, "sda") == [first["volumeID"]]
 
 
 @pytest.mark.parametrize("done", [True, False], ids=["after it was done", "before it was done"])
