@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import libvirt
 
-from vdsm_mp.api.errors_virt import NoSuchVm
+from vdsm_mp.api.errors_virt import MigrationCancelled, MigrationFailed, NoSuchVm
 from vdsm_mp.api.ports import Background
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
@@ -65,6 +65,7 @@ class Endings:
         elif _is_torn(state, reason):
             out.done.set()
             logger.error("vm=%s post-copy failed (%s); it cannot go on anywhere", out.vm_id, why)
+            out.failure = MigrationFailed(why)
             self._vms.move(out.vm_id, moving.torn)
         else:
             self.stayed(out, why, runs=state == libvirt.VIR_DOMAIN_RUNNING)
@@ -72,6 +73,7 @@ class Endings:
     def stayed(self, out: Outgoing, why: str, *, runs: bool | None = None) -> None:
         """The VM lives here. First the destination is cleared: an engine tries again as soon as it knows."""
         logger.warning("VM.migrate vm=%s stays here: %s", out.vm_id, why)
+        out.failure = MigrationCancelled(out.vm_id) if out.cancelled.is_set() else MigrationFailed(why)
         if out.prepared and out.params.dst:
             self._peers.clear(out.params.dst, out.vm_id)
         try:

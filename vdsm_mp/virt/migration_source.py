@@ -144,11 +144,16 @@ class Migrations:
             self._connection.domain(vm_id).migrateSetMaxSpeed(mib_s, 0)
 
     def status(self, vm_id: str) -> dict[str, Any]:
-        """{progress, downtime}: whole percent; ms, absent until it is known. Raises: MigrationNotInProgress."""
+        """{progress, downtime}: whole percent; ms, absent until it is known.
+
+        Raises: MigrationNotInProgress; of one that failed MigrationFailed or MigrationCancelled: engines read here why.
+        """
         self._vms.find(vm_id)
         out = self._all.get(vm_id)
         if out is None:
             raise MigrationNotInProgress(vm_id)
+        if out.failure is not None:
+            raise out.failure
         return {"progress": out.progress} | ({} if out.downtime_ms is None else {"downtime": out.downtime_ms})
 
     # -- what libvirt tells (in its event thread: no waits)

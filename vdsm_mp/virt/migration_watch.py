@@ -33,7 +33,7 @@ ADOPTED_S = 2.0
 class Outgoing:
     """One migration. prepared: the destination may hold a place for it. pushing: libvirt has it.
 
-    adopted: begun by an earlier life of ours. description: its XML when it left.
+    adopted: begun by an earlier life of ours. description: its XML when it left. failure: why the VM did not leave.
     """
 
     vm_id: str
@@ -46,6 +46,7 @@ class Outgoing:
     progress: int = 0
     downtime_ms: int | None = None
     description: str = ""
+    failure: Error | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
 

@@ -90,6 +90,10 @@ class Stats:
         }
         if record.life.status is VmStatus.DOWN:
             return {**entry, **down_info(record)}
+        if record.life.postcopy:
+            # Its guest lives at the other host; what is known of it here is old.
+            moved = {} if record.migration_progress is None else {"migrationProgress": record.migration_progress}
+            return {**entry, **moved, "pauseCode": record.life.pause_code}
         return {**entry, **self.running(record, now)}
 
     def running(self, record: VmRecord, now: float | None = None) -> dict[str, Any]:

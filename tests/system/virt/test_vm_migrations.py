@@ -160,10 +160,24 @@ def test_a_cancelled_migration_leaves_the_guest_where_it_was(two: Two, guest: Gu
     eventually(lambda: two.a.status(guest.vm_id) in ("Up", "Powering up"), within_s=10)
     assert two.b.status(guest.vm_id) in ("", "Down")
     guest.lives_only_at(two.a, two.b)
-    assert "downtime" not in two.a.house.call("VM.getMigrationStatus", {"vmID": guest.vm_id})
+    with pytest.raises(RemoteError, match="cancelled") as asked:
+        two.a.house.call("VM.getMigrationStatus", {"vmID": guest.vm_id})
+    assert asked.value.code == 47
     with pytest.raises(RemoteError) as over:
         two.a.house.call("VM.migrateCancel", {"vmID": guest.vm_id})
     assert over.value.code == 81
+
+
+def test_an_engine_is_told_why_a_migration_failed(two: Two, guest: Guest) -> None:
+    guest.move(two.a, two.b, dst="127.0.0.1:1")
+    eventually(lambda: two.a.status(guest.vm_id) in ("Up", "Powering up"), within_s=10)
+    with pytest.raises(RemoteError, match="refused") as asked:
+        two.a.house.call("VM.getMigrationStatus", {"vmID": guest.vm_id})
+    assert asked.value.code == 12
+    # The next one begins anew.
+    guest.move(two.a, two.b)
+    eventually(lambda: two.b.status(guest.vm_id) in ("Up", "Powering up"), within_s=20)
+    assert two.a.house.call("VM.getMigrationStatus", {"vmID": guest.vm_id})["progress"] == 100
 
 
 def test_a_busy_destination_is_asked_again_until_it_has_room(two: Two, guest: Guest) -> None:
