@@ -169,15 +169,19 @@ def delete_checkpoints(devices: Devices, ask: DeleteCheckpoints) -> dict[str, An
 @handles(RedefineCheckpoints)
 def redefine_checkpoints(devices: Devices, ask: RedefineCheckpoints) -> dict[str, Any]:
     """In the order given; stops at the first that libvirt does not take, which `error` tells."""
-    devices.vms.running(ask.vm_id, "define checkpoints")
+    record = devices.vms.running(ask.vm_id, "define checkpoints")
     dom, done = devices.connection.domain(ask.vm_id), list[str]()
     flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE | libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE_VALIDATE
     for entry in ask.checkpoints:
         text = entry.get("xml")
         try:
-            dom.checkpointCreateXML(xml.dump(xml.parse(text)) if isinstance(text, str) else _redefined(entry), flags)
+            described = xml.parse(text) if isinstance(text, str) else _redefined(record, entry)
+            dom.checkpointCreateXML(xml.dump(described), flags)
         except libvirt.libvirtError as error:
             return _partly(done, error)
+        except BackupFailed as error:
+            logger.warning("vm=%s checkpoint %s: %s", ask.vm_id, entry.get("id"), error)
+            return {"checkpoint_ids": done, "error": {"code": CheckpointFailed.code, "message": str(error)}}
         done.append(str(entry.get("id") or ""))
     return {"checkpoint_ids": done}
 
@@ -365,8 +369,15 @@ def _checkpoint(
     return checkpoint
 
 
-def _redefined(entry: Mapping[str, Any]) -> str:
-    """A checkpoint described by {id, created, parent, disks[…]} as XML."""
-    checkpoint = ET.Element("domaincheckpoint")
-    xml.add(checkpoint, "name", str(entry.get("id") or ""))
-    return xml.dump(checkpoint)
+def _redefined(record: VmRecord, entry: Mapping[str, Any]) -> ET.Element:
+    """Of {id, config: that of the backup that made it}, for engines that do not keep the XML. Raises: BackupFailed."""
+    config = entry.get("config")
+    disks = config.get("disks") if isinstance(config, Mapping) else None
+    if not isinstance(config, Mapping) or not isinstance(disks, list):
+        raise BackupFailed("a checkpoint is described by neither xml nor config")
+    chosen = [(_drive(record, disk), disk) for disk in disks]
+    to = str(config.get("to_checkpoint_id") or entry.get("id") or "")
+    checkpoint = _checkpoint(str(config.get("backup_id") or ""), to, config, record, chosen)
+    if config.get("from_checkpoint_id"):
+        xml.add(xml.add(checkpoint, "parent"), "name", str(config["from_checkpoint_id"]))
+    return checkpoint

@@ -107,6 +107,34 @@ def test_a_full_backup_can_be_read_and_marks_what_comes_after(
     guest.keeps_ticking()
 
 
+@pytest.mark.parametrize("by", ["xml", "config"])
+def test_checkpoints_are_defined_again_after_a_start(
+    room: VirtRoom, new_guest: NewGuest, folder: Path, libvirtd: PrivateLibvirtd, by: str
+) -> None:
+    guest, leaf = on_qcow2(room, new_guest, folder)
+    (folder / "backup").mkdir()
+    shutil.chown(folder / "backup", "vdsm", "kvm")
+    (folder / "backup").chmod(0o770)
+    made: list[dict[str, Any]] = []
+    for _ in range(2):
+        since = {"from_checkpoint_id": made[-1]["id"]} if made else {}
+        wish = config(leaf, folder, creation_time=str(1_600_000_000 + len(made)), **since)
+        described = room.call("VM.start_backup", vmID=guest.vm_id, config=wish)["checkpoint"]
+        room.call("VM.stop_backup", vmID=guest.vm_id, backup_id=wish["backup_id"])
+        entry = {"id": wish["to_checkpoint_id"]}
+        made.append(entry | ({"xml": described} if by == "xml" else {"config": wish}))
+    names = [entry["id"] for entry in made]
+    for name in reversed(names):
+        libvirtd.virsh("checkpoint-delete", guest.name, name, "--metadata")
+    assert room.call("VM.list_checkpoints", vmID=guest.vm_id) == []
+    assert room.call("VM.redefine_checkpoints", vmID=guest.vm_id, checkpoints=made) == {"checkpoint_ids": names}
+    assert room.call("VM.list_checkpoints", vmID=guest.vm_id) == names
+    assert names[0] in room.call("VM.dump_checkpoint", vmID=guest.vm_id, checkpoint_id=names[1])["checkpoint"]
+
+    answer = room.call("VM.redefine_checkpoints", vmID=guest.vm_id, checkpoints=[{"id": str(uuid.uuid4())}])
+    assert (answer["checkpoint_ids"], answer["error"]["code"]) == ([], 1610)
+
+
 def test_a_backup_that_must_be_consistent_needs_the_guests_agent(
     room: VirtRoom, new_guest: NewGuest, folder: Path
 ) -> None:
