@@ -337,7 +337,9 @@ def check_all_vm_stats(answer: Any) -> Any:
 
 def check_vm_created(answer: Any) -> Any:
     """`VM.create`: answered before QEMU runs."""
-    return _check("created VM", answer, {"vmId": uuid, "status": one_of("WaitForLaunch")}, {"vmName": text})
+    return _check(
+        "created VM", answer, {"vmId": uuid, "status": one_of("WaitForLaunch", "Restoring state")}, {"vmName": text}
+    )
 
 
 def check_vm_definition(answer: Any) -> Any:

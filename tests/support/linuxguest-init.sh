@@ -28,6 +28,12 @@ for port in /sys/class/virtio-ports/*; do
     read -r name <"$port/name"
     [ -z "$name" ] || ln -sf "/dev/${port##*/}" "/dev/virtio-ports/$name"
 done
+# What a guest with udev knows of its disks, and where its agent looks for the program that sets the hardware clock.
+mkdir -p /run/udev/data
+for disk in /sys/block/vd*; do
+    echo "E:ID_SERIAL=$(cat "$disk/serial")" >"/run/udev/data/b$(cat "$disk/dev")"
+done
+ln -sf /bin/hwclock /sbin/hwclock
 echo "GUEST: ready"
 # An agent that ends is started again, as a service manager does, unless a test holds it back.
 while :; do

@@ -222,6 +222,11 @@ class GetPeerLiveness(Message, frozen=True, kw_only=True):
     host_ids: dict[Uuid, int]
 
 
+@verb("internal.end_paused_vms", owner="virt", safe=True, internal=True, deadline_s=5)
+class EndPausedVms(Message, frozen=True, kw_only=True):
+    """One beat: VMs whose rule is `kill` and that stood still for too long end, though their storage is not back."""
+
+
 @verb("internal.dummy_bridge", owner="network", lane=Lane.READ, internal=True, safe=True, deadline_s=15)
 class EnsureDummyBridge(Message, frozen=True, kw_only=True):
     """Have the bridge of cards that belong to no network. Idempotent."""

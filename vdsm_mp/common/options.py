@@ -36,6 +36,8 @@ class Vars(Section, frozen=True, kw_only=True):
     # Seconds a guest's users have to save their work, and seconds each way of shutting down gets before the next.
     user_shutdown_timeout: int = 30
     sys_shutdown_timeout: int = 120
+    # Set the clock of a guest by its agent when it goes on after a pause; after its sleep that is always done.
+    time_sync_cont_enable: bool = False
     # How many VMs may leave and come at the same time; an engine's own limits go before.
     max_outgoing_migrations: Annotated[int, Meta(ge=1)] = 2
     max_incoming_migrations: Annotated[int, Meta(ge=1)] = 2
@@ -200,7 +202,7 @@ ACCEPTED: dict[str, frozenset[str]] = {
             report_host_threads_as_cores libvirt_env_variable_debug libvirt_env_variable_log_filters
             libvirt_env_variable_log_outputs transient_disks_repository connection_stats_timeout
             host_numa_scheduling timeout_engine_clear_vms time_sync_snapshot_enable
-            time_sync_cont_enable nowait_domain_stats user_shutdown_timeout sys_shutdown_timeout
+            nowait_domain_stats user_shutdown_timeout sys_shutdown_timeout
             trust_store_path verify_client_cert http_enable extra_mem_reserve""",
         "rpc": "worker_threads tasks_per_worker worker_timeout",
         "mom": "conf socket_path tuning_policy",

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from vdsm_mp.api.internal import CheckStorage, SampleVms, WatchNetwork
+from vdsm_mp.api.internal import CheckStorage, EndPausedVms, SampleVms, WatchNetwork
 from vdsm_mp.api.verb import Message
 from vdsm_mp.common.options import Config
 
@@ -33,6 +33,7 @@ def timetable(config: Config) -> tuple[Beat, ...]:
         Beat("learn the hypervisor", 300.0, first_s=0.2, deadline_s=30),
         Beat("read the host", 300.0, first_s=0.0, deadline_s=30),
         Beat("watch the network", 5.0, WatchNetwork(), first_s=4.0, deadline_s=5),
+        Beat("end VMs that stood still for too long", 40.0, EndPausedVms(), first_s=20.0, deadline_s=5),
         Beat("merge memory", 15.0, first_s=12.0),
         Beat("balance memory", 15.0, first_s=13.0, deadline_s=60),
     ]

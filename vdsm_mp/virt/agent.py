@@ -7,7 +7,7 @@ alone for a minute; at most a few are asked at the same time, and never one twic
 
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -109,12 +109,20 @@ class _Due:
 
 
 class Agents:
-    """The poller."""
+    """The poller. learn(record, mapping): what the guest calls its disks, by serial number."""
 
-    def __init__(self, connection: Connection, vms: Vms, turns: Turns, background: Background) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        vms: Vms,
+        turns: Turns,
+        background: Background,
+        learn: Callable[[VmRecord, Mapping[str, Any]], None],
+    ) -> None:
         self._connection = connection
         self._vms = vms
         self._turns = turns
+        self._learn = learn
         self._launches = Launches(background, at_once=_AT_ONCE)
         self._due: dict[str, _Due] = {}
         self._asked: set[str] = set()
@@ -195,7 +203,9 @@ class Agents:
             return
         news = tuple(key for key in ("netIfaces", "guestIPs", "guestName") if told.get(key) != before.guest.get(key))
         news = tuple(key for key in news if key in told)
-        self._vms.change(vm_id, lambda record: replace(record, guest=merged(record.guest, told)), tell=news)
+        now = self._vms.change(vm_id, lambda record: replace(record, guest=merged(record.guest, told)), tell=news)
+        if now is not None and isinstance(told.get("diskMapping"), Mapping):
+            self._learn(now, told["diskMapping"])
 
 
 def _command(dom: Any, name: str) -> Any:

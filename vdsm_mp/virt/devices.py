@@ -3,7 +3,7 @@
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import libvirt
@@ -33,7 +33,7 @@ class Devices:
     drives: Drives
     policy: Policy
     dummynet: DummyNet
-    turns: Turns = field(default_factory=Turns)
+    turns: Turns
 
     def live(self, vm_id: str) -> tuple[Any, ET.Element]:
         """(virDomain, its live XML)."""

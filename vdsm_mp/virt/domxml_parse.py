@@ -4,6 +4,7 @@
 import hashlib
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from vdsm_mp.api.errors_virt import CannotCreateVm
@@ -16,6 +17,8 @@ _UUID = re.compile(UUID_PATTERN)
 _GUESTFS_CHANNEL = "org.libguestfs.channel.0"
 _OVIRT_CHANNEL = "com.redhat.rhevm.vdsm"
 _QGA_CHANNEL = "org.qemu.guest_agent.0"
+#: In a disk's metadata: what the guest calls it.
+GUEST_NAME = "guestName"
 #: Stands in a disk's metadata next to the files that the disk is to be made of.
 PAYLOAD = "payload"
 _UNIT_KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "KB": 1000 / 1024, "k": 1, "KiB": 1, "MB": 1e6 / 1024, "M": 1024}
@@ -74,8 +77,9 @@ def is_helper(domain: ET.Element) -> bool:
 
 def devices(domain: ET.Element, metadata: Metadata, old: Devices | None = None) -> Devices:
     """All that the statistics and the device verbs need. old: sizes that only storage told are taken over."""
+    drives = tuple(_with_sizes(drive(disk, metadata), old) for disk in domain.iterfind("devices/disk"))
     return Devices(
-        drives=tuple(_with_sizes(drive(disk, metadata), old) for disk in domain.iterfind("devices/disk")),
+        drives=drives,
         nics=tuple(nic(interface, metadata) for interface in domain.iterfind("devices/interface")),
         graphics=tuple(graphics(element) for element in domain.iterfind("devices/graphics")),
         vcpus=_vcpus(domain),
@@ -88,7 +92,7 @@ def devices(domain: ET.Element, metadata: Metadata, old: Devices | None = None) 
         agent_connected=_channel_state(domain, _QGA_CHANNEL) == "connected",
         has_tpm=domain.find("devices/tpm") is not None,
         nvram_path=xml.text_of(domain, "os/nvram"),
-        hash=devices_hash(domain),
+        hash=devices_hash(domain, {one.name: one.guest_name for one in drives if one.guest_name}),
     )
 
 
@@ -110,6 +114,8 @@ def drive(disk: ET.Element, metadata: Metadata) -> Drive:
         ids=volume_ids(data),
         guid=str(data.get("GUID") or ""),
         payload=PAYLOAD in data,
+        serial=xml.text_of(disk, "serial"),
+        guest_name=str(data.get(GUEST_NAME) or ""),
     )
 
 
@@ -149,10 +155,12 @@ def graphics(element: ET.Element) -> Graphics:
     )
 
 
-def devices_hash(domain: ET.Element) -> str:
-    """A number as text that changes with the devices, and only with them."""
+def devices_hash(domain: ET.Element, guest_names: Mapping[str, str] | None = None) -> str:
+    """A number as text that changes with the devices and with what the guest calls its disks, and only with them."""
     element = domain.find("devices")
     content = b"" if element is None else ET.tostring(element)
+    if guest_names:
+        content += repr(sorted(guest_names.items())).encode()
     return str(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big", signed=True))
 
 

@@ -36,6 +36,8 @@ logger = log.named(__name__)
 _WATCH_S = 2.0
 _WRITE_S = 60.0
 _BLOCK = 4096
+#: What engines themselves write until somebody asks for a console.
+_NOBODY, _LONG_AGO = "*****", "1970-01-01T00:00:01"
 _FAILED = "Wake up from hibernation failed:"
 
 
@@ -178,12 +180,27 @@ def wake(
         elif target in payloads and (source := disk.find("source")) is not None:
             source.set("file", payloads[target])
     metadata.put_into(saved)
+    _as_here(saved, final)
     domxml_build.check(saved, metadata, policy)
     saved = hooks.shape("before_vm_dehibernate", record, saved)
     domxml_build.check_commandline(saved, policy)
     paused = metadata.flag("launchPaused")
     flags = libvirt.VIR_DOMAIN_SAVE_PAUSED if paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
     conn.restoreFlags(image.path, xml.dump(saved), flags)
+
+
+def _as_here(saved: ET.Element, final: ET.Element) -> None:
+    """Of the saved VM's own: no password that somebody had, and the processors that the engine has for it now."""
+    for console in saved.iterfind("devices/graphics"):
+        console.set("passwd", _NOBODY)
+        console.set("passwdValidTo", _LONG_AGO)
+    pins = final.findall("cputune/vcpupin")
+    tune = saved.find("cputune")
+    for pin in tune.findall("vcpupin") if tune is not None else ():
+        tune.remove(pin)  # type: ignore[union-attr]
+    if pins:
+        tune = ET.SubElement(saved, "cputune") if tune is None else tune
+        tune.extend(pins)
 
 
 def failure(sentence: str) -> str:

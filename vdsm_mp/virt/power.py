@@ -16,6 +16,7 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Vars
 from vdsm_mp.virt import machine
 from vdsm_mp.virt.connection import Connection, translated
+from vdsm_mp.virt.guesttime import GuestTime
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import ExitReason, VmStatus
 from vdsm_mp.virt.records import VmRecord
@@ -41,12 +42,15 @@ class Power:
         background: Background,
         variables: Vars,
         hooks: VmHooks,
+        times: GuestTime,
     ) -> None:
         self.connection = connection
         self.vms = vms
         self.keeper = keeper
         self.background = background
         self.hooks = hooks
+        self.times = times
+        self.sync_time = variables.time_sync_cont_enable
         self.delay_s = variables.user_shutdown_timeout
         self.timeout_s = variables.sys_shutdown_timeout
 
@@ -58,6 +62,8 @@ class Power:
             self.connection.domain(vm_id).resume()
         self.vms.move(vm_id, machine.on_resumed)
         self.hooks.after("vm_cont", record)
+        if self.sync_time:
+            self.times.set_soon(vm_id)
 
 
 @handles(PauseVm)

@@ -23,7 +23,7 @@ class VolumeIds:
 class Drive:
     """A disk, CD-ROM or floppy. name: target dev (`sda`); path: what QEMU has open, "" when empty.
 
-    payload: made of files that the engine gave.
+    payload: made of files that the engine gave. guest_name: what the guest calls it, as its agent told.
     """
 
     name: str
@@ -36,6 +36,8 @@ class Drive:
     ids: VolumeIds | None = None
     guid: str = ""
     payload: bool = False
+    serial: str = ""
+    guest_name: str = ""
     apparent_size_bytes: int = 0
     true_size_bytes: int = 0
 

@@ -3,7 +3,9 @@
 
 from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.events import DomainValidityChanged
+from vdsm_mp.api.internal import EndPausedVms
 from vdsm_mp.api.ports import Background
+from vdsm_mp.api.verb import handles
 from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import machine
@@ -13,6 +15,8 @@ from vdsm_mp.virt.records import VmRecord
 
 logger = log.named(__name__)
 
+#: Pauses that end with the storage's return only; ENOSPC ends with more space.
+_HOPELESS = {"EIO", "EOTHER"}
 _ERRORS = {"EIO", "EOTHER", "EPERM", "ENOSPC"}
 
 
@@ -38,17 +42,30 @@ class Resumer:
                 except Busy as error:
                     logger.warning("vm=%s is not resumed: %s", record.vm_id, error)
 
+    def beat(self) -> None:
+        """Nobody may have to wait for the storage of a VM that could run elsewhere already."""
+        for record in self._power.vms.all():
+            failed = record.life.status is VmStatus.PAUSED and record.life.pause_code in _HOPELESS
+            if failed and not record.external and self._too_long(record):
+                self._end(record)
+
+    def _too_long(self, record: VmRecord) -> bool:
+        stood_s = clock.mono_s() - (record.life.paused_mono or clock.mono_s())
+        return _rule(record) == "kill" and stood_s > self._pause_limit_s
+
+    def _end(self, record: VmRecord) -> None:
+        logger.warning("vm=%s stood still for more than %d s and ends", record.vm_id, self._pause_limit_s)
+        end = Exit.because(ExitReason.DESTROYED_ON_PAUSE_TIMEOUT)
+        self._power.vms.move(record.vm_id, lambda life: machine.go_down(life, end, (Do.DESTROY,)))
+
     def _resume(self, vm_id: str) -> None:
         record = self._power.vms.get(vm_id)
         if record is None or record.life.status is not VmStatus.PAUSED:
             return
-        rule = record.metadata.get("resumeBehavior", "auto_resume")
-        if rule == "leave_paused":
+        if _rule(record) == "leave_paused":
             return
-        stood_s = clock.mono_s() - (record.life.paused_mono or clock.mono_s())
-        if rule == "kill" and stood_s > self._pause_limit_s:
-            end = Exit.because(ExitReason.DESTROYED_ON_PAUSE_TIMEOUT)
-            self._power.vms.move(vm_id, lambda life: machine.go_down(life, end, (Do.DESTROY,)))
+        if self._too_long(record):
+            self._end(record)
             return
         try:
             self._power.resume(vm_id)
@@ -58,7 +75,16 @@ class Resumer:
             logger.info("vm=%s goes on, its storage is back", vm_id)
 
 
+def _rule(record: VmRecord) -> str:
+    return str(record.metadata.get("resumeBehavior", "auto_resume"))
+
+
 def _waits_for(record: VmRecord, sd_id: str) -> bool:
     if record.life.status is not VmStatus.PAUSED or record.life.pause_code not in _ERRORS:
         return False
     return any(drive.ids is not None and drive.ids.sd_id == sd_id for drive in record.devices.drives)
+
+
+@handles(EndPausedVms)
+def end_paused_vms(resumer: Resumer, ask: EndPausedVms) -> None:
+    resumer.beat()

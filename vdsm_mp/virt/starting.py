@@ -25,6 +25,7 @@ from vdsm_mp.virt.connection import Connection, translate, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives, with_sizes
 from vdsm_mp.virt.dummynet import DummyNet
+from vdsm_mp.virt.guesttime import GuestTime
 from vdsm_mp.virt.hostfacts import HostFacts
 from vdsm_mp.virt.keeping import with_devices
 from vdsm_mp.virt.launch import Launches
@@ -67,6 +68,7 @@ class Starter:
         root: Root,
         payloads: Payloads,
         dummynet: DummyNet,
+        times: GuestTime,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -79,6 +81,7 @@ class Starter:
         self._root = root
         self._payloads = payloads
         self._dummynet = dummynet
+        self._times = times
         self._ends: dict[str, threading.Event] = {}
 
     def accept(self, vm_id: str, params: Mapping[str, Any]) -> VmRecord:
@@ -206,6 +209,8 @@ class Starter:
         self._vms.move(vm_id, lambda life: machine.on_started(life, clock.mono_s(), paused=paused))
         self._sampler.soon(vm_id)
         self._hooks.started(record, live, woken=image is not None)
+        if image is not None and not paused:
+            self._times.set_soon(vm_id)
 
     def _refused(self, vm_id: str, error: Error) -> None:
         self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR, str(error)))

@@ -19,6 +19,7 @@ from vdsm_mp.virt import (
     ending,
     externaldata,
     graphics,
+    guestdisks,
     guestfs,
     hibernation,
     hostdev,
@@ -36,6 +37,7 @@ from vdsm_mp.virt import (
     plug_nic,
     power,
     replicate,
+    resuming,
     sampling,
     secrets,
     snapshot,
@@ -43,7 +45,7 @@ from vdsm_mp.virt import (
     stats,
     tuning,
 )
-from vdsm_mp.virt.agent import Agents
+from vdsm_mp.virt.agent import Agents, Turns
 from vdsm_mp.virt.backup import Backups
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.devices import Devices
@@ -52,6 +54,7 @@ from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.dummynet import DummyNet
 from vdsm_mp.virt.ending import Ender
 from vdsm_mp.virt.externaldata import ExternalData
+from vdsm_mp.virt.guesttime import GuestTime
 from vdsm_mp.virt.hibernation import Hibernations
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.launch import Launches
@@ -84,8 +87,7 @@ def build(config: Config, ports: Ports) -> Room:
         payload_folder=f"{house.vdsm_run_dir}/payload",
         qemu_commandline=house.allow_qemu_commandline,
     )
-    payloads = Payloads(Path(policy.payload_folder))
-    dummynet = DummyNet(ports.call)
+    payloads, dummynet = Payloads(Path(policy.payload_folder)), DummyNet(ports.call)
     connection = Connection(house.libvirt_uri)
     vms = Vms(ports.publish)
     numbers = Stats(config.vars.vm_command_timeout)
@@ -95,6 +97,8 @@ def build(config: Config, ports: Ports) -> Room:
     launches = Launches(ports.background)
     facts = hostfacts.gather(house.vdsm_id_file)
     hooks = VmHooks(Hooks(house.hooks_dir, f"{house.vdsm_run_dir}/hooks"), connection, house.vdsm_run_dir)
+    turns = Turns()
+    times = GuestTime(connection, vms, turns, ports.background)
     starter = Starter(
         connection,
         vms,
@@ -107,6 +111,7 @@ def build(config: Config, ports: Ports) -> Room:
         root=ports.root,
         payloads=payloads,
         dummynet=dummynet,
+        times=times,
     )
     ender = Ender(
         connection,
@@ -119,9 +124,9 @@ def build(config: Config, ports: Ports) -> Room:
         hooks=hooks,
         payloads=payloads,
     )
-    powers = Power(connection, vms, keeper, ports.background, config.vars, hooks)
-    devices = Devices(connection, vms, keeper, drives, policy, dummynet)
-    agents = Agents(connection, vms, devices.turns, ports.background)
+    powers = Power(connection, vms, keeper, ports.background, config.vars, hooks, times)
+    devices = Devices(connection, vms, keeper, drives, policy, dummynet, turns)
+    agents = Agents(connection, vms, devices.turns, ports.background, partial(guestdisks.learn, keeper))
     external = ExternalData(vms, ports.root)
     resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
     removals = Removals()
@@ -222,6 +227,7 @@ def build(config: Config, ports: Ports) -> Room:
             migrations,
             arrivals,
             hibernations,
+            resumer,
         ),
         handlers=(
             backup,
@@ -246,6 +252,7 @@ def build(config: Config, ports: Ports) -> Room:
             nic,
             power,
             replicate,
+            resuming,
             sampling,
             secrets,
             snapshot,

@@ -6,6 +6,7 @@ and the last one shuts it down.
 """
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tests.support.house import RunningHouse
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.linuxguest import LinuxGuest
 from tests.support.needs import needs_program, needs_root
+from vdsm_mp.common import xml
+from vdsm_mp.virt.metadata import Metadata
 
 pytestmark = [
     pytest.mark.system,
@@ -53,8 +56,8 @@ class Life:
         self.vm_id = sequences.new_id()
         serial = libvirtd.root / f"serial-{self.vm_id}.log"
         self.guest = LinuxGuest(libvirtd, self.vm_id, serial)
-        xml = linuxguest.linux_xml(self.vm_id, linuxguest.build(), serial, disk=self.disk.ids(), devices=DEVICES)
-        self.ask("VM.create", vmID=self.vm_id, vmParams={"vmId": self.vm_id, "xml": xml})
+        text = linuxguest.linux_xml(self.vm_id, linuxguest.build(), serial, disk=self.disk.ids(), devices=DEVICES)
+        self.ask("VM.create", vmID=self.vm_id, vmParams={"vmId": self.vm_id, "xml": text})
         eventually(lambda: "GUEST: ready" in self.guest.said, within_s=120, every_s=0.2)
         eventually(lambda: self.guest.agent("guest-ping") == {}, within_s=30, every_s=0.2)
 
@@ -65,6 +68,10 @@ class Life:
     @property
     def xml(self) -> str:
         return str(self.ask("Host.dumpxmls", vmList=[self.vm_id])[self.vm_id])
+
+    def metadata_of(self, name: str) -> dict[str, Any]:
+        found = Metadata.of_domain(xml.parse(self.xml))
+        return {} if found is None else found.device(devtype="disk", name=name)
 
     def vm(self, verb: str, **params: Any) -> Any:
         return self.ask(f"VM.{verb}", vmID=self.vm_id, **params)
@@ -79,7 +86,8 @@ DEVICES = (
 
 @pytest.fixture(scope="module")
 def life(libvirtd: PrivateLibvirtd) -> Iterator[Life]:
-    with RunningHouse.start(tls=True, libvirt_uri=libvirtd.uri) as house:
+    options = {"vars": {"time_sync_cont_enable": True}}
+    with RunningHouse.start(options, tls=True, libvirt_uri=libvirtd.uri) as house:
         yield Life(house, libvirtd)
 
 
@@ -176,6 +184,44 @@ def test_the_guest_sees_its_cards_link_and_another_card(life: Life) -> None:
     life.guest.sees("cat /sys/class/net/eth*/address", other)
     life.vm("hotunplugNic", params={"xml": plug})
     assert other not in life.guest.run("cat /sys/class/net/eth*/address")
+
+
+def test_a_guest_that_stood_still_gets_the_right_time(life: Life) -> None:
+    def is_right() -> bool:
+        return abs(int(life.guest.run("date +%s")) - time.time()) < 30
+
+    life.guest.run("date -s @1000000000")
+    assert not is_right()
+    life.vm("pause")
+    life.vm("cont")
+    eventually(is_right, within_s=30, every_s=0.5)
+
+
+def test_a_guest_that_slept_wakes_with_the_right_time(life: Life) -> None:
+    life.guest.run("date -s @1000000000")
+    memory, parameters = (
+        sequences.Disk(life.disk.storage, size_bytes=size, form=sequences.RAW) for size in (256 << 20, 1 << 20)
+    )
+    for disk, name in ((memory, "memory"), (parameters, "parameters")):
+        sequences.create_disk(life.ask, disk, name)
+    ids = memory.ids()
+    handle = [ids["domainID"], ids["poolID"], memory.image_id, memory.volume_id, parameters.image_id]
+    life.vm("hibernate", hibernationVolHandle=",".join([*handle, parameters.volume_id]))
+    description = life.xml
+    sequences.wait_for_status(life.ask, life.vm_id, "Down")
+    life.vm("destroy")
+    wish = {"vmId": life.vm_id, "xml": description, "memoryDumpVolume": ids, "memoryConfVolume": parameters.ids()}
+    life.vm("create", vmParams=wish)
+    sequences.wait_for_status(life.ask, life.vm_id, "Powering up")
+    eventually(lambda: abs(int(life.guest.run("date +%s")) - time.time()) < 30, within_s=60, every_s=0.5)
+
+
+def test_what_the_guest_calls_its_disks_is_in_the_xml(life: Life) -> None:
+    """Engines read it there, and fetch the XML again when the hash is another."""
+    eventually(lambda: life.stats.get("diskMapping"), within_s=60, every_s=0.3)
+    assert life.stats["diskMapping"] == {life.disk.image_id[:20]: {"name": "/dev/vda"}}
+    known = eventually(lambda: m if (m := life.metadata_of("vda")).get("guestName") else None, within_s=10)
+    assert (known["guestName"], known["imageID"]) == ("/dev/vda", life.disk.image_id)
 
 
 def test_an_agent_that_is_silent_or_floods_harms_nobody(life: Life) -> None:

@@ -51,6 +51,26 @@ def test_a_vm_sleeps_and_wakes_where_it_was(room: VirtRoom, folder: Path, new_gu
     assert hellos(guest.serial) == 1
 
 
+def test_a_vm_wakes_on_the_processors_it_has_now_and_with_its_consoles_closed(
+    room: VirtRoom, folder: Path, new_guest: NewGuest, libvirtd: PrivateLibvirtd
+) -> None:
+    vnc = '<graphics type="vnc" port="-1" autoport="yes" passwd="*****" passwdValidTo="1970-01-01T00:00:01"/>'
+    guest = new_guest(room, devices=vnc)
+    room.call("VM.setTicket", vmID=guest.vm_id, password="known345", ttl=3600, existingConnAction="keep", params={})
+    memory, parameters, handle = memory_volumes(room, folder)
+    room.call("VM.hibernate", vmID=guest.vm_id, hibernationVolHandle=handle)
+    ends(room, guest.vm_id)
+    room.call("VM.destroy", vmID=guest.vm_id)
+    text = vm_xml(guest.vm_id, serial=guest.serial, disk=guest.disk, devices=vnc)
+    pinned = text.replace("<devices>", '<cputune><vcpupin vcpu="0" cpuset="1"/></cputune><devices>', 1)
+    room.create(pinned, guest.vm_id, memoryDumpVolume=memory, memoryConfVolume=parameters)
+    eventually(lambda: room.status(guest.vm_id) in ("Up", "Powering up"), within_s=30)
+    secure = libvirtd.virsh("dumpxml", "--security-info", guest.name)
+    assert "known345" not in secure
+    assert "<vcpupin vcpu='0' cpuset='1'/>" in secure
+    assert libvirtd.virsh("vcpupin", guest.name, "0").split()[-1] == "1"
+
+
 def test_a_vm_whose_memory_is_not_there_does_not_wake_and_says_why(
     room: VirtRoom, folder: Path, new_guest: NewGuest
 ) -> None:

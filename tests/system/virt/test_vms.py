@@ -4,6 +4,7 @@
 import os
 import signal
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,8 @@ from vdsm_mp.api.errors_virt import (
     VmIsDown,
 )
 from vdsm_mp.api.events import DomainValidityChanged
-from vdsm_mp.api.internal import GetHypervisorFacts
-from vdsm_mp.common import xml
+from vdsm_mp.api.internal import EndPausedVms, GetHypervisorFacts
+from vdsm_mp.common import clock, xml
 from vdsm_mp.virt import machine
 from vdsm_mp.virt.registry import Vms
 
@@ -224,6 +225,28 @@ def test_a_guest_that_stands_still_for_its_storage_goes_on_when_it_is_back(
     back(DomainValidityChanged(sd_id=guest.disk["domainID"], valid=True))
     eventually(lambda: room.stats(guest.vm_id)["pauseCode"] == "NOERR", within_s=5)
     guest.keeps_ticking()
+
+
+def test_a_vm_that_may_run_elsewhere_by_now_ends_though_its_storage_is_away(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd
+) -> None:
+    kill = {"metadata": "<ovirt-vm:resumeBehavior>kill</ovirt-vm:resumeBehavior>"}
+    killed, patient = new_guest(room, **kill), new_guest(room)
+    for guest in (killed, patient):
+        libvirtd.virsh("suspend", guest.name)
+        eventually(lambda vm_id=guest.vm_id: room.status(vm_id) == "Paused")
+        room.state(Vms).move(guest.vm_id, lambda life: machine.on_io_error(life, clock.mono_s(), "EIO"))
+    room.ask(EndPausedVms())
+    assert room.status(killed.vm_id) == "Paused", "it has not stood still for long"
+    long_ago = clock.mono_s() - 100
+    for guest in (killed, patient):
+        room.state(Vms).move(guest.vm_id, lambda life: (replace(life, paused_mono=long_ago), ()))
+    room.ask(EndPausedVms())
+    assert (room.status(killed.vm_id), room.status(patient.vm_id)) == ("Down", "Paused")
+    down = room.events.of(killed.vm_id)[-1]
+    assert (down["exitCode"], down["exitReason"]) == (1, 14)
+    eventually(lambda: killed.name not in libvirtd.virsh("list", "--name"), within_s=10)
+    assert patient.name in libvirtd.virsh("list", "--name")
 
 
 def test_a_vm_of_somebody_else_is_listed_and_left_alone(room: VirtRoom, libvirtd: PrivateLibvirtd) -> None:
