@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vdsm_mp.priv import gluster, hardware, mount, net, vmdata
+from vdsm_mp.priv import dhcp, gluster, hardware, lldp, mount, net, resolver, shape, vmdata
 from vdsm_mp.priv.child import Children, OperationFailed, OutOfTime, Refused
 from vdsm_mp.priv.confine import confine
 from vdsm_mp.priv.context import Context
@@ -40,6 +40,10 @@ _HANDLERS: Mapping[str, Handler] = {
     "umount": mount.umount,
     "umount-detach": mount.umount_detach,
     **net.HANDLERS,
+    **dhcp.HANDLERS,
+    **shape.HANDLERS,
+    **resolver.HANDLERS,
+    **lldp.HANDLERS,
     "hardware-info": hardware.info,
     "ksm-tune": hardware.ksm_tune,
     "read-nvram": vmdata.read_nvram,
@@ -95,6 +99,7 @@ class Helper:
             name: threading.Semaphore(row.at_once) for (owner, name), row in OPERATIONS.items() if owner == helper
         }
         self._second, self._calls = 0, 0
+        self._unanswered = 0
 
     def serve(self) -> None:
         """Until EOF, or until a line is longer than allowed (what follows it could be anything)."""
@@ -130,11 +135,15 @@ class Helper:
         self._todo.put((row, number, request["params"], time.monotonic() + seconds))
 
     def _count(self) -> None:
+        """A flood is what does not wait for answers; who asks one at a time is as slow as the work."""
         second = int(time.monotonic())
-        self._calls = self._calls + 1 if second == self._second else 1
-        self._second = second
-        if self._calls > _CALLS_PER_S:
-            raise Refused("too many calls in this second")
+        with self._lock:
+            self._calls = self._calls if second == self._second else 0
+            self._second = second
+            self._calls += self._unanswered > 0
+            if self._calls > _CALLS_PER_S:
+                raise Refused("too many calls in this second")
+            self._unanswered += 1
 
     def _work(self) -> None:
         while True:
@@ -142,6 +151,8 @@ class Helper:
             answer = self._run(row, params, deadline_mono)
             shown = {name: value for name, value in params.items() if name != "data"}
             self._audit(row.name, json.dumps(shown)[:600], answer.get("detail") or "done")
+            with self._lock:
+                self._unanswered -= 1
             self._answer({"id": number, **answer})
 
     def _run(self, row: Operation, params: dict[str, Any], deadline_mono: float) -> dict[str, Any]:

@@ -1,54 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links and addresses, by `ip` with fixed words. Root side, standard library only.
+"""Links, addresses and routes, by `ip` with fixed words. Root side, standard library only.
 
 Only bridges, bonds and VLAN devices can be removed; `lo` is never touched. The network worker owns the host's
 network, so which NIC is whose is its decision; that nothing else can be said is decided here.
 """
 
+import contextlib
+import ipaddress
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vdsm_mp.priv.child import OperationFailed, Refused
 from vdsm_mp.priv.context import Context
+from vdsm_mp.priv.linkoptions import bond_fault, bond_word, bridge_fault, pairs
 
 _IP = "/usr/sbin/ip"
-_DHCLIENT = "/usr/sbin/dhclient"
-#: What is asked of a DHCP server for a device that must not have the default route.
-_NO_ROUTES = "request subnet-mask, broadcast-address, interface-mtu;\n"
+_IPV6 = Path("/proc/sys/net/ipv6/conf")
+_IPV6_FILES = ("disable_ipv6", "accept_ra", "autoconf", "accept_ra_defrtr")
+#: accept_ra 2: also on a host that forwards, as one with libvirt's own networks does.
+_IPV6_MODES: Mapping[str, tuple[str, ...]] = {
+    "off": ("1",),
+    "static": ("0", "0", "0", "1"),
+    "ra": ("0", "2", "0", "1"),
+    "ra-noroute": ("0", "2", "0", "0"),
+    "auto": ("0", "2", "1", "1"),
+    "auto-noroute": ("0", "2", "1", "0"),
+}
+#: Rules that answer what came to an address by its own table; VDSM's number.
+_RULE_PRIORITY = "32000"
 #: Engines name it; no other name may begin like that.
 _DUMMY = ";vdsmdummy;"
 _REMOVABLE = frozenset({"bridge", "bond", "vlan"})
-_BOND_OPTIONS: Mapping[str, str] = {
-    "mode": r"[0-6]|balance-rr|active-backup|balance-xor|broadcast|802\.3ad|balance-tlb|balance-alb",
-    "miimon": r"[0-9]{1,6}",
-    "updelay": r"[0-9]{1,6}",
-    "downdelay": r"[0-9]{1,6}",
-    "arp_interval": r"[0-9]{1,6}",
-    "arp_ip_target": r"[0-9.]{7,15}(,[0-9.]{7,15}){0,15}",
-    "arp_validate": "none|active|backup|all",
-    "primary": r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}",
-    "primary_reselect": "always|better|failure",
-    "fail_over_mac": "none|active|follow",
-    "xmit_hash_policy": r"layer2|layer3\+4|layer2\+3|encap2\+3|encap3\+4|vlan\+srcmac",
-    "resend_igmp": r"[0-9]{1,3}",
-    "use_carrier": "[01]",
-    "lacp_rate": "slow|fast",
-    "min_links": r"[0-9]{1,3}",
-    "ad_select": "stable|bandwidth|count",
-}
-
-#: Numbers that the kernel's files take for words, and `ip` does not.
-_BOND_WORDS: Mapping[str, Mapping[str, str]] = {
-    "xmit_hash_policy": {"0": "layer2", "1": "layer3+4", "2": "layer2+3", "3": "encap2+3", "4": "encap3+4"},
-    "lacp_rate": {"0": "slow", "1": "fast"},
-    "ad_select": {"0": "stable", "1": "bandwidth", "2": "count"},
-    "primary_reselect": {"0": "always", "1": "better", "2": "failure"},
-    "fail_over_mac": {"0": "none", "1": "active", "2": "follow"},
-    "arp_validate": {"0": "none", "1": "active", "2": "backup", "3": "all"},
-}
 
 
 def _ip(context: Context, *words: str, ok: tuple[int, ...] = (0,)) -> str:
@@ -80,19 +64,31 @@ def _dummy_bridge(context: Context, p: Mapping[str, Any]) -> None:
 
 def bond_words(text: str | None) -> list[str]:
     """ "mode=4,miimon=100" as words of `ip`. Raises: Refused."""
-    words: list[str] = []
-    for pair in re.split(r",(?=[a-z_]+=)", text or ""):
-        if pair:
-            key, _, value = pair.partition("=")
-            value = _BOND_WORDS.get(key, {}).get(value, value)
-            if key not in _BOND_OPTIONS or not re.fullmatch(_BOND_OPTIONS[key], value):
-                raise Refused(f"bond option {pair[:60]!r} is not allowed")
-            words += [key, value]
-    return words
+    options = dict(pairs(text or ""))
+    if fault := bond_fault(options):
+        raise Refused(fault)
+    # The mode first: what else there is depends on it.
+    return [
+        word for key in sorted(options, key=lambda key: key != "mode") for word in (key, bond_word(key, options[key]))
+    ]
 
 
 def _bond_create(context: Context, p: Mapping[str, Any]) -> None:
-    _ip(context, "link", "add", "name", _plain(p["name"]), "type", "bond", *bond_words(p.get("options")))
+    words, primary = bond_words(p.get("options")), []
+    if "primary" in words:
+        # A primary has to be there; it is not, in an empty bond, and by its name it may come later.
+        at = words.index("primary")
+        primary, words = words[at : at + 2], words[:at] + words[at + 2 :]
+    mac = ["address", p["mac"]] if p.get("mac") else []
+    _ip(context, "link", "add", "name", _plain(p["name"]), *mac, "type", "bond", *words, *primary)
+
+
+def _bridge_set(context: Context, p: Mapping[str, Any]) -> None:
+    options = dict(pairs(p["options"]))
+    if fault := bridge_fault(options):
+        raise Refused(fault)
+    words = [word for pair in options.items() for word in pair]
+    _ip(context, "link", "set", "dev", _plain(p["name"]), "type", "bridge", *words)
 
 
 def _vlan_create(context: Context, p: Mapping[str, Any]) -> None:
@@ -118,14 +114,16 @@ def _addresses_flush(context: Context, p: Mapping[str, Any]) -> None:
 
 
 def _address_add(context: Context, p: Mapping[str, Any]) -> None:
-    _ip(context, "addr", "replace", p["address"], "dev", _plain(p["name"]))
+    seconds = p.get("valid_s")
+    life = ["valid_lft", str(seconds), "preferred_lft", str(seconds)] if seconds else []
+    _ip(context, "addr", "replace", p["address"], "dev", _plain(p["name"]), *life)
 
 
 def _address_remove(context: Context, p: Mapping[str, Any]) -> None:
     try:
         _ip(context, "addr", "del", p["address"], "dev", _plain(p["name"]))
     except OperationFailed as error:
-        if "Cannot assign" not in str(error):
+        if "Cannot assign" not in str(error) and "ddress not found" not in str(error):
             raise
 
 
@@ -133,8 +131,43 @@ def _ipv6_set(context: Context, p: Mapping[str, Any]) -> None:
     name = _plain(p["name"])
     if name in ("all", "default"):
         raise Refused("this would be every device")
-    path = Path("/proc/sys/net/ipv6/conf") / name / "disable_ipv6"
-    path.write_text("0" if p["enabled"] else "1")
+    values = _IPV6_MODES.get(p["mode"]) or [(_IPV6 / "default" / file).read_text() for file in _IPV6_FILES]
+    # Switched on last: the kernel asks for routers at once, and what it does with them is decided by the others.
+    for file, value in reversed([*zip(_IPV6_FILES, values, strict=False)]):
+        (_IPV6 / name / file).write_text(value)
+
+
+def _source(address: str) -> tuple[str, str, str]:
+    """Of "192.0.2.5/24": its address, its network, its table, whose number is the address as VDSM has it."""
+    try:
+        interface = ipaddress.IPv4Interface(address)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    return str(interface.ip), str(interface.network), str(int(interface.ip))
+
+
+def _source_route_remove(context: Context, p: Mapping[str, Any]) -> None:
+    _, _, table = _source(p["address"])
+    for rule in json.loads(_ip(context, "-j", "-4", "rule", "show", "table", table) or "[]"):
+        if str(rule.get("priority")) == _RULE_PRIORITY:
+            way = ["to", _cidr(rule, "dst"), "iif", rule["iif"]] if "iif" in rule else ["from", _cidr(rule, "src")]
+            _ip(context, "-4", "rule", "del", "priority", _RULE_PRIORITY, *way, "table", table)
+    with contextlib.suppress(OperationFailed):  # the kernel says so when there is none
+        _ip(context, "-4", "route", "flush", "table", table)
+
+
+def _cidr(rule: Mapping[str, Any], end: str) -> str:
+    return f"{rule[end]}/{rule.get(f'{end}len', 32)}"
+
+
+def _source_route_set(context: Context, p: Mapping[str, Any]) -> None:
+    ip, net, table = _source(p["address"])
+    name = _plain(p["name"])
+    _source_route_remove(context, p)
+    _ip(context, "-4", "route", "replace", net, "dev", name, "src", ip, "table", table)
+    _ip(context, "-4", "route", "replace", "default", "via", p["gateway"], "dev", name, "table", table)
+    for way in (["from", net], ["to", net, "iif", name]):
+        _ip(context, "-4", "rule", "add", "priority", _RULE_PRIORITY, *way, "table", table)
 
 
 def _route(word: str) -> Callable[[Context, Mapping[str, Any]], None]:
@@ -159,44 +192,10 @@ def _stp_set(context: Context, p: Mapping[str, Any]) -> None:
     _ip(context, "link", "set", "dev", _plain(p["name"]), "type", "bridge", "stp_state", state)
 
 
-def _dhclient(name: str, *words: str) -> list[str]:
-    """Files where Debian's AppArmor profile lets dhclient write."""
-    if not Path(_DHCLIENT).exists():
-        raise OperationFailed("dhclient (package isc-dhcp-client) is not installed")
-    own = f"dhclient-vdsm-{_plain(name)}"
-    return [_DHCLIENT, "-4", *words, "-pf", f"/run/{own}.pid", "-lf", f"/var/lib/dhcp/{own}.leases", name]
-
-
-def _dhcp_pid(name: str) -> int | None:
-    """The client of a device, if it still is one."""
-    try:
-        pid = int(Path(f"/run/dhclient-vdsm-{name}.pid").read_text(encoding="ascii"))
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (OSError, ValueError):
-        return None
-    return pid if words[0].endswith(b"dhclient") and name.encode() in words else None
-
-
-def _dhcp_start(context: Context, p: Mapping[str, Any]) -> None:
-    if _dhcp_pid(_plain(p["name"])) is not None:
-        return
-    # It leaves our session and outlives us on purpose: the address has to be renewed whoever restarts.
-    words = ["-1"] if p.get("wait") else ["-nw"]
-    if not p.get("routes"):
-        config = Path(f"/var/lib/dhcp/dhclient-vdsm-{p['name']}.conf")
-        config.write_text(_NO_ROUTES, encoding="ascii")
-        words += ["-cf", str(config)]
-    context.children.run(_dhclient(p["name"], *words), context.deadline_mono)
-
-
-def _dhcp_stop(context: Context, p: Mapping[str, Any]) -> None:
-    if _dhcp_pid(_plain(p["name"])) is not None:
-        context.children.run(_dhclient(p["name"], "-r"), context.deadline_mono)
-
-
 HANDLERS: Mapping[str, Callable[[Context, Mapping[str, Any]], None]] = {
     "bridge-create": _bridge_create,
     "dummy-bridge": _dummy_bridge,
+    "bridge-set": _bridge_set,
     "bond-create": _bond_create,
     "vlan-create": _vlan_create,
     "link-remove": _link_remove,
@@ -212,6 +211,6 @@ HANDLERS: Mapping[str, Callable[[Context, Mapping[str, Any]], None]] = {
     "stp-set": _stp_set,
     "route-set": _route("replace"),
     "route-remove": _route("del"),
-    "dhcp-start": _dhcp_start,
-    "dhcp-stop": _dhcp_stop,
+    "source-route-set": _source_route_set,
+    "source-route-remove": _source_route_remove,
 }

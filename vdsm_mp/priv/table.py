@@ -107,6 +107,7 @@ REMOTE = Text(r"[^\x00-\x1f\x7f\\]+", max_length=1280)
 OPTIONS = Text(r"[A-Za-z0-9_=.,+:/\[\]-]*", max_length=1024, optional=True)
 LINK = Text(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", max_length=15)
 CIDR = Text(r"[0-9A-Fa-f:.]{2,45}/[0-9]{1,3}", max_length=49)
+MAC = Text(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", max_length=17, optional=True)
 IP = Text(r"[0-9A-Fa-f:.]{2,45}", max_length=45)
 MTU = Whole(68, 65535)
 VM = Text(UUID, max_length=36)
@@ -156,7 +157,8 @@ _ROWS = (
     ),
     Operation("bridge-create", "network", {"name": LINK, "stp": Flag(optional=True)}, "Make a bridge."),
     Operation("dummy-bridge", "network", {}, "Make the bridge of cards that belong to no network; idempotent."),
-    Operation("bond-create", "network", {"name": LINK, "options": OPTIONS}, "Make a bond."),
+    Operation("bridge-set", "network", {"name": LINK, "options": OPTIONS}, "Set options of a bridge."),
+    Operation("bond-create", "network", {"name": LINK, "options": OPTIONS, "mac": MAC}, "Make a bond."),
     Operation(
         "vlan-create",
         "network",
@@ -169,23 +171,86 @@ _ROWS = (
     Operation("link-up", "network", {"name": LINK}, "Set a device up."),
     Operation("link-down", "network", {"name": LINK}, "Set a device down."),
     Operation("mtu-set", "network", {"name": LINK, "mtu": MTU}, "Set a device's MTU."),
-    Operation("address-add", "network", {"name": LINK, "address": CIDR}, "Give a device an address; idempotent."),
+    Operation(
+        "address-add",
+        "network",
+        {"name": LINK, "address": CIDR, "valid_s": Whole(1, 2**31, optional=True)},
+        "Give a device an address, for so long; idempotent.",
+    ),
     Operation("address-remove", "network", {"name": LINK, "address": CIDR}, "Take an address away; idempotent."),
     Operation("addresses-flush", "network", {"name": LINK}, "Take all addresses of a device away."),
-    Operation("ipv6-set", "network", {"name": LINK, "enabled": Flag()}, "Switch IPv6 of a device."),
+    Operation(
+        "ipv6-set",
+        "network",
+        {"name": LINK, "mode": Text("off|static|(ra|auto)(-noroute)?|default", max_length=12)},
+        "How a device treats IPv6: not at all, by hand, with routers' advertisements, as new devices do.",
+    ),
     Operation("stp-set", "network", {"name": LINK, "enabled": Flag()}, "Switch a bridge's spanning tree."),
     Operation(
         "route-set", "network", {"name": LINK, "gateway": IP, "table": TABLE}, "Replace the default route of a table."
     ),
     Operation("route-remove", "network", {"name": LINK, "gateway": IP, "table": TABLE}, "Remove a default route."),
     Operation(
+        "source-route-set",
+        "network",
+        {"name": LINK, "address": CIDR, "gateway": IP},
+        "Answer what comes to an IPv4 address through this gateway: a table and two rules of its own; idempotent.",
+    ),
+    Operation(
+        "source-route-remove",
+        "network",
+        {"name": LINK, "address": CIDR},
+        "Remove that table and its rules; idempotent.",
+    ),
+    Operation(
+        "nameservers-set",
+        "network",
+        {"servers": Text(r"[0-9A-Fa-f:.,]*", max_length=160)},
+        "Replace the nameservers in /etc/resolv.conf, and nothing else there.",
+        at_once=1,
+    ),
+    Operation(
+        "shape-set",
+        "network",
+        {"nic": LINK, "tag": Whole(0, 4094, optional=True), "curves": Text(r"[a-z0-9=:,]+", max_length=160)},
+        "Shape what a NIC or bond sends for a VLAN, or without one; idempotent.",
+        at_once=1,
+    ),
+    Operation(
+        "shape-remove",
+        "network",
+        {"nic": LINK, "tag": Whole(0, 4094, optional=True)},
+        "Shape it no more; with the last one the NIC's queue is as the kernel made it. Idempotent.",
+        at_once=1,
+    ),
+    Operation(
+        "lldp-hear",
+        "network",
+        {"names": Text(r"[A-Za-z0-9_.,-]+", max_length=1024), "seconds": Whole(1, 45)},
+        "The first LLDP frame that each NIC receives, as far as one comes in time.",
+        deadline_s=60,
+        at_once=1,
+    ),
+    Operation(
         "dhcp-start",
         "network",
-        {"name": LINK, "routes": Flag(optional=True), "wait": Flag(optional=True)},
-        "Have a device's IPv4 address kept by dhclient; idempotent. routes: the default route too. wait: until it is.",
+        {
+            "name": LINK,
+            "six": Flag(optional=True),
+            "routes": Flag(optional=True),
+            "dns": Flag(optional=True),
+            "wait": Flag(optional=True),
+        },
+        "Have a device's address kept by dhclient; idempotent. routes, dns: the default route and nameservers too. "
+        "wait: until it has one. six: an IPv6 address.",
         deadline_s=60,
     ),
-    Operation("dhcp-stop", "network", {"name": LINK}, "End that dhclient and give the address back; idempotent."),
+    Operation(
+        "dhcp-stop",
+        "network",
+        {"name": LINK, "six": Flag(optional=True)},
+        "End that dhclient and give the address back; idempotent.",
+    ),
     Operation("hardware-info", "virt", {}, "The machine's DMI identity, which only root may read in full."),
     Operation(
         "ksm-tune",

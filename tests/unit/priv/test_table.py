@@ -114,10 +114,10 @@ def test_mount_points_are_named_as_vdsm_names_them(spec: str, name: str) -> None
 
 
 def test_bond_options_are_words_from_a_list() -> None:
-    words = bond_words("mode=4,miimon=100,arp_ip_target=192.0.2.1,192.0.2.2")
-    assert words == ["mode", "4", "miimon", "100", "arp_ip_target", "192.0.2.1,192.0.2.2"]
-    assert bond_words("mode=2,xmit_hash_policy=1") == ["mode", "2", "xmit_hash_policy", "layer3+4"]
-    for bad in ("mode=9", "netns=1", "mode", "miimon=1 netns 1"):
+    words = bond_words("miimon=100,mode=1,arp_ip_target=192.0.2.1,192.0.2.2")
+    assert words == ["mode", "active-backup", "miimon", "100", "arp_ip_target", "192.0.2.1,192.0.2.2"]
+    assert bond_words("mode=2,xmit_hash_policy=1") == ["mode", "balance-xor", "xmit_hash_policy", "layer3+4"]
+    for bad in ("mode=9", "netns=1", "mode", "miimon=1 netns 1", "mode=1,lacp_rate=1", "mode=4,primary=eth0"):
         with pytest.raises(Refused):
             bond_words(bad)
 

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients that keep addresses from DHCP servers: dhclient, one for each device and family. Root side, standard library.
+
+They leave our session and outlive us on purpose: an address has to be renewed whoever restarts.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vdsm_mp.priv.child import OperationFailed, OutOfTime, Refused
+from vdsm_mp.priv.context import Context
+
+_DHCLIENT = "/usr/sbin/dhclient"
+_IPV6_ADDRESSES = Path("/proc/self/net/if_inet6")
+#: IFA_F_TENTATIVE: the kernel still looks whether somebody else has the address.
+_TENTATIVE = 0x40
+#: Longest wait for a link-local address, without which DHCPv6 cannot be spoken.
+_LINK_LOCAL_S = 8.0
+_ENDS_S = 5.0
+
+
+class _Client:
+    """Files lie where Debian's AppArmor profile lets dhclient write."""
+
+    def __init__(self, p: Mapping[str, Any]) -> None:
+        if p["name"] == "lo":
+            raise Refused("lo is not ours")
+        self.name = str(p["name"])
+        self.six = bool(p.get("six"))
+        self.own = f"dhclient{'6' if self.six else ''}-vdsm-{self.name}"
+
+    def argv(self, *words: str) -> list[str]:
+        if not Path(_DHCLIENT).exists():
+            raise OperationFailed("dhclient (package isc-dhcp-client) is not installed")
+        family = "-6" if self.six else "-4"
+        files = ["-pf", f"/run/{self.own}.pid", "-lf", f"/var/lib/dhcp/{self.own}.leases"]
+        return [_DHCLIENT, family, *words, *files, self.name]
+
+    def pid(self) -> int | None:
+        """None when there is none, or the file's number belongs to another program by now."""
+        try:
+            pid = int(Path(f"/run/{self.own}.pid").read_text(encoding="ascii"))
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            return None
+        return pid if words[0].endswith(b"dhclient") and self.name.encode() in words else None
+
+
+def _start(context: Context, p: Mapping[str, Any]) -> None:
+    client = _Client(p)
+    if client.pid() is not None:
+        return
+    words = ["-1"] if p.get("wait") else ["-nw"]
+    if client.six:
+        _wait_for_link_local(context, client.name, fail=bool(p.get("wait")))
+    else:
+        asked = ["subnet-mask", "broadcast-address", "interface-mtu"]
+        if p.get("routes"):
+            asked += ["routers", "rfc3442-classless-static-routes"]
+            asked += ["domain-name-servers", "domain-name", "domain-search"] if p.get("dns", True) else []
+        option = "option rfc3442-classless-static-routes code 121 = array of unsigned integer 8;\n"
+        config = Path(f"/var/lib/dhcp/{client.own}.conf")
+        config.write_text(f"{option}request {', '.join(asked)};\n", encoding="ascii")
+        words += ["-cf", str(config)]
+    context.children.run(client.argv(*words), context.deadline_mono)
+
+
+def _wait_for_link_local(context: Context, name: str, *, fail: bool) -> None:
+    until = min(context.deadline_mono, time.monotonic() + _LINK_LOCAL_S)
+    while not _has_link_local(name):
+        if time.monotonic() > until:
+            raise OperationFailed(f"{name} has no link-local IPv6 address")
+        time.sleep(0.1)
+
+
+def _has_link_local(name: str) -> bool:
+    for line in _IPV6_ADDRESSES.read_text(encoding="ascii").splitlines():
+        address, _, _, _, flags, device = line.split()
+        if device == name and address.startswith("fe8") and not int(flags, 16) & _TENTATIVE:
+            return True
+    return False
+
+
+def _stop(context: Context, p: Mapping[str, Any]) -> None:
+    client = _Client(p)
+    pid = client.pid()
+    if pid is None:
+        return
+    try:
+        context.children.run(client.argv("-r"), context.deadline_mono)
+    except (OperationFailed, OutOfTime):
+        # The server or the device is gone; without its client the address ends by itself.
+        os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + _ENDS_S
+    while client.pid() is not None and time.monotonic() < until:
+        time.sleep(0.05)
+    if (left := client.pid()) is not None:
+        os.kill(left, signal.SIGKILL)
+
+
+HANDLERS: Mapping[str, Callable[[Context, Mapping[str, Any]], None]] = {"dhcp-start": _start, "dhcp-stop": _stop}
