@@ -2,168 +2,15 @@
 """Host.setupNetworks on real links in a network namespace of the test's own, with root's real helper."""
 
 import contextlib
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
-from vdsm_mp.priv import install
+from tests.support.netns import CHECK, MANAGEMENT, Namespace, Refused
 
 pytestmark = [needs_root(), needs_program("ip", "sudo", "setpriv")]
-
-#: Lives in the namespace and does what the test writes, a JSON line each: [method, arguments] -> answer.
-_INSIDE = """
-import json, sys, threading
-from pathlib import Path
-from vdsm_mp.common.errors import Error
-from vdsm_mp.common.options import Vars
-from vdsm_mp.network import caps, stats
-from vdsm_mp.network.commit import Networks
-from vdsm_mp.network.persist import Store
-from vdsm_mp.network.state import read
-from vdsm_mp.network.watch import Watch
-from vdsm_mp.priv.call import SudoRoot
-
-place = Path(sys.argv[1])
-root = SudoRoot("network", str(place / "libexec"))
-watch = Watch()
-watch.open()
-networks = Networks(root, watch, Store(str(place / "run"), str(place / "state")))
-networks.start()
-
-def setup(nets, bonds, options):
-    networks.setup(nets, bonds, options)
-
-def confirm_after(seconds):
-    threading.Timer(seconds, networks.confirm).start()
-
-def facts():
-    return caps.facts(watch.now(), networks.config, Vars(), [])
-
-def counters():
-    return stats.counters(watch.now(), Vars(), stats.read_table())
-
-def safe():
-    networks.keep_safe()
-
-print(json.dumps("started"), flush=True)
-for line in sys.stdin:
-    name, arguments = json.loads(line)
-    try:
-        answer = {"result": globals()[name](*arguments)}
-    except Error as error:
-        answer = {"error": type(error).__name__, "code": error.code, "message": str(error)}
-    print(json.dumps(answer), flush=True)
-root.close()
-watch.close()
-"""
-
-MANAGEMENT = {
-    "nic": "veth_a",
-    "ipaddr": "192.0.2.2",
-    "netmask": "255.255.255.0",
-    "gateway": "192.0.2.1",
-    "defaultRoute": True,
-    "mtu": 1400,
-}
-CHECK = {"connectivityCheck": True, "connectivityTimeout": 0.4}
-
-
-class Refused(Exception):
-    def __init__(self, answer: dict[str, Any]) -> None:
-        super().__init__(answer["message"])
-        self.name = answer["error"]
-        self.code = answer["code"]
-
-
-class Namespace:
-    """A namespace with a pair of NICs (veth_a with an address and the default route, veth_b) and a worker in it."""
-
-    def __init__(self) -> None:
-        self.place = Path(tempfile.mkdtemp(prefix="vdsm-mp-net-", dir="/tmp"))
-        self.place.chmod(0o755)
-        install.install(self.place / "libexec", user="root", repository=str(self.place))
-        self.name = self.place.name
-        subprocess.run(["ip", "netns", "add", self.name], check=True)
-        self.ip("link", "add", "veth_a", "type", "veth", "peer", "name", "veth_b")
-        self.ip("addr", "add", "192.0.2.2/24", "dev", "veth_a")
-        for nic in ("lo", "veth_a", "veth_b"):
-            self.ip("link", "set", nic, "up")
-        self.ip("route", "add", "default", "via", "192.0.2.1")
-        self._worker: subprocess.Popen[str] | None = None
-
-    def ip(self, *words: str) -> str:
-        return subprocess.run(
-            ["ip", "-n", self.name, *words], check=True, capture_output=True, text=True
-        ).stdout.strip()
-
-    def start(self) -> None:
-        argv = ["ip", "netns", "exec", self.name, sys.executable, "-c", _INSIDE, str(self.place)]
-        self._worker = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._answer() == "started"
-
-    def tell(self, name: str, *arguments: Any) -> None:
-        assert self._worker is not None and self._worker.stdin is not None
-        self._worker.stdin.write(json.dumps([name, arguments]) + "\n")
-        self._worker.stdin.flush()
-
-    def do(self, name: str, *arguments: Any) -> Any:
-        self.tell(name, *arguments)
-        answer = self._answer()
-        if "error" in answer:
-            raise Refused(answer)
-        return answer["result"]
-
-    def _answer(self) -> Any:
-        assert self._worker is not None and self._worker.stdout is not None
-        return json.loads(self._worker.stdout.readline())
-
-    def kill(self) -> None:
-        """-9, and nothing is told."""
-        assert self._worker is not None
-        os.kill(self._worker.pid, signal.SIGKILL)
-        self._worker.communicate()
-        self._worker = None
-
-    def stop(self) -> None:
-        if self._worker is not None:
-            self._worker.communicate(timeout=20)
-            self._worker = None
-
-    def links(self) -> dict[str, Any]:
-        """{link: (master, addresses)}; local addresses left out."""
-        found = {}
-        for link in json.loads(self.ip("-j", "addr", "show")):
-            addresses = [a["local"] for a in link.get("addr_info", ()) if a.get("scope") == "global"]
-            found[link["ifname"]] = (link.get("master", ""), addresses)
-        return found
-
-    def gateway(self) -> tuple[str, str]:
-        routes = json.loads(self.ip("-j", "route", "show", "default") or "[]")
-        return (routes[0]["gateway"], routes[0]["dev"]) if routes else ("", "")
-
-    def reboot(self) -> None:
-        """What a reboot does to the network and to the run directory."""
-        self.stop()
-        for name, _ in self.links().items():
-            if name not in ("lo", "veth_a", "veth_b"):
-                self.ip("link", "delete", name)
-        shutil.rmtree(self.place / "run")
-
-    def close(self) -> None:
-        self.stop()
-        subprocess.run(["ip", "netns", "delete", self.name], check=True)
-        shutil.rmtree(self.place)
 
 
 @pytest.fixture
@@ -196,7 +43,7 @@ def test_a_change_that_nobody_confirms_is_undone(host: Namespace) -> None:
 
 
 def test_a_change_that_is_confirmed_stays(host: Namespace) -> None:
-    host.do("confirm_after", 0.1)
+    host.do("confirm_from_now_on")
     host.do("setup", {"ovirtmgmt": MANAGEMENT}, {}, {**CHECK, "connectivityTimeout": 20})
     assert "ovirtmgmt" in host.links()
 
@@ -270,3 +117,163 @@ def test_a_bad_wish_changes_nothing(host: Namespace) -> None:
         host.do("setup", {"red": {"nic": "veth_b"}}, {}, {"connectivityCheck": True, "connectivityTimeout": -1})
     assert refused.value.code == 21
     assert host.links() == before
+
+
+def test_a_network_with_a_guest_on_it_is_not_removed(host: Namespace) -> None:
+    host.do("setup", {"red": {"nic": "veth_b"}}, {}, {})
+    host.ip("tuntap", "add", "dev", "vnet0", "mode", "tap")
+    host.ip("link", "set", "vnet0", "master", "red")
+    with pytest.raises(Refused, match="vnet0 is plugged into it") as refused:
+        host.do("setup", {"red": {"remove": True}}, {}, {})
+    assert refused.value.code == 24
+    assert host.links()["veth_b"][0] == "red"
+    host.ip("link", "delete", "vnet0")
+    host.do("setup", {"red": {"remove": True}}, {}, {})
+
+
+WHOLE = {
+    **MANAGEMENT,
+    "ipv6addr": "2001:db8::2/64",
+    "ipv6gateway": "2001:db8::1",
+    "nameservers": ["203.0.113.53", "2001:db8::53"],
+    "STP": "yes",
+    "custom": {"bridge_opts": "multicast_snooping=0"},
+}
+
+
+def test_everything_about_a_network_is_applied_reported_and_undone(host: Namespace) -> None:
+    before = host.do("seen")
+    with pytest.raises(Refused):
+        host.do("setup", {"ovirtmgmt": WHOLE}, {}, CHECK)
+    assert host.do("seen") == before
+    assert host.resolv.read_text() == "# kept\nsearch example.org\nnameserver 192.0.2.53\n"
+    host.do("setup", {"ovirtmgmt": WHOLE}, {}, {})
+    links, gateways, sources, ipv6, nameservers, _ = host.do("seen")
+    assert links["ovirtmgmt"] == ["", ["192.0.2.2/24", "2001:db8::2/64"], 1400, True, 1]
+    assert gateways == {"ovirtmgmt": {"4": "192.0.2.1", "6": "2001:db8::1"}}
+    assert sources == {"192.0.2.2/24": ["ovirtmgmt", "192.0.2.1"]}
+    assert (ipv6["ovirtmgmt"], nameservers) == ("static", ["203.0.113.53", "2001:db8::53"])
+    assert host.resolv.read_text().startswith("# kept\nsearch example.org\nnameserver 203.0.113.53\n")
+    assert '"mcast_snooping":0' in host.ip("-j", "-d", "link", "show", "ovirtmgmt")
+    assert host.do("look") == []
+    host.do("setup", {"ovirtmgmt": {"nic": "veth_a"}}, {}, {})
+    links, gateways, sources, ipv6, _, _ = host.do("seen")
+    assert (links["ovirtmgmt"][1], gateways, sources, ipv6["ovirtmgmt"]) == ([], {}, {}, "off")
+    host.do("setup", {"ovirtmgmt": {"remove": True}}, {}, {})
+    assert set(host.links()) == {"lo", "veth_a", "veth_b"}
+    assert "32000" not in host.ip("rule", "show")
+
+
+def test_replies_go_out_through_the_network_that_was_asked(host: Namespace) -> None:
+    red = {"nic": "veth_b", "bridged": False, "ipaddr": "198.51.100.2", "netmask": "24", "gateway": "198.51.100.1"}
+    host.do("setup", {"ovirtmgmt": MANAGEMENT, "red": red}, {}, {})
+    assert "dev veth_b" in host.ip("route", "get", "203.0.113.7", "from", "198.51.100.2")
+    assert "dev ovirtmgmt" in host.ip("route", "get", "203.0.113.7", "from", "192.0.2.2")
+    assert "dev ovirtmgmt" in host.ip("route", "get", "203.0.113.7")
+    host.do("setup", {"red": {**red, "defaultRoute": True}, "ovirtmgmt": {**MANAGEMENT, "defaultRoute": False}}, {}, {})
+    assert "dev veth_b" in host.ip("route", "get", "203.0.113.7")
+    assert "dev ovirtmgmt" in host.ip("route", "get", "203.0.113.7", "from", "192.0.2.2")
+
+
+def test_what_others_changed_is_told_and_left_alone_until_it_is_asked_for(host: Namespace) -> None:
+    host.do("setup", {"ovirtmgmt": WHOLE}, {}, {})
+    for words, says in (
+        (("link", "set", "ovirtmgmt", "mtu", "1300"), "MTU is 1300 instead of 1400"),
+        (("link", "set", "veth_a", "nomaster"), "veth_a is not plugged into its bridge"),
+        (("addr", "add", "192.0.2.99/24", "dev", "ovirtmgmt"), "has address 192.0.2.99/24, too"),
+        (("addr", "del", "192.0.2.2/24", "dev", "ovirtmgmt"), "has lost its address 192.0.2.2/24"),
+        (("route", "del", "default"), "has lost its default route"),
+        (("rule", "del", "priority", "32000"), "replies"),
+        (("link", "set", "ovirtmgmt", "type", "bridge", "stp_state", "0"), "spanning tree is off"),
+        (("link", "set", "ovirtmgmt", "type", "bridge", "mcast_snooping", "1"), "other options"),
+        (("link", "set", "ovirtmgmt", "down"), "switched off"),
+        (("link", "delete", "ovirtmgmt"), "ovirtmgmt is gone"),
+    ):
+        host.ip(*words)
+        assert any(says in problem for problem in host.do("look")), says
+        host.do("setup", {"red": {"nic": "veth_b"}}, {}, {})
+        assert any(says in problem for problem in host.do("look")), says
+        host.do("setup", {"ovirtmgmt": WHOLE}, {}, {})
+        assert host.do("look") == []
+
+
+def test_one_dead_nic_after_a_reboot_does_not_cost_the_other_networks(host: Namespace) -> None:
+    host.do("setup", {"ovirtmgmt": MANAGEMENT, "red": {"nic": "veth_b"}}, {}, {"commitOnSuccess": True})
+    host.reboot()
+    host.ip("link", "set", "veth_b", "name", "other")
+    host.start()
+    assert host.links()["ovirtmgmt"] == ("", ["192.0.2.2"])
+    assert host.do("look") == ["red waits for NIC veth_b"]
+    host.do("setup", {"blue": {}}, {}, {})
+    host.ip("link", "set", "other", "name", "veth_b")
+    assert host.do("look") == []
+    assert host.links()["veth_b"][0] == "red"
+
+
+def test_one_network_that_cannot_be_restored_does_not_cost_the_others(host: Namespace) -> None:
+    host.do("setup", {"ovirtmgmt": MANAGEMENT, "red": {"nic": "veth_b"}}, {}, {"commitOnSuccess": True})
+    host.reboot()
+    host.ip("link", "add", "name", "red", "type", "veth", "peer", "name", "peer")
+    host.start()
+    assert host.links()["ovirtmgmt"] == ("", ["192.0.2.2"])
+    assert any("red could not be brought up" in problem for problem in host.do("look"))
+    host.ip("link", "delete", "red")
+    assert host.do("look") == []
+    assert host.links()["veth_b"][0] == "red"
+
+
+def test_a_nic_that_went_away_takes_its_place_again_when_it_comes_back(host: Namespace) -> None:
+    host.do("setup", {"red": {"nic": "veth_b", "mtu": 1300}}, {}, {})
+    host.ip("link", "delete", "veth_a")
+    assert any("veth_b" in problem for problem in host.do("look"))
+    host.ip("link", "add", "veth_a", "type", "veth", "peer", "name", "veth_b")
+    assert host.do("look") == []
+    assert host.links()["veth_b"][0] == "red"
+
+
+def test_two_hundred_networks(host: Namespace) -> None:
+    many = {f"net{number}": {"mtu": 1400} for number in range(200)}
+    host.do("setup", many, {}, {"commitOnSuccess": True})
+    assert set(many) <= set(host.links())
+    assert host.do("setup", many, {}, {}) is None
+    host.do("setup", {name: {"remove": True} for name in many}, {}, {})
+    assert set(host.links()) == {"lo", "veth_a", "veth_b"}
+
+
+OLD = {"ovirtmgmt": {**MANAGEMENT, "nameservers": ["192.0.2.53"]}}
+NEW = {
+    "ovirtmgmt": {**WHOLE, "nic": "veth_b", "ipaddr": "192.0.2.9"},
+    "red": {"nic": "veth_a", "bridged": False, "ipv6autoconf": True, "mtu": 1300},
+}
+
+
+#: Of the moments between two writes or steps, which are tried. 1 = all of them, in minutes.
+EVERY = 4
+
+
+@pytest.mark.timeout(240)
+def test_death_at_any_moment_of_a_change_leaves_the_old_networks_or_the_new_ones(host: Namespace) -> None:
+    host.do("setup", OLD, {}, {})
+    old = host.do("seen")
+    host.do("setup", NEW, {}, {})
+    new = host.do("seen")
+    host.do("setup", {**OLD, "red": {"remove": True}}, {}, {})
+    assert host.do("seen") == old
+    outcomes = []
+    for moment in range(1, 200, EVERY):
+        host.stop()
+        host.start(die_at=moment)
+        if host.do_or_die("setup", NEW, {}, {}):
+            break
+        host.reap()
+        if moment % 3 == 1:
+            # Who undoes it may die, too.
+            host.start(die_at=1 + moment % 7)
+            host.kill()
+        host.start()
+        outcomes.append(host.do("seen"))
+        assert outcomes[-1] in (old, new), f"moment {moment}: {outcomes[-1]} is neither {old} nor {new}"
+        if outcomes[-1] == new:
+            host.do("setup", {**OLD, "red": {"remove": True}}, {}, {})
+    assert outcomes[0] == old
+    assert len(outcomes) > 25 / EVERY

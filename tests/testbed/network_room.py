@@ -19,6 +19,7 @@ from vdsm_mp.network import caps
 from vdsm_mp.network.commit import Networks
 from vdsm_mp.network.connectivity import Connectivity
 from vdsm_mp.network.persist import Store
+from vdsm_mp.network.upkeep import Upkeep
 from vdsm_mp.network.watch import Watch
 from vdsm_mp.priv import install
 from vdsm_mp.priv.call import SudoRoot
@@ -37,7 +38,8 @@ class Host:
         self.told: list[object] = []
         self.connectivity = Connectivity(self)
         self.networks = Networks(self.root, self.watch, Store("/run/agent", "/var/lib/agent"))
-        self.networks.start()
+        self.upkeep = Upkeep(self.networks)
+        self.upkeep.start()
         self.red = {**RED, "ipaddr": address, "netmask": "255.255.255.0"}
 
     def publish(self, event: object) -> None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host.setupNetworks: one change at a time, as a transaction with confirmation and rollback.
 
-Owns the running configuration. Every step's undo is on disk before the step runs, so that a worker that is killed half
-way undoes the change when it starts again. A change that asks for a connectivity check is undone unless somebody
-confirms in time (Host.confirmConnectivity, or Host.ping from outside).
+Owns the running configuration. Every step's undo is on disk before the step runs, and so is what was in force before:
+the end of the journal is the moment from which the new networks count. A worker that is killed before it brings back
+the old ones when it starts again, one that is killed after it finds the new ones. A change that asks for a connectivity
+check is undone unless somebody confirms in time (Host.confirmConnectivity, or Host.ping from outside).
 """
 
 import threading
@@ -16,9 +17,11 @@ from vdsm_mp.api.ports import Root
 from vdsm_mp.common import log
 from vdsm_mp.common.clock import mono_s
 from vdsm_mp.common.errors import Error
+from vdsm_mp.network.details import complete
 from vdsm_mp.network.persist import Store
 from vdsm_mp.network.plan import Operation, Step, plan
-from vdsm_mp.network.wanted import Config, changed
+from vdsm_mp.network.state import State
+from vdsm_mp.network.wanted import Bond, Config, changed
 from vdsm_mp.network.watch import Watch
 
 logger = log.named(__name__)
@@ -41,35 +44,30 @@ class Networks:
         self._turn = threading.Lock()
         self._confirmed = threading.Event()
         self._config = Config()
-        #: What went wrong at the start, as sentences; a later success of the same takes it out.
-        self._faults: dict[str, str] = {}
-
-    def problems(self) -> list[str]:
-        """What an operator should mend: networks that did not come back, without a DHCP client."""
-        known = self._config.networks
-        return [says for name, says in list(self._faults.items()) if name in known or not name]
+        self._known = False
 
     @property
     def config(self) -> Config:
         """What is ours now."""
         return self._config
 
-    def start(self) -> None:
-        """Undo what a killed predecessor left half done; after a reboot bring the safe networks back."""
+    def start(self) -> bool:
+        """Undo what a killed predecessor left half done. True: this is a new boot, nothing of ours is there yet."""
         self._store.open()
         journal = self._store.journal()
         if journal is not None:
             logger.warning("a network change was cut short, %d steps are undone", len(journal.undo))
             self._undo(journal.undo)
+            self._store.keep_running(journal.before)
             self._store.drop_journal()
         running = self._store.running()
         if running is not None:
-            self._config = running
-            self._keep_dhcp()
-            return
-        safe = self._store.safe()
-        if safe is not None and (safe.networks or safe.bonds):
-            self._restore(safe)
+            self._config, self._known = running, True
+        return running is None
+
+    def safe(self) -> Config:
+        """What outlives a reboot."""
+        return self._store.safe() or Config()
 
     def setup(self, networks: Mapping[str, Any], bondings: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """Raises: the network errors. Whatever is raised, the network is as it was before, as far as it can be."""
@@ -77,18 +75,44 @@ class Networks:
         if not self._turn.acquire(timeout=_TURN_S):
             raise Busy("the network (another change is under way)")
         try:
-            wanted = changed(self._config, networks, bondings)
-            steps = plan(self._watch.now(), self._config, wanted)
+            state = self.state()
+            old = _adopt(state, self._config, bondings)
+            wanted = changed(old, networks, bondings)
             self._confirmed.clear()
-            self._apply(steps, seconds)
-            self._store.keep_running(wanted)
-            self._config = wanted
-            self._faults.clear()
-            self._store.drop_journal()
+            self._change(plan(state, old, wanted, {*networks, *bondings}), wanted, seconds)
             if _true(options.get("commitOnSuccess", False)):
                 self._store.keep_safe(wanted)
         finally:
             self._turn.release()
+
+    def apply(self, wanted: Config, asked: Iterable[str], state: State | None = None) -> None:
+        """Make `asked` as `wanted` says, unasked by an engine: after a boot, or because a NIC came back.
+
+        Raises: the network errors, Busy; then the network is as it was before.
+        """
+        if not self._turn.acquire(timeout=_TURN_S):
+            raise Busy("the network (another change is under way)")
+        try:
+            state = state if state is not None else self.state()
+            # Nothing of them is in force, so nothing is kept: a DHCP client must be started.
+            names = set(asked)
+            old = Config(
+                networks={name: net for name, net in self._config.networks.items() if name not in names},
+                bonds={n: bond for n, bond in self._config.bonds.items() if n not in names or n in state.links},
+            )
+            self._change(plan(state, old, wanted, names, strict=False), wanted, None)
+        finally:
+            self._turn.release()
+
+    def own(self, config: Config) -> None:
+        """These are ours, whether or not they could be brought up."""
+        with self._turn:
+            self._store.keep_running(config)
+            self._config, self._known = config, True
+
+    def state(self) -> State:
+        """Everything that plans and comparisons look at. Raises: CommandFailed, CommandOverdue."""
+        return complete(self._watch.now())
 
     def confirm(self) -> None:
         """Somebody outside still reaches us."""
@@ -99,21 +123,31 @@ class Networks:
         with self._turn:
             self._store.keep_safe(self._config)
 
-    def _apply(self, steps: list[Step], confirm_s: float | None) -> None:
-        undo: list[Operation] = []
+    def do(self, operation: Operation) -> None:
+        """One of root's operations. Raises: what ports.Root says."""
+        name, params = operation
+        self._root.do(name, deadline_s=_STEP_S, **params)
+
+    def _change(self, steps: list[Step], wanted: Config, confirm_s: float | None) -> None:
+        before, undo = self._config if self._known else None, list[Operation]()
         try:
+            self._store.begin_journal(before)
             for step in steps:
+                self._store.append_journal(step.undo)
                 undo = [*step.undo, *undo]
-                self._store.keep_journal(undo)
-                self._do(step.do)
+                self.do(step.do)
             if confirm_s is not None:
                 self._wait(confirm_s)
-        except Error as error:
+            self._store.keep_running(wanted)
+        except (Error, OSError) as error:
             self._undo(undo)
+            self._store.keep_running(before)
             self._store.drop_journal()
             if isinstance(error, ConnectivityLost):
                 raise
             raise NetworkStepFailed(str(error)) from error
+        self._store.drop_journal()
+        self._config, self._known = wanted, True
 
     def _wait(self, seconds: float) -> None:
         began = mono_s()
@@ -123,39 +157,24 @@ class Networks:
                 raise ConnectivityLost(seconds)
         logger.info("confirmed after %.1f s that the host is still reached", mono_s() - began)
 
-    def _restore(self, safe: Config) -> None:
-        try:
-            self._apply(plan(self._watch.now(), Config(), safe), None)
-        except Error as error:
-            # The rest of the agent must come up: without it nobody could repair the network from outside.
-            self._faults[""] = f"the networks of before the reboot could not be restored: {error}"
-            logger.error("%s", self._faults[""])
-            return
-        self._config = safe
-        self._store.keep_running(safe)
-        self._store.drop_journal()
-
-    def _keep_dhcp(self) -> None:
-        """Clients outlive us; start those that did not live on. Harmless for the others."""
-        for network in self._config.networks.values():
-            if network.dhcp4:
-                try:
-                    self._do(("dhcp-start", {"name": network.top, "routes": network.default_route}))
-                except Error as error:
-                    self._faults[network.name] = f"network {network.name} has no DHCP client: {error}"
-                    logger.error("%s", self._faults[network.name])
-
-    def _do(self, operation: Operation) -> None:
-        name, params = operation
-        self._root.do(name, deadline_s=_STEP_S, **params)
-
     def _undo(self, operations: Iterable[Operation]) -> None:
         for operation in operations:
             try:
-                self._do(operation)
+                self.do(operation)
             except Error as error:
                 # The step itself may have failed before it changed anything; the other undos matter all the more.
                 logger.warning("undoing: %s: %s", operation, error)
+
+
+def _adopt(state: State, config: Config, bondings: Mapping[str, Any]) -> Config:
+    """`config` with those bonds of others that are to be removed: an administrator may say that through an engine."""
+    bonds = dict(config.bonds)
+    for name, attributes in bondings.items():
+        link = state.links.get(name)
+        removed = isinstance(attributes, Mapping) and _true(attributes.get("remove", False))
+        if removed and name not in bonds and link is not None and link.kind == "bond":
+            bonds[name] = Bond(name=name, nics=tuple(state.ports(name)), options=link.bond_options)
+    return Config(networks=config.networks, bonds=bonds)
 
 
 def _confirm_seconds(options: Mapping[str, Any]) -> float | None:

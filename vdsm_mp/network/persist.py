@@ -5,6 +5,9 @@ running: in the run directory, which a reboot empties; safe: in the state direct
 Host.setSafeNetworkConfig; journal: in the run directory while a change is under way.
 """
 
+import errno
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,10 +23,17 @@ T = TypeVar("T")
 
 
 class Journal(msgspec.Struct, frozen=True, kw_only=True):
-    """undo: operations that bring back what was before, in the order in which they have to run."""
+    """before: what was in force, None = nothing. undo: operations that bring it back, in their order."""
 
-    format: int = 1
+    before: Config | None
     undo: tuple[Operation, ...]
+
+
+class _Head(msgspec.Struct, frozen=True, kw_only=True):
+    """First line of the journal's file; each line after it has the undo of one step."""
+
+    format: int = 2
+    before: Config | None
 
 
 class Store:
@@ -40,8 +50,11 @@ class Store:
         """None after a reboot."""
         return _read(self._running, Config)
 
-    def keep_running(self, config: Config) -> None:
-        files.replace(self._running, msgspec.json.encode(config))
+    def keep_running(self, config: Config | None) -> None:
+        if config is None:
+            files.remove(self._running)
+        else:
+            files.replace(self._running, msgspec.json.encode(config))
 
     def safe(self) -> Config | None:
         return _read(self._safe, Config)
@@ -50,10 +63,34 @@ class Store:
         files.replace(self._safe, msgspec.json.encode(config))
 
     def journal(self) -> Journal | None:
-        return _read(self._journal, Journal)
+        """None when no change was cut short."""
+        try:
+            head, *steps = self._journal.read_bytes().split(b"\n")
+            before = msgspec.json.decode(head, type=_Head).before
+        except FileNotFoundError:
+            return None
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            logger.error("%s is not readable and is left alone: %s", self._journal, error)
+            return None
+        undo: list[Operation] = []
+        # What follows the last newline was not written to its end, so its step has not run.
+        for line in steps[:-1]:
+            undo = [*msgspec.json.decode(line, type=list[Operation]), *undo]
+        return Journal(before=before, undo=tuple(undo))
 
-    def keep_journal(self, undo: list[Operation]) -> None:
-        files.replace(self._journal, msgspec.json.encode(Journal(undo=tuple(undo))))
+    def begin_journal(self, before: Config | None) -> None:
+        files.replace(self._journal, msgspec.json.encode(_Head(before=before)) + b"\n")
+
+    def append_journal(self, undo: Iterable[Operation]) -> None:
+        """On disk when it returns."""
+        line = msgspec.json.encode(list(undo)) + b"\n"
+        fd = os.open(self._journal, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            if os.write(fd, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._journal))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def drop_journal(self) -> None:
         files.remove(self._journal)

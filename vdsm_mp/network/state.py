@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from vdsm_mp.common import command
+from vdsm_mp.network.options import shown_bond, shown_bridge
 
 _IP = "/usr/sbin/ip"
 _DEADLINE_S = 5.0
-#: Half finished devices of other programs and the like.
+#: Half finished devices of other programs and the like; but what is plugged into a bridge or bond counts, guests too.
 _IGNORED_KINDS = frozenset({"ifb", "tun", "ipip", "sit", "gre", "ip6tnl", "vti", "ip6gre", "erspan", "gretap"})
 
 
@@ -49,13 +50,39 @@ class Link:
         """Hardware, or what tests use in its place."""
         return self.kind in ("", "veth", "dummy") and self.name != "lo"
 
+    @property
+    def bond_options(self) -> dict[str, str]:
+        """Of a bond, as they can be set."""
+        return shown_bond(self.options)
+
+    @property
+    def bridge_options(self) -> dict[str, str]:
+        """Of a bridge, as they can be set."""
+        return shown_bridge(self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What came to an address of `device` is answered through `gateway`, whatever the default route is."""
+
+    device: str
+    gateway: str
+
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """links by name; gateways: {device: {"4": gateway, "6": gateway}} of the main table."""
+    """links by name; gateways: {device: {"4": gateway, "6": gateway}} of the main table.
+
+    The others are there only after `details.complete`. sources: {"192.0.2.1/24": Source}. ipv6: {device: how it treats
+    IPv6}, empty on a kernel without. nameservers: of the resolver. shaped: NICs and bonds that have our queues.
+    """
 
     links: Mapping[str, Link]
     gateways: Mapping[str, Mapping[str, str]]
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    ipv6: Mapping[str, str] = field(default_factory=dict)
+    nameservers: tuple[str, ...] = ()
+    shaped: frozenset[str] = frozenset()
 
     def ports(self, master: str) -> list[str]:
         return sorted(link.name for link in self.links.values() if link.master == master)
@@ -66,14 +93,14 @@ class State:
 
 def read() -> State:
     """Raises: CommandFailed, CommandOverdue."""
-    return parse(_ask("-d", "addr", "show"), [*_ask("-4", "route", "show"), *_ask("-6", "route", "show")])
+    return parse(ask_ip("-d", "addr", "show"), [*ask_ip("-4", "route", "show"), *ask_ip("-6", "route", "show")])
 
 
 def parse(devices: Iterable[Mapping[str, Any]], routes: Iterable[Mapping[str, Any]]) -> State:
     links = {}
     for device in devices:
         link = _link(device)
-        if link.kind not in _IGNORED_KINDS:
+        if link.master or link.kind not in _IGNORED_KINDS:
             links[link.name] = link
     gateways: dict[str, dict[str, str]] = {}
     for route in routes:
@@ -83,7 +110,8 @@ def parse(devices: Iterable[Mapping[str, Any]], routes: Iterable[Mapping[str, An
     return State(links, gateways)
 
 
-def _ask(*words: str) -> list[Mapping[str, Any]]:
+def ask_ip(*words: str) -> list[Mapping[str, Any]]:
+    """What `ip -j` tells. Raises: CommandFailed, CommandOverdue."""
     out = command.run([_IP, "-j", *words], deadline_s=_DEADLINE_S).out
     answer = json.loads(out or b"[]")
     return [item for item in answer if item]

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verbs of the network worker."""
 
-from pathlib import Path
 from typing import Any
 
 from vdsm_mp.api.errors_host import HostHookFailed
@@ -21,7 +20,9 @@ from vdsm_mp.common.options import Vars
 from vdsm_mp.network import caps, stats
 from vdsm_mp.network.commit import Networks
 from vdsm_mp.network.connectivity import Connectivity
+from vdsm_mp.network.details import nameservers
 from vdsm_mp.network.dummy import DummyBridge
+from vdsm_mp.network.upkeep import Upkeep
 from vdsm_mp.network.watch import Watch
 
 
@@ -75,8 +76,10 @@ def ensure_dummy_bridge(bridge: DummyBridge, ask: EnsureDummyBridge) -> None:
 
 
 @handles(WatchNetwork)
-def watch_network(watch: Watch, connectivity: Connectivity, ask: WatchNetwork) -> None:
-    connectivity.look(watch.now())
+def watch_network(watch: Watch, connectivity: Connectivity, upkeep: Upkeep, ask: WatchNetwork) -> None:
+    state = watch.now()
+    connectivity.look(state)
+    upkeep.look(state)
 
 
 @handles(GetNetworkCapabilities)
@@ -92,12 +95,4 @@ def get_network_statistics(watch: Watch, options: Vars, ask: GetNetworkStatistic
 
 
 def _facts(watch: Watch, networks: Networks, options: Vars) -> dict[str, Any]:
-    return caps.facts(watch.now(), networks.config, options, _nameservers())
-
-
-def _nameservers() -> list[str]:
-    try:
-        lines = Path("/etc/resolv.conf").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    return [words[1] for line in lines if (words := line.split())[:1] == ["nameserver"] and len(words) > 1]
+    return caps.facts(watch.now(), networks.config, options, nameservers())

@@ -11,11 +11,19 @@ from typing import Any
 
 import msgspec
 
-from vdsm_mp.api.errors_network import BadAddress, BadBond, BadBridge, BadNetworkParameters, BadVlan
+from vdsm_mp.api.errors_network import BadAddress, BadBond, BadBridge, BadNetworkParameters, BadNic, BadVlan
+from vdsm_mp.network import options
+from vdsm_mp.network.shaping import curves_of
+from vdsm_mp.priv.linkoptions import bond_fault, bridge_fault
 
 _NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
 #: A bridge is named after its network: no dot (it would look like a VLAN device).
 _BRIDGE = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_-]{0,14}\Z")
+#: The kernel keeps settings of all devices under these.
+_RESERVED = frozenset({"all", "default", "lo"})
+_MAC = re.compile(r"\A[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
+_NAMESERVERS_MOST = 3
+_BOND_KNOWN = frozenset({"nics", "options", "hwaddr", "switch", "remove", "custom"})
 _KNOWN = frozenset(
     [
         *("nic", "bonding", "vlan", "bridged", "mtu", "stp", "STP", "ipaddr", "netmask", "prefix", "gateway"),
@@ -33,12 +41,14 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     base: str = ""
+    on_bond: bool = False
     vlan: int | None = None
     bridged: bool = True
     mtu: int | None = None
     stp: bool = False
     dhcp4: bool = False
     dhcp_wait: bool = False
+    dhcp6: bool = False
     autoconf6: bool = False
     address: str = ""
     gateway: str = ""
@@ -47,6 +57,19 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     default_route: bool = False
     nameservers: tuple[str, ...] = ()
     host_qos: dict[str, Any] = {}
+    bridge_options: dict[str, str] = {}
+
+    @property
+    def curves(self) -> str:
+        """The shaping of what the network sends, as root takes it; "" when it has none."""
+        return curves_of(self.name, self.host_qos)
+
+    @property
+    def ipv6(self) -> str:
+        """How its device treats IPv6; see details.py."""
+        if self.autoconf6 or self.dhcp6:
+            return ("auto" if self.autoconf6 else "ra") + ("" if self.default_route else "-noroute")
+        return "static" if self.address6 else "off"
 
     @property
     def lower(self) -> str:
@@ -60,11 +83,12 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bond(msgspec.Struct, frozen=True, kw_only=True):
-    """options: {"mode": "4", "miimon": "100"} as the client gave them."""
+    """options: {"mode": "4", "miimon": "100"} as the client gave them. mac: "" for the first NIC's."""
 
     name: str
     nics: tuple[str, ...]
     options: dict[str, str] = {}
+    mac: str = ""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,56 +129,126 @@ def _removed(name: str, attributes: Any) -> bool:
 
 def network(name: str, given: Mapping[str, Any]) -> Network:
     bridged = _true(given.get("bridged", True))
-    if not (_BRIDGE if bridged else _NAME).match(name):
+    if not (_BRIDGE if bridged else _NAME).match(name) or name in _RESERVED:
         raise BadBridge(name, "a name has up to 15 letters, digits, '-' and '_'")
-    if unknown := set(given) - _KNOWN:
-        raise BadNetworkParameters(f"{name}: unknown attribute {sorted(unknown)[0]}")
-    if given.get("nic") and given.get("bonding"):
-        raise BadNetworkParameters(f"{name}: both a NIC and a bond")
-    if given.get("switch", "legacy") != "legacy":
-        raise BadNetworkParameters(f"{name}: switch type {given['switch']!r} is not supported here")
+    _check_shape(name, given, bridged=bridged)
     dhcp4 = given.get("bootproto") == "dhcp" or _true(given.get("dhcpv4", False))
-    if dhcp4 and (given.get("ipaddr") or given.get("gateway")):
-        raise BadAddress(name, "both a static address and DHCP")
-    if _true(given.get("dhcpv6", False)):
-        raise BadAddress(name, "DHCPv6 is not supported here")
-    base = str(given.get("nic") or given.get("bonding") or "")
-    if not base and (not bridged or given.get("vlan") not in (None, "")):
-        raise BadNetworkParameters(f"{name}: neither a NIC nor a bond")
-    return Network(
+    net = Network(
         name=name,
-        base=base,
+        base=str(given.get("nic") or given.get("bonding") or ""),
+        on_bond=bool(given.get("bonding")),
         vlan=_tag(name, given.get("vlan")),
         bridged=bridged,
         mtu=_mtu(name, given.get("mtu")),
         stp=_true(given.get("stp", given.get("STP", False))),
         dhcp4=dhcp4,
         dhcp_wait=_true(given.get("blockingdhcp", False)),
+        dhcp6=_true(given.get("dhcpv6", False)),
         autoconf6=_true(given.get("ipv6autoconf", False)),
         address=_address(name, given),
         gateway=_gateway(name, given.get("gateway"), 4),
         address6=_address6(name, given.get("ipv6addr")),
         gateway6=_gateway(name, given.get("ipv6gateway"), 6),
         default_route=_true(given.get("defaultRoute", False)),
-        nameservers=tuple(str(server) for server in given.get("nameservers") or ()),
-        host_qos=dict(given.get("hostQos") or {}),
+        nameservers=_nameservers(name, given.get("nameservers")),
+        host_qos=_qos(name, given.get("hostQos")),
+        bridge_options=_bridge_options(name, given.get("custom"), bridged=bridged),
     )
+    _check_addresses(net)
+    if net.host_qos and not net.base:
+        raise BadNetworkParameters(f"{name}: there is no NIC whose traffic could be shaped")
+    return net
+
+
+def _check_shape(name: str, given: Mapping[str, Any], *, bridged: bool) -> None:
+    if unknown := set(given) - _KNOWN:
+        raise BadNetworkParameters(f"{name}: unknown attribute {sorted(unknown)[0]}")
+    if given.get("nic") and given.get("bonding"):
+        raise BadNetworkParameters(f"{name}: both a NIC and a bond")
+    base = given.get("nic") or given.get("bonding")
+    if base is not None and not isinstance(base, str):
+        raise BadNetworkParameters(f"{name}: {base!r} is not the name of a device")
+    _check_switch(name, given)
+    if not base and (not bridged or given.get("vlan") not in (None, "")):
+        raise BadNetworkParameters(f"{name}: neither a NIC nor a bond")
+    if given.get("bootproto") not in (None, "", "none", "static", "dhcp"):
+        raise BadAddress(name, f"bootproto {given['bootproto']!r} is neither none nor dhcp")
+
+
+def _check_switch(name: str, given: Mapping[str, Any]) -> None:
+    if given.get("switch", "legacy") != "legacy":
+        raise BadNetworkParameters(f"{name}: switch type {given['switch']!r} is not supported here, only legacy is")
+
+
+def _check_addresses(net: Network) -> None:
+    name = net.name
+    if net.dhcp4 and (net.address or net.gateway):
+        raise BadAddress(name, "both a static address and DHCP")
+    if net.gateway and not net.address:
+        raise BadAddress(name, "a gateway and no address")
+    if (net.dhcp6 or net.autoconf6) and (net.address6 or net.gateway6):
+        raise BadAddress(name, "both a static IPv6 address and DHCPv6 or autoconfiguration")
+    if net.gateway6 and not net.address6:
+        raise BadAddress(name, "an IPv6 gateway and no address")
 
 
 def bond(name: str, given: Mapping[str, Any]) -> Bond:
-    if not _NAME.match(name):
+    if not _NAME.match(name) or name in _RESERVED:
         raise BadBond(name, "a name has up to 15 letters, digits, '-', '_' and '.'")
+    if unknown := set(given) - _BOND_KNOWN:
+        raise BadNetworkParameters(f"{name}: unknown attribute {sorted(unknown)[0]}")
+    _check_switch(name, given)
     nics = given.get("nics")
     if not isinstance(nics, list) or not nics or not all(isinstance(nic, str) and _NAME.match(nic) for nic in nics):
-        raise BadBond(name, "it needs at least one NIC")
-    options: dict[str, str] = {}
-    for pair in str(given.get("options") or "").split():
-        key, equals, value = pair.partition("=")
-        if not equals or not value:
-            raise BadBond(name, f"option {pair!r} is not name=value")
-        options[key] = value
-    options.pop("custom", None)
-    return Bond(name=name, nics=tuple(sorted(set(nics))), options=options)
+        raise BadNic(name, "a bond needs at least one NIC")
+    found = options.split(str(given.get("options") or ""))
+    if isinstance(found, str):
+        raise BadBond(name, f"option {found!r} is not name=value")
+    found.pop("custom", None)
+    if fault := bond_fault(found):
+        raise BadBond(name, fault)
+    if found.get("primary", nics[0]) not in nics:
+        raise BadBond(name, f"its primary {found['primary']} is none of its NICs")
+    mac = str(given.get("hwaddr") or "").lower()
+    if mac and not _MAC.match(mac):
+        raise BadBond(name, f"{mac[:40]!r} is not a MAC address")
+    return Bond(name=name, nics=tuple(sorted(set(nics))), options=found, mac=mac)
+
+
+def _nameservers(name: str, given: Any) -> tuple[str, ...]:
+    if not given:
+        return ()
+    if not isinstance(given, list) or len(given) > _NAMESERVERS_MOST:
+        raise BadNetworkParameters(f"{name}: nameservers are a list of up to {_NAMESERVERS_MOST} addresses")
+    try:
+        for server in given:
+            ipaddress.ip_address(str(server))
+    except ValueError as error:
+        raise BadAddress(name, f"nameserver {error}") from error
+    return tuple(str(server) for server in given)
+
+
+def _qos(name: str, given: Any) -> dict[str, Any]:
+    if not given:
+        return {}
+    if not isinstance(given, dict):
+        raise BadNetworkParameters(f"{name}: hostQos is no object")
+    curves_of(name, given)
+    return given
+
+
+def _bridge_options(name: str, custom: Any, *, bridged: bool) -> dict[str, str]:
+    """Of custom property bridge_opts; the others are for hooks."""
+    text = custom.get("bridge_opts") if isinstance(custom, Mapping) else None
+    if not text or not bridged:
+        return {}
+    found = options.split(str(text))
+    if isinstance(found, str):
+        raise BadBridge(name, f"bridge option {found!r} is not name=value")
+    words = options.bridge_words(found)
+    if fault := bridge_fault(words):
+        raise BadBridge(name, fault)
+    return words
 
 
 def _true(value: Any) -> bool:

@@ -12,6 +12,7 @@ from vdsm_mp.network.commit import Networks
 from vdsm_mp.network.connectivity import Connectivity
 from vdsm_mp.network.dummy import DummyBridge
 from vdsm_mp.network.persist import Store
+from vdsm_mp.network.upkeep import Upkeep
 from vdsm_mp.network.watch import Watch
 from vdsm_mp.workers.base import Room
 
@@ -22,10 +23,11 @@ def build(config: Config, ports: Ports) -> Room:
     watch = Watch()
     store = Store(house.vdsm_run_dir, house.state_dir)
     networks = Networks(ports.root, watch, store, lambda: ports.background.draining)
+    upkeep = Upkeep(networks)
     return Room(
-        state=(config.vars, hooks, watch, networks, Connectivity(ports.publish), DummyBridge(ports.root)),
+        state=(config.vars, hooks, watch, networks, upkeep, Connectivity(ports.publish), DummyBridge(ports.root)),
         handlers=(verbs,),
-        before_ready=(hooks.prepare, watch.open, networks.start),
+        before_ready=(hooks.prepare, watch.open, upkeep.start),
         on_drain=(watch.close,),
-        vitals=lambda: {"problems": networks.problems()},
+        vitals=lambda: {"problems": upkeep.problems()},
     )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a state and a wish to steps; every plan is played on a model of the kernel, forwards and backwards."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,9 @@ from vdsm_mp.api.errors_network import (
     UsedNic,
 )
 from vdsm_mp.network.plan import Operation, Step, plan
-from vdsm_mp.network.state import Link, State
+from vdsm_mp.network.state import Link, Source, State
 from vdsm_mp.network.wanted import Config, changed
+from vdsm_mp.priv.linkoptions import pairs
 
 
 class Kernel:
@@ -28,15 +30,24 @@ class Kernel:
         self.links = {link.name: link for link in links}
         self.dhcp: set[str] = set()
         self.gateways = {device: dict(found) for device, found in (gateways or {}).items()}
+        self.sources: dict[str, Source] = {}
+        self.ipv6 = dict.fromkeys(self.links, "auto")
+        self.nameservers: tuple[str, ...] = ("192.0.2.53",)
+        self.shaped: dict[str, dict[int | None, str]] = {}
 
     def state(self) -> State:
-        return State(dict(self.links), {d: dict(g) for d, g in self.gateways.items()})
+        gateways = {d: dict(g) for d, g in self.gateways.items()}
+        shaped = frozenset(self.shaped)
+        return State(dict(self.links), gateways, dict(self.sources), dict(self.ipv6), self.nameservers, shaped)
 
-    def dhcp_start(self, name: str, routes: bool = False, wait: bool = False) -> None:
+    def twin(self) -> "Kernel":
+        return copy.deepcopy(self)
+
+    def dhcp_start(self, name: str, six: bool, routes: bool = False, wait: bool = False, dns: bool = False) -> None:
         assert self.links[name].up
         self.dhcp.add(name)
 
-    def dhcp_stop(self, name: str) -> None:
+    def dhcp_stop(self, name: str, six: bool) -> None:
         self.dhcp.discard(name)
 
     def seen(self) -> tuple[Any, ...]:
@@ -44,7 +55,9 @@ class Kernel:
         links = {
             n: replace(link, options={}, addresses=tuple(sorted(link.addresses))) for n, link in self.links.items()
         }
-        return links, {d: g for d, g in self.gateways.items() if g}, set(self.dhcp)
+        gateways = {d: dict(g) for d, g in self.gateways.items() if g}
+        beside = dict(self.sources), dict(self.ipv6), self.nameservers, copy.deepcopy(self.shaped)
+        return links, gateways, set(self.dhcp), *beside
 
     def do(self, operation: Operation) -> None:
         name, p = operation
@@ -55,21 +68,32 @@ class Kernel:
 
     def bridge_create(self, name: str, stp: bool = False) -> None:
         assert name not in self.links
-        self.links[name] = Link(name, kind="bridge")
+        self._made(Link(name, kind="bridge", options={"stp_state": int(stp)}))
 
-    def bond_create(self, name: str, options: str = "") -> None:
+    def _made(self, link: Link) -> None:
+        self.links[link.name] = link
+        self.ipv6[link.name] = "auto"
+
+    def bridge_set(self, name: str, options: str) -> None:
+        changed = {key: int(value) for key, value in pairs(options)}
+        self._change(name, options={**self.links[name].options, **changed})
+
+    def bond_create(self, name: str, options: str = "", mac: str = "") -> None:
         assert name not in self.links
-        self.links[name] = Link(name, kind="bond")
+        self._made(Link(name, kind="bond", options={"mode": "balance-rr", **dict(pairs(options))}))
 
     def vlan_create(self, name: str, nic: str, tag: int) -> None:
         assert name not in self.links and nic in self.links
-        self.links[name] = Link(name, kind="vlan", base=nic, tag=tag, mtu=self.links[nic].mtu)
+        self._made(Link(name, kind="vlan", base=nic, tag=tag, mtu=self.links[nic].mtu))
 
     def link_remove(self, name: str) -> None:
         assert self.links.pop(name).kind in ("bridge", "bond", "vlan")
         self.gateways.pop(name, None)
         assert not [link for link in self.links.values() if name in (link.master, link.base)]
         assert name not in self.dhcp, "a client would be left behind"
+        assert name not in [source.device for source in self.sources.values()], "rules would be left behind"
+        del self.ipv6[name]
+        self.shaped.pop(name, None)
 
     def port_attach(self, port: str, to: str) -> None:
         assert self.links[to].kind in ("bridge", "bond")
@@ -90,11 +114,40 @@ class Kernel:
         if self.links[name].kind == "vlan":
             assert mtu <= self.links[self.links[name].base].mtu
         self._change(name, mtu=mtu)
+        for link in list(self.links.values()):
+            if link.base == name and link.mtu > mtu:
+                self._change(link.name, mtu=mtu)
 
     def stp_set(self, name: str, enabled: bool) -> None:
         assert self.links[name].kind == "bridge"
+        self._change(name, options={**self.links[name].options, "stp_state": int(enabled)})
 
-    def address_add(self, name: str, address: str) -> None:
+    def ipv6_set(self, name: str, mode: str) -> None:
+        if mode == "off":
+            assert not [address for address in self.links[name].addresses if ":" in address]
+        self.ipv6[name] = "auto" if mode == "default" else mode
+
+    def source_route_set(self, name: str, address: str, gateway: str) -> None:
+        assert address in self.links[name].addresses
+        self.sources[address] = Source(name, gateway)
+
+    def source_route_remove(self, name: str, address: str) -> None:
+        self.sources.pop(address, None)
+
+    def nameservers_set(self, servers: str) -> None:
+        self.nameservers = tuple(servers.split(","))
+
+    def shape_set(self, nic: str, curves: str, tag: int | None = None) -> None:
+        self.shaped.setdefault(nic, {})[tag] = curves
+
+    def shape_remove(self, nic: str, tag: int | None = None) -> None:
+        self.shaped[nic].pop(tag)
+        if not self.shaped[nic]:
+            del self.shaped[nic]
+
+    def address_add(self, name: str, address: str, valid_s: int = 0) -> None:
+        if ":" in address:
+            assert self.ipv6[name] != "off"
         self._change(name, addresses=(*self.links[name].addresses, address))
 
     def address_remove(self, name: str, address: str) -> None:
@@ -121,7 +174,7 @@ class Host:
 
     def set(self, networks: dict[str, Any], bondings: dict[str, Any] | None = None) -> list[Step]:
         wanted = changed(self.config, networks, bondings or {})
-        steps = plan(self.kernel.state(), self.config, wanted)
+        steps = plan(self.kernel.state(), self.config, wanted, {*networks, *(bondings or {})})
         before = self.kernel.seen()
         for done in range(len(steps) + 1):
             self._and_back(steps[:done], before)
@@ -131,8 +184,7 @@ class Host:
         return steps
 
     def _and_back(self, steps: list[Step], before: tuple[Any, ...]) -> None:
-        trial = Kernel(*self.kernel.links.values(), gateways=self.kernel.gateways)
-        trial.dhcp = set(self.kernel.dhcp)
+        trial = self.kernel.twin()
         undo: list[Operation] = []
         for step in steps:
             undo = [*step.undo, *undo]
@@ -253,7 +305,9 @@ def test_a_bridge_becomes_plain_and_back() -> None:
 def test_an_address_changes_on_its_own() -> None:
     host = managed_host()
     steps = host.set({"ovirtmgmt": {**MANAGEMENT, "ipaddr": "192.0.2.9", "ipv6addr": "2001:db8::9/64"}})
-    assert {step.do[0] for step in steps} <= {"address-add", "address-remove", "route-set"}
+    assert {step.do[0] for step in steps} <= {
+        *("address-add", "address-remove", "route-set", "source-route-set", "source-route-remove", "ipv6-set")
+    }
     assert set(host.kernel.links["ovirtmgmt"].addresses) == {"192.0.2.9/24", "2001:db8::9/64"}
     assert host.kernel.gateways["ovirtmgmt"] == {"4": "192.0.2.1"}
 
@@ -281,9 +335,9 @@ def test_a_dhcp_client_goes_with_its_device_and_its_address_is_left_to_it() -> N
     [
         ({"red": {"nic": "nope"}}, {}, BadNic),
         ({"red": {"nic": "lo"}}, {}, BadNic),
-        ({"red": {"nic": "eth0"}}, {}, UsedNic),
-        ({"red": {"nic": "eth1"}, "blue": {"nic": "eth1"}}, {}, UsedNic),
-        ({"red": {"nic": "eth1", "vlan": 4}, "blue": {"nic": "eth1", "vlan": 4}}, {}, BadVlan),
+        ({"red": {"nic": "eth0"}}, {}, BadNetworkParameters),
+        ({"red": {"nic": "eth1"}, "blue": {"nic": "eth1"}}, {}, BadNetworkParameters),
+        ({"red": {"nic": "eth1", "vlan": 4}, "blue": {"nic": "eth1", "vlan": 4}}, {}, BadNetworkParameters),
         ({"red": {"nic": "eth1", "vlan": 4095}}, {}, BadVlan),
         ({"red": {"nic": "eth1", "vlan": "x"}}, {}, BadVlan),
         ({"red": {"nic": "eth1", "ipaddr": "1.2.3.4"}}, {}, BadAddress),
@@ -291,13 +345,30 @@ def test_a_dhcp_client_goes_with_its_device_and_its_address_is_left_to_it() -> N
         ({"red": {"nic": "eth1", "ipv6addr": "1.2.3.4/24"}}, {}, BadAddress),
         ({"red": {"nic": "eth1", "gateway": "::1"}}, {}, BadAddress),
         ({"red": {"nic": "eth1", "bootproto": "dhcp", "ipaddr": "10.0.0.1", "netmask": "24"}}, {}, BadAddress),
-        ({"red": {"nic": "eth1", "dhcpv6": True}}, {}, BadAddress),
+        ({"red": {"nic": "eth1", "dhcpv6": True, "ipv6addr": "2001:db8::1/64"}}, {}, BadAddress),
+        ({"red": {"nic": "eth1", "gateway": "10.0.0.1"}}, {}, BadAddress),
+        ({"red": {"nic": "eth1", "ipv6gateway": "fe80::1"}}, {}, BadAddress),
+        ({"red": {"nic": "eth1", "bootproto": "bootp"}}, {}, BadAddress),
+        ({"red": {"nic": "eth1", "nameservers": ["ns.example.org"]}}, {}, BadAddress),
+        ({"red": {"nic": "eth1", "nameservers": ["10.0.0.1"] * 4}}, {}, BadNetworkParameters),
+        ({"red": {"nic": "eth1", "nameservers": "10.0.0.1"}}, {}, BadNetworkParameters),
+        ({"red": {"nic": ["eth1"]}}, {}, BadNetworkParameters),
+        ({"red": {"nic": "eth1", "hostQos": {"in": {}}}}, {}, BadNetworkParameters),
+        ({"red": {"nic": "eth1", "hostQos": {"out": {"ul": {"m2": 1000}}}}}, {}, BadNetworkParameters),
+        ({"red": {"nic": "eth1", "hostQos": {"out": {"ls": {"m2": "50"}}}}}, {}, BadNetworkParameters),
+        ({"red": {"hostQos": {"out": {"ls": {"m2": 50}}}}}, {}, BadNetworkParameters),
+        ({"red": {"nic": "eth1", "custom": {"bridge_opts": "forward_delay"}}}, {}, BadBridge),
+        ({"red": {"nic": "eth1", "custom": {"bridge_opts": "forward_delay=x"}}}, {}, BadBridge),
+        ({"red": {"nic": "eth1", "custom": {"bridge_opts": "up=1"}}}, {}, BadBridge),
+        ({"red": {"bonding": "bond7"}}, {}, BadBond),
+        ({"red": {"nic": "a-long-name", "vlan": 4000}}, {}, BadVlan),
+        ({"all": {"nic": "eth1"}}, {}, BadBridge),
         ({"red": {"nic": "eth1", "mtu": 10}}, {}, BadNetworkParameters),
         ({"red": {"nic": "eth1", "bonding": "bond0"}}, {}, BadNetworkParameters),
         ({"red": {"nic": "eth1", "colour": "red"}}, {}, BadNetworkParameters),
         ({"red": {"nic": "eth1", "switch": "ovs"}}, {}, BadNetworkParameters),
         ({"red": {"bridged": False}}, {}, BadNetworkParameters),
-        ({"red": {"nic": "eth1", "defaultRoute": True, "gateway": "10.0.0.1"}}, {}, BadNetworkParameters),
+        ({"red": {"nic": "eth1", "defaultRoute": True}}, {}, BadNetworkParameters),
         ({"red": {"remove": True, "nic": "eth1"}}, {}, BadNetworkParameters),
         ({"red": None}, {}, BadNetworkParameters),
         ({"red": {"remove": True}}, {}, BadBridge),
@@ -306,8 +377,16 @@ def test_a_dhcp_client_goes_with_its_device_and_its_address_is_left_to_it() -> N
         ({"../x": {"nic": "eth1"}}, {}, BadBridge),
         ({"red\n": {"nic": "eth1"}}, {}, BadBridge),
         ({"eth2": {"nic": "eth1"}}, {}, BadBridge),
-        ({}, {"bond0": {"nics": []}}, BadBond),
-        ({}, {"bond0": {"nics": "eth1"}}, BadBond),
+        ({}, {"bond0": {"nics": []}}, BadNic),
+        ({}, {"bond0": {"nics": "eth1"}}, BadNic),
+        ({}, {"bond0": {"nics": ["eth1"], "options": "colour=red"}}, BadBond),
+        ({}, {"bond0": {"nics": ["eth1"], "options": "mode=7"}}, BadBond),
+        ({}, {"bond0": {"nics": ["eth1"], "options": "mode=1 lacp_rate=fast"}}, BadBond),
+        ({}, {"bond0": {"nics": ["eth1"], "options": "mode=1 primary=eth2"}}, BadBond),
+        ({}, {"bond0": {"nics": ["eth1"], "hwaddr": "not a MAC"}}, BadBond),
+        ({}, {"bond0": {"nics": ["eth1"], "switch": "ovs"}}, BadNetworkParameters),
+        ({}, {"bond0": {"nics": ["eth1"], "colour": "red"}}, BadNetworkParameters),
+        ({}, {"eth2": {"nics": ["eth1"]}}, BadBond),
         ({}, {"bond0": {"nics": ["eth1"], "options": "mode"}}, BadBond),
         ({}, {"bond0": {"remove": True}}, BadBond),
         ({}, {"bond0": {"nics": ["nope"]}}, BadNic),
@@ -330,3 +409,139 @@ def test_a_bond_is_not_removed_under_a_network() -> None:
     host.set({"red": {"bonding": "bond0"}}, {"bond0": {"nics": ["eth1"]}})
     with pytest.raises(UsedBond):
         host.set({}, {"bond0": {"remove": True}})
+
+
+QOS = {"out": {"ls": {"m2": 50}, "ul": {"m2": 10_000_000}}}
+
+
+def test_only_what_is_asked_for_is_touched() -> None:
+    host = managed_host()
+    host.set({"red": {"nic": "eth1", "mtu": 1500}})
+    host.kernel.address_add("ovirtmgmt", "192.0.2.200/24")
+    host.kernel.mtu_set("red", 1400)
+    host.set({"blue": {"nic": "eth2"}})
+    assert "192.0.2.200/24" in host.kernel.links["ovirtmgmt"].addresses
+    assert host.kernel.links["red"].mtu == 1400
+    host.set({"red": {"nic": "eth1", "mtu": 1500}})
+    assert host.kernel.links["red"].mtu == 1500
+
+
+def test_a_lost_nic_does_not_stand_in_the_way_of_other_networks() -> None:
+    host = managed_host()
+    host.set({"red": {"nic": "eth1", "vlan": 5}}, {"bond0": {"nics": ["eth2"]}})
+    for name in ("eth1.5", "eth1", "eth2"):
+        del host.kernel.links[name]
+    host.set({"blue": {}})
+    assert "blue" in host.kernel.links
+    host.set({"red": {"remove": True}})
+    assert "red" not in host.kernel.links
+    with pytest.raises(BadNic):
+        host.set({}, {"bond0": {"nics": ["eth2"]}})
+
+
+def test_the_mtu_of_a_nic_is_that_of_its_largest_network_and_shrinks_again() -> None:
+    host = managed_host()
+    host.set({"red": {"nic": "eth1", "vlan": 10, "mtu": 9000}, "blue": {"nic": "eth1", "vlan": 20, "mtu": 2000}})
+    host.set({"red": {"nic": "eth1", "vlan": 10}})
+    assert [host.kernel.links[name].mtu for name in ("eth1", "eth1.10", "red", "blue")] == [2000, 1500, 1500, 2000]
+    host.set({"blue": {"nic": "eth1", "vlan": 20, "mtu": 9000}})
+    host.set({"blue": {"remove": True}})
+    assert host.kernel.links["eth1"].mtu == 1500
+
+
+def test_a_smaller_nic_takes_its_vlans_down_and_the_way_back_brings_them_up() -> None:
+    host = managed_host()
+    host.set({"red": {"nic": "eth1", "vlan": 10, "bridged": False, "mtu": 9000}})
+    host.set({"red": {"nic": "eth1", "vlan": 10, "bridged": False, "mtu": 1500}})
+    assert host.kernel.links["eth1.10"].mtu == 1500
+
+
+def test_the_default_route_leaves_with_its_role() -> None:
+    host = managed_host()
+    other = {"nic": "eth1", "ipaddr": "10.0.0.1", "netmask": "24", "gateway": "10.0.0.254"}
+    host.set({"red": other})
+    assert host.kernel.gateways.get("red", {}) == {}
+    assert host.kernel.sources["10.0.0.1/24"] == Source("red", "10.0.0.254")
+    host.set({"red": {**other, "defaultRoute": True}, "ovirtmgmt": {**MANAGEMENT, "defaultRoute": False}})
+    assert {d: g for d, g in host.kernel.gateways.items() if g} == {"red": {"4": "10.0.0.254"}}
+    host.set({"red": other})
+    assert {d: g for d, g in host.kernel.gateways.items() if g} == {}
+
+
+def test_replies_leave_by_the_gateway_of_the_network_they_answer() -> None:
+    host = managed_host()
+    red = {"nic": "eth1", "vlan": 5, "bridged": False, "ipaddr": "10.0.0.1", "netmask": "24", "gateway": "10.0.0.254"}
+    host.set({"red": red})
+    host.set({"red": {**red, "gateway": "10.0.0.253"}})
+    assert host.kernel.sources["10.0.0.1/24"] == Source("eth1.5", "10.0.0.253")
+    host.set({"red": {**red, "ipaddr": "10.0.0.2"}})
+    assert set(host.kernel.sources) == {"192.0.2.2/24", "10.0.0.2/24"}
+    host.set({"red": {"remove": True}})
+    assert set(host.kernel.sources) == {"192.0.2.2/24"}
+
+
+def test_ipv6_is_off_unless_a_network_wants_it() -> None:
+    host = managed_host()
+    assert host.kernel.ipv6["ovirtmgmt"] == "off"
+    for wish, mode in (
+        ({"ipv6addr": "2001:db8::2/64"}, "static"),
+        ({"ipv6autoconf": True}, "auto-noroute"),
+        ({"dhcpv6": True, "ipv6autoconf": True}, "auto-noroute"),
+        ({"dhcpv6": True}, "ra-noroute"),
+        ({}, "off"),
+    ):
+        host.set({"red": {"nic": "eth1", "bridged": False, **wish}})
+        assert host.kernel.ipv6["eth1"] == mode
+    host.set({"red": {"remove": True}})
+    assert host.kernel.ipv6["eth1"] == "auto"
+
+
+def test_nameservers_come_with_the_default_route() -> None:
+    host = managed_host()
+    host.set({"red": {"nic": "eth1", "nameservers": ["203.0.113.1"]}})
+    assert host.kernel.nameservers == ("192.0.2.53",)
+    host.set({"ovirtmgmt": {**MANAGEMENT, "nameservers": ["203.0.113.1", "2001:db8::53"]}})
+    assert host.kernel.nameservers == ("203.0.113.1", "2001:db8::53")
+    assert host.set({"ovirtmgmt": {**MANAGEMENT, "nameservers": ["203.0.113.1", "2001:db8::53"]}}) == []
+
+
+def test_shaping_follows_the_network_and_survives_a_new_bond() -> None:
+    host = managed_host()
+    bond = {"nics": ["eth1", "eth2"], "options": "mode=1"}
+    host.set(
+        {"red": {"bonding": "bond0", "vlan": 5, "hostQos": QOS}, "blue": {"bonding": "bond0", "hostQos": QOS}},
+        {"bond0": bond},
+    )
+    curves = "ls=0:0:50,ul=0:0:10000000"
+    assert host.kernel.shaped == {"bond0": {5: curves, None: curves}}
+    host.set({}, {"bond0": {**bond, "options": "mode=4"}})
+    assert host.kernel.shaped == {"bond0": {5: curves, None: curves}}
+    host.set({"red": {"bonding": "bond0", "vlan": 6}})
+    host.set({"blue": {"remove": True}})
+    assert host.kernel.shaped == {}
+
+
+def test_options_of_a_bridge_are_set_by_the_kernels_names() -> None:
+    host = managed_host()
+    host.set({"red": {"custom": {"bridge_opts": "forward_delay=1500 multicast_snooping=0", "other": "x"}}})
+    assert host.kernel.links["red"].bridge_options == {"forward_delay": "1500", "mcast_snooping": "0"}
+    host.set({"red": {"custom": {"bridge_opts": "forward_delay=400"}}})
+    assert host.kernel.links["red"].bridge_options["forward_delay"] == "400"
+    host.set({"red": {"remove": True}})
+
+
+def test_a_device_name_that_would_be_too_long_is_refused() -> None:
+    host = managed_host()
+    host.kernel.links["enp101s0f1np1"] = nic("enp101s0f1np1")
+    with pytest.raises(BadVlan, match="longer than"):
+        host.set({"red": {"nic": "enp101s0f1np1", "vlan": 100}})
+
+
+def test_a_bond_of_others_is_taken_over_as_it_is_or_made_anew() -> None:
+    host = managed_host()
+    host.kernel.links["bond7"] = Link("bond7", kind="bond", up=True, options={"mode": "active-backup", "miimon": 100})
+    host.kernel.links["eth1"] = nic("eth1", master="bond7")
+    host.kernel.ipv6["bond7"] = "auto"
+    steps = host.set({}, {"bond7": {"nics": ["eth1"], "options": "mode=1 miimon=100"}})
+    assert steps == []
+    assert "bond-create" in [step.do[0] for step in host.set({}, {"bond7": {"nics": ["eth1"], "options": "mode=4"}})]

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state as it will be after the steps so far, and the steps, each with what undoes it. Pure.
+
+Every method leaves the draft as the kernel will be, so that later steps see what earlier ones did.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vdsm_mp.network.options import as_shown, bridge_text, options_text
+from vdsm_mp.network.state import Link, Source, State
+from vdsm_mp.network.wanted import Bond, Config, Network
+
+Operation = tuple[str, dict[str, Any]]
+
+#: Seconds that an address lives which somebody else looks after and which we had to give back: they renew it by then.
+_BORROWED_S = 3600
+#: How a device that the kernel has just made treats IPv6.
+_NEW_IPV6 = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """do: operation and parameters of root. undo: operations that bring back what was before, in order."""
+
+    do: Operation
+    undo: tuple[Operation, ...] = ()
+
+
+class Draft:
+    def __init__(self, state: State, old: Config) -> None:
+        self._old = old
+        self.links = dict(state.links)
+        self.steps: list[Step] = []
+        self._gateways = {device: dict(found) for device, found in state.gateways.items()}
+        self._sources = dict(state.sources)
+        self._ipv6 = dict(state.ipv6)
+        self._has_ipv6 = bool(state.ipv6)
+        self._nameservers = state.nameservers
+        self._shaped = {
+            (net.base, net.vlan): net.curves for net in old.networks.values() if net.curves and net.base in state.shaped
+        }
+
+    def ports(self, master: str) -> list[str]:
+        return sorted(link.name for link in self.links.values() if link.master == master)
+
+    def gateways_of(self, device: str) -> dict[str, str]:
+        return dict(self._gateways.get(device, {}))
+
+    # Devices
+
+    def create(self, link: Link, do: Operation) -> None:
+        self._step(do, ("link-remove", {"name": link.name}))
+        self.links[link.name] = link
+        if self._has_ipv6:
+            self._ipv6[link.name] = _NEW_IPV6
+
+    def remove(self, name: str) -> None:
+        """Ports must be gone. What undoes it makes the device again with all it had."""
+        link = self.links[name]
+        if link.master:
+            self.detach(name)
+            link = self.links[name]
+        for nic, tag in list(self._shaped):
+            if nic == name:
+                self.unshape(nic, tag)
+        self.set_addresses(name, (), {})
+        undo = [*self._recreate(link), ("mtu-set", {"name": name, "mtu": link.mtu})]
+        mode = self._ipv6.pop(name, _NEW_IPV6)
+        if mode != _NEW_IPV6:
+            undo.append(("ipv6-set", {"name": name, "mode": mode}))
+        if link.up:
+            undo.append(("link-up", {"name": name}))
+        self._step(("link-remove", {"name": name}), *undo)
+        del self.links[name]
+
+    def _recreate(self, link: Link) -> list[Operation]:
+        """Bonds of ours come back with the options that once made them."""
+        if link.kind == "bridge":
+            net = self._old.networks.get(link.name)
+            made: Operation = ("bridge-create", {"name": link.name, "stp": bool(link.options.get("stp_state"))})
+            if net is None or not net.bridge_options:
+                return [made]
+            return [made, ("bridge-set", {"name": link.name, "options": bridge_text(net.bridge_options)})]
+        if link.kind == "vlan":
+            return [("vlan-create", {"name": link.name, "nic": link.base, "tag": link.tag})]
+        ours = self._old.bonds.get(link.name)
+        return [bond_create(ours if ours is not None else Bond(name=link.name, nics=(), options=link.bond_options))]
+
+    def attach(self, port: str, master: str) -> None:
+        self._step(("port-attach", {"port": port, "to": master}), ("port-detach", {"port": port}))
+        self.links[port] = replace(self.links[port], master=master)
+
+    def detach(self, port: str) -> None:
+        link = self.links[port]
+        undo: list[Operation] = []
+        if link.master and link.master in self.links:
+            if self.links[link.master].kind == "bond":
+                undo.append(("link-down", {"name": port}))
+            undo.append(("port-attach", {"port": port, "to": link.master}))
+            if link.up:
+                undo.append(("link-up", {"name": port}))
+        self._step(("port-detach", {"port": port}), *undo)
+        self.links[port] = replace(link, master="")
+
+    def switch(self, name: str, *, up: bool) -> None:
+        link = self.links[name]
+        if link.up == up:
+            return
+        word, back = ("link-up", "link-down") if up else ("link-down", "link-up")
+        self._step((word, {"name": name}), (back, {"name": name}))
+        self.links[name] = replace(link, up=up)
+
+    def mtu(self, name: str, mtu: int) -> None:
+        link = self.links[name]
+        if link.mtu == mtu:
+            return
+        undo: list[Operation] = [("mtu-set", {"name": name, "mtu": link.mtu})]
+        self.links[name] = replace(link, mtu=mtu)
+        for above in list(self.links.values()):
+            # The kernel takes VLAN devices down with their base, and does not bring them up again.
+            if above.base == name and above.mtu > mtu:
+                undo.append(("mtu-set", {"name": above.name, "mtu": above.mtu}))
+                self.links[above.name] = replace(above, mtu=mtu)
+        self._step(("mtu-set", {"name": name, "mtu": mtu}), *undo)
+
+    def stp(self, name: str, enabled: bool) -> None:
+        link = self.links[name]
+        if bool(link.options.get("stp_state")) == enabled:
+            return
+        undo: Operation = ("stp-set", {"name": name, "enabled": not enabled})
+        self._step(("stp-set", {"name": name, "enabled": enabled}), undo)
+        self.links[name] = replace(link, options={**link.options, "stp_state": int(enabled)})
+
+    def bridge_options(self, name: str, wanted: Mapping[str, str]) -> None:
+        """wanted: {option of ours: value}; what it does not name stays as it is."""
+        shown = self.links[name].bridge_options
+        different = {key: value for key, value in wanted.items() if shown.get(key) != value}
+        if not different:
+            return
+        undo: list[Operation] = []
+        if back := {key: shown[key] for key in different if key in shown}:
+            undo.append(("bridge-set", {"name": name, "options": bridge_text(back)}))
+        self._step(("bridge-set", {"name": name, "options": bridge_text(different)}), *undo)
+        self.links[name] = replace(self.links[name], options={**self.links[name].options, **as_shown(different)})
+
+    # Addresses, routes, clients
+
+    def ipv6(self, name: str, mode: str) -> None:
+        """mode: see details.py. Nothing on a kernel without IPv6."""
+        before = self._ipv6.get(name)
+        if before is None or before == mode:
+            return
+        self._step(("ipv6-set", {"name": name, "mode": mode}), ("ipv6-set", {"name": name, "mode": before}))
+        self._ipv6[name] = mode
+
+    def dhcp(self, net: Network, *, six: bool, start: bool) -> None:
+        options = {"routes": net.default_route, "dns": not net.nameservers} if not six else {}
+        if start and net.dhcp_wait:
+            options["wait"] = True
+        begin: Operation = ("dhcp-start", {"name": net.top, "six": six, **options})
+        end: Operation = ("dhcp-stop", {"name": net.top, "six": six})
+        if start:
+            self._step(begin, end)
+        else:
+            # It was there, so there is nothing to wait for; a server that is silent now must not stop the undoing.
+            begin[1].pop("wait", None)
+            self._step(end, begin)
+
+    def set_addresses(
+        self, name: str, wanted: tuple[str, ...], gateways: Mapping[str, str], source: str = "", ours: bool = True
+    ) -> None:
+        """Exactly these, and the default routes through them. Removing an address takes its routes along.
+
+        source: the gateway of the first IPv4 address, by which what came to it is answered. ours: default routes that
+        `gateways` does not name are removed, too.
+        """
+        link, routes = self.links[name], self._gateways.get(name, {})
+        lost = tuple(address for address in link.addresses if address not in wanted)
+        for address in lost:
+            self._lose(link, address, routes)
+        for address in wanted:
+            if address not in link.addresses:
+                self._step(
+                    ("address-add", {"name": name, "address": address}),
+                    ("address-remove", {"name": name, "address": address}),
+                )
+        kept = {family: gateway for family, gateway in routes.items() if family not in map(family_of, lost)}
+        for family, gateway in list(kept.items()):
+            if ours and family not in gateways:
+                route: dict[str, Any] = {"name": name, "gateway": gateway}
+                self._step(("route-remove", route), ("route-set", route))
+                del kept[family]
+        for family, gateway in gateways.items():
+            if kept.get(family) != gateway:
+                self._route(name, gateway, kept.get(family))
+                kept[family] = gateway
+        self.links[name] = replace(link, addresses=wanted)
+        self._gateways[name] = kept
+        self._set_source(name, next((a for a in wanted if family_of(a) == "4"), "") if source else "", source)
+
+    def _lose(self, link: Link, address: str, routes: Mapping[str, str]) -> None:
+        self._drop_source(link.name, address)
+        family = family_of(address)
+        again: dict[str, Any] = {"name": link.name, "address": address}
+        if family in link.dynamic:
+            again["valid_s"] = _BORROWED_S
+        undo: list[Operation] = [("address-add", again)]
+        if routes.get(family):
+            undo.append(("route-set", {"name": link.name, "gateway": routes[family]}))
+        self._step(("address-remove", {"name": link.name, "address": address}), *undo)
+
+    def _set_source(self, name: str, address: str, gateway: str) -> None:
+        for other, source in list(self._sources.items()):
+            if source.device == name and other != address:
+                self._drop_source(name, other)
+        if not address or self._sources.get(address) == Source(name, gateway):
+            return
+        undo: list[Operation] = [("source-route-remove", {"name": name, "address": address})]
+        if (before := self._sources.get(address)) is not None:
+            undo.append(_source_set(address, before))
+        self._step(_source_set(address, Source(name, gateway)), *undo)
+        self._sources[address] = Source(name, gateway)
+
+    def _drop_source(self, name: str, address: str) -> None:
+        source = self._sources.get(address)
+        if source is None or source.device != name:
+            return
+        self._step(("source-route-remove", {"name": name, "address": address}), _source_set(address, source))
+        del self._sources[address]
+
+    def _route(self, name: str, gateway: str, before: str | None) -> None:
+        family = family_of(gateway)
+        undo: list[Operation] = [("route-remove", {"name": name, "gateway": gateway})]
+        if before:
+            undo = [("route-set", {"name": name, "gateway": before})]
+        else:
+            for device, found in self._gateways.items():
+                # `route-set` replaces the default route wherever it points to.
+                if device != name and found.get(family):
+                    undo = [("route-set", {"name": device, "gateway": found.pop(family)})]
+                    break
+        self._step(("route-set", {"name": name, "gateway": gateway}), *undo)
+
+    # The host's own
+
+    def nameservers(self, servers: tuple[str, ...]) -> None:
+        if servers and servers != self._nameservers:
+            undo: Operation = ("nameservers-set", {"servers": ",".join(self._nameservers)})
+            self._step(("nameservers-set", {"servers": ",".join(servers)}), undo)
+            self._nameservers = servers
+
+    def shape(self, nic: str, tag: int | None, curves: str) -> None:
+        before = self._shaped.get((nic, tag))
+        if before == curves:
+            return
+        undo = _shape_set(nic, tag, before) if before else _shape_remove(nic, tag)
+        self._step(_shape_set(nic, tag, curves), undo)
+        self._shaped[nic, tag] = curves
+
+    def unshape(self, nic: str, tag: int | None) -> None:
+        if before := self._shaped.pop((nic, tag), ""):
+            self._step(_shape_remove(nic, tag), _shape_set(nic, tag, before))
+
+    def _step(self, do: Operation, *undo: Operation) -> None:
+        self.steps.append(Step(do, undo))
+
+
+def family_of(address: str) -> str:
+    return "6" if ":" in address else "4"
+
+
+def bond_create(bond: Bond) -> Operation:
+    given: dict[str, Any] = {"name": bond.name}
+    if bond.options:
+        given["options"] = options_text(bond.options)
+    if bond.mac:
+        given["mac"] = bond.mac
+    return ("bond-create", given)
+
+
+def _source_set(address: str, source: Source) -> Operation:
+    return ("source-route-set", {"name": source.device, "address": address, "gateway": source.gateway})
+
+
+def _shape_set(nic: str, tag: int | None, curves: str) -> Operation:
+    return ("shape-set", {"nic": nic, "curves": curves, **({} if tag is None else {"tag": tag})})
+
+
+def _shape_remove(nic: str, tag: int | None) -> Operation:
+    return ("shape-remove", {"nic": nic, **({} if tag is None else {"tag": tag})})

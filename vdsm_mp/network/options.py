@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of bonds and bridges, from what clients write and from what `ip` shows. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vdsm_mp.priv.linkoptions import BRIDGE, BRIDGE_WORDS, bond_word
+
+#: Shown under another name than it is set by.
+_BRIDGE_SHOWN = {
+    "mcast_last_member_count": "mcast_last_member_cnt",
+    "mcast_last_member_interval": "mcast_last_member_intvl",
+    "mcast_membership_interval": "mcast_membership_intvl",
+    "mcast_querier_interval": "mcast_querier_intvl",
+    "mcast_query_interval": "mcast_query_intvl",
+    "mcast_query_response_interval": "mcast_query_response_intvl",
+    "mcast_startup_query_count": "mcast_startup_query_cnt",
+    "mcast_startup_query_interval": "mcast_startup_query_intvl",
+}
+#: {option: where `ip` shows it}; those of every mode, and those that only a mode has.
+_BOND_SHOWN = {"miimon": "miimon", "updelay": "updelay", "downdelay": "downdelay"}
+_BOND_SHOWN_IN = {
+    "active-backup": {"primary": "primary"},
+    "balance-xor": {"xmit_hash_policy": "xmit_hash_policy"},
+    "802.3ad": {"lacp_rate": "ad_lacp_rate", "ad_select": "ad_select", "xmit_hash_policy": "xmit_hash_policy"},
+    "balance-tlb": {"primary": "primary", "xmit_hash_policy": "xmit_hash_policy"},
+    "balance-alb": {"primary": "primary"},
+}
+
+_BOND_ELSEWHERE = {"lacp_rate": "ad_lacp_rate", "num_grat_arp": "num_peer_notif", "num_unsol_na": "num_peer_notif"}
+
+
+def options_text(options: Mapping[str, str]) -> str:
+    """As root's operations take them: "mode=4,miimon=100"."""
+    return ",".join(f"{key}={value}" for key, value in options.items())
+
+
+def bridge_text(options: Mapping[str, str]) -> str:
+    """options: {word of `ip`: value}."""
+    return options_text(options)
+
+
+def split(text: str) -> dict[str, str] | str:
+    """Of "mode=4 miimon=100", or the word that is no option."""
+    found: dict[str, str] = {}
+    for pair in text.split():
+        key, equals, value = pair.partition("=")
+        if not equals or not value:
+            return pair
+        found[key] = value
+    return found
+
+
+def bridge_words(options: Mapping[str, str]) -> dict[str, str]:
+    """From names of the kernel's files, which clients use, to words of `ip`; an unknown name stays."""
+    return {BRIDGE_WORDS.get(key, key): value for key, value in options.items()}
+
+
+def shown_bridge(data: Mapping[str, Any]) -> dict[str, str]:
+    """{word of `ip`: value} from what `ip -d` shows."""
+    found = {}
+    for word in BRIDGE:
+        value = data.get(_BRIDGE_SHOWN.get(word, word))
+        if value is not None:
+            found[word] = str(int(value, 0)) if isinstance(value, str) else str(int(value))
+    return found
+
+
+def as_shown(options: Mapping[str, str]) -> dict[str, Any]:
+    """The reverse of `shown_bridge`."""
+    return {_BRIDGE_SHOWN.get(word, word): int(value) for word, value in options.items()}
+
+
+def shown_bond(data: Mapping[str, Any]) -> dict[str, str]:
+    """What can be set again, without what is off."""
+    mode = str(data.get("mode", "balance-rr"))
+    shown = {**_BOND_SHOWN, **_BOND_SHOWN_IN.get(mode, {})}
+    values = {option: data.get(place) for option, place in shown.items()}
+    return {"mode": mode, **{option: str(value) for option, value in values.items() if value not in (None, 0, "")}}
+
+
+def same_bond(data: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
+    """Has a bond of which `ip -d` shows this what is wanted?"""
+    return all(_shows(data, key) == bond_word(key, value) for key, value in {"mode": "0", **wanted}.items())
+
+
+def _shows(data: Mapping[str, Any], option: str) -> str:
+    value = data.get(_BOND_ELSEWHERE.get(option, option))
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    # Nothing is shown of what is off.
+    return bond_word(option, "0") if value is None else str(value)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the networks that nobody asks about: brings them up after a boot, and again when a lost NIC comes back.
+
+What cannot be brought up is told and left out; one dead NIC must not cost the host its management network.
+"""
+
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from vdsm_mp.common import log
+from vdsm_mp.common.clock import mono_s
+from vdsm_mp.common.errors import Error
+from vdsm_mp.network.commit import Networks
+from vdsm_mp.network.drift import drift, missing_nics
+from vdsm_mp.network.state import State
+from vdsm_mp.network.wanted import Config, Network
+
+logger = log.named(__name__)
+
+#: Sysctls, the resolver's file and queues tell nobody when they change.
+_LOOK_EVERY_S = 60.0
+
+
+class Upkeep:
+    def __init__(self, networks: Networks, clock: Callable[[], float] = mono_s) -> None:
+        self._networks = networks
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._looked_at = 0.0
+        self._seen: State | None = None
+        self._lost: dict[str, tuple[str, ...]] = {}
+        #: {network or bond: why it could not be brought up}; tried again at every look that is due by time.
+        self._faults: dict[str, str] = {}
+        #: {(network, IPv6?): why it has no DHCP client}
+        self._clients: dict[tuple[str, bool], str] = {}
+        self._drift: dict[str, str] = {}
+
+    def problems(self) -> list[str]:
+        """What an operator should look at."""
+        config = self._networks.config
+        waits = {name: f"{name} waits for NIC {', '.join(nics)}" for name, nics in self._lost.items()}
+        found = {**self._drift, **waits, **{name: says for (name, _), says in self._clients.items()}, **self._faults}
+        return [says for name, says in sorted(found.items()) if name in config.networks or name in config.bonds]
+
+    def start(self) -> None:
+        """After a boot bring the safe networks up; after a restart only see that clients live."""
+        if self._networks.start():
+            safe = self._networks.safe()
+            if safe.networks or safe.bonds:
+                self._restore(safe)
+            return
+        self._keep_dhcp()
+        self._lost = missing_nics(self._networks.state(), self._networks.config)
+
+    def look(self, seen: State) -> None:
+        """One beat; `seen` is the same object as long as the kernel told of no change."""
+        if not self._lock.acquire(blocking=False):
+            return  # the beat before still brings something up
+        try:
+            timed = self._clock() - self._looked_at >= _LOOK_EVERY_S
+            config = self._networks.config
+            if (timed or seen is not self._seen) and (config.networks or config.bonds):
+                self._seen = seen
+                if timed:
+                    self._looked_at = self._clock()
+                    self._try_again()
+                self._bring_back()
+                self._drift = drift(self._networks.state(), self._networks.config)
+        finally:
+            self._lock.release()
+
+    def _try_again(self) -> None:
+        config = self._networks.config
+        wrong = drift(self._networks.state(), config) if self._faults else {}
+        failed, self._faults = self._faults.keys() & wrong.keys() - self._lost.keys(), {}
+        for name in sorted(failed):
+            self._apply(config, {name})
+        for name, six in list(self._clients):
+            del self._clients[name, six]
+            if name in config.networks and (net := config.networks[name]) and (net.dhcp6 if six else net.dhcp4):
+                self._start_client(net, six=six)
+
+    def _bring_back(self) -> None:
+        config = self._networks.config
+        was, self._lost = self._lost, missing_nics(self._networks.state(), config)
+        back = {name for name, nics in was.items() if set(nics) - set(self._lost.get(name, ()))}
+        back &= (config.networks.keys() - self._lost.keys()) | config.bonds.keys()
+        back |= {net.name for net in config.networks.values() if net.base in back}
+        if back:
+            logger.warning("NICs of %s came back", ", ".join(sorted(back)))
+            self._apply(config, back)
+
+    def _restore(self, safe: Config) -> None:
+        state = self._networks.state()
+        # No server of addresses may hold a boot up.
+        patient = {name: msgspec.structs.replace(net, dhcp_wait=False) for name, net in safe.networks.items()}
+        safe = Config(networks=patient, bonds=safe.bonds)
+        self._lost = missing_nics(state, safe)
+        bonds = {name for name, bond in safe.bonds.items() if any(nic in state.links for nic in bond.nics)}
+        nets = {name for name, net in safe.networks.items() if name not in self._lost}
+        nets -= {name for name in nets if safe.networks[name].base in safe.bonds.keys() - bonds}
+        if self._apply(safe, bonds | nets):
+            return
+        # One of them spoils it for all: each for itself, the way out first.
+        self._faults.clear()
+        done = Config()
+        for net in sorted(safe.networks.values(), key=lambda net: not net.default_route):
+            if net.name in nets:
+                under = {net.base} & safe.bonds.keys()
+                needed = {name: safe.bonds[name] for name in done.bonds.keys() | under}
+                more = Config(networks={**done.networks, net.name: net}, bonds=needed)
+                done = more if self._apply(more, {net.name, *(under - done.bonds.keys())}) else done
+        self._networks.own(safe)
+
+    def _apply(self, config: Config, names: set[str]) -> bool:
+        try:
+            self._networks.apply(config, names)
+        except Error as error:
+            # The rest of the agent must come up: without it nobody could repair the network from outside.
+            for name in names:
+                self._faults[name] = f"{name} could not be brought up: {error}"
+            logger.error("%s could not be brought up: %s", ", ".join(sorted(names)), error)
+            return False
+        return True
+
+    def _keep_dhcp(self) -> None:
+        """Clients outlive us; start those that did not live on. Harmless for the others."""
+        for net in self._networks.config.networks.values():
+            for six, wanted in ((False, net.dhcp4), (True, net.dhcp6)):
+                if wanted:
+                    self._start_client(net, six=six)
+
+    def _start_client(self, net: Network, *, six: bool) -> None:
+        options = {} if six else {"routes": net.default_route, "dns": not net.nameservers}
+        try:
+            self._networks.do(("dhcp-start", {"name": net.top, "six": six, **options}))
+        except Error as error:
+            self._clients[net.name, six] = f"network {net.name} has no DHCP client: {error}"
+            logger.error("%s", self._clients[net.name, six])
