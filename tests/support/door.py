@@ -133,13 +133,14 @@ def open_door(
     engine_names: Collection[str] = (),
     verify_names: bool = False,
     ready: bool = True,
+    listener: socket.socket | None = None,
 ) -> Iterator[Door]:
     """A door on 127.0.0.1. files: its certificates, None = clear text. ready: every worker has been ready once."""
     limits = limits or Limits()
     bus = SmallBus(dict(answers or {}))
     gate = Gate(WORKERS)
     broker = Broker("jms.queue.events")
-    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    listener = listener or socket.create_server(("127.0.0.1", 0), backlog=128)
     tls = None if files is None else ServerTls(files)
     server = Server(
         listener,

@@ -21,7 +21,8 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -68,8 +69,9 @@ class EngineClient:
         queues: Queues = HOST,
         identifier: str = "null",
         lag_s: float = 0.0,
+        dial: Callable[[], socket.socket] | None = None,
     ) -> None:
-        self._address = address
+        self._dial = dial or partial(socket.create_connection, address, CONNECT_S)
         self._files = files
         self._queues = queues
         self._identifier = identifier
@@ -147,7 +149,7 @@ class EngineClient:
             return
         if self._thread is not None:
             self._thread.join(10)
-        sock = socket.create_connection(self._address, timeout=CONNECT_S)
+        sock = self._dial()
         tls = None
         began = time.monotonic()
         try:

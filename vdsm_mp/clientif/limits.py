@@ -17,6 +17,9 @@ class Limits:
     # Of those that have not shown a certificate yet. One more pushes out the oldest: an honest handshake takes
     # milliseconds, so those who hold out longest are those who want to keep others from coming in.
     arrivals: int = 512
+    # What was sent and nobody acknowledges: the client's machine is gone, or its road. The kernel alone would try for a
+    # quarter of an hour, and keep what the client has not read.
+    vanished_s: float = 120.0
     # From accept to the end of the handshake, and from there to the first five octets.
     handshake_s: float = 10.0
     detect_s: float = 10.0
