@@ -34,8 +34,10 @@ class Listener(Protocol):
 class Broker:
     """All sessions' subscriptions: {destination: {(session, id): None}}, in the order in which they were made."""
 
-    def __init__(self, event_queue: str) -> None:
+    def __init__(self, event_queue: str, since_ms: int = 0) -> None:
         self._event_queue = event_queue
+        #: As `notify_time`. What is older is no news: the bus tells last values again to a door that has just begun.
+        self._since_ms = since_ms
         self._listeners: dict[str, dict[tuple[Listener, str], None]] = {}
 
     def add(self, destination: str, listener: Listener, subscription: str) -> None:
@@ -58,7 +60,7 @@ class Broker:
     def publish(self, event: Message) -> None:
         """Tell a public event to whoever listens to the event queue, encoded once."""
         listeners = self._listeners.get(self._event_queue)
-        if not listeners:
+        if not listeners or event.notify_time < self._since_ms:  # type: ignore[attr-defined]
             return
         body = event_body(event)
         for listener, subscription in list(listeners):

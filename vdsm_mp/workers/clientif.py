@@ -15,6 +15,7 @@ from vdsm_mp.clientif.limits import Limits
 from vdsm_mp.clientif.router import Bus, Router
 from vdsm_mp.clientif.server import Policy, Server
 from vdsm_mp.clientif.subscriptions import Broker
+from vdsm_mp.common import clock
 from vdsm_mp.common.options import Config
 from vdsm_mp.wire.tls import Files, ServerTls
 from vdsm_mp.workers.base import Room
@@ -31,7 +32,7 @@ def build(config: Config, ports: Ports) -> Room:
     # The door alone uses the bus below the port: it lives on the loop and must not open what it carries.
     bus = cast(Bus, ports.call.bus)  # type: ignore[attr-defined]
     router = Router(bus, gate, builtin.ANSWERS, limits)
-    broker = Broker(config.addresses.event_queue)
+    broker = Broker(config.addresses.event_queue, clock.notify_time())
     server = Server(
         ports.inherited["public"],
         Policy(_listed(config.addresses.request_queues), tls, config.vars.verify_client_cert, config.vars.http_enable),

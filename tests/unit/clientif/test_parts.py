@@ -147,3 +147,11 @@ def test_a_beat_leaves_before_the_engines_limit() -> None:
     # It gives up after 1.5 times what was promised.
     assert HEARTBEAT_FLOOR_MS >= 15000
     assert 0.5 < HEARTBEAT_EARLY < 1
+
+
+def test_what_happened_before_the_door_was_there_is_no_news() -> None:
+    broker, ear = Broker("events", since_ms=100), Ear()
+    broker.add("events", ear, "1")
+    for at in (99, 100, 101):
+        broker.publish(VmStatusChanged(vm_id=VM, info={"status": "Up"}, notify_time=at))
+    assert [body["params"]["notify_time"] for _, body in ear.heard] == [100, 101]  # type: ignore[index]
