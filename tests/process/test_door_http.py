@@ -183,6 +183,21 @@ def test_a_client_that_leaves_in_the_middle_leaves_a_failed_task(store: Store, r
     assert store.put(b"hello")[0].status == 200
 
 
+def test_a_door_that_dies_in_the_middle_leaves_no_image_claimed(store: Store, room: StorageRoom) -> None:
+    lines = [f"{name}: {value}" for name, value in store.headers(Content_Length=str(SIZE)).items()]
+    tell = room.room.room.peer_changed
+    assert tell is not None
+    with Records(store.door.address, store.files) as raw:
+        raw.send(("PUT / HTTP/1.1\r\n" + "\r\n".join(lines) + "\r\n\r\n").encode() + b"x" * 1000)
+        (task_id,) = eventually(lambda: room.call("Host.getAllTasksInfo"))
+        # The connection stays open here, so that nothing but the master's note can end it.
+        tell("network", False)
+        tell("clientif", False)
+        status = room.ended(task_id)
+    assert status["taskResult"] != "success" and "nothing happened for 3 s" in status["message"]
+    assert store.put(b"hello")[0].status == 200
+
+
 def test_a_house_that_starts_says_so(store: Store) -> None:
     store.door.call(setattr, store.door.gate, "draining", True)
     assert problem(store.put(b"x"))[:2] == (500, 99)

@@ -33,6 +33,8 @@ _log = logging.getLogger("storage.ovf")
 MAX_TRANSFERS = 3
 #: The engine's own patience with a socket is 60 s.
 IDLE_S = 75.0
+#: When the door has died, or leaves: who still moves pieces may end that, the others hold their image no longer.
+IDLE_WITHOUT_DOOR_S = 3.0
 _OPEN_S = 50.0
 _LOOK_S = 0.2
 #: Names that the engine knows.
@@ -48,6 +50,7 @@ class _Transfer:
     length: int
     done: int = 0
     touched_mono: float = field(default_factory=mono_s)
+    idle_s: float = IDLE_S
     held: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
     problem: str = ""
@@ -102,8 +105,8 @@ class Transfers:
                 transfer.held.set()
                 while not transfer.over.wait(_LOOK_S):
                     run.check()
-                    if mono_s() - transfer.touched_mono > IDLE_S:
-                        raise TransferFailed(transfer.volume_id, f"nothing happened for {IDLE_S:g} s")
+                    if mono_s() - transfer.touched_mono > transfer.idle_s:
+                        raise TransferFailed(transfer.volume_id, f"nothing happened for {transfer.idle_s:g} s")
                 if transfer.problem:
                     raise TransferFailed(transfer.volume_id, transfer.problem)
         finally:
@@ -116,6 +119,13 @@ class Transfers:
     def _leave(self) -> None:
         with self._lock:
             self._count -= 1
+
+    def worker_changed(self, worker: str, up: bool) -> None:
+        """The master's note, on the loop. The clients of a door that is gone are gone, too."""
+        if worker == "clientif" and not up:
+            with self._lock:
+                for transfer in self._by_task.values():
+                    transfer.idle_s = IDLE_WITHOUT_DOOR_S
 
     def find(self, task_id: str) -> _Transfer:
         """Raises: TransferFailed (it is over, or never was)."""

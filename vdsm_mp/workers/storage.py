@@ -116,6 +116,7 @@ def build(config: Config, ports: Ports) -> Room:
     )
     tasks.after_recovery = volumes.sweep
     jobs = Jobs(long_work, ports.publish, "storage")
+    transfers = ovf_store.Transfers()
     return Room(
         state=(
             connections,
@@ -134,7 +135,7 @@ def build(config: Config, ports: Ports) -> Room:
             jobs,
             NbdServers(config.vdsm_mp.vdsm_run_dir),
             ImageDaemon(),
-            ovf_store.Transfers(),
+            transfers,
         ),
         handlers=(
             content_verbs,
@@ -160,6 +161,7 @@ def build(config: Config, ports: Ports) -> Room:
             volume_verbs,
         ),
         before_ready=(pools.restore,),
+        peer_changed=transfers.worker_changed,
         on_note={"stop-spm": lambda: spm.stop_now("the master was asked to stop it")},
         on_drain=(lambda: spm.stop_now("the worker is stopping"), monitors.close, domains.drop_all),
         vitals=lambda: {"tasks": tasks.vitals(), "work": long_work.vitals(), "spm": spm.state.value},
