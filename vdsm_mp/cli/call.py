@@ -23,11 +23,14 @@ class BadCommandLine(Exception):
 #: JSON-RPC's codes.
 _UNKNOWN_VERB, _BAD_PARAMETERS = -32601, -32602
 
-SAYS_NO = (*door.SAYS_NO, BadCommandLine)
+SAYS_NO = door.SAYS_NO
 
 
 def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
-    parser.epilog = "values are text, or JSON where the parameter wants it: key='{\"a\": 1}'; `VERB --help` lists them"
+    parser.epilog = (
+        "values are text, or JSON where the parameter wants it: key='{\"a\": 1}'; a list of ids is key=ID,ID. "
+        "Exit code: 0 answered, 1 refused or not reached, 2 not asked. `VERB --help` tells a verb's parameters"
+    )
     parser.add_argument("verb", metavar="VERB", nargs="?")
     parser.add_argument("words", metavar="KEY=VALUE", nargs="*")
     parser.add_argument("-h", "--help", action="store_true", help="of the command, or of the verb")
@@ -43,23 +46,35 @@ def run(asked: argparse.Namespace) -> int:
         print(verb_help(asked.verb) if asked.verb else asked.parser.format_help(), end="")
         known = not asked.verb or (asked.verb in VERBS and not VERBS[asked.verb].internal)
         return 0 if asked.help and known else 2
-    params = parameters(VERBS.get(asked.verb), asked.words, asked.params)
+    try:
+        params = parameters(VERBS.get(asked.verb), asked.words, asked.params)
+    except BadCommandLine as error:
+        return _refuse(asked, _BAD_PARAMETERS, str(error), exit_code=2)
     try:
         with door.connect(asked) as client:
             result = client.call(asked.verb, params, timeout_s=asked.timeout, flow_id=asked.flow_id)
     except Error as error:
-        if asked.json:
-            print(render.as_json({"error": {"code": error.code, "message": str(error)}}))
-        print(f"vdsm-mp: {asked.verb}: {error} (code {error.code}){_hint(asked.verb, error.code)}", file=sys.stderr)
-        return 1
+        return _refuse(asked, error.code, str(error), exit_code=1)
     print(render.as_json(result))
     return 0
+
+
+def _refuse(asked: argparse.Namespace, code: int, said: str, *, exit_code: int) -> int:
+    if asked.json:
+        print(render.as_json({"error": {"code": code, "message": said}}))
+    # Many sentences name the verb by themselves.
+    about = "" if asked.verb in said else f"{asked.verb}: "
+    number = "" if exit_code == 2 else f" (code {code})"
+    print(f"vdsm-mp: {about}{said}{number}{_hint(asked.verb, code)}", file=sys.stderr)
+    return exit_code
 
 
 def _hint(name: str, code: int) -> str:
     """Where to look, for the two mistakes that a person makes with a verb."""
     if code == _BAD_PARAMETERS and name in VERBS:
         return f"\n  `vdsm-mp call {name} --help` tells its parameters"
+    if code == _UNKNOWN_VERB and name in VERBS and VERBS[name].planned:
+        return "\n  `vdsm-mp verbs --planned` lists what is not built yet"
     if code == _UNKNOWN_VERB:
         near = similar(name)
         return f"\n  there are {', '.join(near)}" if near else "\n  `vdsm-mp verbs` lists them"
@@ -81,17 +96,19 @@ def parameters(spec: VerbSpec | None, words: list[str], sealed: str | None) -> d
         key, found, value = word.partition("=")
         if not found:
             raise BadCommandLine(f"{word!r} is not KEY=VALUE")
-        if spec and key not in kinds:
-            raise BadCommandLine(f"{spec.name} has no parameter {key}; it has: {', '.join(kinds) or 'none'}")
         params[key] = _value(value, kinds.get(key, Any))
+    unknown = [key for key in params if key not in kinds] if spec else []
+    if spec and unknown:
+        raise BadCommandLine(f"{spec.name} has no parameter {unknown[0]}; it has: {', '.join(kinds) or 'none'}")
     return params
 
 
 def _value(text: str, kind: Any) -> Any:
-    """Text stays text where text is wanted; elsewhere it is read as JSON, if it is JSON."""
-    if type_name(kind) in ("text", "uuid"):
+    """Text stays text where text is wanted; elsewhere it is read as JSON, if it is JSON. A list may be `a,b`."""
+    name = type_name(kind)
+    if name in ("text", "uuid"):
         return text
     try:
         return json.loads(text)
     except ValueError:
-        return text
+        return [one for one in text.split(",") if one] if name in ("list of text", "list of uuid") else text

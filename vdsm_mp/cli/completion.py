@@ -1,48 +1,121 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vdsm-mp completion`: bash asks this program what may come next, so it is always what the declarations say."""
+"""`vdsm-mp completion`: bash asks this program what may come next, so it is always what the declarations say.
+
+Ids of VMs, domains, pools and tasks are asked of the agent here, within two seconds; without one there are none.
+"""
 
 import argparse
+import re
+from typing import Any
 
 import msgspec
 
 from vdsm_mp.api.catalogue import VERBS
+from vdsm_mp.cli import door
 from vdsm_mp.cli.main import COMMANDS
 from vdsm_mp.cli.workers import WORKERS
+from vdsm_mp.common.errors import Error
+from vdsm_mp.common.options import Config
+from vdsm_mp.tool.types import type_name
 
 SAYS_NO = ()
 
+#: Bash breaks words at `=`, and replaces only what comes after it: what comes before is taken off again.
 _SCRIPT = """\
 _vdsm_mp() {
-    COMPREPLY=($(vdsm-mp completion --words -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
-    [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace
+    local line=${COMP_LINE:0:COMP_POINT} word
+    COMPREPLY=()
+    while IFS= read -r word; do
+        [[ ${line##* } == *=* && $COMP_WORDBREAKS == *=* ]] && word=${word#*=}
+        [[ -n $word ]] && COMPREPLY+=("$word")
+    done < <(vdsm-mp completion --line "$line" 2>/dev/null)
+    [[ ${COMPREPLY[0]} == *[=,] ]] && compopt -o nospace
 }
 complete -F _vdsm_mp vdsm-mp
 """
 
+_HELP = ("--help",)
+_DOOR = ("--host", "--port", "--pki", "--plain", "--timeout")
+#: Options of a command that are no words of its own.
+_OPTIONS = {
+    "status": ("--json",),
+    "restart": ("--json",),
+    "stacks": ("--json",),
+    "profile": ("--seconds", "--json"),
+    "trace": ("--seconds", "--json"),
+    "call": ("--params", "--flow-id", "--json", *_DOOR),
+    "events": ("--json", "--for", *_DOOR),
+    "verbs": ("--planned", "--built", "--json"),
+    "show-config": ("--config", "--changed", "--json"),
+    "check-host": ("--all", "--json"),
+    "schema": ("--json",),
+}
+#: Parameter -> (verb that knows the ids, what in its answer they are).
+_IDS: dict[str, tuple[str, str]] = {
+    "vmID": ("Host.getVMList", "vmId"),
+    "storagedomainID": ("Host.getStorageRepoStats", ""),
+    "sd_id": ("Host.getStorageRepoStats", ""),
+    "sdUUID": ("Host.getStorageRepoStats", ""),
+    "storagepoolID": ("Host.getConnectedStoragePools", ""),
+    "taskID": ("Host.getAllTasks", ""),
+}
+_WITHIN_S = 2.0
+
 
 def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
-    parser.add_argument("--words", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("typed", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--line", help=argparse.SUPPRESS)
 
 
 def run(asked: argparse.Namespace) -> int:
-    print("\n".join(candidates(asked.typed)) if asked.words else _SCRIPT)
+    print(_SCRIPT if asked.line is None else "\n".join(candidates(asked.line.split(" ")[1:])))
     return 0
 
 
 def candidates(typed: list[str]) -> list[str]:
     """What may stand for the last word. typed: the words after `vdsm-mp`, the last one unfinished."""
     *before, last = typed or [""]
-    if not before:
+    words = [word for word in before if word]
+    if not words:
         found = list(COMMANDS)
-    elif before[0] == "call" and len(before) == 1:
-        found = [name for name, spec in VERBS.items() if not spec.internal]
-    elif before[0] == "call" and before[1] in VERBS:
-        given = {word.partition("=")[0] for word in before[2:]}
-        names = [f.encode_name for f in msgspec.structs.fields(VERBS[before[1]].message)]
-        found = [f"{name}=" for name in names if name not in given]
-    elif before[0] in ("restart", "stacks", "profile", "trace") and len(before) == 1:
+    elif last.startswith("-"):
+        found = [*_OPTIONS.get(words[0], ()), *_HELP]
+    elif words[0] == "call":
+        found = _of_call([word for word in words[1:] if not word.startswith("-")], last)
+    elif words[0] in ("restart", "stacks", "profile", "trace") and len(words) == 1:
         found = list(WORKERS)
+    elif words[0] == "verbs":
+        found = sorted({name.partition(".")[0] for name, spec in VERBS.items() if not spec.internal})
+    elif words[0] == "show-config":
+        found = [f.encode_name for f in msgspec.structs.fields(Config)]
     else:
         found = []
     return sorted(word for word in found if word.startswith(last))
+
+
+def _of_call(words: list[str], last: str) -> list[str]:
+    if not words:
+        return [name for name, spec in VERBS.items() if not spec.internal]
+    if words[0] not in VERBS:
+        return []
+    kinds = {f.encode_name: f.type for f in msgspec.structs.fields(VERBS[words[0]].message)}
+    name, typed, _ = last.partition("=")
+    if typed and name in kinds:
+        return [f"{name}={value}" for value in _values(name, kinds[name])]
+    given = {word.partition("=")[0] for word in words[1:]}
+    return [f"{one}=" for one in kinds if one not in given]
+
+
+def _values(name: str, kind: Any) -> list[str]:
+    if type_name(kind) == "boolean":
+        return ["false", "true"]
+    if name not in _IDS:
+        return []
+    verb, member = _IDS[name]
+    asked = argparse.Namespace(host="localhost", port=None, pki=None, plain=False, timeout=_WITHIN_S)
+    try:
+        with door.connect(asked) as client:
+            answer = client.call(verb, {}, timeout_s=_WITHIN_S)
+    except (Error, OSError, *door.SAYS_NO):
+        return []  # somebody who is typing is not told why the agent is silent
+    found = [row.get(member) if member and isinstance(row, dict) else row for row in answer]
+    return [one for one in found if isinstance(one, str) and re.fullmatch(r"[\w-]+", one)]

@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = words[0].removeprefix("--") if words[0] == "--show-config" else words[0]
     if name not in COMMANDS:
-        print(f"vdsm-mp: there is no command {name}; `vdsm-mp --help` lists them", file=sys.stderr)
+        near = importlib.import_module("vdsm_mp.cli.spelling").near(name, COMMANDS)
+        meant = f"; did you mean {' or '.join(near)}?" if near else "; `vdsm-mp --help` lists them"
+        print(f"vdsm-mp: there is no command {name}{meant}", file=sys.stderr)
         return 2
     module = importlib.import_module(COMMANDS[name])
     if not hasattr(module, "arguments"):

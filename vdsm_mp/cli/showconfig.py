@@ -2,20 +2,43 @@
 """`vdsm-mp show-config`: what would be in force if the agent started now, and which file says so."""
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
 
+from vdsm_mp.cli import render
 from vdsm_mp.common import config
 
 SAYS_NO = (config.ConfigError,)
 
 
 def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
+    parser.add_argument("section", nargs="?", default="", help="only this section, or SECTION.OPTION")
     parser.add_argument("--config", type=Path, help="instead of /etc/vdsm/vdsm.conf and its drop-ins")
+    parser.add_argument("--changed", action="store_true", help="only what a file sets")
+    parser.add_argument("--json", action="store_true")
 
 
 def run(asked: argparse.Namespace) -> int:
     loaded = config.load(asked.config)
-    print(config.in_force(loaded))
-    for note in loaded.notes:
+    section, _, option = asked.section.partition(".")
+    rows = [
+        row
+        for row in config.rows(loaded)
+        if (not section or row.section == section)
+        and (not option or row.option == option)
+        and (not asked.changed or row.origin)
+    ]
+    if not rows and section:
+        print(f"vdsm-mp: there is no {asked.section} to show", file=sys.stderr)
+        return 2
+    if asked.json:
+        found: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            found.setdefault(row.section, {})[row.option] = {"value": row.value, "origin": row.origin or None}
+        print(render.as_json({"config": found, "notes": list(loaded.notes)}))
+        return 0
+    print(config.as_ini(rows))
+    for note in () if section else loaded.notes:
         print(f"# {note}")
     return 0

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `vdsm-mp call VERB --help` shows: a verb's declaration, whole."""
 
-import difflib
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ import msgspec
 from vdsm_mp.api.catalogue import VERBS
 from vdsm_mp.api.verb import VerbSpec
 from vdsm_mp.cli import render
+from vdsm_mp.cli.spelling import near
 from vdsm_mp.common.errors import Error
 from vdsm_mp.tool import failures
 from vdsm_mp.tool.types import type_name
@@ -21,10 +21,9 @@ def verb_help(name: str) -> str:
     """What a verb does, wants, gives and may answer instead."""
     spec = VERBS.get(name)
     if spec is None or spec.internal:
-        near = similar(name)
-        return f"{name}: no such verb" + (
-            f"; there are {', '.join(near)}\n" if near else "; `vdsm-mp verbs` lists them\n"
-        )
+        found = similar(name)
+        hint = f"there are {', '.join(found)}" if found else "`vdsm-mp verbs` lists them"
+        return f"{name}: no such verb; {hint}\n"
     return "\n".join(_lines(spec)) + "\n"
 
 
@@ -32,8 +31,7 @@ def similar(name: str) -> list[str]:
     """Public verbs whose name contains this, or is nearly this; the best at most ten."""
     names = sorted(verb for verb, spec in VERBS.items() if not spec.internal)
     found = [verb for verb in names if name.lower() in verb.lower()]
-    lower = {verb.lower(): verb for verb in names}
-    return (found or [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=5, cutoff=0.75)])[:10]
+    return found[:10] or near(name, names, at_most=5, alike=0.75)
 
 
 def _lines(spec: VerbSpec) -> Iterator[str]:

@@ -2,7 +2,10 @@
 """`vdsm-mp verbs`: every verb with its state. Reads the declarations only; asks nobody."""
 
 import argparse
+import re
+import sys
 from collections import Counter
+from typing import Any
 
 from vdsm_mp.cli import render
 from vdsm_mp.tool.schema import parameters, public_verbs
@@ -12,13 +15,14 @@ SAYS_NO = ()
 
 def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
     parser.add_argument("pattern", nargs="?", default="", help="only verbs whose name contains this")
-    parser.add_argument("--planned", action="store_true", help="only those that are not built yet")
-    parser.add_argument("--built", action="store_true", help="only those that are built")
+    state = parser.add_mutually_exclusive_group()
+    state.add_argument("--planned", action="store_true", help="only those that are not built yet")
+    state.add_argument("--built", action="store_true", help="only those that are built")
     parser.add_argument("--json", action="store_true")
 
 
 def run(asked: argparse.Namespace) -> int:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": spec.name,
             "state": "planned" if spec.planned else "built",
@@ -26,6 +30,7 @@ def run(asked: argparse.Namespace) -> int:
             "owner": spec.owner,
             "parameters": [name + ("" if required else "?") for name, _, required in parameters(spec)],
             "doc": spec.doc,
+            "errors": sorted({cls.code for cls in spec.raises}),
         }
         for spec in public_verbs()
         if asked.pattern.lower() in spec.name.lower()
@@ -35,8 +40,13 @@ def run(asked: argparse.Namespace) -> int:
     if asked.json:
         print(render.as_json(rows))
         return 0
-    columns = ("name", "state", "tier", "owner", "doc")
-    print(render.table(columns, [[row[c] for c in columns] for row in rows]))
+    if not rows:
+        print(f"vdsm-mp: no such verb has {asked.pattern!r} in its name", file=sys.stderr)
+        return 1
+    columns = ("name", "state", "tier", "owner")
+    # The first sentence is enough for a list; `call VERB --help` has the rest.
+    cells = [[*(row[c] for c in columns), re.split(r"(?<=[^A-Z])\. |; ", row["doc"])[0].rstrip(".")] for row in rows]
+    print(render.table((*columns, "what it does"), cells))
     counts = Counter(row["state"] for row in rows)
     print(f"\n{len(rows)} verbs: {counts['built']} built, {counts['planned']} planned")
     return 0

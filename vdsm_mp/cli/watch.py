@@ -14,7 +14,9 @@ SAYS_NO = (*door.SAYS_NO, Error)
 
 def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
     parser.add_argument("--json", action="store_true", help="one object a line")
-    parser.add_argument("--for", dest="seconds", type=float, metavar="SECONDS", help="end after this time (never)")
+    parser.add_argument(
+        "--for", dest="seconds", type=door.seconds, metavar="SECONDS", help="end after this time (never)"
+    )
     door.arguments(parser)
 
 

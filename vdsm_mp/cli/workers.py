@@ -15,6 +15,7 @@ def arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.set_defaults(do=name)
     if name != "stop":
         parser.add_argument("worker", metavar="WORKER", help=", ".join(WORKERS))
+    parser.add_argument("--json", action="store_true", help="the answer as JSON")
     if name in ("profile", "trace"):
         longest = "a minute" if name == "profile" else "an hour"
         parser.add_argument("--seconds", type=_seconds, default=5.0, help=f"how long to look (5), at most {longest}")
@@ -31,7 +32,9 @@ def run(asked: argparse.Namespace) -> int:
     run_dir = config.load_usable()[0].vdsm_mp.run_dir
     more = {key: getattr(asked, key) for key in ("worker", "seconds") if hasattr(asked, key)}
     result = controlsocket.ask(run_dir, asked.do, timeout_s=120.0, **more)
-    if asked.do == "restart":
+    if asked.json:
+        print(render.as_json(result))
+    elif asked.do == "restart":
         print(f"{result['worker']}: ready after {result['ready_after_s']} s")
     else:
         print(result if isinstance(result, str) else render.as_json(result))

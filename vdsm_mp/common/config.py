@@ -160,18 +160,38 @@ def digest(config: Config) -> str:
     return hashlib.blake2b(msgspec.json.encode(config), digest_size=8).hexdigest()
 
 
-def in_force(loaded: Loaded) -> str:
-    """The whole configuration as an INI file; what a file set says where."""
+@dataclass(frozen=True)
+class Row:
+    """One option that is in force. origin: "file:line", empty = the default."""
+
+    section: str
+    option: str
+    value: Any
+    origin: str
+
+
+def rows(loaded: Loaded) -> list[Row]:
+    """Every option, in the order of the manual."""
+    return [
+        Row(field.encode_name, option.encode_name, getattr(section, option.name), loaded.origin.get(key, ""))
+        for field in msgspec.structs.fields(Config)
+        for section in (getattr(loaded.config, field.name),)
+        for option in msgspec.structs.fields(section)
+        for key in ((field.encode_name, option.encode_name),)
+    ]
+
+
+def as_ini(found: Iterable[Row]) -> str:
+    """Rows as an INI file; what a file set says where."""
     parts: list[str] = []
-    for field in msgspec.structs.fields(Config):
-        parts.append(f"[{field.encode_name}]")
-        section = getattr(loaded.config, field.name)
-        for option in msgspec.structs.fields(section):
-            where = loaded.origin.get((field.encode_name, option.encode_name))
-            value = _shown(getattr(section, option.name))
-            parts.append(f"{option.encode_name} = {value}".rstrip() + (f"    # {where}" if where else ""))
-        parts.append("")
-    return "\n".join(parts)
+    section = None
+    for row in found:
+        if row.section != section:
+            parts += [*([""] if section else []), f"[{row.section}]"]
+            section = row.section
+        line = f"{row.option} = {_shown(row.value)}".rstrip()
+        parts.append(line + (f"    # {row.origin}" if row.origin else ""))
+    return "\n".join([*parts, ""])
 
 
 def _shown(value: object) -> str:

@@ -39,11 +39,54 @@ def test_an_unknown_command_is_one_line_and_code_2(capsys: pytest.CaptureFixture
     assert "there is no command frobnicate" in err
 
 
+def test_a_mistyped_command_is_told_its_neighbours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean status" in run(capsys, "stauts")[2]
+
+
+def test_a_list_may_be_written_with_commas() -> None:
+    spec = VERBS["Host.getVMList"]
+    assert call.parameters(spec, ["vmList=a,b", "onlyUUID=true"], None) == {"vmList": ["a", "b"], "onlyUUID": True}
+    assert call.parameters(spec, ['vmList=["a"]'], None) == {"vmList": ["a"]}
+
+
+def test_mistakes_are_json_where_json_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "call", "Task.clear", "taskid=1", "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (2, -32602)
+    assert err.count("Task.clear has no parameter taskid") == 1
+
+
+def test_a_key_that_cannot_be_read_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = run(capsys, "call", "Host.ping2", "--pki", str(tmp_path))
+    assert code == 2
+    assert f"{tmp_path}/keys/vdsmkey.pem: No such file or directory" in err
+
+
+@pytest.mark.parametrize("words", [("--timeout", "0"), ("--timeout", "-1"), ("--timeout", "nan"), ("--port", "70000")])
+def test_times_and_ports_that_cannot_be_are_refused(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.main(["call", "Host.ping2", *words])
+    assert ended.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_one_section_or_option_of_the_configuration_is_shown(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "vdsm.conf"
+    file.write_text("[irs]\nrepository = /x\n")
+    asked = ("show-config", "--config", str(file))
+    assert run(capsys, *asked, "irs.repository") == (0, f"[irs]\nrepository = /x    # {file}:2\n\n", "")
+    assert json.loads(run(capsys, *asked, "--json", "--changed")[1])["config"] == {
+        "irs": {"repository": {"value": "/x", "origin": f"{file}:2"}}
+    }
+    assert run(capsys, *asked, "nope")[0] == 2
+
+
 def test_the_master_loads_neither_zmq_nor_asyncio_through_the_command_line() -> None:
     script = (
         "import sys\nfrom vdsm_mp.cli import main\n"
         "try:\n    main.main(['master', '--help'])\nexcept SystemExit:\n    pass\n"
-        "print([name for name in ('zmq', 'asyncio', 'libvirt') if name in sys.modules])"
+        "print([name for name in ('zmq', 'asyncio', 'libvirt', 'difflib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -97,6 +140,7 @@ def test_the_help_of_a_verb_comes_from_its_declaration() -> None:
         ("Task.getStatus", -32602, "`vdsm-mp call Task.getStatus --help`"),
         ("getstatus", -32601, "there are Task.getStatus"),
         ("Nope", -32601, "`vdsm-mp verbs` lists them"),
+        ("GlusterHost.list", -32601, "`vdsm-mp verbs --planned`"),
     ],
 )
 def test_a_mistake_in_a_call_says_where_to_look(verb: str, code: int, words: str) -> None:
@@ -119,6 +163,7 @@ def test_verbs_lists_all_with_their_state(capsys: pytest.CaptureFixture[str]) ->
     assert code == 0
     assert {row["state"] for row in rows} == {"built", "planned"}
     assert len(rows) == len([spec for spec in VERBS.values() if not spec.internal])
+    assert run(capsys, "verbs", "xyzzy")[0] == 1
 
 
 def test_status_without_an_agent_is_code_2_and_a_sentence(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_options_of_vdsm_that_mean_nothing_here_are_named_and_nothing_else(tmp_p
 
 def test_what_is_in_force_can_be_read_again_and_says_where_it_comes_from(tmp_path: Path) -> None:
     main = written(tmp_path, "[irs]\nsd_health_check_delay = 7\n")
-    shown = config.in_force(config.load(main))
+    shown = config.as_ini(config.rows(config.load(main)))
     assert f"sd_health_check_delay = 7    # {main}:2" in shown
     again = tmp_path / "again.conf"
     again.write_text("\n".join(line.partition("    # ")[0] for line in shown.splitlines()))
