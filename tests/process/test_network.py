@@ -231,6 +231,27 @@ def test_a_nic_that_went_away_takes_its_place_again_when_it_comes_back(host: Nam
     assert host.links()["veth_b"][0] == "red"
 
 
+#: A switch that speaks every fifth of a second, until its input ends.
+_SWITCH = """
+import select, socket, sys
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+sock.bind((sys.argv[1], 0))
+frame = "0180c200000e52540000000188cc" "0207045254000000010406053165302f37" "06020078" "0000"
+frame = bytes.fromhex(frame).ljust(60, b"\\0")
+while not select.select([sys.stdin], [], [], 0.2)[0]:
+    sock.send(frame)
+"""
+
+
+def test_switches_are_heard_on_the_ports_of_bridges_and_what_we_send_is_not(host: Namespace) -> None:
+    host.do("setup", {"red": {"nic": "veth_b"}}, {}, {})
+    with host.beside(_SWITCH, "veth_a"):
+        told = host.do("lldp", ["veth_a", "veth_b"], 3)
+    assert told["veth_a"] == {"enabled": True, "tlvs": []}
+    assert [one["name"] for one in told["veth_b"]["tlvs"]] == ["Chassis ID", "Port ID", "Time to Live"]
+    assert told["veth_b"]["tlvs"][1]["properties"]["port ID"] == "1e0/7"
+
+
 def test_two_hundred_networks(host: Namespace) -> None:
     many = {f"net{number}": {"mtu": 1400} for number in range(200)}
     host.do("setup", many, {}, {"commitOnSuccess": True})

@@ -8,6 +8,7 @@
 The worker may be killed at any moment of a change, counted from its start, and started again.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,17 @@ class Namespace:
         return subprocess.run(
             ["ip", "netns", "exec", self.name, *argv], check=True, capture_output=True, text=True
         ).stdout
+
+    @contextlib.contextmanager
+    def beside(self, program: str, *arguments: str) -> Iterator[None]:
+        """A program of Python that runs in the namespace until its input ends."""
+        argv = ["ip", "netns", "exec", self.name, sys.executable, "-c", program, *arguments]
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE)
+        try:
+            yield
+        finally:
+            process.communicate(timeout=20)
+        assert process.returncode == 0
 
     def reboot(self) -> None:
         """What a reboot does to the network and to the run directory."""

@@ -19,6 +19,7 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Vars
 from vdsm_mp.network import caps, stats
 from vdsm_mp.network.commit import Networks
+from vdsm_mp.network.neighbours import Neighbours
 from vdsm_mp.network.persist import Store
 from vdsm_mp.network.upkeep import Upkeep
 from vdsm_mp.network.watch import Watch
@@ -79,6 +80,9 @@ class Worker:
 
     def counters(self) -> dict[str, Any]:
         return stats.counters(self.watch.now(), Vars(), stats.read_table())
+
+    def lldp(self, nics: list[str], listen_s: int) -> dict[str, Any]:
+        return Neighbours(self.root, enabled=True, listen_s=listen_s).tell(self.watch.now(), nics)
 
     def safe(self) -> None:
         self.networks.keep_safe()

@@ -53,9 +53,21 @@ class GetNetworkStatistics(Message, frozen=True, kw_only=True):
     """The network part of Host.getStats: state, speed and counters of each device."""
 
 
-@verb("Host.getLldp", owner="network", reply=dict[str, Any], safe=True, tier=3, planned=True)
+@verb(
+    "Host.getLldp",
+    owner="network",
+    reply=dict[str, Any],
+    raises=(BadNetworkParameters,),
+    safe=True,
+    deadline_s=90,
+    tier=3,
+)
 class GetLldp(Message, frozen=True, kw_only=True):
-    """What switches tell by LLDP, by NIC."""
+    """What switches tell of themselves by LLDP: {NIC: {enabled, tlvs}}.
+
+    filter: {devices: [NIC, ...]}, without it all that are reported. Listens up to 32 seconds unless a neighbour spoke
+    before and what it said still counts; `enabled` is option enable_lldp.
+    """
 
     filter: dict[str, Any]
 

@@ -65,6 +65,8 @@ class Vars(Section, frozen=True, kw_only=True):
     hidden_bonds: str = ""
     hidden_vlans: str = ""
     fake_nics: str = "dummy_*,veth_*"
+    # Listen to what switches say of themselves when an engine asks.
+    enable_lldp: bool = True
 
 
 class Irs(Section, frozen=True, kw_only=True):
@@ -198,7 +200,7 @@ ACCEPTED: dict[str, frozenset[str]] = {
             max_migration_listener_timeout migration_listener_prepare_disk_timeout guest_agent_timeout
             guest_lifecycle_event_reply_timeout hotunplug_timeout hotunplug_check_interval vm_watermark_interval
             vm_sample_jobs_interval vds_responsiveness_timeout vdsm_nice qemu_drive_cache fake_kvm_architecture
-            fake_vmstats_enable fake_sriov_enable enable_lldp jsonrpc_enable broker_enable
+            fake_vmstats_enable fake_sriov_enable jsonrpc_enable broker_enable
             report_host_threads_as_cores libvirt_env_variable_debug libvirt_env_variable_log_filters
             libvirt_env_variable_log_outputs transient_disks_repository connection_stats_timeout
             host_numa_scheduling timeout_engine_clear_vms time_sync_snapshot_enable

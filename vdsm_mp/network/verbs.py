@@ -4,10 +4,12 @@
 from typing import Any
 
 from vdsm_mp.api.errors_host import HostHookFailed
+from vdsm_mp.api.errors_network import BadNetworkParameters
 from vdsm_mp.api.host import Ping
 from vdsm_mp.api.internal import EnsureDummyBridge, GetNetworkCounters, GetNetworkFacts, WatchNetwork
 from vdsm_mp.api.network import (
     ConfirmConnectivity,
+    GetLldp,
     GetNetworkCapabilities,
     GetNetworkStatistics,
     SetSafeNetworkConfig,
@@ -22,6 +24,7 @@ from vdsm_mp.network.commit import Networks
 from vdsm_mp.network.connectivity import Connectivity
 from vdsm_mp.network.details import nameservers
 from vdsm_mp.network.dummy import DummyBridge
+from vdsm_mp.network.neighbours import Neighbours
 from vdsm_mp.network.upkeep import Upkeep
 from vdsm_mp.network.watch import Watch
 
@@ -87,6 +90,16 @@ def get_network_capabilities(
     watch: Watch, networks: Networks, options: Vars, ask: GetNetworkCapabilities
 ) -> dict[str, Any]:
     return _facts(watch, networks, options)
+
+
+@handles(GetLldp)
+def get_lldp(watch: Watch, neighbours: Neighbours, options: Vars, ask: GetLldp) -> dict[str, Any]:
+    wanted = ask.filter.get("devices", [])
+    if not isinstance(wanted, list):
+        raise BadNetworkParameters(f"devices {wanted!r} is no list")
+    state = watch.now()
+    nics = [name for name, link in state.links.items() if link.is_nic and not caps.hidden(link, options)]
+    return neighbours.tell(state, [nic for nic in nics if nic in wanted] if wanted else nics)
 
 
 @handles(GetNetworkStatistics)

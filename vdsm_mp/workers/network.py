@@ -11,6 +11,7 @@ from vdsm_mp.network import verbs
 from vdsm_mp.network.commit import Networks
 from vdsm_mp.network.connectivity import Connectivity
 from vdsm_mp.network.dummy import DummyBridge
+from vdsm_mp.network.neighbours import Neighbours
 from vdsm_mp.network.persist import Store
 from vdsm_mp.network.upkeep import Upkeep
 from vdsm_mp.network.watch import Watch
@@ -25,7 +26,10 @@ def build(config: Config, ports: Ports) -> Room:
     networks = Networks(ports.root, watch, store, lambda: ports.background.draining)
     upkeep = Upkeep(networks)
     return Room(
-        state=(config.vars, hooks, watch, networks, upkeep, Connectivity(ports.publish), DummyBridge(ports.root)),
+        state=(
+            *(config.vars, hooks, watch, networks, upkeep, Connectivity(ports.publish), DummyBridge(ports.root)),
+            Neighbours(ports.root, enabled=config.vars.enable_lldp),
+        ),
         handlers=(verbs,),
         before_ready=(hooks.prepare, watch.open, upkeep.start),
         on_drain=(watch.close,),
