@@ -99,6 +99,15 @@ class DeviceHooks:
             raise failed(f"the hooks of {point} left no disk: {str(left)[:200]}")
         return msgspec.structs.replace(prepared, path=path, format=form, block=kind == "block")
 
+    def volume_prepared(
+        self, record: VmRecord, ids: VolumeIds, prepared: PreparedDrive, failed: Callable[[str], Error]
+    ) -> PreparedDrive:
+        """The same for a volume that a running disk goes over to: what QEMU uses is told by the end of its path."""
+        left = self.disk_prepared(record, ids, prepared, failed)
+        if left.path.rpartition("/")[2] != prepared.path.rpartition("/")[2]:
+            raise failed(f"the hooks of after_disk_prepare gave volume {ids.volume_id} another name: {left.path}")
+        return left
+
     def disks_prepared(self, record: VmRecord, prepared: Mapping[str, PreparedDrive]) -> dict[str, PreparedDrive]:
         """The same for all disks of a VM, {target dev: drive}. Raises: CannotCreateVm."""
         ids = {drive.name: drive.ids for drive in record.devices.drives}

@@ -128,6 +128,10 @@ class Metadata:
         """Data of every device of a type."""
         return [_read(element) for element in self._devices({"devtype": devtype})]
 
+    def all_devices(self) -> list[tuple[dict[str, str], dict[str, Any]]]:
+        """(attributes, data) of every device."""
+        return [(dict(element.attrib), _read(element)) for element in self._devices({})]
+
     def with_device(self, identity: Mapping[str, str], data: Data | None) -> "Metadata":
         """The same with the device's data replaced; None forgets the device."""
         element = copy.deepcopy(self._element)

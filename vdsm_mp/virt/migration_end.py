@@ -28,7 +28,7 @@ logger = log.named(__name__)
 
 
 class Endings:
-    """adopt(record): goes on with a migration that nobody leads any more."""
+    """adopt(record): goes on with a migration that nobody leads. gone(out): one of an earlier life has left."""
 
     def __init__(
         self, connection: Connection, vms: Vms, *, keeper: Keeper, peers: Peers, background: Background
@@ -39,6 +39,7 @@ class Endings:
         self._peers = peers
         self._background = background
         self.adopt: Callable[[VmRecord], None] = lambda record: None
+        self.gone: Callable[[Outgoing], None] = lambda out: None
 
     def left(self, out: Outgoing) -> None:
         """libvirt says that it is there."""
@@ -62,6 +63,8 @@ class Endings:
             return
         if state in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
             out.done.set()  # its end was an event, or is found when stock is taken
+            if reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED:
+                self.gone(out)
         elif _is_torn(state, reason):
             out.done.set()
             logger.error("vm=%s post-copy failed (%s); it cannot go on anywhere", out.vm_id, why)

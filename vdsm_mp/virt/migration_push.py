@@ -92,9 +92,10 @@ class Push:
         out.description = description
 
     def afterwards(self, out: Outgoing) -> None:
-        """Its hooks, in the background: whoever waits for a turn in the queue does not wait for them."""
+        """Its hooks, once and in the background: whoever waits for a turn in the queue does not wait for them."""
         record = self._vms.get(out.vm_id)
-        if record is not None:
+        if record is not None and out.description and not out.afterwards:
+            out.afterwards = True
             gone, description = record, out.description
             name = f"after migration {out.vm_id}"
             self._background.later(0.0, name, lambda: self._hooks.after_leaving(gone, description))

@@ -35,9 +35,9 @@ from vdsm_mp.virt import convergence, migration_params, moving
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.convergence import Schedule
 from vdsm_mp.virt.keeping import Keeper
-from vdsm_mp.virt.machine import Life, Move, VmStatus
+from vdsm_mp.virt.machine import ExitReason, Life, Move, VmStatus
 from vdsm_mp.virt.migration_end import Endings
-from vdsm_mp.virt.migration_params import NOTE
+from vdsm_mp.virt.migration_params import NOTE, Note
 from vdsm_mp.virt.migration_peer import Peers
 from vdsm_mp.virt.migration_push import Cancelled, Push
 from vdsm_mp.virt.migration_queue import Queue
@@ -86,6 +86,7 @@ class Migrations:
             max_bandwidth=variables.migration_max_bandwidth,
             libvirt_uri=libvirt_uri,
         )
+        self._end.gone = self._push.afterwards
         self._queue = Queue(self._lead, variables.max_outgoing_migrations)
         self._lock = threading.Lock()
         self._all: dict[str, Outgoing] = {}
@@ -169,6 +170,15 @@ class Migrations:
         postcopy = record is not None and record.life.postcopy
         out.progress, out.downtime_ms = 100, convergence.downtime_ms(stats, postcopy=postcopy)
         self._watch.tell(out, postcopy=postcopy)
+        if out.adopted:
+            self._push.afterwards(out)
+
+    def left_unseen(self, record: VmRecord) -> None:
+        """It was found Down: it has left while nobody of ours lived."""
+        note = migration_params.read_note(record.metadata.get(NOTE))
+        end = record.life.exit
+        if note is not None and end is not None and end.reason is ExitReason.MIGRATED:
+            self._push.afterwards(self._found(record, note))
 
     # -- after a restart, of us or of libvirtd
 
@@ -181,7 +191,7 @@ class Migrations:
         out = self._all.get(vm_id)
         if out is None or out.done.is_set():
             # One that is adopted already, or that its own thread leads, has somebody who looks after it.
-            out = Outgoing(vm_id, note.params, Schedule(), adopted=True, prepared=True, pushing=True)
+            out = self._found(record, note)
             try:
                 out.plan = replace(migration_params.schedule(note.params, self._vars), init=())
             except Error as error:
@@ -190,6 +200,15 @@ class Migrations:
                 self._all[vm_id] = out
             self._watch.later(out, 0)
         self._vms.move(vm_id, moving.found_leaving)
+
+    def _found(self, record: VmRecord, note: Note) -> Outgoing:
+        out = Outgoing(record.vm_id, note.params, Schedule(), adopted=True, prepared=True, pushing=True)
+        try:
+            with translated(record.vm_id):
+                out.description = self._connection.domain(record.vm_id).XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+        except Error as error:
+            logger.info("vm=%s hooks will not see it when it has left: %s", record.vm_id, error)
+        return out
 
     # -- one migration, in a thread of the queue
 

@@ -33,7 +33,8 @@ ADOPTED_S = 2.0
 class Outgoing:
     """One migration. prepared: the destination may hold a place for it. pushing: libvirt has it.
 
-    adopted: begun by an earlier life of ours. description: its XML when it left. failure: why the VM did not leave.
+    adopted: begun by an earlier life of ours. description: its XML, of when it left or of when it was found leaving.
+    failure: why the VM did not leave. afterwards: what follows when it has left was begun.
     """
 
     vm_id: str
@@ -47,6 +48,7 @@ class Outgoing:
     downtime_ms: int | None = None
     description: str = ""
     failure: Error | None = None
+    afterwards: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
 

@@ -52,6 +52,7 @@ class Recovery:
         sampler: Sampler,
         removals: Removals,
         unfinished: Callable[[str], None],
+        ended: Callable[[VmRecord], None],
         block_job: Callable[[str, str], None],
         arrival: Callable[[str, int, int], None],
         job_completed: Callable[[str, Mapping[str, Any]], None],
@@ -65,6 +66,7 @@ class Recovery:
         self._background = background
         self._removals = removals
         self._unfinished = unfinished
+        self._ended = ended
         self._callbacks = Callbacks(vms, self.look_at, self._device_removed, block_job, arrival, job_completed)
         self._unclaimed: set[str] = set()
         self._lock = threading.Lock()
@@ -174,7 +176,8 @@ class Recovery:
             until = clock.mono_s() + _START_MAY_COME_S
             self._in_background(f"start of vm={vm_id}", lambda: self._await_start(vm_id, until))
         elif found.status is VmStatus.DOWN and metadata.get("exitCode") is None:
-            self._vms.perform(record, Do.RELEASE)  # it ended while nobody looked
+            self._ended(record)  # while nobody looked
+            self._vms.perform(record, Do.RELEASE)
         elif unknown_error(state, reason):
             self._vms.perform(record, Do.READ_PAUSE_CODE)
 

@@ -24,6 +24,7 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import domxml_build
 from vdsm_mp.virt.chain import follow, running_chain
 from vdsm_mp.virt.connection import translated
+from vdsm_mp.virt.devicehooks import DeviceHooks
 from vdsm_mp.virt.devices import Devices, find, target_of
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.machine import VmStatus
@@ -42,8 +43,9 @@ _AGAIN_S = 1.0
 class Replications:
     """Mirrors of disks. At most one verb at a time works on a VM; `look` leaves that VM to it."""
 
-    def __init__(self, devices: Devices, background: Background) -> None:
+    def __init__(self, devices: Devices, hooks: DeviceHooks, background: Background) -> None:
         self.devices = devices
+        self._hooks = hooks
         self._background = background
         self._lock = threading.Lock()
         self._busy: set[str] = set()
@@ -55,8 +57,9 @@ class Replications:
         if "diskReplicate" in before:
             raise ReplicaFailed(f"{drive.name} is being replicated already")
         with self._working(vm_id):
-            prepared = devices.drives.prepare(target)
+            ready = devices.drives.prepare(target)
             try:
+                prepared = self._hooks.volume_prepared(record, target, ready, ReplicaFailed)
                 note = {**before, "diskReplicate": _named(target)}
                 devices.keeper.remember_device(vm_id, _identity(drive), note)
                 dom = devices.connection.domain(vm_id)

@@ -24,10 +24,12 @@ from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.virt import guestfs, memorysnapshot
 from vdsm_mp.virt.chain import follow, running_chain
 from vdsm_mp.virt.connection import translated
+from vdsm_mp.virt.devicehooks import DeviceHooks
 from vdsm_mp.virt.devices import Devices, target_of
 from vdsm_mp.virt.memorysnapshot import Memory
 from vdsm_mp.virt.patience import patiently
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
+from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
@@ -46,7 +48,7 @@ Wanted = list[tuple[Drive, VolumeIds]]
 
 
 @handles(SnapshotVm)
-def snapshot_vm(devices: Devices, jobs: Jobs, ask: SnapshotVm) -> None:
+def snapshot_vm(devices: Devices, jobs: Jobs, hooks: VmHooks, ask: SnapshotVm) -> None:
     """Returns when the job is begun; without a job id when the snapshot is there."""
     record = devices.vms.running(ask.vm_id, "make a snapshot")
     memory = None
@@ -59,7 +61,7 @@ def snapshot_vm(devices: Devices, jobs: Jobs, ask: SnapshotVm) -> None:
     job_id = ask.job_id or str(uuid.uuid4())
 
     def work(progress: Progress) -> None:
-        _snapshot(devices, ask.vm_id, job_id, wanted, memory, frozen=bool(ask.frozen), freeze_s=freeze_s)
+        _snapshot(devices, hooks.devices, ask.vm_id, job_id, wanted, memory, frozen=bool(ask.frozen), freeze_s=freeze_s)
 
     if ask.job_id is None:
         work(Progress())
@@ -88,7 +90,15 @@ def _wanted(record: VmRecord, untrusted: list[dict[str, Any]]) -> Wanted:
 
 
 def _snapshot(
-    devices: Devices, vm_id: str, job_id: str, wanted: Wanted, memory: Memory | None, *, frozen: bool, freeze_s: int
+    devices: Devices,
+    hooks: DeviceHooks,
+    vm_id: str,
+    job_id: str,
+    wanted: Wanted,
+    memory: Memory | None,
+    *,
+    frozen: bool,
+    freeze_s: int,
 ) -> None:
     if not wanted:
         return
@@ -97,7 +107,8 @@ def _snapshot(
     new = {drive.name: leaf.volume_id for drive, leaf in wanted}
     try:
         for drive, leaf in wanted:
-            prepared[drive.name] = devices.drives.prepare(leaf)
+            ready = devices.drives.prepare(leaf)
+            prepared[drive.name] = hooks.volume_prepared(devices.vms.find(vm_id), leaf, ready, SnapshotFailed)
         if memory is None:
             _persist(devices, vm_id, job_id, new, "")
             _take(devices, vm_id, prepared, frozen=frozen, freeze_s=freeze_s)

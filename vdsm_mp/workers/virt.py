@@ -26,6 +26,7 @@ from vdsm_mp.virt import (
     hostfacts,
     hypervisor,
     leases,
+    leftovers,
     listing,
     livemerge,
     memory,
@@ -79,6 +80,9 @@ from vdsm_mp.workers.base import Room
 #: Where disks may lie that are not named by their volume; CDs of drivers come with the host.
 _CD_FOLDERS = ("/usr/share/virtio-win", "/usr/share/rhev-guest-tools-iso")
 
+#: After a restart: what was under way when we died has begun in libvirt by then.
+_SETTLED_S = 5.0
+
 
 def build(config: Config, ports: Ports) -> Room:
     house = config.vdsm_mp
@@ -94,8 +98,7 @@ def build(config: Config, ports: Ports) -> Room:
     keeper = Keeper(connection, vms)
     drives = Drives(ports.call, ports.background)
     sampler = Sampler(connection, vms, numbers, ports.background)
-    launches = Launches(ports.background)
-    facts = hostfacts.gather(house.vdsm_id_file)
+    launches, facts = Launches(ports.background), hostfacts.gather(house.vdsm_id_file)
     hooks = VmHooks(Hooks(house.hooks_dir, f"{house.vdsm_run_dir}/hooks"), connection, house.vdsm_run_dir)
     turns = Turns()
     times = GuestTime(connection, vms, turns, ports.background)
@@ -137,7 +140,7 @@ def build(config: Config, ports: Ports) -> Room:
         devices, Path(house.vdsm_run_dir) / "backup", Path(house.state_dir) / "storage" / "transient_disks"
     )
     merges = Merges(devices, ports.call, ports.background)
-    replications = Replications(devices, ports.background)
+    replications = Replications(devices, hooks.devices, ports.background)
 
     arrivals = Arrivals(
         connection,
@@ -175,6 +178,7 @@ def build(config: Config, ports: Ports) -> Room:
         merges.load(vm_id)
         replications.look(vm_id)
         power.go_on_shutting_down(powers, vm_id)
+        ports.background.later(_SETTLED_S, f"leftovers of {vm_id}", partial(leftovers.clear, devices, vm_id))
 
     recovery = Recovery(
         connection,
@@ -184,6 +188,7 @@ def build(config: Config, ports: Ports) -> Room:
         sampler=sampler,
         removals=removals,
         unfinished=unfinished,
+        ended=migrations.left_unseen,
         block_job=merges.event,
         arrival=arrivals.event,
         job_completed=migrations.completed,

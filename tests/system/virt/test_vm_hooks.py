@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hooks of an administrator around a real VM: they shape what starts, see all of its life, and may refuse."""
 
+import json
 import uuid
 from pathlib import Path
 
@@ -12,10 +13,18 @@ from tests.support.hookscripts import write_hook
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import VirtRoom, vm_xml
-from tests.system.virt.conftest import NewGuest, image
+from tests.system.virt.conftest import NewGuest, chain_of, image, overlay
+from tests.system.virt.test_vm_backups import replica
 from tests.system.virt.test_vm_hibernation import memory_volumes
 from tests.system.virt.test_vm_plugs import SCSI, disk_xml
-from vdsm_mp.api.errors_virt import HotplugDiskFailed, SetNumberOfCpusFailed, UpdateDeviceFailed, VmOperationFailed
+from vdsm_mp.api.errors_virt import (
+    HotplugDiskFailed,
+    ReplicaFailed,
+    SetNumberOfCpusFailed,
+    SnapshotFailed,
+    UpdateDeviceFailed,
+    VmOperationFailed,
+)
 
 pytestmark = [pytest.mark.system, needs_root(), needs_program("libvirtd", "qemu-system-x86_64", "unshare", "nsenter")]
 
@@ -173,6 +182,46 @@ def test_hooks_of_devices_see_those_with_custom_properties_and_their_changes(
         "before_vm_set_ticket green anna", "after_vm_set_ticket green anna",
         "before_device_destroy green fast", "after_device_destroy green fast",
     ]  # fmt: skip
+
+
+def test_hooks_see_the_volumes_that_a_running_disk_goes_over_to(
+    room: VirtRoom, new_guest: NewGuest, folder: Path
+) -> None:
+    hooks, seen = folder / "hooks.d", folder / "seen"
+    guest = new_guest(room)
+    leaf, mirror = overlay(room, folder, guest.disk), replica(room, folder, guest.disk)
+    wish = {name: leaf[name] for name in ("domainID", "imageID", "volumeID")}
+    snapshot = {"vmID": guest.vm_id, "snapDrives": [wish | {"baseVolumeID": guest.disk["volumeID"]}]}
+    copy = {"vmID": guest.vm_id, "srcDisk": guest.disk, "dstDisk": mirror}
+
+    write_hook(hooks, "after_disk_prepare", "echo not this one >&2; exit 2")
+    with pytest.raises(SnapshotFailed, match="not this one"):
+        room.call("VM.snapshot", **snapshot)
+    with pytest.raises(ReplicaFailed, match="not this one"):
+        room.call("VM.diskReplicateStart", **copy)
+    assert chain_of(room, guest.vm_id) == [guest.disk["volumeID"]]
+    assert "diskReplicate" not in room.call("Host.dumpxmls")[guest.vm_id]
+
+    write_hook(hooks, "after_disk_prepare", f'cat "$_hook_json" >> {seen}; echo >> {seen}')
+    room.call("VM.diskReplicateStart", **copy)
+    room.call("VM.diskReplicateFinish", vmID=guest.vm_id, srcDisk=guest.disk, dstDisk=guest.disk)
+    room.call("VM.snapshot", **snapshot)
+    told = [json.loads(line)["volumeID"] for line in seen.read_text().splitlines()]
+    assert told == [mirror["volumeID"], leaf["volumeID"]]
+    assert chain_of(room, guest.vm_id) == [leaf["volumeID"], guest.disk["volumeID"]]
+
+
+def test_a_hook_may_not_rename_a_volume_that_a_running_disk_goes_over_to(
+    room: VirtRoom, new_guest: NewGuest, folder: Path
+) -> None:
+    """QEMU's chain is read by the names of its files."""
+    guest = new_guest(room)
+    leaf = overlay(room, folder, guest.disk)
+    write_hook(folder / "hooks.d", "after_disk_prepare", 'sed -i \'s#"path": "[^"]*#&-renamed#\' "$_hook_json"')
+    wish = {name: leaf[name] for name in ("domainID", "imageID", "volumeID")}
+    with pytest.raises(SnapshotFailed, match="another name"):
+        room.call("VM.snapshot", vmID=guest.vm_id, snapDrives=[wish | {"baseVolumeID": guest.disk["volumeID"]}])
+    assert chain_of(room, guest.vm_id) == [guest.disk["volumeID"]]
 
 
 def test_launch_flags_that_cannot_be_keep_a_vm_from_starting(room: VirtRoom, folder: Path) -> None:

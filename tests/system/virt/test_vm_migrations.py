@@ -147,6 +147,31 @@ def test_hooks_see_a_vm_leave_and_arrive_and_may_refuse(two: Two, guest: Guest) 
         path.unlink()
 
 
+@pytest.mark.parametrize("back", [True, False], ids=["in time", "when it has left"])
+def test_hooks_see_a_vm_leave_though_the_worker_that_sent_it_died(two: Two, guest: Guest, back: bool) -> None:
+    seen = two.shared / f"left-{back}"
+    hook = write_hook(
+        two.a.house.root / "hooks", "after_vm_migrate_source", f'grep -c "<uuid>" "$_hook_domxml" >> {seen}'
+    )
+    guest.fill(two.a)
+    guest.move(two.a, two.b, maxBandwidth=SLOW_MIB_S)
+    under_way(guest, two.a)
+    pid = two.a.house.pid_of("virt")
+    if not back:
+        os.kill(pid, signal.SIGSTOP)  # it hears nothing of the end, and is replaced when it is killed
+    two.a.libvirtd.virsh("migrate-setspeed", guest.name, "1000")
+    if not back:
+        eventually(lambda: guest.name not in two.a.runs(), within_s=20)
+    os.kill(pid, signal.SIGKILL)
+    two.a.house.wait_other_pid("virt", pid)
+    becomes(two.b, guest, "Up", "Powering up")
+    eventually(lambda: two.a.status(guest.vm_id) == "Down", within_s=20)
+    eventually(seen.exists, within_s=10)
+    assert seen.read_text() == "1\n"
+    assert (two.a.stats(guest.vm_id)["exitCode"], two.a.stats(guest.vm_id)["exitReason"]) == (0, 4)
+    hook.unlink()
+
+
 def test_a_cancelled_migration_leaves_the_guest_where_it_was(two: Two, guest: Guest) -> None:
     guest.fill(two.a)
     guest.move(two.a, two.b, maxBandwidth=SLOW_MIB_S)

@@ -30,6 +30,7 @@ from vdsm_mp.api.errors_virt import (
     SetNumberOfCpusFailed,
 )
 from vdsm_mp.common import xml
+from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.plug import Plugger
 
@@ -119,6 +120,31 @@ def test_an_answer_that_is_lost_with_libvirtd_says_nothing_the_live_devices_do(
     dumped = room.call("Host.dumpxmls", vmList=[guest.vm_id])[guest.vm_id]
     assert dumped.count(ids["volumeID"]) == (2 if done else 0)  # as a path, and in the metadata
     assert (ids["imageID"] in room.storage.released) is not done
+
+
+def test_a_death_before_a_plug_leaves_no_device_in_the_metadata_that_is_not_there(
+    room: VirtRoom, new_guest: NewGuest, folder: Path, libvirtd: PrivateLibvirtd
+) -> None:
+    guest = new_guest(room, devices=SCSI)
+    plugged, never = image(room, folder), image(room, folder)
+    room.call("VM.hotplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(plugged)})
+    keeper, mac = room.state(Keeper), "56:6f:00:00:00:09"
+    keeper.remember_device(guest.vm_id, {"devtype": "disk", "name": "sdb"}, dict(never))
+    keeper.remember_device(guest.vm_id, {"mac_address": mac}, {"network": "red"})
+    dumped = libvirtd.virsh("dumpxml", guest.name)
+    assert never["volumeID"] in dumped
+    assert mac in dumped
+    room.close()
+
+    with VirtRoom(libvirtd.uri, folder) as next_life:
+        next_life.storage.images = room.storage.images
+        eventually(lambda: never["imageID"] in next_life.storage.released, within_s=15)
+        dumped = libvirtd.virsh("dumpxml", guest.name)
+        assert never["volumeID"] not in dumped
+        assert mac not in dumped
+        assert dumped.count(plugged["volumeID"]) == 2  # as a path, and in the metadata
+        assert plugged["imageID"] not in next_life.storage.released
+        next_life.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
 
 
 def test_a_disk_that_cannot_be_plugged_leaves_nothing_prepared(

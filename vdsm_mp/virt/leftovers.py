@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices that stand in a VM's metadata and are not in the VM: a worker died around their plug or unplug.
+
+Their metadata are written before they come and forgotten after they are gone, so the death leaves an entry too many,
+never one too few. It is dropped here, and what storage holds for it is given back.
+"""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vdsm_mp.common import log
+from vdsm_mp.virt.devices import Devices, target_of
+from vdsm_mp.virt.domxml_parse import volume_ids
+from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.nic import mac_of
+
+logger = log.named(__name__)
+
+
+def found(metadata: Metadata, domain: ET.Element) -> Iterator[tuple[dict[str, str], Mapping[str, Any]]]:
+    """(identity, data) of every disk and card that the live XML does not have."""
+    disks = {target_of(disk) for disk in domain.iterfind("devices/disk")}
+    cards = {mac_of(card) for card in domain.iterfind("devices/interface")}
+    for attributes, data in metadata.all_devices():
+        name, mac = attributes.get("name", ""), attributes.get("mac_address", "").lower()
+        if attributes.get("devtype") == "disk" and name and name not in disks:
+            yield {"devtype": "disk", "name": name}, data
+        elif mac and mac not in cards:
+            yield {"mac_address": attributes["mac_address"]}, data
+
+
+def clear(devices: Devices, vm_id: str) -> None:
+    """After a restart, not at once. Raises: NoSuchVm, LibvirtUnavailable, VmOperationFailed."""
+    record = devices.vms.get(vm_id)
+    if record is None or record.external or not list(found(record.metadata, devices.live(vm_id)[1])):
+        return
+    # libvirt goes on with a plug whose caller is dead. It changes a VM in one call at a time, so this write, which
+    # changes nothing, comes back when the plug is done.
+    devices.keeper.remember(vm_id)
+    record = devices.vms.find(vm_id)
+    for identity, data in found(record.metadata, devices.live(vm_id)[1]):
+        devices.keeper.remember_device(vm_id, identity, None)
+        ids = volume_ids(dict(data))
+        if ids is not None and record.drive(ids) is None:
+            devices.drives.teardown(ids)
+        logger.info("vm=%s %s was never plugged, or is gone: its metadata are dropped", vm_id, identity)
