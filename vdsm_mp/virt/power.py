@@ -59,7 +59,13 @@ class Power:
         record = self.vms.find(vm_id)
         self.hooks.before("vm_cont", record)
         with translated(vm_id):
-            self.connection.domain(vm_id).resume()
+            dom = self.connection.domain(vm_id)
+            try:
+                dom.resume()
+            except libvirt.libvirtError:
+                # libvirt refuses what is the case already: the answer to the one who asked first was lost, say.
+                if dom.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
+                    raise
         self.vms.move(vm_id, machine.on_resumed)
         self.hooks.after("vm_cont", record)
         if self.sync_time:
