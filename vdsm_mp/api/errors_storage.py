@@ -184,6 +184,7 @@ class DomainPoolConnected(DomainError, Conflict):
 
 class DomainTypeUnsupported(DomainError, BadRequest):
     code = 372
+    msg = "Storage type is not supported: {self.reason}"
 
 
 class DomainClassWrong(DomainError, BadRequest):
@@ -218,22 +219,12 @@ class BlockSizeMismatch(DomainError, Conflict):
     code = 348
 
 
-class DescriptionTooLong(DomainError, BadRequest):
-    code = 387
-
-
 class RemotePathIllegal(DomainError, BadRequest):
     code = 390
 
 
 class DomainNotMounted(DomainError, Conflict):
     code = 360
-
-
-class MasterNotMounted(DomainError):
-    """The tree of the master is not there or not writable."""
-
-    code = 355
 
 
 # --- pools and the SPM role
@@ -267,10 +258,6 @@ class WrongMaster(PoolError, Conflict):
     """Master id, role or version differ; makes an engine reconstruct."""
 
     code = 324
-
-
-class PoolExists(PoolError, Conflict):
-    code = 316
 
 
 class ConnectedElsewhere(PoolError, Conflict):
@@ -322,14 +309,6 @@ class PoolDescriptionTooLong(PoolError, BadRequest):
 
 class PoolUpgradeInProgress(PoolError, Conflict):
     code = 396
-
-
-class SpmStartFailed(PoolError):
-    code = 650
-
-
-class SpmStopFailed(PoolError):
-    code = 653
 
 
 class NotSpm(PoolError, Conflict):

@@ -103,16 +103,6 @@ class VolumeNotShareable(Conflict):
         self.volume_id = volume_id
 
 
-class VolumeNotDeleted(Failed):
-    code = 222
-    msg = "Volume {self.volume_id} was not deleted: {self.reason}"
-
-    def __init__(self, volume_id: str, reason: str) -> None:
-        super().__init__(volume_id, reason)
-        self.volume_id = volume_id
-        self.reason = reason
-
-
 class VolumeIsShared(Conflict):
     code = 223
     msg = "Volume {self.volume_id} is a template which other images use: {self.users}"
@@ -187,46 +177,6 @@ class ImageActionFailed(Failed):
 
     code = 250
     msg = "Image {self.image_id}: {self.reason}"
-
-    def __init__(self, image_id: str, reason: str) -> None:
-        super().__init__(image_id, reason)
-        self.image_id = image_id
-        self.reason = reason
-
-
-class ImageMoveFailed(Failed):
-    code = 253
-    msg = "Image {self.image_id} was not moved: {self.reason}"
-
-    def __init__(self, image_id: str, reason: str) -> None:
-        super().__init__(image_id, reason)
-        self.image_id = image_id
-        self.reason = reason
-
-
-class ImageNotDeleted(Failed):
-    code = 256
-    msg = "Image {self.image_id} was not deleted: {self.reason}"
-
-    def __init__(self, image_id: str, reason: str) -> None:
-        super().__init__(image_id, reason)
-        self.image_id = image_id
-        self.reason = reason
-
-
-class SourceImageFailed(Failed):
-    code = 259
-    msg = "Source image {self.image_id}: {self.reason}"
-
-    def __init__(self, image_id: str, reason: str) -> None:
-        super().__init__(image_id, reason)
-        self.image_id = image_id
-        self.reason = reason
-
-
-class DestinationImageFailed(Failed):
-    code = 260
-    msg = "Destination image {self.image_id}: {self.reason}"
 
     def __init__(self, image_id: str, reason: str) -> None:
         super().__init__(image_id, reason)
@@ -403,16 +353,6 @@ class UnexpectedVolumeState(Conflict):
     def __init__(self, volume_id: str, detail: str) -> None:
         super().__init__(volume_id, detail)
         self.volume_id = volume_id
-        self.detail = detail
-
-
-class BadBitmapChain(Conflict):
-    code = 946
-    msg = "Bitmap {self.bitmap} is not valid through the chain: {self.detail}"
-
-    def __init__(self, bitmap: str, detail: str) -> None:
-        super().__init__(bitmap, detail)
-        self.bitmap = bitmap
         self.detail = detail
 
 

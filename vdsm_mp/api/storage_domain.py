@@ -11,7 +11,6 @@ from vdsm_mp.api.errors_storage import (
     SPM_ON_DOMAIN,
     SPM_ROLE,
     BlockSizeMismatch,
-    DescriptionTooLong,
     DomainAttached,
     DomainAttachedElsewhere,
     DomainClassWrong,
@@ -33,7 +32,7 @@ from vdsm_mp.api.errors_storage import (
     MasterNotFound,
     NotAscii,
     NotSpm,
-    ServerParametersInvalid,
+    RemotePathIllegal,
     TooManyDomains,
 )
 from vdsm_mp.api.types import Uuid
@@ -97,7 +96,7 @@ class AttachStorageDomain(Message, frozen=True, kw_only=True):
         DomainMetadataRefused,
         NotAscii,
         LockInitFailed,
-        ServerParametersInvalid,
+        RemotePathIllegal,
     ),
 )
 class CreateStorageDomain(Message, frozen=True, kw_only=True):
@@ -296,7 +295,7 @@ class GetStorageDomainVolumes(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="sd_id",
     tier=2,
-    raises=(NotSpm, DomainNotFound, DescriptionTooLong, NotAscii, DomainMetadataRefused),
+    raises=(NotSpm, DomainNotFound, NotAscii, DomainMetadataRefused),
 )
 class SetStorageDomainDescription(Message, frozen=True, kw_only=True):
     """Rename a domain. The old name stays when it fails."""

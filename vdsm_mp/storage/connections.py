@@ -162,6 +162,9 @@ class Connections:
                 found.setdefault(entry.path, DomainType.LOCALFS)
         return found
 
+    def supports(self, kind: DomainType) -> bool:
+        return kind in self._connectors
+
     def _connector(self, kind: DomainType) -> Connector:
         try:
             return self._connectors[kind]

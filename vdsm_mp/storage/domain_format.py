@@ -46,7 +46,7 @@ class DomainType(enum.Enum):
         for kind, known in _TYPE_NUMBERS.items():
             if known == number:
                 return kind
-        raise DomainTypeUnsupported("-", f"domain type {number} is not known")
+        raise DomainTypeUnsupported("-", f"{number} is not known")
 
 
 _TYPE_NUMBERS = {kind: number for number, kind in enumerate(DomainType, start=1)}

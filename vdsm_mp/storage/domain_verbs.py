@@ -12,7 +12,10 @@ from vdsm_mp.api.errors_storage import (
     DomainNotFound,
     DomainNotMounted,
     DomainPoolConnected,
+    DomainTypeUnsupported,
     DomainVersionUnsupported,
+    RemotePathIllegal,
+    ServerParametersInvalid,
 )
 from vdsm_mp.api.storage_domain import (
     ActivateStorageDomain,
@@ -67,7 +70,12 @@ def create(
         max_hosts=250 if ask.max_hosts is None else ask.max_hosts,
         allow=allow,
     )
-    root = connections.root_for(kind, spec.remote_path)
+    if not connections.supports(kind):
+        raise DomainTypeUnsupported(ask.sd_id, kind.value)
+    try:
+        root = connections.root_for(kind, spec.remote_path)
+    except ServerParametersInvalid as error:
+        raise RemotePathIllegal(ask.sd_id, error.reason) from error
     if root is None:
         raise DomainNotMounted(ask.sd_id, f"{spec.remote_path} is not connected")
     with resources.claim("StorageDomain.create", exclusive=(("domain", ask.sd_id), ("root", root))):

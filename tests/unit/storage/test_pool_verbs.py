@@ -366,15 +366,15 @@ def test_a_domain_belongs_to_one_pool(spm: StorageRoom) -> None:
     [
         ({"storagedomainID": "5d000000-0000-4000-8000-000000000009"}, 361),
         ({"domainType": 9}, 372),
-        ({"domainType": 3}, 453),
+        ({"domainType": 3}, 372),
         ({"domainClass": 4}, 386),
         ({"version": "2"}, 394),
         ({"version": "new"}, 394),
         ({"blockSize": 1024}, 753),
         ({"name": "two\nlines"}, 753),
         ({"typeArgs": "/nowhere"}, 360),
-        ({"typeArgs": "relative"}, 453),
-        ({"typeArgs": "/../etc"}, 453),
+        ({"typeArgs": "relative"}, 390),
+        ({"typeArgs": "/../etc"}, 390),
         ({"typeArgs": {"remotePath": "/nowhere"}}, 360),
     ],
 )
