@@ -19,7 +19,7 @@ class Refused(Exception):
 
 
 def ask(run_dir: str, do: str, *, timeout_s: float = 10.0, **more: Any) -> Any:
-    """The `result` of one request (see `house/desk.py`). Raises NotRunning, Refused, TimeoutError, PermissionError."""
+    """The `result` of one request (see `house/desk.py`). Raises NotRunning, Refused, TimeoutError."""
     path = str(Path(run_dir) / "control.sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(CONNECT_S)
@@ -27,6 +27,8 @@ def ask(run_dir: str, do: str, *, timeout_s: float = 10.0, **more: Any) -> Any:
             sock.connect(path)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NotRunning(f"the agent is not running ({path}: {error.strerror})") from error
+        except PermissionError as error:
+            raise Refused(f"{path}: only root and the agent's user may ask") from error
         sock.settimeout(timeout_s)
         sock.sendall(json.dumps({"do": do, **more}).encode() + b"\n")
         answer = b""

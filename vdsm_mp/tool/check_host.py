@@ -6,12 +6,13 @@ Run as root it judges for the agent's user. Exit code: 0 it would, 1 it would no
 
 import argparse
 import grp
+import json
 import pwd
 import shutil
 import socket
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vdsm_mp.common import config
@@ -38,14 +39,18 @@ class Finding:
 
 def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
     parser.add_argument("--all", action="store_true", help="also what is well")
+    parser.add_argument("--json", action="store_true", help="everything, as JSON")
 
 
 def run(asked: argparse.Namespace) -> int:
     findings = list(check(config.load().config))
+    bad = sum(finding.level == "bad" for finding in findings)
+    if asked.json:
+        print(json.dumps({"well": not bad, "findings": [asdict(finding) for finding in findings]}, indent=2))
+        return 1 if bad else 0
     for finding in findings:
         if asked.all or finding.level != "ok":
             print(f"{finding.level:<5} {finding.about:<14} {finding.says}")
-    bad = sum(finding.level == "bad" for finding in findings)
     print(
         f"{len(findings)} things looked at: {bad} would not work" if bad else f"{len(findings)} things looked at: well"
     )

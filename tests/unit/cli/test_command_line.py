@@ -181,6 +181,10 @@ def test_check_host_judges_without_changing_anything(capsys: pytest.CaptureFixtu
     code, out, _ = run(capsys, "check-host", "--all")
     assert code in (0, 1)
     assert "things looked at" in out
+    code, out, _ = run(capsys, "check-host", "--json")
+    told = json.loads(out)
+    assert told["well"] is (code == 0)
+    assert {"level", "about", "says"} == set(told["findings"][0])
 
 
 def test_the_schema_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
