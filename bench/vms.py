@@ -300,7 +300,7 @@ def _work(client: Client, guests: Guests, well: list[str]) -> dict[str, list[flo
         for verb in ("VM.pause", "VM.cont", "VM.getStats"):
             took.setdefault(verb, []).append(_ms(lambda: client.call(verb, {"vmID": vm_id})))  # noqa: B023
     took["Host.getAllVmStats"] = [_ms(lambda: client.call_raw("Host.getAllVmStats", b"{}")) for _ in range(100)]
-    for _ in range(2):
+    for _ in range(8):
         vm_id = str(uuid.uuid4())
         began = time.perf_counter()
         guests.create(client, vm_id)

@@ -24,6 +24,7 @@ from vdsm_mp.api.errors_virt import LibvirtUnavailable, NoSuchVm, VmNotRespondin
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import eventloop
+from vdsm_mp.virt.calling import Calling, under_way
 from vdsm_mp.virt.opening import Attempt
 from vdsm_mp.virt.pulse import SILENT_S, Pulse
 
@@ -65,9 +66,8 @@ class Connection:
         self._hanging_others = threading.Semaphore(_MAX_HANGING_OPENS)
         self._keeper = threading.Thread(target=self._keep, name="libvirt-keeper", daemon=True)
         self._listening: list[int] = []
+        self.calling = Calling(lambda deadline_s: self._attempt(self._hanging_others, deadline_s))
         self.reconnects = 0
-        #: Do calls hang in VMs? Set before the start by who knows.
-        self.hanging: Callable[[], bool] = lambda: False
 
     def start(self, on_connect: OnConnect, *, wait_s: float = 2.0) -> bool:
         """Begin to connect; True when stock was taken within `wait_s`. Goes on trying for ever otherwise."""
@@ -88,7 +88,10 @@ class Connection:
         return self._ready.is_set()
 
     def get(self) -> Any:
-        """The virConnect. Raises: LibvirtUnavailable, at once."""
+        """A virConnect for the next call; another one, soon, when calls on it hang. Raises: LibvirtUnavailable."""
+        return self.calling.get(self._main())
+
+    def _main(self) -> Any:
         conn = self._conn
         if conn is None:
             raise LibvirtUnavailable(self._why_not)
@@ -104,7 +107,7 @@ class Connection:
 
         Raises: LibvirtUnavailable, after some seconds when libvirtd does not answer.
         """
-        self.get()
+        self._main()
         conn, sock, why_not = self._attempt(self._hanging_others)
         if sock is not None:
             sock.close()
@@ -125,13 +128,14 @@ class Connection:
             conn, sock = self._open()
             if conn is not None:
                 self._lost.clear()
-                pulse = Pulse(conn, sock, self.hanging)
+                pulse = Pulse(conn, sock, self.calling.look)
                 if self._greet(conn, pulse):
                     attempt = 0
                     self._watch(conn, pulse)
                 self._ready.clear()
                 self._conn = None
                 pulse.stop()
+                self.calling.forget()
                 self._let_go(conn)
                 del conn, pulse
             if not self._stopping.is_set():
@@ -148,6 +152,7 @@ class Connection:
                 return
             if pulse.silent_s() > SILENT_S:
                 self._why_not = f"no answer for {SILENT_S:g} s"
+                self.calling.sever()
                 if pulse.sever():
                     return
 
@@ -164,11 +169,13 @@ class Connection:
             self._why_not = why_not
         return conn, sock
 
-    def _attempt(self, slots: threading.Semaphore) -> tuple[Any, socket.socket | None, str]:
+    def _attempt(
+        self, slots: threading.Semaphore, deadline_s: float = _OPEN_DEADLINE_S
+    ) -> tuple[Any, socket.socket | None, str]:
         """Open in a thread that can be left behind; the connection is None when that failed or took too long."""
         if not slots.acquire(blocking=False):
             return None, None, "libvirtd accepts connections but does not answer"
-        return Attempt(self._uri, slots).wait(_OPEN_DEADLINE_S, self._stopping)
+        return Attempt(self._uri, slots).wait(deadline_s, self._stopping)
 
     def _greet(self, conn: Any, pulse: Pulse) -> bool:
         try:
@@ -213,7 +220,8 @@ def translate(
 def translated(vm_id: str = "", failed: Callable[[str], Error] = VmOperationFailed) -> Iterator[None]:
     """Around libvirt calls: what leaves is ours. See `translate`."""
     try:
-        yield
+        with under_way():
+            yield
     except libvirt.libvirtError as error:
         raise translate(error, vm_id, failed) from error
 

@@ -85,7 +85,7 @@ def screenshot(devices: Devices, ask: ScreenshotVm) -> dict[str, str]:
     dom = devices.connection.domain(ask.vm_id)
     picture = bytearray()
     with translated(ask.vm_id):
-        stream = devices.connection.get().newStream(0)
+        stream = dom.connect().newStream(0)  # of one connection, both
         mime_type = dom.screenshot(stream, 0)
         while piece := stream.recv(_PIECE):
             picture += piece

@@ -22,6 +22,7 @@ from vdsm_mp.api.vm import HibernateVm
 from vdsm_mp.common import clock, command, log, xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import domxml_build, domxml_parse, machine, moving
+from vdsm_mp.virt.calling import under_way
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives
@@ -186,7 +187,8 @@ def wake(
     domxml_build.check_commandline(saved, policy)
     paused = metadata.flag("launchPaused")
     flags = libvirt.VIR_DOMAIN_SAVE_PAUSED if paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
-    conn.restoreFlags(image.path, xml.dump(saved), flags)
+    with under_way():
+        conn.restoreFlags(image.path, xml.dump(saved), flags)
 
 
 def _as_here(saved: ET.Element, final: ET.Element) -> None:

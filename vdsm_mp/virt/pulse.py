@@ -12,16 +12,17 @@ import libvirt
 #: Seconds between two beats, and without an answer until libvirtd counts as frozen.
 PULSE_S = 2.0
 SILENT_S = 7.0
-#: The same while calls hang: an answer for one of several waiting threads can lie unread until the next comes (9.0).
-_QUICK_PULSE_S = 0.2
 
 
 class Pulse:
-    """Asks libvirtd for its version, again and again; libvirtd answers that even when all guests hang."""
+    """Asks libvirtd for its version, again and again; libvirtd answers that even when all guests hang.
 
-    def __init__(self, conn: Any, sock: socket.socket | None, hanging: Callable[[], bool]) -> None:
+    also: done after each beat; it may take a second or two.
+    """
+
+    def __init__(self, conn: Any, sock: socket.socket | None, also: Callable[[], None]) -> None:
         self._conn = conn
-        self._hanging = hanging
+        self._also = also
         self._answered_mono = time.monotonic()
         self._socket = sock
         self._stop = threading.Event()
@@ -57,7 +58,8 @@ class Pulse:
             except libvirt.libvirtError:
                 break
             self._answered_mono = time.monotonic()
-            if self._stop.wait(_QUICK_PULSE_S if self._hanging() else PULSE_S) or not conn.isAlive():
+            self._also()
+            if self._stop.wait(PULSE_S) or not conn.isAlive():
                 break
         if self._socket is not None:
             self._socket.close()

@@ -21,6 +21,7 @@ from vdsm_mp.api.vm import CreateVm
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import displaynet, domxml_build, domxml_parse, externaldata, hibernation, leases, machine
+from vdsm_mp.virt.calling import under_way
 from vdsm_mp.virt.connection import Connection, translate, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives, with_sizes
@@ -192,7 +193,8 @@ class Starter:
         if image is not None:
             hibernation.wake(conn, image, final, prepared, self.policy, record, self._hooks)
         else:
-            dom.createWithFlags(flags)
+            with under_way():
+                dom.createWithFlags(flags)
         paused = bool(flags & libvirt.VIR_DOMAIN_START_PAUSED)
         live = xml.parse(dom.XMLDesc(0))
 

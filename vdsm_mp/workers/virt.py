@@ -197,7 +197,6 @@ def build(config: Config, ports: Ports) -> Room:
     vms.describe = numbers.running
     vms.perform = ender.perform
     vms.hangs = sampler.hangs
-    connection.hanging = lambda: sampler.hanging > 0
 
     def connected(conn: Any) -> None:
         nwfilter.ensure(conn)
@@ -279,6 +278,7 @@ def build(config: Config, ports: Ports) -> Room:
         vitals=lambda: {
             "libvirt": "connected" if connection.alive else "not connected",
             "libvirt_reconnects": connection.reconnects,
+            "libvirt_calls_late": connection.calling.changed,
             "vms": len(vms.all()),
             "starts_waiting": len(launches),
             "samples_hanging": sampler.hanging,

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.system.virt.conftest import Guest, NewGuest
 from vdsm_mp.api.errors import StillStarting
 from vdsm_mp.api.errors_virt import LibvirtUnavailable, MigrationNotInProgress, VmNotResponding
 from vdsm_mp.api.vm_migration import MigrationParams
+from vdsm_mp.virt.calling import LATE_S
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.migration_params import NOTE, Note
@@ -233,6 +235,48 @@ def test_more_guests_hang_than_libvirtd_serves_at_a_time_and_only_they_are_told(
         eventually(all_answer, within_s=15, every_s=0.3)
         for guest in (*stuck, well):
             room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+
+
+def test_calls_that_hang_before_anybody_knows_hold_up_no_calls_of_other_vms(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd
+) -> None:
+    stuck, well = [new_guest(room) for _ in range(6)], new_guest(room)
+    room.call("VM.pause", vmID=well.vm_id)
+    room.call("VM.cont", vmID=well.vm_id)
+    with ExitStack() as stack:
+        calls = stack.enter_context(ThreadPoolExecutor(len(stuck)))
+        for guest in stuck:
+            pid = libvirtd.qemu_pid(guest.name)
+            os.kill(pid, signal.SIGSTOP)
+            stack.callback(os.kill, pid, signal.SIGCONT)
+        asked = [calls.submit(room.call, "VM.pause", vmID=guest.vm_id) for guest in stuck]
+        time.sleep(2 * LATE_S)
+        took = []
+        for _ in range(20):
+            began = time.monotonic()
+            room.call("VM.pause", vmID=well.vm_id)
+            room.call("VM.cont", vmID=well.vm_id)
+            took.append(time.monotonic() - began)
+        assert not any(call.done() for call in asked)
+        # One that waited for the next look at the connection would have taken two seconds.
+        assert max(took) < 1.5, took
+        assert room.state(Connection).alive
+    assert room.state(Connection).reconnects == 1
+
+
+@pytest.mark.usefixtures("thawed")
+def test_calls_that_wait_for_a_frozen_libvirtd_fail_when_it_is_found_out(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd
+) -> None:
+    guest = new_guest(room)
+    with ThreadPoolExecutor(1) as calls:
+        libvirtd.freeze()
+        asked = calls.submit(room.call, "VM.pause", vmID=guest.vm_id)
+        with pytest.raises(LibvirtUnavailable):
+            asked.result(timeout=15)
+        libvirtd.thaw()
+    eventually(lambda: room.state(Connection).alive, within_s=15)
+    room.call("VM.pause", vmID=guest.vm_id)
 
 
 def test_a_migration_that_had_not_begun_when_we_died_is_over_and_the_vm_stays(
