@@ -2,6 +2,7 @@
 """What the declarations say to people: `vdsm-mp call VERB --help` and docs/api.md are made of nothing else."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,15 @@ def test_an_error_says_what_has_changed(cls: type[Error]) -> None:
         assert failures.changed(cls) != "The message says what is left."
     assert "{" not in failures.sentence(cls)
     assert len(failures.sentence(cls)) > 4
+
+
+def test_no_verb_declares_an_error_that_nobody_raises() -> None:
+    product = Path(schema.__file__).parents[1]
+    rooms = [path for path in product.rglob("*.py") if path.relative_to(product).parts[0] not in ("api", "tool", "cli")]
+    words = set(re.findall(r"\w+", " ".join(path.read_text() for path in rooms)))
+    nobody = {cls.__name__ for cls in ERRORS} - words
+    # Families of which only the members are raised.
+    assert nobody <= {parent.__name__ for cls in ERRORS for parent in cls.__mro__[1:]}
 
 
 def test_the_page_of_the_api_has_every_verb_and_every_error() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LVMVolumeGroup.* and ISCSIConnection.*: block storage."""
+"""LVMVolumeGroup.* and ISCSIConnection.*: block storage. Ids of volume groups are LVM's own, no UUIDs."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ class DiscoverSendTargets(Message, frozen=True, kw_only=True):
     ipv6_enabled: bool | None = None
 
 
-@verb("LVMVolumeGroup.create", owner="storage", reply=Uuid, tier=2, planned=True)
+@verb("LVMVolumeGroup.create", owner="storage", reply=str, tier=2, planned=True)
 class CreateVolumeGroup(Message, frozen=True, kw_only=True):
     """Make a volume group of LUNs."""
 
-    vg_id: Uuid | None = field(default=None, name="lvmvolumegroupID")
+    vg_id: str | None = field(default=None, name="lvmvolumegroupID")
     name: Uuid
     devlist: list[str]
     force: bool | None = None
@@ -34,11 +34,11 @@ class CreateVolumeGroup(Message, frozen=True, kw_only=True):
 class GetVolumeGroupInfo(Message, frozen=True, kw_only=True):
     """A volume group and its physical volumes."""
 
-    vg_id: Uuid = field(name="lvmvolumegroupID")
+    vg_id: str = field(name="lvmvolumegroupID")
 
 
 @verb("LVMVolumeGroup.remove", owner="storage", tier=3, planned=True)
 class RemoveVolumeGroup(Message, frozen=True, kw_only=True):
     """Remove a volume group."""
 
-    vg_id: Uuid = field(name="lvmvolumegroupID")
+    vg_id: str = field(name="lvmvolumegroupID")

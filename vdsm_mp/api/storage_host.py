@@ -29,7 +29,7 @@ class GetDeviceList(Message, frozen=True, kw_only=True):
 class GetDevicesVisibility(Message, frozen=True, kw_only=True):
     """Which of the given LUNs this host sees."""
 
-    guid_list: list[Uuid] = field(name="guidList")
+    guid_list: list[str] = field(name="guidList")
 
 
 @verb("Host.getLVMVolumeGroups", owner="storage", reply=list[dict[str, Any]], safe=True, tier=3, planned=True)
