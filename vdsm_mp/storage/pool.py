@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,6 +77,8 @@ class Pools:
         self._monitors = monitors
         self._state: PoolState | None = None
         self._linking = threading.Lock()
+        #: Called before a connect with another master than until now counts: the lease of the role is on the old one.
+        self.on_other_master: list[Callable[[], None]] = []
         monitors.on_verdict.append(self._on_verdict)
 
     @property
@@ -109,6 +111,9 @@ class Pools:
         if before is not None:
             _check_same(before, wanted)
         state = self._verified(wanted)
+        if before is not None and before.master_sd_id != state.master_sd_id:
+            for listener in self.on_other_master:
+                listener()
         self._become(state)
         return state
 

@@ -20,7 +20,7 @@ import logging
 from collections.abc import Callable
 
 from vdsm_mp.api.errors import Busy
-from vdsm_mp.api.errors_storage import DomainVersionTooNew, IsSpm, LockNotInspected, NotSpm
+from vdsm_mp.api.errors_storage import DomainVersionTooNew, IsSpm, LockNotInspected, NotSpm, WrongMaster
 from vdsm_mp.api.ports import Background, Timer
 from vdsm_mp.api.storage_pool import SpmStatus
 from vdsm_mp.common.errors import Error
@@ -30,6 +30,7 @@ from vdsm_mp.storage.locks import ClusterLock, Locks
 from vdsm_mp.storage.mailbox import Mailbox, Mailboxes
 from vdsm_mp.storage.pool import Pools, PoolState
 from vdsm_mp.storage.pool_upgrade import Upgrades
+from vdsm_mp.storage.resources import Resources
 from vdsm_mp.tasks.registry import TaskRun, Tasks
 from vdsm_mp.tasks.store import TaskStore
 
@@ -61,6 +62,7 @@ class Spm:
         tasks: Tasks,
         upgrades: Upgrades,
         mailboxes: Mailboxes,
+        resources: Resources,
         background: Background,
         panic: Callable[[str], None],
     ) -> None:
@@ -70,6 +72,8 @@ class Spm:
         self._tasks = tasks
         self._upgrades = upgrades
         self._mailboxes = mailboxes
+        self._resources = resources
+        pools.on_other_master.append(lambda: self.stop_now("another domain is master"))
         self._mailbox: Mailbox | None = None
         self._hosts = _HOSTS
         #: Called in the background with the pool once the role is ours.
@@ -163,7 +167,9 @@ class Spm:
             self._state = SpmState.FREE
             raise
         try:
-            self._begin(pool, master, lock, max_version, hosts)
+            with self._resources.claim("StoragePool.spmStart", exclusive=(("pool", pool_id),)):
+                self._refuse_if_moved(pool)
+                self._begin(pool, master, lock, max_version, hosts)
         except Exception:
             self._give_back(master, lock)
             raise
@@ -173,6 +179,12 @@ class Spm:
             self._upgrades.begin(pool, max_version)
         if self.after_start is not None:
             self.after_start(pool)
+
+    def _refuse_if_moved(self, pool: PoolState) -> None:
+        """The lease is that of a master which an engine may have changed while we waited for it."""
+        now = self._pools.require(pool.pool_id)
+        if now.master_sd_id != pool.master_sd_id:
+            raise WrongMaster(pool.pool_id, f"its master is {now.master_sd_id} meanwhile")
 
     def _begin(
         self, pool: PoolState, master: FileDomain, lock: ClusterLock, max_version: int | None, hosts: int

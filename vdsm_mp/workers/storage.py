@@ -99,7 +99,7 @@ def build(config: Config, ports: Ports) -> Room:
     long_work = Slots(ports.background)
     tasks = Tasks(ports.background, Undoing(domains, resources), long_work)
     upgrades = Upgrades(domains, locks, monitors, resources, ports.background)
-    spm = Spm(pools, locks, tasks, upgrades, Mailboxes(pools, domains), ports.background, _panic)
+    spm = Spm(pools, locks, tasks, upgrades, Mailboxes(pools, domains), resources, ports.background, _panic)
     masters = MasterMoves(
         domains, locks, pools, tasks, ports.background, lambda: spm.state is SpmState.SPM, spm.follow_master
     )

@@ -17,8 +17,8 @@ from tests.support.storage_room import StorageRoom, new_id
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import pool_master
-from vdsm_mp.storage.domain_file import FileDomain
-from vdsm_mp.storage.domain_metadata import parse
+from vdsm_mp.storage.domain_metadata import parse, serialize
+from vdsm_mp.storage.locks import ClusterLock
 
 pytestmark = needs_program("qemu-img")
 
@@ -176,14 +176,29 @@ def test_what_an_old_master_has_left_behind_goes_later_and_its_lease_with_it(
     finally:
         subprocess.run(["chattr", "-i", ovf], check=True)
     eventually(lambda: os.listdir(spm.domain / "master/tasks") == [])
-    lock = next(thing for thing in spm.room.room.state if type(thing).__name__ == "Locks").of(spm_domain(spm))
+    lock = spm_lock(spm)
     eventually(lambda: not lock.holds(lock.sdm) and not lock.has_host_id(1))
 
 
-def spm_domain(room: StorageRoom) -> FileDomain:
-    domains = next(thing for thing in room.room.room.state if type(thing).__name__ == "Domains")
-    found: FileDomain = domains.find(room.sd_id)
-    return found
+def spm_lock(room: StorageRoom) -> ClusterLock:
+    """Of the first domain."""
+    found = {type(thing).__name__: thing for thing in room.room.room.state}
+    lock: ClusterLock = found["Locks"].of(found["Domains"].find(room.sd_id))
+    return lock
+
+
+def test_the_role_ends_when_an_engine_comes_with_another_master(spm: StorageRoom) -> None:
+    """Another host has rebuilt the pool; the lease that this host has is that of the old master."""
+    second = add_domain(spm, "second")
+    path = spm.root / "second" / second / "dom_md/metadata"
+    path.write_bytes(serialize(second, parse(second, path.read_bytes()) | {"ROLE": "Master"}))
+    names = {"storagepoolID": spm.pool_id, "hostID": 1, "scsiKey": "", "masterSdUUID": second, "masterVersion": 2}
+    spm.call("StoragePool.connect", **names, domainDict={spm.sd_id: "active", second: "active"})
+    assert spm.call("StoragePool.getSpmStatus", storagepoolID=spm.pool_id)["spmStatus"] == "Free"
+    assert not spm_lock(spm).holds(spm_lock(spm).sdm)
+    start = {"prevID": -1, "prevLver": "-1", "enableScsiFencing": "false"}
+    spm.finished(spm.call("StoragePool.spmStart", storagepoolID=spm.pool_id, **start))
+    assert metadata(spm, "export", spm.sd_id)["ROLE"] == "Regular"
 
 
 def test_a_domain_made_master_again_has_no_tasks_of_its_earlier_time(spm: StorageRoom) -> None:
