@@ -267,6 +267,7 @@ def vm_xml(
     custom: str = "",
     name: str = "",
     memory_mib: int = 16,
+    cputune: str = "",
 ) -> str:
     """A VM as the engine writes it, as small as it gets. disk: the four ids of its boot disk."""
     ids = "".join(f"<ovirt-vm:{key}>{value}</ovirt-vm:{key}>" for key, value in (disk or {}).items())
@@ -287,7 +288,7 @@ def vm_xml(
 <sysinfo type="smbios"><system><entry name="manufacturer">oVirt</entry><entry name="product">OS-NAME:</entry>
 <entry name="version">OS-VERSION:</entry><entry name="serial">HOST-SERIAL:</entry><entry name="uuid">{vm_id}</entry>
 </system></sysinfo><clock offset="variable" adjustment="0"><timer name="rtc" tickpolicy="catchup"/></clock>
-<features><acpi/></features><cpu mode="host-passthrough"/><on_poweroff>destroy</on_poweroff>
+<features><acpi/></features><cputune>{cputune}</cputune><cpu mode="host-passthrough"/><on_poweroff>destroy</on_poweroff>
 <os><type arch="x86_64" machine="pc">hvm</type><smbios mode="sysinfo"/></os>
 <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>{boot}{console}
 <controller type="usb" model="none"/>{devices}</devices>

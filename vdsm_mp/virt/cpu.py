@@ -11,6 +11,8 @@ from vdsm_mp.api.verb import DONE, Status, handles
 from vdsm_mp.api.vm_devices import SetVmCpuTunePeriod, SetVmCpuTuneQuota, SetVmNumberOfCpus
 from vdsm_mp.common import log
 from vdsm_mp.virt.connection import translated
+from vdsm_mp.virt.cpupool import CpuPool
+from vdsm_mp.virt.cpusets import numbers
 from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.registry import short_status
 from vdsm_mp.virt.vmhooks import VmHooks
@@ -21,7 +23,7 @@ _QUOTA, _PERIOD = "vcpu_quota", "vcpu_period"
 
 
 @handles(SetVmNumberOfCpus)
-def set_number_of_cpus(devices: Devices, hooks: VmHooks, ask: SetVmNumberOfCpus) -> dict[str, str]:
+def set_number_of_cpus(devices: Devices, hooks: VmHooks, pool: CpuPool, ask: SetVmNumberOfCpus) -> dict[str, str]:
     """cpusets: host CPUs of the added ones, in order, as libvirt writes them ("0-3,^2"); absent = not pinned."""
     record = devices.vms.running(ask.vm_id, "set the number of CPUs")
     hooks.before("set_num_of_cpus", record)
@@ -32,6 +34,7 @@ def set_number_of_cpus(devices: Devices, hooks: VmHooks, ask: SetVmNumberOfCpus)
             dom.pinVcpuFlags(number, _cpu_map(cpuset), libvirt.VIR_DOMAIN_AFFECT_LIVE)
     now = devices.changed(ask.vm_id)
     hooks.after("set_num_of_cpus", record)
+    pool.changed()
     logger.info("vm=%s has %d CPUs now", ask.vm_id, ask.number_of_cpus)
     return short_status(now or record)
 
@@ -60,12 +63,8 @@ def _tune(devices: Devices, vm_id: str, values: dict[str, Any]) -> None:
 
 def _cpu_map(cpuset: str) -> tuple[bool, ...]:
     """ "0-2,^1" -> (True, False, True). Raises: SetNumberOfCpusFailed."""
-    chosen: set[int] = set()
-    for part in filter(None, cpuset.split(",")):
-        exclude, text = part.startswith("^"), part.removeprefix("^")
-        first, _, last = text.partition("-")
-        if not first.isdigit() or not (last or first).isdigit() or int(last or first) >= 4096:
-            raise SetNumberOfCpusFailed(f"bad set of CPUs {cpuset!r}")
-        numbers = range(int(first), int(last or first) + 1)
-        chosen = chosen - set(numbers) if exclude else chosen | set(numbers)
+    try:
+        chosen = numbers(cpuset)
+    except ValueError as error:
+        raise SetNumberOfCpusFailed(str(error)) from error
     return tuple(number in chosen for number in range(max(chosen, default=-1) + 1))

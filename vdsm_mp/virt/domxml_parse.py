@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Domain XML -> records: who a domain is, and what devices it has. Reads only; no I/O."""
 
+import contextlib
 import hashlib
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from vdsm_mp.api.errors_virt import CannotCreateVm
 from vdsm_mp.api.types import UUID_PATTERN
 from vdsm_mp.common import xml
+from vdsm_mp.virt.cpusets import numbers
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import Devices, Drive, Graphics, Nic, VolumeIds
 
@@ -83,6 +85,7 @@ def devices(domain: ET.Element, metadata: Metadata, old: Devices | None = None) 
         nics=tuple(nic(interface, metadata) for interface in domain.iterfind("devices/interface")),
         graphics=tuple(graphics(element) for element in domain.iterfind("devices/graphics")),
         vcpus=_vcpus(domain),
+        pins=dict(_pins(domain)),
         max_memory_kib=memory_kib(domain, "memory"),
         memory_kib=memory_kib(domain, "currentMemory") or memory_kib(domain, "memory"),
         has_balloon=_has_balloon(domain),
@@ -181,6 +184,12 @@ def _vcpus(domain: ET.Element) -> int:
         return 1
     text = element.get("current") or element.text or "1"
     return int(text) if text.strip().isdigit() else 1
+
+
+def _pins(domain: ET.Element) -> Iterator[tuple[int, frozenset[int]]]:
+    for pin in domain.iterfind("cputune/vcpupin"):
+        with contextlib.suppress(ValueError):  # libvirt refuses what makes no sense
+            yield int(pin.get("vcpu", "")), frozenset(numbers(pin.get("cpuset", "")))
 
 
 def _has_balloon(domain: ET.Element) -> bool:

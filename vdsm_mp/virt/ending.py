@@ -19,6 +19,7 @@ from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import machine
 from vdsm_mp.virt.connection import Connection, translate, translated
+from vdsm_mp.virt.cpupool import CpuPool
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.keeping import Keeper
@@ -57,6 +58,7 @@ class Ender:
         background: Background,
         hooks: VmHooks,
         payloads: Payloads,
+        pool: CpuPool,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -67,6 +69,7 @@ class Ender:
         self._background = background
         self._hooks = hooks
         self._payloads = payloads
+        self._pool = pool
 
     # -- destroy
 
@@ -118,6 +121,7 @@ class Ender:
 
     def perform(self, record: VmRecord, what: Do) -> None:
         """Any thread; the work is done in the background."""
+        self._pool.performed(record, what)
         jobs: dict[Do, Callable[[VmRecord], None]] = {
             Do.RELEASE: self._release,
             Do.READ_PAUSE_CODE: self._read_pause_code,

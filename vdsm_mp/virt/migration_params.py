@@ -16,7 +16,7 @@ from vdsm_mp.api.errors_virt import MissingVmParameter
 from vdsm_mp.api.vm_migration import MigrationParams
 from vdsm_mp.common import xml
 from vdsm_mp.common.options import Vars
-from vdsm_mp.virt import convergence
+from vdsm_mp.virt import convergence, cpupool
 from vdsm_mp.virt.convergence import Schedule
 from vdsm_mp.virt.metadata import Metadata
 
@@ -116,6 +116,7 @@ def parameters(params: MigrationParams, *, max_bandwidth: int, live: str, persis
 def _destination(text: str, params: MigrationParams) -> str:
     domain = xml.parse(text)
     without_note(domain)
+    cpupool.without_ours(domain)
     _repin(domain, "cputune/vcpupin", "vcpu", "cpuset", params.cpusets or ())
     _repin(domain, "numatune/memnode", "cellid", "nodeset", params.numa_nodesets or ())
     return xml.dump(domain)

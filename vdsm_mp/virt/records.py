@@ -65,12 +65,13 @@ class Graphics:
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What the live XML says. hash: changes when anything in it does."""
+    """What the live XML says. hash: changes when anything in it does. pins: {CPU: those of the host it runs on}."""
 
     drives: tuple[Drive, ...] = ()
     nics: tuple[Nic, ...] = ()
     graphics: tuple[Graphics, ...] = ()
     vcpus: int = 1
+    pins: Mapping[int, frozenset[int]] = field(default_factory=dict)
     max_memory_kib: int = 0
     memory_kib: int = 0
     has_balloon: bool = False

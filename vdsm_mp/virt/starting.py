@@ -20,7 +20,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import CreateVm
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt import displaynet, domxml_build, domxml_parse, externaldata, hibernation, leases, machine
+from vdsm_mp.virt import cpupool, displaynet, domxml_build, domxml_parse, externaldata, hibernation, leases, machine
 from vdsm_mp.virt.calling import under_way
 from vdsm_mp.virt.connection import Connection, translate, translated
 from vdsm_mp.virt.domxml_build import Policy
@@ -98,6 +98,7 @@ class Starter:
         domxml_build.check(domain, metadata, self.policy)
         if domxml_build.destroy_on_reboot(domain):
             metadata = metadata.with_values(destroy_on_reboot=True)
+        metadata = cpupool.noted(metadata, domain)
         if self._vms.known().get(vm_id) is not None:
             raise VmExists(vm_id)
         devices = domxml_parse.devices(domain, metadata)

@@ -49,6 +49,7 @@ from vdsm_mp.virt import (
 from vdsm_mp.virt.agent import Agents, Turns
 from vdsm_mp.virt.backup import Backups
 from vdsm_mp.virt.connection import Connection
+from vdsm_mp.virt.cpupool import CpuPool
 from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives
@@ -116,6 +117,7 @@ def build(config: Config, ports: Ports) -> Room:
         dummynet=dummynet,
         times=times,
     )
+    pool = CpuPool(connection, vms, keeper, ports.background)
     ender = Ender(
         connection,
         vms,
@@ -126,6 +128,7 @@ def build(config: Config, ports: Ports) -> Room:
         background=ports.background,
         hooks=hooks,
         payloads=payloads,
+        pool=pool,
     )
     powers = Power(connection, vms, keeper, ports.background, config.vars, hooks, times)
     devices = Devices(connection, vms, keeper, drives, policy, dummynet, turns)
@@ -139,8 +142,10 @@ def build(config: Config, ports: Ports) -> Room:
     backups = Backups(
         devices, Path(house.vdsm_run_dir) / "backup", Path(house.state_dir) / "storage" / "transient_disks"
     )
-    merges = Merges(devices, ports.call, ports.background)
-    replications = Replications(devices, hooks.devices, ports.background)
+    merges, replications = (
+        Merges(devices, ports.call, ports.background),
+        Replications(devices, hooks.devices, ports.background),
+    )
 
     arrivals = Arrivals(
         connection,
@@ -156,12 +161,11 @@ def build(config: Config, ports: Ports) -> Room:
         dummynet=dummynet,
     )
     hibernations = Hibernations(connection, vms, drives, ports.background, hooks)
-    pki = Files.below(house.pki_dir, house.crl_file) if config.vars.ssl else None
     migrations = Migrations(
         connection,
         vms,
         keeper=keeper,
-        peers=Peers(pki, config.vars.migration_create_timeout),
+        peers=_peers(config),
         background=ports.background,
         publisher=ports.publish,
         variables=config.vars,
@@ -195,12 +199,14 @@ def build(config: Config, ports: Ports) -> Room:
         background=ports.background,
     )
     vms.describe = numbers.running
+
     vms.perform = ender.perform
     vms.hangs = sampler.hangs
 
     def connected(conn: Any) -> None:
         nwfilter.ensure(conn)
         recovery.take_stock(conn)
+        pool.changed()
 
     def storage_changed(worker: str, up: bool) -> None:
         if worker == "storage" and up:
@@ -232,6 +238,7 @@ def build(config: Config, ports: Ports) -> Room:
             arrivals,
             hibernations,
             resumer,
+            pool,
         ),
         handlers=(
             backup,
@@ -286,3 +293,9 @@ def build(config: Config, ports: Ports) -> Room:
             "problems": [] if connection.alive else ["libvirt is not connected: VMs cannot be looked at or changed"],
         },
     )
+
+
+def _peers(config: Config) -> Peers:
+    house = config.vdsm_mp
+    pki = Files.below(house.pki_dir, house.crl_file) if config.vars.ssl else None
+    return Peers(pki, config.vars.migration_create_timeout)

@@ -201,7 +201,8 @@ def test_an_engine_is_told_why_a_migration_failed(two: Two, guest: Guest) -> Non
     assert asked.value.code == 12
     # The next one begins anew.
     guest.move(two.a, two.b)
-    eventually(lambda: two.b.status(guest.vm_id) in ("Up", "Powering up"), within_s=20)
+    becomes(two.b, guest, "Up", "Powering up")
+    becomes(two.a, guest, "Down")
     assert two.a.house.call("VM.getMigrationStatus", {"vmID": guest.vm_id})["progress"] == 100
 
 
