@@ -5,6 +5,9 @@ Hosts of VDSM's ask for larger volumes that way. Volumes of file domains grow by
 exists is told "done", for anything else "failed" (size 0); nothing is changed. Garbage is logged, once, and never
 ends the reading; a mailbox that is half written is looked at again.
 
+A host's side of it is not here: what hosts ask for are larger volumes on block storage, which this agent does not have.
+Nothing of it is needed to share a pool with hosts of VDSM's: a mailbox that nobody writes is empty to their SPM.
+
 One thread while the role lasts, on a master that several hosts see. It reads the event block twice a second and all of
 the inbox every two seconds or when the event changed. Storage that hangs costs it nothing but time. The bytes are
 `mailbox_format.py`.
