@@ -4,13 +4,14 @@
 import argparse
 import json
 import sys
+import uuid
 from typing import Any
 
 import msgspec
 
 from vdsm_mp.api.catalogue import VERBS
 from vdsm_mp.api.verb import VerbSpec
-from vdsm_mp.cli import door, render
+from vdsm_mp.cli import door, render, waiting
 from vdsm_mp.cli.verbhelp import similar, verb_help
 from vdsm_mp.common.errors import Error
 from vdsm_mp.tool.types import type_name
@@ -28,8 +29,9 @@ SAYS_NO = door.SAYS_NO
 
 def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
     parser.epilog = (
-        "values are text, or JSON where the parameter wants it: key='{\"a\": 1}'; a list of ids is key=ID,ID. "
-        "Exit code: 0 answered, 1 refused or not reached, 2 not asked. `VERB --help` tells a verb's parameters"
+        "values are text, or JSON where the parameter wants it: key='{\"a\": 1}'; a list of ids is key=ID,ID; "
+        "key=new makes a new id. Exit code: 0 answered, 1 refused, failed or not reached, 2 not asked. "
+        "`VERB --help` tells a verb's parameters"
     )
     parser.add_argument("verb", metavar="VERB", nargs="?")
     parser.add_argument("words", metavar="KEY=VALUE", nargs="*")
@@ -37,6 +39,14 @@ def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
     parser.add_argument("--params", metavar="JSON", help="all parameters as one object; - reads it from stdin")
     parser.add_argument("--flow-id", default="", help="correlation id for the logs")
     parser.add_argument("--json", action="store_true", help="errors as JSON too")
+    parser.add_argument(
+        "--wait",
+        nargs="?",
+        type=door.seconds,
+        const=600.0,
+        metavar="SECONDS",
+        help="follow the task or job that the verb begins, clear it and tell how it ended (600)",
+    )
     door.arguments(parser)
     parser.set_defaults(parser=parser)
 
@@ -52,11 +62,18 @@ def run(asked: argparse.Namespace) -> int:
         return _refuse(asked, _BAD_PARAMETERS, str(error), exit_code=2)
     try:
         with door.connect(asked) as client:
-            result = client.call(asked.verb, params, timeout_s=asked.timeout, flow_id=asked.flow_id)
+
+            def ask(verb: str, with_params: dict[str, Any]) -> Any:
+                return client.call(verb, with_params, timeout_s=asked.timeout, flow_id=asked.flow_id)
+
+            well, result = True, ask(asked.verb, params)
+            spec = VERBS.get(asked.verb)
+            if asked.wait and spec is not None and waiting.begins(spec, params, result):
+                well, result = waiting.follow(ask, spec, params, result, asked.wait)
     except Error as error:
         return _refuse(asked, error.code, str(error), exit_code=1)
     print(render.as_json(result))
-    return 0
+    return 0 if well else 1
 
 
 def _refuse(asked: argparse.Namespace, code: int, said: str, *, exit_code: int) -> int:
@@ -97,6 +114,8 @@ def parameters(spec: VerbSpec | None, words: list[str], sealed: str | None) -> d
         if not found:
             raise BadCommandLine(f"{word!r} is not KEY=VALUE")
         params[key] = _value(value, kinds.get(key, Any))
+        if value == "new" and params[key] != value:
+            print(f"vdsm-mp: {key} is {params[key]}", file=sys.stderr)
     unknown = [key for key in params if key not in kinds] if spec else []
     if spec and unknown:
         raise BadCommandLine(f"{spec.name} has no parameter {unknown[0]}; it has: {', '.join(kinds) or 'none'}")
@@ -106,6 +125,8 @@ def parameters(spec: VerbSpec | None, words: list[str], sealed: str | None) -> d
 def _value(text: str, kind: Any) -> Any:
     """Text stays text where text is wanted; elsewhere it is read as JSON, if it is JSON. A list may be `a,b`."""
     name = type_name(kind)
+    if name == "uuid" and text == "new":
+        return str(uuid.uuid4())
     if name in ("text", "uuid"):
         return text
     try:

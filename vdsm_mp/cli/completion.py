@@ -43,7 +43,7 @@ _OPTIONS = {
     "stacks": ("--json",),
     "profile": ("--seconds", "--json"),
     "trace": ("--seconds", "--json"),
-    "call": ("--params", "--flow-id", "--json", *_DOOR),
+    "call": ("--params", "--flow-id", "--json", "--wait", *_DOOR),
     "events": ("--json", "--for", *_DOOR),
     "verbs": ("--planned", "--built", "--json"),
     "show-config": ("--config", "--changed", "--json"),
