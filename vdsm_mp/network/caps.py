@@ -21,6 +21,20 @@ _MODES = ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", 
 def facts(state: State, config: Config, options: Vars, nameservers: list[str]) -> dict[str, Any]:
     """{networks, nics, bridges, vlans, bondings, nameservers}"""
     links = {name: link for name, link in state.links.items() if not hidden(link, options)}
+    found = _facts(state, links, config, nameservers)
+    for network in config.networks.values():
+        # Engines look for the way to an address at the device, too; of DHCPv6 the device itself knows nothing.
+        for kind in ("nics", "bondings", "vlans", "bridges"):
+            if network.top in found[kind]:
+                found[kind][network.top] |= _ways(network)
+    return found
+
+
+def _ways(network: Network) -> dict[str, bool]:
+    return {"dhcpv4": network.dhcp4, "dhcpv6": network.dhcp6, "ipv6autoconf": network.autoconf6}
+
+
+def _facts(state: State, links: Mapping[str, Link], config: Config, nameservers: list[str]) -> dict[str, Any]:
     return {
         "nics": {name: _nic(state, link) for name, link in links.items() if link.is_nic},
         "bondings": {name: _bond(state, link, config) for name, link in links.items() if link.kind == "bond"},
@@ -122,8 +136,7 @@ def _network(state: State, network: Network, top: Link) -> dict[str, Any]:
         "nameservers": list(network.nameservers),
         "hostQos": network.host_qos,
         "bootproto4": "dhcp" if network.dhcp4 else "none",
-        "dhcpv4": network.dhcp4,
-        "ipv6autoconf": network.autoconf6,
+        **_ways(network),
     }
     if network.bridged:
         found |= {"ports": state.ports(top.name), "stp": "on" if network.stp else "off"}

@@ -66,7 +66,7 @@ class Upkeep:
                 if timed:
                     self._looked_at = self._clock()
                     self._try_again()
-                self._bring_back()
+                self._bring_back(seen)
                 self._drift = drift(self._networks.state(), self._networks.config)
         finally:
             self._lock.release()
@@ -82,9 +82,9 @@ class Upkeep:
             if name in config.networks and (net := config.networks[name]) and (net.dhcp6 if six else net.dhcp4):
                 self._start_client(net, six=six)
 
-    def _bring_back(self) -> None:
+    def _bring_back(self, seen: State) -> None:
         config = self._networks.config
-        was, self._lost = self._lost, missing_nics(self._networks.state(), config)
+        was, self._lost = self._lost, missing_nics(seen, config)
         back = {name for name, nics in was.items() if set(nics) - set(self._lost.get(name, ()))}
         back &= (config.networks.keys() - self._lost.keys()) | config.bonds.keys()
         back |= {net.name for net in config.networks.values() if net.base in back}

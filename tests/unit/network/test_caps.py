@@ -161,3 +161,11 @@ def test_a_bond_that_fails_over_is_told_once() -> None:
     for look in (state("eth0"), state("eth0"), state("eth1"), state("eth1"), state("eth1", "192.0.2.7/24")):
         connectivity.look(look)
     assert len(told) == 2
+
+
+def test_how_an_address_is_got_is_told_of_the_network_and_of_its_device() -> None:
+    config = changed(Config(), {"ovirtmgmt": {"nic": "eth0", "bootproto": "dhcp", "dhcpv6": True}}, {})
+    found = caps.facts(STATE, config, Vars(), [])
+    for told in (found["networks"]["ovirtmgmt"], found["bridges"]["ovirtmgmt"]):
+        assert (told["dhcpv4"], told["dhcpv6"], told["ipv6autoconf"]) == (True, True, False)
+    assert found["nics"]["eth0"]["dhcpv6"] is False
