@@ -34,6 +34,7 @@ from vdsm_mp.house import claim, lifehooks, listener, spawn
 from vdsm_mp.house import house as houses
 from vdsm_mp.house.claim import CannotStart
 from vdsm_mp.house.desk import Desk
+from vdsm_mp.house.logwriter import LogWriter
 from vdsm_mp.house.members import Process
 from vdsm_mp.ipc import control
 from vdsm_mp.workers import table
@@ -183,6 +184,8 @@ def _furnish(
     for module in rows.PRELOAD:
         importlib.import_module(module)
     spawn.collect_freely()
+    log_writer = LogWriter()
+    held.callback(log_writer.close)
     house = houses.House(
         rows.WORKERS,
         rows.CHILDREN,
@@ -190,6 +193,7 @@ def _furnish(
         build=build,
         config=origin,
         inherited={"public": public},
+        log_writer=log_writer,
         broadcast=lambda workers: _broadcast(bus_dir, token, workers),
     )
     house.supervisor_pid = os.getppid() if SUPERVISED else 0

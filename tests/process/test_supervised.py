@@ -169,7 +169,7 @@ def test_a_master_outlives_its_supervisord_and_the_next_one_takes_over_when_told
     supervised.house.ask("stop")
     eventually(lambda: supervised.ready() and supervised.house.status()["pid"] != first["pid"], within_s=40)
     assert not supervised.house.status()["abandoned"]
-    assert supervised.state() == "RUNNING"
+    eventually(lambda: supervised.state() == "RUNNING")
 
 
 def test_a_start_that_finds_no_room_is_tried_again_until_there_is_some(supervised: Supervised) -> None:

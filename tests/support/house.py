@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -77,6 +78,8 @@ class RunningHouse:
         self.table = table
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        #: More of its environment.
+        self.environment: dict[str, str] = {}
         self._sudoers = Path(f"/etc/sudoers.d/{self.root.name}")
         self._clients: list[Client] = []
         user = pwd.getpwnam(USER)
@@ -178,6 +181,7 @@ class RunningHouse:
                     "PATH": os.environ["PATH"],
                     "PYTHONPATH": str(program()),
                     "PYTHONDONTWRITEBYTECODE": "1",
+                    **self.environment,
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
@@ -271,7 +275,15 @@ class RunningHouse:
 
         eventually(there, within_s=within_s)
 
+    def _wait_written(self) -> None:
+        """Until the log's writer has written what was said before; the house may be gone, or the writer hang."""
+        until = time.monotonic() + 2
+        with contextlib.suppress(controlsocket.NotRunning, controlsocket.Refused, OSError, json.JSONDecodeError):
+            while self.status()["log"]["waiting_bytes"] and time.monotonic() < until:
+                time.sleep(0.01)
+
     def log_text(self) -> str:
+        self._wait_written()
         parts = [path.read_text(errors="replace") for path in sorted((self.root / "log").glob("*.log"))]
         stderr = self.root / "stderr.log"
         return "".join(parts) + (stderr.read_text(errors="replace") if stderr.exists() else "")

@@ -74,6 +74,8 @@ def house_problems(house: Mapping[str, Any]) -> list[str]:
             found.append(f"{name} died often lately, {worker['restarts']} times in all" + _in_brackets(died))
         found += [f"{name}: {problem}" for problem in worker["vitals"].get("problems", ())]
     found += [f"{x['kind']} {x['name']} ({x['pid']}) hangs in the kernel and is written off" for x in house["lost"]]
+    if house.get("log", {}).get("stuck"):
+        found.append("nobody writes the log: its file system hangs, or its writer does; lines are being lost")
     if house["state"] != "running":
         found.append(f"the agent is {house['state']}")
     if not found and house["verdict"] != "ok":

@@ -20,12 +20,12 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(number, os.strerror(number), f"prctl({option})")
 
 
-def die_with_parent(parent_pid: int) -> bool:
-    """Ask for SIGKILL when the parent's thread that forked us ends. False: it has ended already.
+def die_with_parent(parent_pid: int, by: signal.Signals = signal.SIGKILL) -> bool:
+    """Ask for a signal when the parent's thread that forked us ends. False: it has ended already.
 
     After changing user or group ids, never before: that clears it.
     """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(_PR_SET_PDEATHSIG, by)
     return os.getppid() == parent_pid
 
 

@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from vdsm_mp.common import logroad
+
 TRACE = 5
 
 #: The correlation id of the call in progress; set by the lane that runs it, "" outside of calls.
@@ -26,6 +28,10 @@ flow: contextvars.ContextVar[str] = contextvars.ContextVar("flow", default="")
 
 #: What `ps` and the log call this process: "master" or the name of a worker. Set once, by whoever starts it.
 process_name = "master"
+
+#: Where lines go instead of to the handlers themselves, while a house lives.
+_road: logroad.Road | None = None
+_configured: tuple[logging.Handler, ...] = ()
 
 _LEVELS = {
     logging.CRITICAL: "CRIT",
@@ -110,8 +116,44 @@ def configure(path: Path, values: Mapping[str, str]) -> None:
         logging.config.fileConfig(path, defaults=dict(values), disable_existing_loggers=False)
     except Exception as error:
         raise LoggerConfigError(f"{path}: {type(error).__name__}: {error}") from error
-    for handler in handlers():
+    global _configured
+    _configured = tuple(handlers())
+    for number, handler in enumerate(_configured):
         _outlive_trouble(handler)
+        _by_road(handler, number)
+
+
+def _by_road(handler: logging.Handler, number: int) -> None:
+    """While there is a road, a line is made here and written elsewhere."""
+    write = handler.emit
+
+    def emit(record: logging.LogRecord) -> None:
+        if _road is None:
+            write(record)
+        else:
+            _road.send(number, record, handler.format)
+
+    handler.emit = emit  # type: ignore[method-assign]
+
+
+def take(road: logroad.Road | None) -> None:
+    """From now on this process, and all that it forks, sends its lines down the road; None: it writes them itself."""
+    global _road
+    _road = road
+    if road is not None:
+        _close_files()  # a rotated file must not be kept from the disk by processes that do not write
+
+
+def write_from(road: logroad.Road) -> None:
+    """The writer's work, see `Road.write_all`."""
+    road.write_all(_configured, reopen)
+
+
+def descriptors() -> set[int]:
+    """What a forked process needs for its lines."""
+    streams = [getattr(handler, "stream", None) or getattr(handler, "socket", None) for handler in handlers()]
+    found = {stream.fileno() for stream in streams if stream is not None and hasattr(stream, "fileno")}
+    return found if _road is None else found | {_road.start.fileno()}
 
 
 def _outlive_trouble(handler: logging.Handler) -> None:
@@ -154,13 +196,21 @@ def set_level(name: str, level: str) -> bool:
 
 def reopen() -> None:
     """Open all log files again (SIGHUP), whether or not they were replaced."""
+    if _road is None:
+        _close_files()
+    elif process_name == "master":
+        _road.reopen()
+
+
+def _close_files() -> None:
+    """They are opened again for the next line."""
     for handler in handlers():
         if isinstance(handler, logging.FileHandler):
             handler.acquire()
             try:
                 with contextlib.suppress(OSError):  # what a full disk has not taken yet is lost, and counted
                     handler.close()
-                handler.stream = None  # emit() opens it again
+                handler.stream = None
             finally:
                 handler.release()
 

@@ -17,6 +17,7 @@ from functools import partial
 from vdsm_mp.common import kernel, log, program
 from vdsm_mp.house import members, spawn
 from vdsm_mp.house.children import Children
+from vdsm_mp.house.logwriter import LogWriter
 from vdsm_mp.house.members import Lost, Process, State, Worker
 from vdsm_mp.ipc import control
 from vdsm_mp.workers.table import ChildSpec, WorkerSpec
@@ -59,6 +60,7 @@ class House:
         build: str,
         config: Mapping[str, str],
         inherited: Mapping[str, socket.socket],
+        log_writer: LogWriter,
         broadcast: Callable[[list[tuple[str, int]]], None],
     ) -> None:
         self.state = HouseState.STARTING
@@ -74,6 +76,7 @@ class House:
         self.supervisor_pid = 0
         self._inherited = inherited
         self._broadcast = broadcast
+        self.log_writer = log_writer
         self._stage = -1
         self._stage_ends_mono = 0.0
         self._hurry = False
@@ -88,6 +91,7 @@ class House:
     def start(self) -> None:
         for worker in self.workers.values():
             self._start(worker)
+        self.log_writer.start()  # last: whoever is forked before the master goes on shares less of its memory
 
     def _start(self, worker: Worker) -> None:
         worker.epoch += 1
@@ -173,6 +177,8 @@ class House:
 
     def process_ended(self, pid: int, status: int) -> None:
         """A child of the master was reaped: ours, or one that was adopted."""
+        if self.log_writer.ended(pid, status):
+            return
         for worker in self.workers.values():
             if worker.process is not None and worker.process.pid == pid:
                 self._worker_ended(worker, status)
@@ -280,7 +286,7 @@ class House:
     @property
     def busy(self) -> bool:
         """Is anything under way that has deadlines of its own? Otherwise only heartbeats can be missed."""
-        quiet = self.state is HouseState.RUNNING and self.children.quiet
+        quiet = self.state is HouseState.RUNNING and self.children.quiet and not self.log_writer.busy
         return not quiet or any(not w.up or w.process is None or w.process.killing for w in self.workers.values())
 
     @property
@@ -302,6 +308,7 @@ class House:
             elif worker.state is State.WAITING and now >= worker.next_start_mono and self._may_start:
                 self._start(worker)
         self.children.beat(now)
+        self.log_writer.beat(now)
         if self.state is HouseState.STOPPING:
             self._next_stage()
             if now >= self._stage_ends_mono:

@@ -31,11 +31,17 @@ OTHER_PROGRAM = 4
 
 
 def fork(
-    name: str, main: Callable[[socket.socket, int], int], keep: Iterable[int], *, with_pipe: bool = True
+    name: str,
+    main: Callable[[socket.socket, int], int],
+    keep: Iterable[int],
+    *,
+    with_pipe: bool = True,
+    ends_with_us: signal.Signals = signal.SIGKILL,
 ) -> Process:
     """Fork a process called `vdsm-mp: NAME` that runs `main(its end of the pipe, fd for stacks)` and exits with it.
 
-    keep: descriptors besides stdin, stdout, stderr that the child inherits. Raises OSError (EAGAIN: no more processes).
+    keep: descriptors besides stdin, stdout, stderr that the child inherits. ends_with_us: what it gets when the master
+    ends. Raises OSError (EAGAIN: no more processes).
     """
     ours, theirs = control.pair()
     stacks_fd = os.memfd_create(f"stacks-{name}")
@@ -47,7 +53,7 @@ def fork(
     try:
         pid = os.fork()
         if pid == 0:
-            _live(name, main, parent, blocked, theirs, stacks_fd, keep)
+            _live(name, main, parent, blocked, theirs, stacks_fd, keep, ends_with_us)
     except BaseException:
         ours.close()
         os.close(stacks_fd)
@@ -68,6 +74,7 @@ def _live(
     pipe: socket.socket,
     stacks_fd: int,
     keep: Iterable[int],
+    ends_with_us: signal.Signals,
 ) -> NoReturn:
     code = 1
     try:
@@ -75,10 +82,10 @@ def _live(
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the master
         signal.set_wakeup_fd(-1)
-        _close_all_but({0, 1, 2, pipe.fileno(), stacks_fd, *keep, *_log_fds()})
+        _close_all_but({0, 1, 2, pipe.fileno(), stacks_fd, *keep, *log.descriptors()})
         # A session of its own: programs it runs can be swept when it dies, and a panic kills only them.
         os.setsid()
-        if not kernel.die_with_parent(parent):
+        if not kernel.die_with_parent(parent, ends_with_us):
             os._exit(1)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         setproctitle.setproctitle(f"vdsm-mp: {name}")
@@ -103,15 +110,6 @@ def _close_all_but(keep: set[int]) -> None:
                 os.close(fd)
             except OSError:
                 continue  # the listing's own descriptor
-
-
-def _log_fds() -> set[int]:
-    found: set[int] = set()
-    for handler in log.handlers():
-        stream = getattr(handler, "stream", None) or getattr(handler, "socket", None)
-        if stream is not None and hasattr(stream, "fileno"):
-            found.add(stream.fileno())
-    return found
 
 
 def child_main(module: str) -> Callable[[socket.socket, int], int]:

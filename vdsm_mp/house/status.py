@@ -41,6 +41,7 @@ def of(house: House) -> dict[str, Any]:
         "uptime_s": round(now - house.started_mono, 1),
         "rss_kib": kernel.rss_kib(os.getpid()),
         "pss_kib": kernel.own_pss_kib(),
+        "log": house.log_writer.status(),
         "workers": workers,
         "children": house.children.status(),
         "child_deaths": house.children.deaths,

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that writes the log, for everybody: a log disk that hangs must hang nobody else, the master least of all.
+
+Forked by the master after its workers, and again when it ends. What it has not written is kept on the road
+(`common/logroad.py`) meanwhile. It ends when the last process of the house has, after the last line.
+"""
+
+import os
+import select
+import signal
+import socket
+import time
+from typing import Any
+
+from vdsm_mp.common import log, logroad
+from vdsm_mp.house import spawn
+from vdsm_mp.house.members import Process, how_it_ended
+
+logger = log.named("master")
+
+#: From one that ended to the next.
+PAUSE_S = 1.0
+#: Lines that wait for so long say that it hangs.
+STUCK_S = 5.0
+#: The master's end waits for the last lines; so does the writer itself when the master was killed.
+LAST_LINES_S = 1.0
+
+
+class LogWriter:
+    """Lives in the master's loop. Everything but `close` returns at once."""
+
+    def __init__(self) -> None:
+        self._road = logroad.Road()
+        self._process: Process | None = None
+        self._next_mono = 0.0
+        self._written = 0
+        self._moved_mono = time.monotonic()
+        log.take(self._road)
+
+    def start(self) -> None:
+        """Fork it. Lines wait on the road until then."""
+        ends = (self._road.start.fileno(), self._road.end.fileno())
+        try:
+            self._process = spawn.fork("log", self._main, ends, with_pipe=False, ends_with_us=signal.SIGTERM)
+        except OSError as error:
+            self._next_mono = time.monotonic() + PAUSE_S
+            logger.error("the log's writer cannot be forked: %s", error)
+
+    def _main(self, _pipe: socket.socket, _stacks_fd: int) -> int:
+        log.take(None)
+        self._road.start.close()
+        signal.signal(signal.SIGTERM, _leave)
+        try:
+            log.write_from(self._road)
+        except _ToldToLeave:
+            self._road.end.settimeout(LAST_LINES_S)
+            try:
+                log.write_from(self._road)
+            except TimeoutError:
+                return 0
+        return 0
+
+    def ended(self, pid: int, status: int) -> bool:
+        """Was the reaped process ours?"""
+        if self._process is None or self._process.pid != pid:
+            return False
+        self._forget(self._process)
+        self._next_mono = time.monotonic() + PAUSE_S
+        logger.error("the log's writer ended: %s; the next one follows in %g s", how_it_ended(status, ""), PAUSE_S)
+        return True
+
+    def beat(self, now: float) -> None:
+        if self._process is None and now >= self._next_mono:
+            self.start()
+        written = self._road.written
+        if written != self._written or not self._road.waiting_bytes():
+            self._written, self._moved_mono = written, now
+
+    @property
+    def busy(self) -> bool:
+        return self._process is None
+
+    def status(self) -> dict[str, Any]:
+        """waiting_bytes: of all processes, in the kernel's reckoning. lost: lines of the master's own."""
+        return {
+            "pid": self._process.pid if self._process is not None else None,
+            "waiting_bytes": self._road.waiting_bytes(),
+            "stuck": time.monotonic() - self._moved_mono > STUCK_S,
+            "lost": self._road.lost,
+        }
+
+    def close(self) -> None:
+        """The house is empty: wait for the last lines, but not for a disk that hangs."""
+        log.take(None)
+        self._road.start.close()
+        if (process := self._process) is None:
+            log.write_from(self._road)  # it never was, or could not be forked again: what waits is ours to write
+        self._road.end.close()
+        if process is not None:
+            select.select([process.pidfd], [], [], LAST_LINES_S)
+            os.waitpid(process.pid, os.WNOHANG)
+            self._forget(process)
+
+    def _forget(self, process: Process) -> None:
+        os.close(process.pidfd)
+        os.close(process.stacks_fd)
+        self._process = None
+
+
+class _ToldToLeave(Exception):
+    """The master is gone, or somebody wants another writer."""
+
+
+def _leave(*_: object) -> None:
+    raise _ToldToLeave
