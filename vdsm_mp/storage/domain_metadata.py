@@ -9,9 +9,23 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from vdsm_mp.api.errors_storage import DomainMetadataInvalid, DomainMetadataRefused, DomainSealBroken
+from vdsm_mp.api.errors_storage import (
+    DomainMetadataInvalid,
+    DomainMetadataRefused,
+    DomainSealBroken,
+    DomainVersionUnsupported,
+)
 from vdsm_mp.api.types import BLANK
-from vdsm_mp.storage.domain_format import LINE_ENDS, MIB, DomainClass, DomainType, Format, Role
+from vdsm_mp.storage.domain_format import (
+    LINE_ENDS,
+    MIB,
+    OLD_VERSIONS,
+    VERSIONS,
+    DomainClass,
+    DomainType,
+    Format,
+    Role,
+)
 
 _log = logging.getLogger("storage.metadata")
 
@@ -101,16 +115,23 @@ _ALIGNMENTS = (MIB, 2 * MIB, 4 * MIB, 8 * MIB)
 
 
 def decode(sd_id: str, pairs: Mapping[str, str]) -> DomainMetadata:
-    """The typed view. sd_id: the id the domain's directory has. Raises: DomainMetadataInvalid, naming the key."""
+    """The typed view. sd_id: the id the domain's directory has.
+
+    Raises: DomainMetadataInvalid, naming the key; DomainVersionUnsupported; DomainMetadataRefused (a format that has no
+    choice of block sizes and alignments says that it has another).
+    """
     if pairs.get("SDUUID") != sd_id:
         raise _invalid(sd_id, "SDUUID", pairs)
     version = _number(sd_id, pairs, "VERSION")
-    if version not in (0, 2, 3, 4, 5):
-        raise _invalid(sd_id, "VERSION", pairs)
+    if version not in (*OLD_VERSIONS, *VERSIONS):
+        raise DomainVersionUnsupported(sd_id, f"dom_md/metadata: VERSION is {version}")
     block_size, alignment = 512, MIB
-    if version >= 5:
+    if version >= 5 or "BLOCK_SIZE" in pairs:
         block_size = _number(sd_id, pairs, "BLOCK_SIZE")
+    if version >= 5 or "ALIGNMENT" in pairs:
         alignment = _number(sd_id, pairs, "ALIGNMENT")
+    if version < 5 and (block_size, alignment) != (512, MIB):
+        raise DomainMetadataRefused(sd_id, f"version {version} has no blocks of {block_size} aligned to {alignment}")
     if block_size not in _BLOCK_SIZES:
         raise _invalid(sd_id, "BLOCK_SIZE", pairs)
     if alignment not in _ALIGNMENTS:

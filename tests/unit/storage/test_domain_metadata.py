@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdsm_mp.api.errors_storage import DomainMetadataInvalid, DomainMetadataRefused, DomainSealBroken
+from vdsm_mp.api.errors_storage import (
+    DomainMetadataInvalid,
+    DomainMetadataRefused,
+    DomainSealBroken,
+    DomainVersionUnsupported,
+)
 from vdsm_mp.storage import domain_metadata as dm
 from vdsm_mp.storage.domain_format import LINE_ENDS, DomainClass, DomainType, Role
 
@@ -88,8 +93,6 @@ def test_a_truncated_file_is_refused(length: int) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("VERSION", "6"),
-        ("VERSION", "1"),
         ("VERSION", "five"),
         ("VERSION", ""),
         ("VERSION", None),
@@ -111,6 +114,20 @@ def test_a_key_that_cannot_be_is_refused_by_name(key: str, value: str | None) ->
     sealed = dm.parse(SD, dm.serialize(SD, pairs))
     with pytest.raises(DomainMetadataInvalid, match=f"dom_md/metadata: {key}"):
         dm.decode(SD, sealed)
+
+
+@pytest.mark.parametrize("version", ["1", "6", "-1"])
+def test_a_version_that_nobody_knows_is_told_as_one(version: str) -> None:
+    with pytest.raises(DomainVersionUnsupported):
+        dm.decode(SD, dm.parse(SD, EXAMPLE) | {"VERSION": version})
+
+
+@pytest.mark.parametrize("other", [{"BLOCK_SIZE": "4096"}, {"ALIGNMENT": "8388608"}])
+def test_an_old_format_has_no_other_blocks(other: dict[str, str]) -> None:
+    old = dm.parse(SD, EXAMPLE) | {"VERSION": "4"}
+    assert (dm.decode(SD, old).block_size, dm.decode(SD, old).alignment) == (512, 2**20)
+    with pytest.raises(DomainMetadataRefused):
+        dm.decode(SD, old | other)
 
 
 def test_a_wrong_seal_is_refused() -> None:
