@@ -47,6 +47,11 @@ def rss_mib(pid: int) -> float:
     raise AssertionError("no VmRSS")
 
 
+def raise_descriptors(wanted: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
+
+
 class Witness:
     """A well-behaved client and the door's memory, looked at all the time by a thread."""
 
@@ -241,9 +246,7 @@ def run(house: RunningHouse, count: int, repeat: int) -> list[Row]:
 
 def measure(count: int, repeat: int) -> list[Row]:
     """All scenarios with a house of their own."""
-    wanted = count + 500
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
+    raise_descriptors(count + 500)
     with RunningHouse.start(tls=True, table="tests.support.door_table") as house:
         eventually(lambda: house.call("Host.ping2"))
         return run(house, count, repeat)

@@ -16,7 +16,7 @@ from tests.support.door import Door, always, open_door
 from tests.support.eventually import eventually
 from tests.support.wirepeers import EngineReader, Records, was_closed, was_reset
 from vdsm_mp.api.catalogue import VERBS
-from vdsm_mp.api.events import HostConnectivityChanged
+from vdsm_mp.api.events import HostConnectivityChanged, JobChanged
 from vdsm_mp.api.verb import Lane
 from vdsm_mp.clientif.limits import Limits
 from vdsm_mp.wire import stomp
@@ -227,6 +227,29 @@ def test_a_subscriber_that_never_reads_is_dropped_and_others_hear_on(files: File
             next(listener.events(timeout_s=5))
             heard += 1
         assert was_reset(deaf.sock)
+
+
+def test_all_who_do_not_read_together_hold_no_more_than_the_limit_for_all(files: Files) -> None:
+    limit = 2 << 20
+
+    def storm(door: Door) -> int:
+        """Within one turn of the loop; the most that was held."""
+        most = 0
+        for number in range(1000):
+            door.broker.publish(JobChanged(job_id="j", info={"x": "y" * 10_000}, notify_time=number))
+            most = max(most, int(str(door.server.vitals()["unread_bytes"])))
+        return most
+
+    with open_door(files, limits=Limits(unread_all_bytes=limit)) as door, contextlib.ExitStack() as stack:
+        for _ in range(12):
+            deaf = stack.enter_context(Records(door.address, files))
+            deaf.send(b"SUBSCRIBE\ndestination:jms.queue.events\nid:1\n\n\0CONNECT\naccept-version:1.2\n\n\0")
+            assert deaf.next().octets.startswith(b"CONNECTED")
+        # Up to the frame with which it was seen.
+        assert limit - 100_000 < door.call(storm, door) <= limit
+        eventually(lambda: vital(door, "connections") < 12)
+        with door.client(files) as client:
+            assert client.call("Host.ping2") is True
 
 
 def test_one_reply_larger_than_the_limit_may_be_sent(files: Files) -> None:

@@ -42,19 +42,17 @@ class Limits:
     # Less than the worker's grace, so that clients are told (RST) before it ends.
     drain_s: float = 2.5
 
-    @classmethod
-    def of_this_process(cls) -> "Limits":
-        """The limits, with no more connections than there can be descriptors; raises that number where it may."""
-        limits = cls()
+    def of_this_process(self) -> "Limits":
+        """The same with no more connections than there can be descriptors; raises that number where it may."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = limits.connections + limits.arrivals + _OTHER_DESCRIPTORS
+        wanted = self.connections + self.arrivals + _OTHER_DESCRIPTORS
         if soft < wanted:
             soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         if soft == resource.RLIM_INFINITY or soft >= wanted:
-            return limits
+            return self
         left = max(32, soft - _OTHER_DESCRIPTORS)
-        return replace(limits, connections=left * 2 // 3, arrivals=left // 3)
+        return replace(self, connections=left * 2 // 3, arrivals=left // 3)
 
 
 #: The bus, the log, the listener, and connections that are just being turned away.

@@ -6,12 +6,12 @@ thousand requests gets no more turns than one with a single request. When too mu
 of it is dropped.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
 from typing import Protocol
 
 from vdsm_mp.clientif.limits import Limits
+from vdsm_mp.clientif.stream import Unread
 
 
 class Stream(Protocol):
@@ -30,16 +30,13 @@ class Taker(Protocol):
 
 
 class Quota:
-    """On the loop only. sessions: gives those that are connected."""
+    """On the loop only. sessions: gives those that are connected. unread: what they all hold."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, limits: Limits, sessions: Callable[[], Collection[Taker]]
-    ) -> None:
-        self._loop = loop
+    def __init__(self, limits: Limits, sessions: Callable[[], Collection[Taker]], unread: Unread) -> None:
         self._limits = limits
         self._sessions = sessions
+        self._unread = unread
         self._waiting: deque[Taker] = deque()
-        self._check_at = 0.0
         self.calls = 0
 
     def may_call(self, session: Taker) -> bool:
@@ -69,12 +66,9 @@ class Quota:
             self._waiting.remove(session)
 
     def check_unread(self) -> None:
-        """Drop the worst reader when all of them together hold too much. At most ten times a second."""
-        now = self._loop.time()
-        if now < self._check_at:
-            return
-        self._check_at = now + 0.1
-        sessions = self._sessions()
-        if sum(session.stream.unread_bytes for session in sessions) > self._limits.unread_all_bytes:
+        """Drop the worst readers while all of them together hold too much."""
+        while self._unread.octets > self._limits.unread_all_bytes and (sessions := self._sessions()):
             worst = max(sessions, key=lambda session: session.stream.unread_bytes)
+            if not worst.stream.unread_bytes:
+                return
             worst.drop(f"{worst.stream.unread_bytes} octets are waiting and memory is short")

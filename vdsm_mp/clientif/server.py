@@ -20,8 +20,9 @@ from vdsm_mp.clientif.newcomers import Newcomers
 from vdsm_mp.clientif.quota import Quota
 from vdsm_mp.clientif.router import Caller, Router
 from vdsm_mp.clientif.session import Session
-from vdsm_mp.clientif.stream import Stream, close_by_reset, reset
+from vdsm_mp.clientif.stream import Stream, Unread, close_by_reset, reset
 from vdsm_mp.clientif.subscriptions import Broker
+from vdsm_mp.clientif.trim import Trim
 from vdsm_mp.common import log
 from vdsm_mp.wire.tls import Peer, ServerTls, matches_address, plain_address
 
@@ -75,6 +76,8 @@ class Server:
         self._by_address: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._newcomers: Newcomers | None = None
+        self._trim: Trim | None = None
+        self._unread = Unread()
         self._quota: Quota | None = None
         self._accepting = False
         self._pausing: asyncio.TimerHandle | None = None
@@ -86,7 +89,8 @@ class Server:
         """Begin to accept, on the running loop."""
         self._loop = loop = asyncio.get_running_loop()
         self._newcomers = Newcomers(loop)
-        self._quota = Quota(loop, self._limits, lambda: [s for s in self._sessions if isinstance(s, Session)])
+        self._trim = Trim(loop)
+        self._quota = Quota(self._limits, self._stomp_sessions, self._unread)
         self._listener.setblocking(False)
         self._accept_again()
 
@@ -213,7 +217,7 @@ class Server:
             return
         name = f"[{arrival.address}]:{arrival.port}" if ":" in arrival.address else f"{arrival.address}:{arrival.port}"
         caller = Caller(name, self._authorisation.trusts(arrival.peer, arrival.address))
-        stream = Stream(self._loop, arrival.sock)
+        stream = Stream(self._loop, arrival.sock, self._unread)
         session: Session | Exchange
         if protocol is Protocol.HTTP:
             session = Exchange(self._loop, stream, caller, bus=self._router.bus, gate=self._gate, ended=self._ended)
@@ -255,6 +259,8 @@ class Server:
             self._quota.gone(session)
 
     def _leave(self, address: str) -> None:
+        assert self._trim is not None
+        self._trim.one_left()
         self._by_address[address] -= 1
         if self._by_address[address] <= 0:
             del self._by_address[address]
@@ -277,16 +283,19 @@ class Server:
     def connections(self) -> int:
         return len(self._newcomers or ()) + len(self._sessions)
 
+    def _stomp_sessions(self) -> list[Session]:
+        return [session for session in self._sessions if isinstance(session, Session)]
+
     def vitals(self) -> dict[str, object]:
         """For `status`."""
-        sessions = [session for session in self._sessions if isinstance(session, Session)]
+        sessions = self._stomp_sessions()
         return {
             "connections": self.connections,
             "engines": sum(session.is_engine for session in sessions),
             "calls_in_flight": 0 if self._quota is None else self._quota.calls,
             "calls_waiting": self._router.waiting,
             "waiting_sessions": 0 if self._quota is None else self._quota.waiting,
-            "unread_bytes": sum(session.stream.unread_bytes for session in sessions),
+            "unread_bytes": self._unread.octets,
             "served": self._router.served,
             "failed": self._router.failed,
             **self.counts,
@@ -319,3 +328,5 @@ class Server:
             logger.warning("%d calls are not answered any more", self._quota.calls)
         for session in list(self._sessions):
             session.reset()
+        if self._trim is not None:
+            self._trim.stop()

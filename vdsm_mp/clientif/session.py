@@ -14,7 +14,7 @@ from vdsm_mp.clientif.nudge import Nudge
 from vdsm_mp.clientif.quota import Quota
 from vdsm_mp.clientif.router import Caller, Router
 from vdsm_mp.clientif.stream import Stream
-from vdsm_mp.clientif.subscriptions import Broker
+from vdsm_mp.clientif.subscriptions import Broker, TooMuch
 from vdsm_mp.common import log
 from vdsm_mp.wire import jsonrpc, stomp
 
@@ -218,8 +218,15 @@ class Session:
         destination = frame.headers.get("destination", "")
         if destination in self._queues or destination.startswith(self._queue_prefixes):
             self._request(frame)
-        elif not destination or not self._may_tell(destination) or not self._broker.pass_on(destination, frame):
+        elif not destination or not self._may_tell(destination) or not self._passed_on(destination, frame):
             self._error("Subscription not available")
+
+    def _passed_on(self, destination: str, frame: stomp.Frame) -> bool:
+        try:
+            return self._broker.pass_on(destination, frame)
+        except TooMuch as error:
+            logger.warning("a message of %s to %s: %s", self.caller.name, jsonrpc.shown(destination), error)
+            return False
 
     def _may_tell(self, destination: str) -> bool:
         return self.caller.trusted or destination in self._subscriptions.values()

@@ -42,14 +42,25 @@ def _linger(sock: socket.socket, how: bytes) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
 
 
+class Unread:
+    """Octets that all streams together have not sent yet."""
+
+    __slots__ = ("octets",)
+
+    def __init__(self) -> None:
+        self.octets = 0
+
+
 class Stream:
     """See the module. On the loop only.
 
     took: called with each piece of input. lost: called once with the reason when the connection has ended by
-    itself. drained: called when everything written has gone to the kernel after it had to wait.
+    itself. drained: called when everything written has gone to the kernel after it had to wait. all_unread: counts for
+    all streams what `unread_bytes` does for this one.
     """
 
     __slots__ = (
+        "_all_unread",
         "_drained",
         "_free_at",
         "_loop",
@@ -69,9 +80,10 @@ class Stream:
         "wrote_at",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, all_unread: Unread | None = None) -> None:
         self._loop = loop
         self._sock = sock
+        self._all_unread = all_unread or Unread()
         self._queue: deque[bytes] = deque()
         self._partial: memoryview | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -137,9 +149,13 @@ class Stream:
             return
         self._begin(frame)
 
+    def _count(self, octets: int) -> None:
+        self.unread_bytes += octets
+        self._all_unread.octets += octets
+
     def _keep(self, frame: bytes) -> None:
         self._queue.append(frame)
-        self.unread_bytes += len(frame)
+        self._count(len(frame))
 
     def _begin(self, frame: bytes, *, beat: bool = False) -> None:
         self._records = 0 if beat else 1 + len(frame) // _RECORD
@@ -154,7 +170,7 @@ class Stream:
             self._gone()
             return
         self._partial = memoryview(frame)[sent:]
-        self.unread_bytes += len(self._partial)
+        self._count(len(self._partial))
         self._loop.add_writer(self._sock, self._writable)
 
     def _writable(self) -> None:
@@ -166,7 +182,7 @@ class Stream:
         except OSError as error:
             self._end(str(error))
             return
-        self.unread_bytes -= sent
+        self._count(-sent)
         self.wrote_at = self._loop.time()
         self._partial = self._partial[sent:]
         if self._partial:
@@ -196,7 +212,7 @@ class Stream:
         self._timer = None
         while self.open and self._queue and self._partial is None:
             frame = self._queue.popleft()
-            self.unread_bytes -= len(frame)
+            self._count(-len(frame))
             self._begin(frame)
             if self.gap_s and self._queue and self._partial is None and self.open:
                 self._timer = self._loop.call_later(self.gap_s, self._next)
@@ -218,7 +234,6 @@ class Stream:
     def _end(self, why: str) -> None:
         was_told = self._lost
         self.close()
-        self._lost = _nothing
         was_told(why)
 
     def _stop(self) -> None:
@@ -234,13 +249,17 @@ class Stream:
             self._timer = None
         if self.nudge is not None:
             self.nudge.stop()
+            self.nudge = None
         self._queue.clear()
-        self.unread_bytes = 0
+        self._count(-self.unread_bytes)
+        # No rings of references: what a large frame took is free at once.
+        self._took = self._drained = _nothing
 
     def close(self) -> None:
         """Close with FIN. `lost` is not called."""
         if self.open:
             self._stop()
+        self._lost = _nothing
         _linger(self._sock, _FIN)
         self._sock.close()
 

@@ -11,12 +11,21 @@ import msgspec
 
 from vdsm_mp.api.event import spec_of
 from vdsm_mp.api.verb import Message
+from vdsm_mp.clientif.limits import MIB
 from vdsm_mp.common import log
 from vdsm_mp.wire import stomp
 
 logger = log.named(__name__)
 
 _encode = msgspec.json.Encoder().encode
+
+
+#: Octets of one message for all who listen; each gets a copy.
+MOST_PASSED_ON = 32 * MIB
+
+
+class TooMuch(Exception):
+    """A message is too large for so many."""
 
 
 class Listener(Protocol):
@@ -51,8 +60,13 @@ class Broker:
             self._listeners.pop(destination, None)
 
     def pass_on(self, destination: str, frame: stomp.Frame) -> bool:
-        """Give a client's message to whoever listens to its destination or to a dotted prefix of it. False: nobody."""
+        """Give a client's message to whoever listens to its destination or to a dotted prefix of it. False: nobody.
+
+        Raises: TooMuch (nobody has got it).
+        """
         found = [key for name in prefixes(destination) if name in self._listeners for key in self._listeners[name]]
+        if len(frame.body) * len(found) > MOST_PASSED_ON:
+            raise TooMuch(f"{len(frame.body)} octets are too many for {len(found)} subscriptions")
         for listener, subscription in found:
             listener.pass_on(subscription, frame)
         return bool(found)

@@ -24,8 +24,9 @@ from vdsm_mp.workers.base import Room
 _DAYS_EVERY_S = 60.0
 
 
-def build(config: Config, ports: Ports) -> Room:
-    limits = Limits.of_this_process()
+def build(config: Config, ports: Ports, limits: Limits | None = None) -> Room:
+    """limits: None = those that are shipped; fewer connections when there cannot be so many descriptors."""
+    limits = (limits or Limits()).of_this_process()
     house = config.vdsm_mp
     tls = ServerTls(Files.below(Path(house.pki_dir), house.crl_file or None)) if config.vars.ssl else None
     gate = Gate(set(OWNED) - {ports.worker})

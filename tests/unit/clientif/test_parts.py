@@ -13,7 +13,7 @@ from vdsm_mp.clientif import builtin
 from vdsm_mp.clientif.arrival import Protocol, detect
 from vdsm_mp.clientif.gate import PEER_VERBS, Authorisation, Gate
 from vdsm_mp.clientif.limits import HEARTBEAT_EARLY, HEARTBEAT_FLOOR_MS
-from vdsm_mp.clientif.subscriptions import Broker, event_body, prefixes
+from vdsm_mp.clientif.subscriptions import Broker, TooMuch, event_body, prefixes
 from vdsm_mp.wire import stomp
 from vdsm_mp.wire.tls import Peer
 
@@ -155,3 +155,13 @@ def test_what_happened_before_the_door_was_there_is_no_news() -> None:
     for at in (99, 100, 101):
         broker.publish(VmStatusChanged(vm_id=VM, info={"status": "Up"}, notify_time=at))
     assert [body["params"]["notify_time"] for _, body in ear.heard] == [100, 101]  # type: ignore[index]
+
+
+def test_a_large_message_is_not_copied_for_a_crowd() -> None:
+    broker, ear = Broker("events"), Ear()
+    for number in range(100):
+        broker.add("a", ear, str(number))
+    assert broker.pass_on("a", stomp.Frame("SEND", {}, b"x" * 300_000))
+    with pytest.raises(TooMuch):
+        broker.pass_on("a.b", stomp.Frame("SEND", {}, b"x" * 400_000))
+    assert len(ear.heard) == 100
