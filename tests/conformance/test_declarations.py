@@ -96,6 +96,7 @@ def test_a_verb_answers_what_the_wire_wants_of_it(row: Row) -> None:
     if row.result == "task":
         assert spec.reply is Uuid
         assert not spec.safe, "asked twice, it makes two tasks"
+        assert spec.later or spec.planned, "what the task may end with is not told, and nobody follows it"
 
 
 def test_the_results_of_all_but_gluster_s_verbs_are_recorded() -> None:

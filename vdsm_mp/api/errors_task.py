@@ -90,6 +90,8 @@ class TaskStateRefuses(Conflict):
 
 
 class TaskAborted(Failed):
+    """It was stopped on request, or its host was; what it had begun is rolled back."""
+
     code = 411
     msg = "Task was aborted: {self.reason}"
 

@@ -4,7 +4,7 @@
 from msgspec import UNSET, UnsetType, field
 
 from vdsm_mp.api.errors_storage import HOST_ON_DOMAIN, SPM_ON_DOMAIN, PoolNotConnected
-from vdsm_mp.api.errors_task import TASK_BEGIN
+from vdsm_mp.api.errors_task import TASK_BEGIN, TaskAborted
 from vdsm_mp.api.errors_volume import (
     VOLUME_UNKNOWN,
     VOLUME_UNREADABLE,
@@ -35,6 +35,7 @@ from vdsm_mp.api.verb import Lane, Message, verb
     key="sd_id",
     tier=1,
     raises=(*SPM_ON_DOMAIN, DiscardNotSupported, ImageDoesNotExist, VolumeIsShared, *TASK_BEGIN),
+    later=(TaskAborted,),
 )
 class DeleteImage(Message, frozen=True, kw_only=True):
     """Remove an image with all its volumes. Returns the id of an SPM task.
@@ -59,7 +60,7 @@ class DeleteImage(Message, frozen=True, kw_only=True):
     key="sd_id",
     tier=2,
     raises=(*SPM_ON_DOMAIN, DiscardNotSupported, *TASK_BEGIN),
-    later=(*VOLUME_UNKNOWN, VolumeHasChildren, VolumeIsShared),
+    later=(*VOLUME_UNKNOWN, VolumeHasChildren, VolumeIsShared, TaskAborted),
 )
 class DeleteImageVolumes(Message, frozen=True, kw_only=True):
     """Delete volumes of an image one after the other. Returns the id of an SPM task.
@@ -110,7 +111,7 @@ class GetImageVolumes(Message, frozen=True, kw_only=True):
         TemplateInUse,
         *TASK_BEGIN,
     ),
-    later=(VolumeCopyFailed, VolumeCreationFailed),
+    later=(VolumeCopyFailed, VolumeCreationFailed, TaskAborted),
 )
 class MoveImage(Message, frozen=True, kw_only=True):
     """Copy (operation 1) or move (2) an image to another domain, chain and all. Returns the id of an SPM task.
@@ -144,7 +145,7 @@ class MoveImage(Message, frozen=True, kw_only=True):
         CopyImageFailed,
         *TASK_BEGIN,
     ),
-    later=(VolumeCreationFailed,),
+    later=(VolumeCreationFailed, TaskAborted),
 )
 class CloneImageStructure(Message, frozen=True, kw_only=True):
     """Create an image's volumes, empty, on another domain. Returns the id of an SPM task.
@@ -167,7 +168,7 @@ class CloneImageStructure(Message, frozen=True, kw_only=True):
     key="sd_id",
     tier=2,
     raises=(*SPM_ON_DOMAIN, InvalidVolumeParameter, ImageDoesNotExist, ImageIsNotLegalChain, *TASK_BEGIN),
-    later=(*VOLUME_UNKNOWN, VolumeCopyFailed),
+    later=(*VOLUME_UNKNOWN, VolumeCopyFailed, TaskAborted),
 )
 class SyncImageData(Message, frozen=True, kw_only=True):
     """Copy the data of an image's layers into the same volumes on another domain. Returns the id of an SPM task.
@@ -209,7 +210,7 @@ _SHARING = (InvalidVolumeParameter, CopyImageFailed, SharedVolumeNotWritable)
         CopyImageFailed,
         *TASK_BEGIN,
     ),
-    later=(CopyImageFailed,),
+    later=(CopyImageFailed, TaskAborted),
 )
 class DownloadImage(Message, frozen=True, kw_only=True):
     """GET what becomes the content of an image of one volume from an HTTP server. Returns the id of an SPM task.
@@ -239,7 +240,7 @@ class DownloadImage(Message, frozen=True, kw_only=True):
         CopyImageFailed,
         *TASK_BEGIN,
     ),
-    later=(CopyImageFailed,),
+    later=(CopyImageFailed, TaskAborted),
 )
 class UploadImage(Message, frozen=True, kw_only=True):
     """PUT the content of an image of one volume to an HTTP server (Glance). Returns the id of an SPM task.

@@ -19,7 +19,7 @@ from vdsm_mp.api.errors_storage import (
     LockNotInspected,
     NotSpm,
 )
-from vdsm_mp.api.errors_task import TASK_BEGIN
+from vdsm_mp.api.errors_task import TASK_BEGIN, TaskAborted
 from vdsm_mp.api.errors_volume import GenerationMismatch
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
@@ -67,7 +67,7 @@ class LeaseStatus(Message, frozen=True, kw_only=True):
     reply=Uuid,
     tier=2,
     raises=(NotSpm, DomainNotInPool, DomainNotFound, LeasesNotSupported, *TASK_BEGIN),
-    later=(LeaseExists, NoRoomForLease, LeaseIndexInvalid, LockInitFailed),
+    later=(LeaseExists, NoRoomForLease, LeaseIndexInvalid, LockInitFailed, TaskAborted),
 )
 class CreateLease(Message, frozen=True, kw_only=True):
     """Create an external lease, of a VM or of a job, on a domain of the pool. Returns the id of an SPM task.
@@ -85,7 +85,7 @@ class CreateLease(Message, frozen=True, kw_only=True):
     reply=Uuid,
     tier=2,
     raises=(NotSpm, DomainNotInPool, DomainNotFound, LeasesNotSupported, *TASK_BEGIN),
-    later=(NoSuchLease, LeaseIndexInvalid),
+    later=(NoSuchLease, LeaseIndexInvalid, TaskAborted),
 )
 class DeleteLease(Message, frozen=True, kw_only=True):
     """Remove an external lease. Returns the id of an SPM task. Whoever holds it is not asked."""
@@ -101,7 +101,7 @@ class DeleteLease(Message, frozen=True, kw_only=True):
     key="sd_id",
     tier=3,
     raises=(NotSpm, DomainNotInPool, DomainNotFound, LeasesNotSupported, *TASK_BEGIN),
-    later=(LeaseIndexInvalid, LockInitFailed),
+    later=(LeaseIndexInvalid, LockInitFailed, TaskAborted),
 )
 class RebuildLeases(Message, frozen=True, kw_only=True):
     """Write the index of a domain's leases anew from the leases themselves. Returns the id of an SPM task."""

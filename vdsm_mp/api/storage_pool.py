@@ -35,7 +35,7 @@ from vdsm_mp.api.errors_storage import (
     TooManyDomains,
     WrongMaster,
 )
-from vdsm_mp.api.errors_task import TASK_BEGIN, TaskInProgress
+from vdsm_mp.api.errors_task import TASK_BEGIN, TaskAborted, TaskInProgress
 from vdsm_mp.api.errors_volume import (
     VOLUME_UNKNOWN,
     ImageIsNotLegalChain,
@@ -387,7 +387,7 @@ class SetStoragePoolDescription(Message, frozen=True, kw_only=True):
     key="pool_id",
     tier=1,
     raises=(PoolNotConnected, IsSpm, *TASK_BEGIN),
-    later=(LockNotAcquired, HostIdNotAcquired, MasterNotFound, DomainVersionTooNew),
+    later=(LockNotAcquired, HostIdNotAcquired, MasterNotFound, DomainVersionTooNew, TaskAborted),
 )
 class StartSpm(Message, frozen=True, kw_only=True):
     """Become SPM of the pool: take its lock, take up the tasks that are stored on the master. Returns the id of a task.
@@ -484,7 +484,14 @@ class RemoveOvf(Message, frozen=True, kw_only=True):
     key="pool_id",
     tier=2,
     raises=(*SPM_ON_DOMAIN, *TASK_BEGIN),
-    later=(*VOLUME_UNKNOWN, WrongParentVolume, UnexpectedVolumeState, ImageIsNotLegalChain, VolumeExtendFailed),
+    later=(
+        *VOLUME_UNKNOWN,
+        WrongParentVolume,
+        UnexpectedVolumeState,
+        ImageIsNotLegalChain,
+        VolumeExtendFailed,
+        TaskAborted,
+    ),
 )
 class PrepareMerge(Message, frozen=True, kw_only=True):
     """Cold merge, step 1 of 3: make the base as large as the top. Returns the id of an SPM task.
@@ -505,7 +512,7 @@ class PrepareMerge(Message, frozen=True, kw_only=True):
     key="pool_id",
     tier=2,
     raises=(*SPM_ON_DOMAIN, *TASK_BEGIN),
-    later=(*VOLUME_UNKNOWN, WrongParentVolume, UnexpectedVolumeState),
+    later=(*VOLUME_UNKNOWN, WrongParentVolume, UnexpectedVolumeState, TaskAborted),
 )
 class FinalizeMerge(Message, frozen=True, kw_only=True):
     """Cold merge, step 3 of 3: the top leaves the chain, its children stand on the base. Returns the id of an SPM task.
@@ -537,7 +544,7 @@ class ReduceVolume(Message, frozen=True, kw_only=True):
     tier=2,
     deadline_s=180,
     raises=(*SPM_ROLE, PoolError, *TASK_BEGIN),
-    later=(DomainNotInPool, DomainNotActive, *NEW_MASTER, MasterNotFound),
+    later=(DomainNotInPool, DomainNotActive, *NEW_MASTER, MasterNotFound, TaskAborted),
 )
 class SwitchMaster(Message, frozen=True, kw_only=True):
     """Make another active domain the master, with the tasks that are stored there. Returns the id of an SPM task.

@@ -4,7 +4,7 @@
 from msgspec import UNSET, UnsetType, field
 
 from vdsm_mp.api.errors_storage import HOST_ON_DOMAIN, SPM_ON_DOMAIN, DomainNotFound
-from vdsm_mp.api.errors_task import TASK_BEGIN
+from vdsm_mp.api.errors_task import TASK_BEGIN, TaskAborted
 from vdsm_mp.api.errors_volume import (
     VOLUME_UNKNOWN,
     VOLUME_UNREADABLE,
@@ -53,6 +53,7 @@ from vdsm_mp.api.verb import Lane, Message, verb
         ImageIsNotLegalChain,
         VolumeCopyFailed,
         VolumeIsShared,
+        TaskAborted,
     ),
 )
 class CopyVolume(Message, frozen=True, kw_only=True):
@@ -94,6 +95,7 @@ class CopyVolume(Message, frozen=True, kw_only=True):
         InvalidVolumeParameter,
         VolumeCreationFailed,
         IncorrectFormat,
+        TaskAborted,
     ),
 )
 class CreateVolume(Message, frozen=True, kw_only=True):
@@ -129,7 +131,7 @@ class CreateVolume(Message, frozen=True, kw_only=True):
     key="sd_id",
     tier=3,
     raises=(*SPM_ON_DOMAIN, DiscardNotSupported, *TASK_BEGIN),
-    later=(*VOLUME_UNKNOWN, VolumeHasChildren, VolumeIsShared),
+    later=(*VOLUME_UNKNOWN, VolumeHasChildren, VolumeIsShared, TaskAborted),
 )
 class DeleteVolume(Message, frozen=True, kw_only=True):
     """Delete one volume, a leaf unless `force` is true. Returns the id of an SPM task. postZero: overwrite it first.
@@ -174,7 +176,7 @@ class VerifyUntrustedVolume(Message, frozen=True, kw_only=True):
     key="sd_id",
     tier=2,
     raises=(*SPM_ON_DOMAIN, InvalidVolumeParameter, *TASK_BEGIN),
-    later=(*VOLUME_UNKNOWN, VolumeNotWritable, VolumeResizeRefused, VolumeExtendFailed),
+    later=(*VOLUME_UNKNOWN, VolumeNotWritable, VolumeResizeRefused, VolumeExtendFailed, TaskAborted),
 )
 class ExtendVolumeSize(Message, frozen=True, kw_only=True):
     """Grow the virtual size of a leaf to `newSize` bytes. Returns the id of an SPM task. It never shrinks.
