@@ -41,7 +41,7 @@ CONNECTIONS = 10_000
 #: Where a line about the progress goes.
 Say = Callable[[str], None]
 #: Last in a round.
-_LAST = ("A7", "H1")
+_LAST = ("E3", "A7", "H4", "H1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+from tests.faults import hostlife, network, together
 from tests.faults import injections as do
-from tests.faults import network, together
 from tests.faults.world import World
 
 
@@ -73,6 +73,10 @@ UNDER_LOAD: tuple[Scenario, ...] = (
     Scenario("C2", "libvirtd stays away for 12 s", together.keep_libvirtd_away, 1, 5,
              {"slowest refusal": 1.0, "processor share of virt": 0.05, "ready": 5.0}),
     Scenario("C3", "SIGSTOP libvirtd", do.freeze_libvirtd, 1, 20, {"seen": 10.0, "ready": 5.0}),
+    Scenario("E3", "want of memory, and a program that must be spared", hostlife.want_of_memory, 1, 3,
+             {"serves again": 40.0}),
+    Scenario("E10h", "the log's file system hangs", hostlife.hang_the_log, 1, 10,
+             {**_DEATH, "slowest status": 1.0}),
     Scenario("E1", "the door runs out of descriptors", do.no_more_descriptors, 1, 5,
              {"processor share of the door": 0.5}),
     Scenario("E4", "nothing can be forked", do.no_more_processes, 1, 5),
@@ -85,6 +89,8 @@ UNDER_LOAD: tuple[Scenario, ...] = (
     Scenario("F4", "other protocols at the port", do.garbage, 1, 50),
     Scenario("F14", "a slow road, and connections reset half-way", network.bad_road, 1, 20, {"ready": 1.0}),
     Scenario("G1o", "operators who never ask", do.idle_operators, 1, 10),
+    Scenario("H4", "another program is installed, and a worker dies", hostlife.upgrade, 1, 20,
+             {"changes over": 10.0, "ready": 5.0}),
     Scenario("H1", "SIGTERM under load", do.stop_house, 2, 50, {"stopped": 10.0, "ready": 5.0}),
 )  # fmt: skip
 
@@ -123,6 +129,8 @@ BY_TESTS: tuple[ByTests, ...] = (
         "process/test_storage_io.py::test_a_hung_request_frees_its_caller_at_the_deadline",
         "process/test_storage_io.py::test_when_every_slot_hangs_the_child_is_replaced_and_then_left_in_peace",
         "process/test_storage_io.py::test_children_that_cannot_be_killed_are_counted_and_capped")),
+    ByTests("B6", "a worker that hangs in the kernel itself", (
+        "process/test_master_kernel.py::test_a_worker_that_hangs_in_the_kernel_itself_is_written_off_replaced_and_taken_back",)),
     ByTests("B7", "one storage domain hangs, the others are checked on time",
             ("process/test_storage_io.py::test_a_hung_domain_disturbs_nothing_else_and_comes_back_by_itself",)),
     ByTests("B8d", "a stuck guest is destroyed",
@@ -151,6 +159,7 @@ BY_TESTS: tuple[ByTests, ...] = (
     ByTests("E2", "a worker runs out of memory",
             ("process/test_master_kernel.py::test_a_worker_that_runs_out_of_memory_dies_alone_and_says_why",
              "process/test_master_kernel.py::test_a_kill_by_hand_is_not_taken_for_want_of_memory")),
+    ByTests("E10w", "a log disk that hangs, a log writer that dies", ("process/test_log_writer.py",)),
     ByTests("F2", "clients that do not read", (
         "process/test_door_limits.py::test_a_subscriber_that_never_reads_is_dropped_and_others_hear_on",
         "process/test_door_limits.py::test_a_hundred_thousand_requests_unread_are_held_back_not_stored",
@@ -173,18 +182,21 @@ BY_TESTS: tuple[ByTests, ...] = (
     ByTests("H3", "a stop with a child that cannot be killed", (
         "process/test_master_kernel.py::test_a_stop_with_a_child_that_cannot_be_killed_ends_in_time_and_names_it",
         *_master("a_worker_that_does_not_leave_is_killed_and_the_master_still_exits_0"))),
-    ByTests("H7", "configurations that are wrong", ("process/test_master_start.py",)),
-    ByTests("H10", "supervisorctl",
-            ("process/test_supervised.py::test_supervisorctl_shows_and_restarts_single_workers_and_stops_the_house",)),
+    ByTests("H1e", "SIGTERM before the first fork, and before workers are ready",
+            (*_master("a_stop_before_the_first_fork_takes_along_what_was_begun"),
+             "process/test_master_kernel.py::test_a_stop_does_not_wait_for_a_worker_that_is_not_ready_yet")),
+    ByTests("H6", "single workers beside an upgrade", ("process/test_upgrade.py",)),
+    ByTests("H7", "configurations, folders and files that are wrong", ("process/test_master_start.py",)),
+    ByTests("H10", "supervisorctl, a supervisord that is killed, a start without room",
+            ("process/test_supervised.py",)),
 )  # fmt: skip
 
 NOT_HERE: Mapping[str, str] = {
-    "B6": "a worker that hangs in the kernel itself: none touches storage in its own process; its children do (B5)",
     "D9, D10": "iSCSI and device-mapper faults: block storage is not built",
     "D8": "NFS outages run in throw-away hosts: make testbed",
-    "E3": "global want of memory would hit the machine that runs the tests",
+    "E7": "a clock that is set by hours and months runs in a throw-away host: make testbed",
     "E11": "a day of load: growth is judged over the run at hand",
-    "H4, H5": "there is no released version to come from, and no VDSM here to take over from",
+    "H5": "no VDSM here to take over from",
     "H9": "packages of distributions do not exist yet",
-    "H8": "a power cut takes the page cache along: needs a nested machine under load",
+    "H8": "a power cut of a whole machine under load; storage operations are cut at every step (powercut.py)",
 }

@@ -95,6 +95,27 @@ def test_a_stop_with_a_child_that_cannot_be_killed_ends_in_time_and_names_it(
     eventually(lambda: (facts := kernel.process(pid)) is None or facts.state == "Z")
 
 
+def test_a_worker_that_hangs_in_the_kernel_itself_is_written_off_replaced_and_taken_back(
+    house: RunningHouse, dead_server: HangFs
+) -> None:
+    pid, steady, epoch = house.pid_of("rogue"), house.pid_of("steady"), house.worker("rogue")["epoch"]
+    dead_server.hang()
+    order(house, f"read {dead_server.target}/file")
+    house.wait_other_pid("rogue", pid)
+    facts = kernel.process(pid)
+    assert facts is not None and facts.state == "D"
+    [lost] = house.status()["lost"]
+    assert (lost["name"], lost["kind"], lost["pid"]) == ("rogue", "worker", pid)
+    assert "written off (hung: no heartbeat" in house.worker("rogue")["last_death"]
+    # The old one keeps no name on the bus: whoever comes back from the kernel is of an epoch that nobody asks.
+    assert house.worker("rogue")["epoch"] == epoch + 1 and house.pid_of("steady") == steady
+    order(house, "child one hello")
+    eventually(lambda: "one: hello" in done(house))
+    dead_server.go_on()
+    eventually(lambda: house.status()["lost"] == [] and kernel.process(pid) is None)
+    assert house.worker("rogue")["state"] == "ready" and house.pid_of("steady") == steady
+
+
 def test_a_worker_that_runs_out_of_memory_dies_alone_and_says_why(house: RunningHouse) -> None:
     group = Path(f"/sys/fs/cgroup/memory/vdsm-mp-test-{os.getpid()}")
     try:

@@ -96,6 +96,8 @@ class Rogue:
                 lock = threading.Lock()
                 lock.acquire()
                 lock.acquire()
+            case "read":
+                Path(rest).read_bytes()
             case "task":
                 raise RuntimeError("a task of the room fails")
             case "callback":
