@@ -484,6 +484,83 @@ def check_all_tasks_info(answer: Any) -> Any:
     return _check("task list", answer, {}, {}, [wrong] if wrong else [])
 
 
+# --- answers that an engine reads whole -------------------------------------------------------------------------
+# It takes such an object for its own map of the answer, and a member `status` for what became of the call.
+
+
+def _whole(what: str, answer: Any, must: Table, may: Table | None = None) -> Any:
+    taken = ["status: an engine takes it for the outcome of the call"] if "status" in (answer or {}) else []
+    return _check(what, answer, must, may or {}, taken)
+
+
+def check_backup(answer: Any) -> Any:
+    """`VM.start_backup`, `VM.backup_info`."""
+    return _whole("backup", answer, {"disks": map_of(text, uuid)}, {"checkpoint": text})
+
+
+def check_checkpoints(answer: Any) -> Any:
+    """`VM.delete_checkpoints`, `VM.redefine_checkpoints`."""
+    error = record({"code": bare_integer, "message": text})
+    return _whole("checkpoint list", answer, {"checkpoint_ids": list_of(uuid)}, {"error": error})
+
+
+def check_fence(answer: Any) -> Any:
+    """`Host.fenceNode`."""
+    power, operation = one_of("on", "off", "unknown"), one_of("initiated", "skipped")
+    return _whole("fence result", answer, {"power": power}, {"operationStatus": operation})
+
+
+# --- day 2 ------------------------------------------------------------------------------------------------------
+
+
+def check_ids(answer: Any) -> Any:
+    """A list of ids."""
+    wrong = list_of(uuid)(answer)
+    return _check("list of ids", {}, {}, {}, [wrong] if wrong else []) or answer
+
+
+def check_text(answer: Any) -> Any:
+    wrong = text(answer)
+    return _check("text", {}, {}, {}, [wrong] if wrong else []) or answer
+
+
+def check_measure(answer: Any) -> Any:
+    """`Volume.measure`."""
+    return _check("measure", answer, {"required": integer}, {"fully-allocated": integer, "bitmaps": integer})
+
+
+def check_prepared(answer: Any) -> Any:
+    """`Image.prepare`."""
+    return _check("prepared image", answer, {"path": text})
+
+
+def check_qemu_info(answer: Any) -> Any:
+    """`Volume.getQemuImageInfo`."""
+    may: Table = {"clustersize": integer, "compat": text, "backingfile": text, "bitmaps": list_of(obj)}
+    return _check("QEMU's information", answer, {"format": text, "virtualsize": integer}, may)
+
+
+def check_lease(answer: Any) -> Any:
+    """`Lease.info`."""
+    return _check("lease", answer, {"sd_id": uuid, "lease_id": uuid, "path": text, "offset": integer})
+
+
+def check_lease_status(answer: Any) -> Any:
+    """`Lease.status`."""
+    return _check("lease status", answer, {"owners": list_of(bare_integer)}, {"metadata": obj})
+
+
+def check_migration_status(answer: Any) -> Any:
+    """`VM.getMigrationStatus`; `downtime` is cast to an integer."""
+    return _check("migration status", answer, {}, {"progress": bare_integer, "downtime": bare_integer})
+
+
+def check_repo_stats(answer: Any) -> Any:
+    """`Host.getStorageRepoStats`."""
+    wrong = map_of(_DOMAIN_REPORT, uuid)(answer)
+    return _check("domain health", answer, {}, {}, [wrong] if wrong else [])
+
+
 #: Verb name -> check of its result, for whoever drives the door by name.
 CHECKS = {
     "Host.getCapabilities": check_caps,
@@ -534,4 +611,26 @@ CHECKS = {
     "Host.ping": check_true,
     "Host.getVMList": check_vm_list,
     "Image.teardown": check_true,
+    "VM.start_backup": check_backup,
+    "VM.backup_info": check_backup,
+    "VM.delete_checkpoints": check_checkpoints,
+    "VM.redefine_checkpoints": check_checkpoints,
+    "VM.list_checkpoints": check_ids,
+    "VM.stop_backup": check_status,
+    "VM.getMigrationStatus": check_migration_status,
+    "VM.diskSizeExtend": check_text,
+    "Host.fenceNode": check_fence,
+    "Host.getConnectedStoragePools": check_ids,
+    "Host.getStorageDomains": check_ids,
+    "Host.getStorageRepoStats": check_repo_stats,
+    "StorageDomain.getImages": check_ids,
+    "StorageDomain.getVolumes": check_ids,
+    "Image.getVolumes": check_ids,
+    "Image.reconcileVolumeChain": check_ids,
+    "Image.prepare": check_prepared,
+    "Volume.measure": check_measure,
+    "Volume.getQemuImageInfo": check_qemu_info,
+    "Lease.info": check_lease,
+    "Lease.status": check_lease_status,
+    "NBD.start_server": check_text,
 }

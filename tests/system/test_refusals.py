@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import libvirt
+import msgspec
 import pytest
 from msgspec import inspect
 
 from demonstration import sequences
+from tests.support import decode
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
 from tests.support.libvirtd import PrivateLibvirtd
@@ -117,6 +119,7 @@ class World:
             result = self.client.call(spec.name, params, timeout_s=60)
         except RemoteError as error:
             return error.code
+        judged(spec, result)
         if spec.later and "job_id" in params:
             return self._job(params["job_id"])
         return self._task(result) if spec.later and isinstance(result, str) else 0
@@ -145,6 +148,15 @@ class World:
                 if "job_id" in whole:
                     whole["job_id"] = sequences.new_id()
                 yield spec, path[-1], self.ask(spec, with_nobody(whole, path))
+
+
+def judged(spec: VerbSpec, result: Any) -> Any:
+    """The result, which is what the declaration says and what an engine can read."""
+    if spec.reply is None:
+        decode.check_true(result)
+    else:
+        msgspec.convert(result, spec.reply)
+    return decode.CHECKS.get(spec.name, lambda fine: fine)(result)
 
 
 def places(whole: dict[str, Any], names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -181,6 +193,7 @@ def world(house: RunningHouse, libvirtd: PrivateLibvirtd, storage: sequences.Sto
     vm = boot_vm(type("Asks", (), {"ask": staticmethod(ask)}), disk, libvirtd.root / f"c-{disk.image_id[:8]}.log")  # type: ignore[arg-type]
     sequences.wait_for_status(ask, vm.vm_id, "Powering up", "Up")
     good = {"vmID": vm.vm_id, **dict.fromkeys(POOL, storage.pool_id), **dict.fromkeys(DOMAIN, storage.sd_id)}
+    good["connectionParams"] = [{"id": sequences.new_id(), "connection": "/nowhere"}]
     good |= dict.fromkeys(IMAGE, other.image_id) | dict.fromkeys(VOLUME, other.volume_id)
     more = MORE | {"Volume.copy": MORE["Volume.copy"] | {"dstSdUUID": storage.sd_id}}
     return World(client, more=more, good=good | {"masterSdUUID": storage.sd_id, "masterVersion": 1, "hostID": 1})
