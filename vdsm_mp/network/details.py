@@ -6,7 +6,6 @@ DHCPv6 or nowhere), "auto" (addresses from routers, too), and with "-noroute" wi
 """
 
 import ipaddress
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -97,8 +96,11 @@ def nameservers(path: Path = _RESOLV) -> list[str]:
 
 
 def _shaped() -> frozenset[str]:
-    out = command.run([_TC, "-j", "qdisc", "show"], deadline_s=_DEADLINE_S).out
-    queues = json.loads(out or b"[]")
-    return frozenset(
-        q["dev"] for q in queues if q.get("root") and q.get("kind") == "hfsc" and q.get("handle") == SHAPER
-    )
+    # As text: what tc writes of such a queue with -j is no JSON.
+    return shaped(command.run([_TC, "qdisc", "show"], deadline_s=_DEADLINE_S).out.decode(errors="replace"))
+
+
+def shaped(queues: str) -> frozenset[str]:
+    """From "qdisc hfsc 5001: dev bond0 root refcnt 2 …", a line each."""
+    lines = [line.split() for line in queues.splitlines()]
+    return frozenset(words[4] for words in lines if words[1:4] == ["hfsc", SHAPER, "dev"] and "root" in words)

@@ -156,17 +156,19 @@ class Draft:
         self._ipv6[name] = mode
 
     def dhcp(self, net: Network, *, six: bool, start: bool) -> None:
-        options = {"routes": net.default_route, "dns": not net.nameservers} if not six else {}
-        if start and net.dhcp_wait:
-            options["wait"] = True
-        begin: Operation = ("dhcp-start", {"name": net.top, "six": six, **options})
+        wait = {"wait": True} if start and net.dhcp_wait else {}
+        begin: Operation = ("dhcp-start", {**client_options(net, six=six), **wait})
         end: Operation = ("dhcp-stop", {"name": net.top, "six": six})
         if start:
             self._step(begin, end)
         else:
-            # It was there, so there is nothing to wait for; a server that is silent now must not stop the undoing.
-            begin[1].pop("wait", None)
+            # Undoing does not wait: a server that is silent now must not stop it.
             self._step(end, begin)
+            if not six and net.top in self.links:
+                # With the lease its address goes, and the way out through it. (Those of IPv6 are routers' as well.)
+                link = self.links[net.top]
+                self.links[net.top] = replace(link, addresses=tuple(a for a in link.addresses if family_of(a) == "6"))
+                self._gateways.get(net.top, {}).pop("4", None)
 
     def set_addresses(
         self, name: str, wanted: tuple[str, ...], gateways: Mapping[str, str], source: str = "", ours: bool = True
@@ -269,6 +271,12 @@ class Draft:
 
 def family_of(address: str) -> str:
     return "6" if ":" in address else "4"
+
+
+def client_options(net: Network, *, six: bool) -> dict[str, Any]:
+    """How root is asked for a DHCP client. Two clients that both tell of nameservers would take each other's away."""
+    dns = net.default_route and not net.nameservers and not (six and net.dhcp4)
+    return {"name": net.top, "six": six, "dns": dns, **({} if six else {"routes": net.default_route})}
 
 
 def bond_create(bond: Bond) -> Operation:

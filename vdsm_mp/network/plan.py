@@ -9,7 +9,7 @@ from collections.abc import Iterable, Set
 
 from vdsm_mp.api.errors_network import UsedNic
 from vdsm_mp.network.checks import check
-from vdsm_mp.network.draft import Draft, Operation, Step, bond_create, family_of
+from vdsm_mp.network.draft import Draft, Operation, Step, bond_create, client_options, family_of
 from vdsm_mp.network.options import same_bond
 from vdsm_mp.network.state import Link, State
 from vdsm_mp.network.wanted import Bond, Config, Network
@@ -88,9 +88,8 @@ def _keeps_dhcp(was: Network | None, will: Network | None, *, six: bool) -> bool
         return False
     if not ((was.dhcp6 and will.dhcp6) if six else (was.dhcp4 and will.dhcp4)):
         return False
-    same = (was.top, was.lower) == (will.top, will.lower)
     # What a client asks for is decided when it starts.
-    return same and (six or (was.default_route, not was.nameservers) == (will.default_route, not will.nameservers))
+    return was.lower == will.lower and client_options(was, six=six) == client_options(will, six=six)
 
 
 def _drop_bridge(draft: Draft, was: Network) -> None:

@@ -13,9 +13,11 @@ from vdsm_mp.common import log
 from vdsm_mp.common.clock import mono_s
 from vdsm_mp.common.errors import Error
 from vdsm_mp.network.commit import Networks
+from vdsm_mp.network.draft import client_options
 from vdsm_mp.network.drift import drift, missing_nics
 from vdsm_mp.network.state import State
 from vdsm_mp.network.wanted import Config, Network
+from vdsm_mp.priv.dhcp import client_pid
 
 logger = log.named(__name__)
 
@@ -51,7 +53,7 @@ class Upkeep:
             if safe.networks or safe.bonds:
                 self._restore(safe)
             return
-        self._keep_dhcp()
+        self._keep_clients()
         self._lost = missing_nics(self._networks.state(), self._networks.config)
 
     def look(self, seen: State) -> None:
@@ -77,10 +79,7 @@ class Upkeep:
         failed, self._faults = self._faults.keys() & wrong.keys() - self._lost.keys(), {}
         for name in sorted(failed):
             self._apply(config, {name})
-        for name, six in list(self._clients):
-            del self._clients[name, six]
-            if name in config.networks and (net := config.networks[name]) and (net.dhcp6 if six else net.dhcp4):
-                self._start_client(net, six=six)
+        self._keep_clients()
 
     def _bring_back(self, seen: State) -> None:
         config = self._networks.config
@@ -125,17 +124,20 @@ class Upkeep:
             return False
         return True
 
-    def _keep_dhcp(self) -> None:
-        """Clients outlive us; start those that did not live on. Harmless for the others."""
+    def _keep_clients(self) -> None:
+        """Clients outlive us; start those that did not live on, or had no wire when they were wanted."""
+        self._clients.clear()
         for net in self._networks.config.networks.values():
             for six, wanted in ((False, net.dhcp4), (True, net.dhcp6)):
-                if wanted:
+                if wanted and client_pid(net.top, six=six) is None:
                     self._start_client(net, six=six)
 
     def _start_client(self, net: Network, *, six: bool) -> None:
-        options = {} if six else {"routes": net.default_route, "dns": not net.nameservers}
         try:
-            self._networks.do(("dhcp-start", {"name": net.top, "six": six, **options}))
+            self._networks.do(("dhcp-start", client_options(net, six=six)))
         except Error as error:
             self._clients[net.name, six] = f"network {net.name} has no DHCP client: {error}"
             logger.error("%s", self._clients[net.name, six])
+            return
+        if client_pid(net.top, six=six) is None:
+            self._clients[net.name, six] = f"network {net.name} has no DHCP client: nobody is at the end of its wire"

@@ -4,17 +4,16 @@
 Pure. Nothing is looked up here; what depends on the state of the host is checked by `plan.py`.
 """
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from vdsm_mp.api.errors_network import BadAddress, BadBond, BadBridge, BadNetworkParameters, BadNic, BadVlan
-from vdsm_mp.network import options
+from vdsm_mp.api.errors_network import BadAddress, BadBond, BadBridge, BadNetworkParameters, BadNic
+from vdsm_mp.network import attributes, options
 from vdsm_mp.network.shaping import curves_of
-from vdsm_mp.priv.linkoptions import bond_fault, bridge_fault
+from vdsm_mp.priv.linkoptions import bond_fault
 
 _NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
 #: A bridge is named after its network: no dot (it would look like a VLAN device).
@@ -22,7 +21,6 @@ _BRIDGE = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_-]{0,14}\Z")
 #: The kernel keeps settings of all devices under these.
 _RESERVED = frozenset({"all", "default", "lo"})
 _MAC = re.compile(r"\A[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
-_NAMESERVERS_MOST = 3
 _BOND_KNOWN = frozenset({"nics", "options", "hwaddr", "switch", "remove", "custom"})
 _KNOWN = frozenset(
     [
@@ -102,57 +100,57 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 def changed(old: Config, networks: Mapping[str, Any], bondings: Mapping[str, Any]) -> Config:
     """`old` with the wanted changes. Raises: the errors below, at the first fault; nothing has changed."""
     nets, bonds = dict(old.networks), dict(old.bonds)
-    for name, attributes in networks.items():
-        if _removed(name, attributes):
+    for name, given in networks.items():
+        if _removed(name, given):
             if nets.pop(name, None) is None:
                 raise BadBridge(name, "it cannot be removed, it does not exist")
         else:
-            nets[name] = network(name, attributes)
-    for name, attributes in bondings.items():
-        if _removed(name, attributes):
+            nets[name] = network(name, given)
+    for name, given in bondings.items():
+        if _removed(name, given):
             if bonds.pop(name, None) is None:
                 raise BadBond(name, "it cannot be removed, it does not exist")
         else:
-            bonds[name] = bond(name, attributes)
+            bonds[name] = bond(name, given)
     return Config(networks=nets, bonds=bonds)
 
 
-def _removed(name: str, attributes: Any) -> bool:
-    if not isinstance(attributes, Mapping):
+def _removed(name: str, given: Any) -> bool:
+    if not isinstance(given, Mapping):
         raise BadNetworkParameters(f"{name} has no attributes")
-    if not _true(attributes.get("remove", False)):
+    if not attributes.true(given.get("remove", False)):
         return False
-    if set(attributes) - {"remove", "custom"}:
+    if set(given) - {"remove", "custom"}:
         raise BadNetworkParameters(f"{name} is to be removed and has other attributes")
     return True
 
 
 def network(name: str, given: Mapping[str, Any]) -> Network:
-    bridged = _true(given.get("bridged", True))
+    bridged = attributes.true(given.get("bridged", True))
     if not (_BRIDGE if bridged else _NAME).match(name) or name in _RESERVED:
         raise BadBridge(name, "a name has up to 15 letters, digits, '-' and '_'")
     _check_shape(name, given, bridged=bridged)
-    dhcp4 = given.get("bootproto") == "dhcp" or _true(given.get("dhcpv4", False))
+    dhcp4 = given.get("bootproto") == "dhcp" or attributes.true(given.get("dhcpv4", False))
     net = Network(
         name=name,
         base=str(given.get("nic") or given.get("bonding") or ""),
         on_bond=bool(given.get("bonding")),
-        vlan=_tag(name, given.get("vlan")),
+        vlan=attributes.tag(name, given.get("vlan")),
         bridged=bridged,
-        mtu=_mtu(name, given.get("mtu")),
-        stp=_true(given.get("stp", given.get("STP", False))),
+        mtu=attributes.mtu(name, given.get("mtu")),
+        stp=attributes.true(given.get("stp", given.get("STP", False))),
         dhcp4=dhcp4,
-        dhcp_wait=_true(given.get("blockingdhcp", False)),
-        dhcp6=_true(given.get("dhcpv6", False)),
-        autoconf6=_true(given.get("ipv6autoconf", False)),
-        address=_address(name, given),
-        gateway=_gateway(name, given.get("gateway"), 4),
-        address6=_address6(name, given.get("ipv6addr")),
-        gateway6=_gateway(name, given.get("ipv6gateway"), 6),
-        default_route=_true(given.get("defaultRoute", False)),
-        nameservers=_nameservers(name, given.get("nameservers")),
-        host_qos=_qos(name, given.get("hostQos")),
-        bridge_options=_bridge_options(name, given.get("custom"), bridged=bridged),
+        dhcp_wait=attributes.true(given.get("blockingdhcp", False)),
+        dhcp6=attributes.true(given.get("dhcpv6", False)),
+        autoconf6=attributes.true(given.get("ipv6autoconf", False)),
+        address=attributes.address(name, given),
+        gateway=attributes.gateway(name, given.get("gateway"), 4),
+        address6=attributes.address6(name, given.get("ipv6addr")),
+        gateway6=attributes.gateway(name, given.get("ipv6gateway"), 6),
+        default_route=attributes.true(given.get("defaultRoute", False)),
+        nameservers=attributes.nameservers(name, given.get("nameservers")),
+        host_qos=attributes.qos(name, given.get("hostQos")),
+        bridge_options=attributes.bridge_options(name, given.get("custom"), bridged=bridged),
     )
     _check_addresses(net)
     if net.host_qos and not net.base:
@@ -213,101 +211,3 @@ def bond(name: str, given: Mapping[str, Any]) -> Bond:
     if mac and not _MAC.match(mac):
         raise BadBond(name, f"{mac[:40]!r} is not a MAC address")
     return Bond(name=name, nics=tuple(sorted(set(nics))), options=found, mac=mac)
-
-
-def _nameservers(name: str, given: Any) -> tuple[str, ...]:
-    if not given:
-        return ()
-    if not isinstance(given, list) or len(given) > _NAMESERVERS_MOST:
-        raise BadNetworkParameters(f"{name}: nameservers are a list of up to {_NAMESERVERS_MOST} addresses")
-    try:
-        for server in given:
-            ipaddress.ip_address(str(server))
-    except ValueError as error:
-        raise BadAddress(name, f"nameserver {error}") from error
-    return tuple(str(server) for server in given)
-
-
-def _qos(name: str, given: Any) -> dict[str, Any]:
-    if not given:
-        return {}
-    if not isinstance(given, dict):
-        raise BadNetworkParameters(f"{name}: hostQos is no object")
-    curves_of(name, given)
-    return given
-
-
-def _bridge_options(name: str, custom: Any, *, bridged: bool) -> dict[str, str]:
-    """Of custom property bridge_opts; the others are for hooks."""
-    text = custom.get("bridge_opts") if isinstance(custom, Mapping) else None
-    if not text or not bridged:
-        return {}
-    found = options.split(str(text))
-    if isinstance(found, str):
-        raise BadBridge(name, f"bridge option {found!r} is not name=value")
-    words = options.bridge_words(found)
-    if fault := bridge_fault(words):
-        raise BadBridge(name, fault)
-    return words
-
-
-def _true(value: Any) -> bool:
-    return value if isinstance(value, bool) else str(value).lower() in ("true", "yes", "on", "1")
-
-
-def _tag(name: str, value: Any) -> int | None:
-    if value in (None, ""):
-        return None
-    try:
-        tag = int(value)
-    except (TypeError, ValueError):
-        tag = -1
-    if not 0 <= tag <= 4094:
-        raise BadVlan(name, f"{value!r} is not a VLAN id")
-    return tag
-
-
-def _mtu(name: str, value: Any) -> int | None:
-    if value in (None, ""):
-        return None
-    try:
-        mtu = int(value)
-    except (TypeError, ValueError):
-        mtu = 0
-    if not 68 <= mtu <= 65535:
-        raise BadNetworkParameters(f"{name}: {value!r} is not an MTU")
-    return mtu
-
-
-def _address(name: str, given: Mapping[str, Any]) -> str:
-    address, mask = given.get("ipaddr") or "", given.get("netmask") or given.get("prefix") or ""
-    if not address and not mask:
-        return ""
-    if not address or not mask:
-        raise BadAddress(name, "an address and its netmask belong together")
-    try:
-        interface = ipaddress.IPv4Interface(f"{address}/{mask}")
-    except ValueError as error:
-        raise BadAddress(name, str(error)) from error
-    return str(interface)
-
-
-def _address6(name: str, value: Any) -> str:
-    if not value:
-        return ""
-    try:
-        return str(ipaddress.IPv6Interface(str(value)))
-    except ValueError as error:
-        raise BadAddress(name, str(error)) from error
-
-
-def _gateway(name: str, value: Any, version: int) -> str:
-    if not value:
-        return ""
-    try:
-        address = ipaddress.ip_address(str(value))
-    except ValueError as error:
-        raise BadAddress(name, str(error)) from error
-    if address.version != version:
-        raise BadAddress(name, f"{value} is of the wrong family")
-    return str(address)

@@ -21,6 +21,8 @@ _TENTATIVE = 0x40
 #: Longest wait for a link-local address, without which DHCPv6 cannot be spoken.
 _LINK_LOCAL_S = 8.0
 _ENDS_S = 5.0
+#: Until the client that stays has written its number.
+_SETTLES_S = 2.0
 
 
 class _Client:
@@ -31,7 +33,7 @@ class _Client:
             raise Refused("lo is not ours")
         self.name = str(p["name"])
         self.six = bool(p.get("six"))
-        self.own = f"dhclient{'6' if self.six else ''}-vdsm-{self.name}"
+        self.own = _own(self.name, six=self.six)
 
     def argv(self, *words: str) -> list[str]:
         if not Path(_DHCLIENT).exists():
@@ -41,40 +43,61 @@ class _Client:
         return [_DHCLIENT, family, *words, *files, self.name]
 
     def pid(self) -> int | None:
-        """None when there is none, or the file's number belongs to another program by now."""
-        try:
-            pid = int(Path(f"/run/{self.own}.pid").read_text(encoding="ascii"))
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except (OSError, ValueError):
-            return None
-        return pid if words[0].endswith(b"dhclient") and self.name.encode() in words else None
+        return client_pid(self.name, six=self.six)
+
+
+def client_pid(name: str, *, six: bool) -> int | None:
+    """None when there is no client, or the number in its file belongs to another program by now. Anybody may look."""
+    try:
+        pid = int(Path(f"/run/{_own(name, six=six)}.pid").read_text(encoding="ascii"))
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if words[0].endswith(b"dhclient") and name.encode() in words else None
+
+
+def _own(name: str, *, six: bool) -> str:
+    return f"dhclient{'6' if six else ''}-vdsm-{name}"
 
 
 def _start(context: Context, p: Mapping[str, Any]) -> None:
     client = _Client(p)
     if client.pid() is not None:
         return
+    if client.six and not _link_local_comes(context, client.name):
+        if p.get("wait"):
+            raise OperationFailed(f"{client.name} has no link-local IPv6 address, without which DHCPv6 is mute")
+        return  # nobody at the other end of the wire: the caller looks again
+    config = Path(f"/var/lib/dhcp/{client.own}.conf")
+    config.write_text(_asks(p), encoding="ascii")
     words = ["-1"] if p.get("wait") else ["-nw"]
-    if client.six:
-        _wait_for_link_local(context, client.name, fail=bool(p.get("wait")))
-    else:
-        asked = ["subnet-mask", "broadcast-address", "interface-mtu"]
-        if p.get("routes"):
-            asked += ["routers", "rfc3442-classless-static-routes"]
-            asked += ["domain-name-servers", "domain-name", "domain-search"] if p.get("dns", True) else []
-        option = "option rfc3442-classless-static-routes code 121 = array of unsigned integer 8;\n"
-        config = Path(f"/var/lib/dhcp/{client.own}.conf")
-        config.write_text(f"{option}request {', '.join(asked)};\n", encoding="ascii")
-        words += ["-cf", str(config)]
-    context.children.run(client.argv(*words), context.deadline_mono)
+    context.children.run(client.argv(*words, "-cf", str(config)), context.deadline_mono)
+    until = time.monotonic() + _SETTLES_S
+    while client.pid() is None and time.monotonic() < until:
+        time.sleep(0.05)
 
 
-def _wait_for_link_local(context: Context, name: str, *, fail: bool) -> None:
+def _asks(p: Mapping[str, Any]) -> str:
+    """What is asked of the server; Debian's script applies whatever the answer has."""
+    if p.get("six"):
+        # Of routes routers tell, not servers. An empty list would be the standard one.
+        return f"request {'dhcp6.name-servers, dhcp6.domain-search' if p.get('dns') else 'dhcp6.fqdn'};\n"
+    asked = ["subnet-mask", "broadcast-address", "interface-mtu"]
+    if p.get("routes"):
+        asked += ["routers", "rfc3442-classless-static-routes"]
+    if p.get("dns"):
+        asked += ["domain-name-servers", "domain-name", "domain-search"]
+    option = "option rfc3442-classless-static-routes code 121 = array of unsigned integer 8;\n"
+    return f"{option}request {', '.join(asked)};\n"
+
+
+def _link_local_comes(context: Context, name: str) -> bool:
     until = min(context.deadline_mono, time.monotonic() + _LINK_LOCAL_S)
     while not _has_link_local(name):
         if time.monotonic() > until:
-            raise OperationFailed(f"{name} has no link-local IPv6 address")
+            return False
         time.sleep(0.1)
+    return True
 
 
 def _has_link_local(name: str) -> bool:

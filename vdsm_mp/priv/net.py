@@ -174,7 +174,12 @@ def _route(word: str) -> Callable[[Context, Mapping[str, Any]], None]:
     def run(context: Context, p: Mapping[str, Any]) -> None:
         family = "-6" if ":" in p["gateway"] else "-4"
         table = ["table", str(p["table"])] if p.get("table") else []
-        _ip(context, family, "route", word, "default", "via", p["gateway"], "dev", _plain(p["name"]), *table)
+        try:
+            _ip(context, family, "route", word, "default", "via", p["gateway"], "dev", _plain(p["name"]), *table)
+        except OperationFailed as error:
+            # It went with its address, or with the client that had brought it.
+            if word != "del" or "No such process" not in str(error):
+                raise
 
     return run
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shaping of what a NIC or bond sends, a class of HFSC for each network. Root side, standard library only.
 
-Classes are numbered by VLAN tag; everything else is in the default class, and so is the network without a tag. Within
-a class flows are treated fairly by fq_codel.
+Classes are numbered by VLAN tag. Everything else is in the default class: that of the network without a tag, or one
+that belongs to nobody. Within a class flows are treated fairly by fq_codel.
 """
 
 import re
@@ -14,7 +14,7 @@ from vdsm_mp.priv.context import Context
 
 _TC = "/usr/sbin/tc"
 _ROOT = "5001:"
-_DEFAULT = "1388"
+_NOBODYS, _UNTAGGED = "1388", "138a"
 #: A class cannot have number 0, a VLAN can.
 _TAG_0 = "1389"
 #: The weight of what belongs to no network with shaping: half of the largest that engines give.
@@ -45,7 +45,7 @@ def _curves(text: str) -> list[str]:
 def _id(p: Mapping[str, Any]) -> str:
     tag = p.get("tag")
     if tag is None:
-        return _DEFAULT
+        return _UNTAGGED
     return f"{tag:x}" if tag else _TAG_0
 
 
@@ -59,70 +59,57 @@ def _ours(context: Context, nic: str) -> bool:
     return f"hfsc {_ROOT} root" in _tc(context, "qdisc", "show", "dev", nic)
 
 
-def _class(context: Context, nic: str, number: str, curves: list[str]) -> None:
-    there = f"hfsc {_ROOT}{number} " in _tc(context, "class", "show", "dev", nic)
-    word = "change" if there else "add"
-    _tc(context, "class", word, "dev", nic, "parent", _ROOT, "classid", f"{_ROOT}{number}", "hfsc", *curves)
-    if not there:
-        _tc(context, "qdisc", "add", "dev", nic, "parent", f"{_ROOT}{number}", "fq_codel")
+def _there(context: Context, nic: str) -> set[str]:
+    """Numbers of the classes that there are."""
+    lines = [line.split() for line in _tc(context, "class", "show", "dev", nic).splitlines()]
+    return {words[2].removeprefix(_ROOT) for words in lines if words[1:2] == ["hfsc"] and words[2] != _ROOT}
+
+
+def _add(context: Context, nic: str, number: str, curves: list[str]) -> None:
+    _tc(context, "class", "add", "dev", nic, "parent", _ROOT, "classid", f"{_ROOT}{number}", "hfsc", *curves)
+    _tc(context, "qdisc", "add", "dev", nic, "parent", f"{_ROOT}{number}", "fq_codel")
+
+
+def _delete(context: Context, nic: str, number: str) -> None:
+    if number != _UNTAGGED:
+        try:
+            _tc(context, "filter", "del", "dev", nic, "parent", _ROOT, "prio", str(int(number, 16)))
+        except OperationFailed as error:
+            # Death came between class and filter.
+            if "not found" not in str(error) and "No such" not in str(error):
+                raise
+    _tc(context, "class", "del", "dev", nic, "classid", f"{_ROOT}{number}")
 
 
 def _set(context: Context, p: Mapping[str, Any]) -> None:
     nic, number, curves = _plain(p["nic"]), _id(p), _curves(p["curves"])
     if not _ours(context, nic):
-        _tc(context, "qdisc", "replace", "dev", nic, "root", "handle", _ROOT, "hfsc", "default", _DEFAULT)
-        _class(context, nic, _DEFAULT, _curves(f"ls=0:0:{_SHARE}"))
-    _class(context, nic, number, curves)
-    if number != _DEFAULT:
-        _tc(
-            *(
-                context,
-                "filter",
-                "replace",
-                "dev",
-                nic,
-                "parent",
-                _ROOT,
-                "protocol",
-                "all",
-                "prio",
-                str(int(number, 16)),
-            ),
-            *("handle", "1", "basic", "match", f"meta(vlan mask 0xfff eq {p['tag']})", "flowid", f"{_ROOT}{number}"),
-        )
+        _tc(context, "qdisc", "replace", "dev", nic, "root", "handle", _ROOT, "hfsc", "default", _NOBODYS)
+    there = _there(context, nic)
+    if _NOBODYS not in there:
+        _add(context, nic, _NOBODYS, _curves(f"ls=0:0:{_SHARE}"))
+    if number in there:
+        # Made anew: a change would keep the curves that are not named.
+        _delete(context, nic, number)
+    _add(context, nic, number, curves)
+    if number == _UNTAGGED:
+        _tc(context, "qdisc", "change", "dev", nic, "root", "handle", _ROOT, "hfsc", "default", _UNTAGGED)
+        return
+    which = ("dev", nic, "parent", _ROOT, "protocol", "all", "prio", str(int(number, 16)), "handle", "1")
+    match = f"meta(vlan mask 0xfff eq {p['tag']})"
+    _tc(context, "filter", "replace", *which, "basic", "match", match, "flowid", f"{_ROOT}{number}")
 
 
 def _remove(context: Context, p: Mapping[str, Any]) -> None:
     nic, number = _plain(p["nic"]), _id(p)
     if not _ours(context, nic):
         return
-    if number == _DEFAULT:
-        _class(context, nic, _DEFAULT, _curves(f"ls=0:0:{_SHARE}"))
-    elif f"hfsc {_ROOT}{number} " in _tc(context, "class", "show", "dev", nic):
-        _forget_filter(context, nic, number)
-        _tc(context, "class", "del", "dev", nic, "classid", f"{_ROOT}{number}")
-    classes = _tc(context, "class", "show", "dev", nic)
-    plain = f"hfsc {_ROOT}{_DEFAULT} "
-    if all(
-        not line.startswith("class hfsc") or line.split()[2] == _ROOT or plain in line for line in classes.splitlines()
-    ):
-        _end_if_unused(context, nic, classes)
-
-
-def _forget_filter(context: Context, nic: str, number: str) -> None:
-    try:
-        _tc(context, "filter", "del", "dev", nic, "parent", _ROOT, "prio", str(int(number, 16)))
-    except OperationFailed as error:
-        if "not found" not in str(error) and "No such" not in str(error):
-            raise
-
-
-def _end_if_unused(context: Context, nic: str, classes: str) -> None:
-    """Only the default class is left; unless a network without a tag has given it curves, the queue goes."""
-    line = next((line for line in classes.splitlines() if f"{_ROOT}{_DEFAULT} " in line), "")
-    if " ul " in line or " rt " in line or " sc " in line or f"m2 {_SHARE * 8}bit" not in line:
-        return
-    _tc(context, "qdisc", "del", "dev", nic, "root")
+    if number == _UNTAGGED:
+        _tc(context, "qdisc", "change", "dev", nic, "root", "handle", _ROOT, "hfsc", "default", _NOBODYS)
+    if number in _there(context, nic):
+        _delete(context, nic, number)
+    if _there(context, nic) <= {_NOBODYS}:
+        _tc(context, "qdisc", "del", "dev", nic, "root")
 
 
 HANDLERS: Mapping[str, Callable[[Context, Mapping[str, Any]], None]] = {"shape-set": _set, "shape-remove": _remove}

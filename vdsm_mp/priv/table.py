@@ -189,7 +189,9 @@ _ROWS = (
     Operation(
         "route-set", "network", {"name": LINK, "gateway": IP, "table": TABLE}, "Replace the default route of a table."
     ),
-    Operation("route-remove", "network", {"name": LINK, "gateway": IP, "table": TABLE}, "Remove a default route."),
+    Operation(
+        "route-remove", "network", {"name": LINK, "gateway": IP, "table": TABLE}, "Remove a default route; idempotent."
+    ),
     Operation(
         "source-route-set",
         "network",

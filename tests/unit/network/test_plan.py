@@ -30,6 +30,7 @@ class Kernel:
         self.links = {link.name: link for link in links}
         self.dhcp: set[str] = set()
         self.gateways = {device: dict(found) for device, found in (gateways or {}).items()}
+        self.leases: dict[str, tuple[tuple[str, ...], str]] = {}
         self.sources: dict[str, Source] = {}
         self.ipv6 = dict.fromkeys(self.links, "auto")
         self.nameservers: tuple[str, ...] = ("192.0.2.53",)
@@ -46,8 +47,17 @@ class Kernel:
     def dhcp_start(self, name: str, six: bool, routes: bool = False, wait: bool = False, dns: bool = False) -> None:
         assert self.links[name].up
         self.dhcp.add(name)
+        # The server gives the same again to whom it knows.
+        addresses, gateway = self.leases.pop(name, ((), ""))
+        self._change(name, addresses=(*self.links[name].addresses, *addresses))
+        if gateway:
+            self.gateways.setdefault(name, {})["4"] = gateway
 
     def dhcp_stop(self, name: str, six: bool) -> None:
+        if not six and name in self.dhcp:
+            leased = tuple(a for a in self.links[name].addresses if ":" not in a)
+            self.leases[name] = leased, self.gateways.get(name, {}).pop("4", "")
+            self._change(name, addresses=tuple(a for a in self.links[name].addresses if a not in leased))
         self.dhcp.discard(name)
 
     def seen(self) -> tuple[Any, ...]:
@@ -349,6 +359,8 @@ def test_a_dhcp_client_goes_with_its_device_and_its_address_is_left_to_it() -> N
         ({"red": {"nic": "eth1", "gateway": "10.0.0.1"}}, {}, BadAddress),
         ({"red": {"nic": "eth1", "ipv6gateway": "fe80::1"}}, {}, BadAddress),
         ({"red": {"nic": "eth1", "bootproto": "bootp"}}, {}, BadAddress),
+        ({"red": {"nic": "eth1", "ipaddr": "224.0.0.1", "netmask": "24"}}, {}, BadAddress),
+        ({"red": {"nic": "eth1", "ipv6addr": "::1/64"}}, {}, BadAddress),
         ({"red": {"nic": "eth1", "nameservers": ["ns.example.org"]}}, {}, BadAddress),
         ({"red": {"nic": "eth1", "nameservers": ["10.0.0.1"] * 4}}, {}, BadNetworkParameters),
         ({"red": {"nic": "eth1", "nameservers": "10.0.0.1"}}, {}, BadNetworkParameters),

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Single attributes of a wanted network, from what clients write to values, refused with VDSM's codes. Pure."""
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+from vdsm_mp.api.errors_network import BadAddress, BadBridge, BadNetworkParameters, BadVlan
+from vdsm_mp.network import options
+from vdsm_mp.network.shaping import curves_of
+from vdsm_mp.priv.linkoptions import bridge_fault
+
+#: What the resolver takes.
+_NAMESERVERS_MOST = 3
+
+
+def nameservers(name: str, given: Any) -> tuple[str, ...]:
+    if not given:
+        return ()
+    if not isinstance(given, list) or len(given) > _NAMESERVERS_MOST:
+        raise BadNetworkParameters(f"{name}: nameservers are a list of up to {_NAMESERVERS_MOST} addresses")
+    try:
+        for server in given:
+            ipaddress.ip_address(str(server))
+    except ValueError as error:
+        raise BadAddress(name, f"nameserver {error}") from error
+    return tuple(str(server) for server in given)
+
+
+def qos(name: str, given: Any) -> dict[str, Any]:
+    if not given:
+        return {}
+    if not isinstance(given, dict):
+        raise BadNetworkParameters(f"{name}: hostQos is no object")
+    curves_of(name, given)
+    return given
+
+
+def bridge_options(name: str, custom: Any, *, bridged: bool) -> dict[str, str]:
+    """Of custom property bridge_opts; the others are for hooks."""
+    text = custom.get("bridge_opts") if isinstance(custom, Mapping) else None
+    if not text or not bridged:
+        return {}
+    found = options.split(str(text))
+    if isinstance(found, str):
+        raise BadBridge(name, f"bridge option {found!r} is not name=value")
+    words = options.bridge_words(found)
+    if fault := bridge_fault(words):
+        raise BadBridge(name, fault)
+    return words
+
+
+def true(value: Any) -> bool:
+    return value if isinstance(value, bool) else str(value).lower() in ("true", "yes", "on", "1")
+
+
+def tag(name: str, value: Any) -> int | None:
+    if value in (None, ""):
+        return None
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = -1
+    if not 0 <= number <= 4094:
+        raise BadVlan(name, f"{value!r} is not a VLAN id")
+    return number
+
+
+def mtu(name: str, value: Any) -> int | None:
+    if value in (None, ""):
+        return None
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if not 68 <= number <= 65535:
+        raise BadNetworkParameters(f"{name}: {value!r} is not an MTU")
+    return number
+
+
+def address(name: str, given: Mapping[str, Any]) -> str:
+    ip, mask = given.get("ipaddr") or "", given.get("netmask") or given.get("prefix") or ""
+    if not ip and not mask:
+        return ""
+    if not ip or not mask:
+        raise BadAddress(name, "an address and its netmask belong together")
+    try:
+        interface = ipaddress.IPv4Interface(f"{ip}/{mask}")
+    except ValueError as error:
+        raise BadAddress(name, str(error)) from error
+    return _of_a_host(name, interface)
+
+
+def address6(name: str, value: Any) -> str:
+    if not value:
+        return ""
+    try:
+        interface = ipaddress.IPv6Interface(str(value))
+    except ValueError as error:
+        raise BadAddress(name, str(error)) from error
+    return _of_a_host(name, interface)
+
+
+def _of_a_host(name: str, interface: ipaddress.IPv4Interface | ipaddress.IPv6Interface) -> str:
+    if interface.ip.is_multicast or interface.ip.is_unspecified or interface.ip.is_loopback:
+        raise BadAddress(name, f"{interface.ip} is not the address of a host")
+    return str(interface)
+
+
+def gateway(name: str, value: Any, version: int) -> str:
+    if not value:
+        return ""
+    try:
+        found = ipaddress.ip_address(str(value))
+    except ValueError as error:
+        raise BadAddress(name, str(error)) from error
+    if found.version != version:
+        raise BadAddress(name, f"{value} is of the wrong family")
+    return str(found)
