@@ -178,7 +178,12 @@ class VirtRoom:
         self.closed = False
         self.folder = folder
         config = Config(
-            vars=Vars(vm_command_timeout=command_timeout_s, user_shutdown_timeout=0, sys_shutdown_timeout=1),
+            vars=Vars(
+                vm_command_timeout=command_timeout_s,
+                user_shutdown_timeout=0,
+                sys_shutdown_timeout=1,
+                transient_disks_repository=f"{folder}/transient",
+            ),
             irs=Irs(repository=str(folder)),
             sanlock=Sanlock(),
             vdsm_mp=House(

@@ -386,6 +386,13 @@ class MigrationCancelFailed(_Sentence, Failed):
     msg = "Cannot cancel the migration: {self.reason}"
 
 
+class TransientDisk(_Sentence, Conflict):
+    """Nothing was done."""
+
+    code = 59
+    msg = "A disk is here only as long as it is used: {self.reason}"
+
+
 class MigrationCancelled(Failed):
     """Of one that has ended: somebody did not want it any more."""
 

@@ -25,6 +25,7 @@ from vdsm_mp.api.errors_virt import (
     ReplicationNotReady,
     SnapshotFailed,
     ThawFailed,
+    TransientDisk,
     VmNotResponding,
 )
 from vdsm_mp.api.types import Uuid
@@ -110,6 +111,7 @@ class SnapshotVm(Message, frozen=True, kw_only=True):
     raises=(
         *RUNNING_ONLY,
         ReplicaFailed,
+        TransientDisk,
     ),
 )
 class StartDiskReplication(Message, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from vdsm_mp.api.errors_virt import (
     MigrationOperationFailed,
     MissingVmParameter,
     NoSuchVm,
+    TransientDisk,
     VmExists,
 )
 from vdsm_mp.api.types import Uuid
@@ -97,7 +98,7 @@ class GetVmMigrationStatus(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="vm_id",
     tier=2,
-    raises=(*RUNNING_ONLY, MigrationFailed, MissingVmParameter, InvalidVmParameter),
+    raises=(*RUNNING_ONLY, TransientDisk, MigrationFailed, MissingVmParameter, InvalidVmParameter),
 )
 class MigrateVm(Message, frozen=True, kw_only=True):
     """Begin to migrate a VM to another host; `dst` is the other agent, host:port. Returns early.

@@ -38,6 +38,8 @@ class Vars(Section, frozen=True, kw_only=True):
     sys_shutdown_timeout: int = 120
     # Set the clock of a guest by its agent when it goes on after a pause; after its sleep that is always done.
     time_sync_cont_enable: bool = False
+    # Where guests write to disks that last as long as they do: snapshots that are plugged to be read.
+    transient_disks_repository: str = "/var/lib/vdsm/transient"
     # How many VMs may leave and come at the same time; an engine's own limits go before.
     max_outgoing_migrations: Annotated[int, Meta(ge=1)] = 2
     max_incoming_migrations: Annotated[int, Meta(ge=1)] = 2
@@ -202,7 +204,7 @@ ACCEPTED: dict[str, frozenset[str]] = {
             vm_sample_jobs_interval vds_responsiveness_timeout vdsm_nice qemu_drive_cache fake_kvm_architecture
             fake_vmstats_enable fake_sriov_enable jsonrpc_enable broker_enable
             report_host_threads_as_cores libvirt_env_variable_debug libvirt_env_variable_log_filters
-            libvirt_env_variable_log_outputs transient_disks_repository connection_stats_timeout
+            libvirt_env_variable_log_outputs connection_stats_timeout
             host_numa_scheduling timeout_engine_clear_vms time_sync_snapshot_enable
             nowait_domain_stats user_shutdown_timeout sys_shutdown_timeout
             trust_store_path verify_client_cert http_enable extra_mem_reserve""",

@@ -18,6 +18,7 @@ from vdsm_mp.virt.dummynet import DummyNet
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
+from vdsm_mp.virt.transient import Transients
 
 #: Statistics that change with the devices; the engine reads the XML again when `hash` does.
 TELL = ("hash", "displayInfo")
@@ -33,6 +34,7 @@ class Devices:
     drives: Drives
     policy: Policy
     dummynet: DummyNet
+    transients: Transients
     turns: Turns
 
     def live(self, vm_id: str) -> tuple[Any, ET.Element]:

@@ -119,6 +119,7 @@ def drive(disk: ET.Element, metadata: Metadata) -> Drive:
         payload=PAYLOAD in data,
         serial=xml.text_of(disk, "serial"),
         guest_name=str(data.get(GUEST_NAME) or ""),
+        transient=data.get("shared") == "transient",
     )
 
 

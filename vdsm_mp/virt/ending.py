@@ -30,6 +30,7 @@ from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.replicate import replicas
 from vdsm_mp.virt.starting import UNDEFINE, Starter
 from vdsm_mp.virt.stats import Stats
+from vdsm_mp.virt.transient import Transients
 from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
@@ -58,6 +59,7 @@ class Ender:
         background: Background,
         hooks: VmHooks,
         payloads: Payloads,
+        transients: Transients,
         pool: CpuPool,
     ) -> None:
         self._connection = connection
@@ -69,6 +71,7 @@ class Ender:
         self._background = background
         self._hooks = hooks
         self._payloads = payloads
+        self._transients = transients
         self._pool = pool
 
     # -- destroy
@@ -157,6 +160,7 @@ class Ender:
         finally:
             if not record.external:
                 self._payloads.remove(record.vm_id)
+                self._transients.remove(record.vm_id)
                 for ids in _held(record):
                     self._drives.teardown(ids)
             self._hooks.after_destroy(record)

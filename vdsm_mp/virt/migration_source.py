@@ -24,6 +24,7 @@ from vdsm_mp.api.errors_virt import (
     MigrationLimitExceeded,
     MigrationNotInProgress,
     MigrationOperationFailed,
+    TransientDisk,
 )
 from vdsm_mp.api.ports import Background, Publisher
 from vdsm_mp.api.verb import handles
@@ -94,7 +95,7 @@ class Migrations:
     # -- what clients ask
 
     def begin(self, vm_id: str, params: MigrationParams) -> None:
-        """Accept and queue. Raises: NoSuchVm, VmIsDown, MigrationInProgress, MigrationFailed, InvalidVmParameter."""
+        """Accept and queue. Raises: NoSuchVm, VmIsDown, MigrationInProgress, MigrationFailed, TransientDisk."""
         record = self._vms.running(vm_id, "migrate")
         migration_params.address(params.dst)
         if params.mode not in (None, "", "remote"):
@@ -103,6 +104,8 @@ class Migrations:
             raise MigrationFailed("it is not managed by an engine")
         if record.life.status is VmStatus.PAUSED and record.life.pause_code != "NOERR":
             raise MigrationFailed(f"it is paused by an error ({record.life.pause_code})")
+        if any(drive.transient for drive in record.devices.drives):
+            raise TransientDisk(f"virtual machine {vm_id} cannot leave this host")
         out = Outgoing(vm_id, params, migration_params.schedule(params, self._vars))
         ours = False
 

@@ -78,4 +78,7 @@ def _sockets() -> dict[int, int]:
 def _new_socket(before: dict[int, int]) -> socket.socket | None:
     """A duplicate of the socket that was opened since. libvirt has no call that tells its descriptor."""
     new = [number for inode, number in _sockets().items() if inode not in before]
-    return socket.socket(fileno=os.dup(max(new))) if new else None
+    try:
+        return socket.socket(fileno=os.dup(max(new))) if new else None
+    except OSError:
+        return None  # it was another's, and closed meanwhile

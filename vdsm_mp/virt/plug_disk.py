@@ -22,6 +22,7 @@ from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.plug import Plugger, wanted_device
 from vdsm_mp.virt.records import Drive, VmRecord
 from vdsm_mp.virt.registry import short_status
+from vdsm_mp.virt.transient import uncached
 
 logger = log.named(__name__)
 
@@ -36,7 +37,8 @@ def hotplug_disk(plugger: Plugger, ask: HotplugVmDisk) -> dict[str, str]:
     disk, metadata = wanted_device(ask.params.get("xml"), "disk")
     drive = domxml_parse.drive(disk, metadata)
     data = _data_of(metadata, drive)
-    drive = replace(drive, ids=domxml_parse.volume_ids(data), guid=str(data.get("GUID") or ""))
+    ids, guid = domxml_parse.volume_ids(data), str(data.get("GUID") or "")
+    drive = replace(drive, ids=ids, guid=guid, transient=data.get("shared") == "transient")
     if drive.ids is not None and record.drive(drive.ids) is not None:
         raise HotplugDiskFailed(f"image {drive.ids.image_id} is plugged already")
     try:
@@ -48,12 +50,16 @@ def hotplug_disk(plugger: Plugger, ask: HotplugVmDisk) -> dict[str, str]:
     try:
         if prepared is not None and drive.ids is not None:
             prepared = plugger.hooks.disk_prepared(record, drive.ids, prepared, HotplugDiskFailed)
+            if drive.transient:
+                prepared = devices.transients.over(ask.vm_id, drive.ids, prepared, HotplugDiskFailed)
+                uncached(disk)
             domxml_build.use_prepared(disk, prepared)
         domxml_build.keep_owner(disk)
         with plugger.remembered(ask.vm_id, {"devtype": "disk", "name": name}, data):
             plugger.attach(ask.vm_id, disk, HotplugDiskFailed, data)
     except BaseException:
         if drive.ids is not None:
+            devices.transients.remove(ask.vm_id, drive.ids)
             devices.drives.teardown(drive.ids)
         raise
     now = devices.changed(ask.vm_id)
@@ -74,6 +80,7 @@ def hotunplug_disk(plugger: Plugger, ask: HotunplugVmDisk) -> dict[str, str]:
     plugger.detach(ask.vm_id, disk, HotunplugDiskFailed, record.metadata.device(devtype="disk", name=drive.name))
     now = plugger.forget(ask.vm_id, {"devtype": "disk", "name": drive.name})
     if drive.ids is not None:
+        devices.transients.remove(ask.vm_id, drive.ids)
         devices.drives.teardown(drive.ids)
     return short_status(now or record)
 

@@ -24,6 +24,7 @@ class Drive:
     """A disk, CD-ROM or floppy. name: target dev (`sda`); path: what QEMU has open, "" when empty.
 
     payload: made of files that the engine gave. guest_name: what the guest calls it, as its agent told.
+    transient: what is written to it is lost with it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Drive:
     payload: bool = False
     serial: str = ""
     guest_name: str = ""
+    transient: bool = False
     apparent_size_bytes: int = 0
     true_size_bytes: int = 0
 

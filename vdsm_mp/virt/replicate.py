@@ -14,7 +14,7 @@ from typing import Any
 
 import libvirt
 
-from vdsm_mp.api.errors_virt import AbortReplicationFailed, NoSuchVm, ReplicaFailed, ReplicationNotReady
+from vdsm_mp.api.errors_virt import AbortReplicationFailed, NoSuchVm, ReplicaFailed, ReplicationNotReady, TransientDisk
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.api.ports import Background
 from vdsm_mp.api.verb import handles
@@ -51,8 +51,10 @@ class Replications:
         self._busy: set[str] = set()
 
     def start(self, record: VmRecord, drive: Drive, target: VolumeIds) -> None:
-        """Raises: ReplicaFailed, what storage raised; then nothing stays: no mirror, no note, nothing prepared."""
+        """Raises: ReplicaFailed, TransientDisk, what storage raised; then nothing stays: no mirror, note or volume."""
         devices, vm_id = self.devices, record.vm_id
+        if drive.transient:
+            raise TransientDisk(f"{drive.name} cannot be replicated")
         before = record.metadata.device(**_identity(drive))
         if "diskReplicate" in before:
             raise ReplicaFailed(f"{drive.name} is being replicated already")

@@ -77,6 +77,8 @@ def _wanted(record: VmRecord, untrusted: list[dict[str, Any]]) -> Wanted:
         drive = next((d for d in record.devices.drives if d.ids is not None and d.ids.image_id == image_id), None)
         if drive is None or drive.ids is None:
             raise SnapshotFailed(f"there is no disk on image {image_id}")
+        if drive.transient:
+            raise SnapshotFailed(f"{drive.name} is here only as long as it is used")
         if drive.ids.volume_id == new:
             continue
         if drive.ids.volume_id != base:

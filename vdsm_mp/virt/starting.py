@@ -36,6 +36,7 @@ from vdsm_mp.virt.payload import Payloads
 from vdsm_mp.virt.records import VmRecord, VolumeIds
 from vdsm_mp.virt.registry import Vms, short_status
 from vdsm_mp.virt.sampling import Sampler
+from vdsm_mp.virt.transient import Transients
 from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
@@ -68,6 +69,7 @@ class Starter:
         hooks: VmHooks,
         root: Root,
         payloads: Payloads,
+        transients: Transients,
         dummynet: DummyNet,
         times: GuestTime,
     ) -> None:
@@ -81,6 +83,7 @@ class Starter:
         self._hooks = hooks
         self._root = root
         self._payloads = payloads
+        self._transients = transients
         self._dummynet = dummynet
         self._times = times
         self._ends: dict[str, threading.Event] = {}
@@ -145,6 +148,7 @@ class Starter:
         try:
             record = self._wanted(vm_id)
             prepared = self._hooks.devices.disks_prepared(record, self._drives.prepare_all(domain, record.metadata))
+            prepared = self._transients.over_all(vm_id, domain, record.metadata, prepared)
             self._wanted(vm_id)
             leases.fill(domain, prepared.values(), self._drives)
             externaldata.put(self._root, record, contents)
@@ -231,6 +235,7 @@ class Starter:
             # Destroyed and forgotten meanwhile: nobody else will clean up behind this start.
             end_domain(self._connection, vm_id)
             self._payloads.remove(vm_id)
+            self._transients.remove(vm_id)
 
     def _define_placeholder(self, record: VmRecord, memory_kib: int) -> None:
         conn = self._connection.get()

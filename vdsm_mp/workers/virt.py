@@ -74,6 +74,7 @@ from vdsm_mp.virt.resuming import Resumer
 from vdsm_mp.virt.sampling import Sampler
 from vdsm_mp.virt.starting import Starter
 from vdsm_mp.virt.stats import Stats
+from vdsm_mp.virt.transient import Transients
 from vdsm_mp.virt.vmhooks import VmHooks
 from vdsm_mp.wire.tls import Files
 from vdsm_mp.workers.base import Room
@@ -92,7 +93,11 @@ def build(config: Config, ports: Ports) -> Room:
         payload_folder=f"{house.vdsm_run_dir}/payload",
         qemu_commandline=house.allow_qemu_commandline,
     )
-    payloads, dummynet = Payloads(Path(policy.payload_folder)), DummyNet(ports.call)
+    dummynet, payloads, transients = (
+        DummyNet(ports.call),
+        Payloads(Path(policy.payload_folder)),
+        Transients(Path(config.vars.transient_disks_repository)),
+    )
     connection = Connection(house.libvirt_uri)
     vms = Vms(ports.publish)
     numbers = Stats(config.vars.vm_command_timeout)
@@ -114,6 +119,7 @@ def build(config: Config, ports: Ports) -> Room:
         hooks=hooks,
         root=ports.root,
         payloads=payloads,
+        transients=transients,
         dummynet=dummynet,
         times=times,
     )
@@ -128,10 +134,11 @@ def build(config: Config, ports: Ports) -> Room:
         background=ports.background,
         hooks=hooks,
         payloads=payloads,
+        transients=transients,
         pool=pool,
     )
     powers = Power(connection, vms, keeper, ports.background, config.vars, hooks, times)
-    devices = Devices(connection, vms, keeper, drives, policy, dummynet, turns)
+    devices = Devices(connection, vms, keeper, drives, policy, dummynet, transients, turns)
     agents = Agents(connection, vms, devices.turns, ports.background, partial(guestdisks.learn, keeper))
     external = ExternalData(vms, ports.root)
     resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
@@ -206,6 +213,7 @@ def build(config: Config, ports: Ports) -> Room:
     def connected(conn: Any) -> None:
         nwfilter.ensure(conn)
         recovery.take_stock(conn)
+        transients.keep_only([record.vm_id for record in vms.all()])
         pool.changed()
 
     def storage_changed(worker: str, up: bool) -> None:

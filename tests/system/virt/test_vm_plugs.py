@@ -6,6 +6,8 @@ and by a device whose bus asks nobody (SCSI).
 """
 
 import base64
+import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from vdsm_mp.api.errors_virt import (
     HotunplugNicFailed,
     LibvirtUnavailable,
     SetNumberOfCpusFailed,
+    SnapshotFailed,
+    TransientDisk,
 )
 from vdsm_mp.common import xml
 from vdsm_mp.virt.keeping import Keeper
@@ -120,6 +124,61 @@ def test_an_answer_that_is_lost_with_libvirtd_says_nothing_the_live_devices_do(
     dumped = room.call("Host.dumpxmls", vmList=[guest.vm_id])[guest.vm_id]
     assert dumped.count(ids["volumeID"]) == (2 if done else 0)  # as a path, and in the metadata
     assert (ids["imageID"] in room.storage.released) is not done
+
+
+def test_what_a_guest_writes_to_a_plugged_snapshot_is_lost_with_it(
+    room: VirtRoom, new_guest: NewGuest, folder: Path, libvirtd: PrivateLibvirtd
+) -> None:
+    """As backup programs plug them: the volume is only read, the overlay goes with the disk."""
+    (folder / "transient").mkdir()
+    shutil.chown(folder / "transient", "root", "kvm")
+    (folder / "transient").chmod(0o2770)
+    guest = new_guest(room, devices=SCSI)
+    ids, other = image(room, folder), image(room, folder)
+    before = (folder / ids["imageID"] / ids["volumeID"]).read_bytes()
+    plug = disk_xml(ids).replace("</ovirt-vm:device>", "<ovirt-vm:shared>transient</ovirt-vm:shared></ovirt-vm:device>")
+    room.call("VM.hotplugDisk", vmID=guest.vm_id, params={"xml": plug})
+    (overlay,) = (folder / "transient").iterdir()
+    assert overlay.name.startswith(f"{ids['domainID']}-{ids['volumeID']}.")
+    disk = next(d for d in libvirtd.virsh("dumpxml", guest.name).split("<disk ")[1:] if "sda" in d)
+    assert "cache='writethrough'" in disk
+    assert str(overlay) in disk
+    (drive,) = (d for d in libvirtd.virsh("domblklist", guest.name).splitlines() if "sda" in d)
+    assert drive.split()[-1] == str(overlay)
+    libvirtd.virsh("qemu-monitor-command", "--hmp", guest.name, f"qemu-io {ua(ids)} 'write -P 7 0 4096'")
+    assert (folder / ids["imageID"] / ids["volumeID"]).read_bytes() == before
+
+    with pytest.raises(TransientDisk):
+        room.call("VM.migrate", vmID=guest.vm_id, params={"dst": "127.0.0.1:54321"})
+    leaf = {name: ids[name] for name in ("domainID", "imageID")}
+    with pytest.raises(SnapshotFailed, match="as long as"):
+        wish = leaf | {"baseVolumeID": ids["volumeID"], "volumeID": str(uuid.uuid4())}
+        room.call("VM.snapshot", vmID=guest.vm_id, snapDrives=[wish])
+    with pytest.raises(TransientDisk):
+        there = ids | {"domainID": str(uuid.uuid4())}
+        room.call("VM.diskReplicateStart", vmID=guest.vm_id, srcDisk=ids, dstDisk=there)
+
+    room.call("VM.hotunplugDisk", vmID=guest.vm_id, params={"xml": plug})
+    assert not overlay.exists()
+    assert ids["imageID"] in room.storage.released
+    again = disk_xml(other).replace(
+        "</ovirt-vm:device>", "<ovirt-vm:shared>transient</ovirt-vm:shared></ovirt-vm:device>"
+    )
+    room.call("VM.hotplugDisk", vmID=guest.vm_id, params={"xml": again})
+    (overlay,) = (folder / "transient").iterdir()
+    stranger = overlay.with_name(f"{uuid.uuid4()}-{uuid.uuid4()}.{uuid.uuid4()}-00000000")
+    stranger.touch()
+    room.close()
+    with VirtRoom(libvirtd.uri, folder) as next_life:
+        next_life.storage.images = room.storage.images
+        eventually(lambda: not stranger.exists(), within_s=5)
+        assert overlay.exists()
+        next_life.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+        eventually(lambda: not overlay.exists(), within_s=10)
+
+
+def ua(ids: dict[str, str]) -> str:
+    return f"-d ua-{ids['imageID']}"
 
 
 def test_a_death_before_a_plug_leaves_no_device_in_the_metadata_that_is_not_there(
