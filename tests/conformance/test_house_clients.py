@@ -290,3 +290,24 @@ def test_a_put_that_the_door_did_not_finish_is_a_failed_task_and_may_be_made_aga
     assert store.tasks()[task_id]["code"] == 0
     back = store.begin("GET", Range=f"bytes=0-{len(body) - 1}").getresponse()
     assert (back.status, back.read()) == (206, body)
+
+
+def test_an_engine_that_asks_on_while_the_door_is_restarted_hears_no_99_and_loses_next_to_nothing(
+    house: RunningHouse,
+) -> None:
+    eventually(house.ready)
+    with EngineClient(address(house), house.files) as engine, EngineClient(address(house), house.files) as other:
+        codes: list[int] = []
+        for _ in range(2):
+            pid = house.pid_of("clientif")
+            slow = other.start("Host.getCapabilities")
+            house.ask("restart", worker="clientif")
+            until = time.monotonic() + 5
+            while time.monotonic() < until:
+                codes += [engine.call(verb).code for verb in ("Host.getStats", "Host.ping2", "Host.getAllVmStats")]
+                time.sleep(0.02)
+            house.wait_other_pid("clientif", pid)
+            assert other.wait(slow).code in (0, NETWORK_ERROR)
+        assert set(codes) <= {0, NETWORK_ERROR}
+        assert codes.count(NETWORK_ERROR) <= 2
+        assert len(codes) > 100

@@ -2,6 +2,7 @@
 """The door over real TLS, as its two real client families use it."""
 
 import asyncio
+import contextlib
 import json
 import select
 import socket
@@ -476,7 +477,7 @@ def test_a_client_that_leaves_takes_everything_with_it(door: Door, files: Files)
     assert door.call(door.server.vitals)["calls_in_flight"] == 0
 
 
-def test_a_leaving_door_lets_calls_end_refuses_new_ones_and_closes_with_a_reset(files: Files) -> None:
+def test_a_leaving_door_serves_until_no_call_is_in_flight_and_closes_with_a_reset(files: Files) -> None:
     gate = threading.Event()
 
     async def waits(_params: bytes) -> bytes:
@@ -490,14 +491,49 @@ def test_a_leaving_door_lets_calls_end_refuses_new_ones_and_closes_with_a_reset(
         eventually(lambda: len(door.bus.asked) == 1)
         leaving = threading.Thread(target=door.server.drain)
         leaving.start()
-        eventually(lambda: door.gate.draining)
+        with pytest.raises(TimeoutError):
+            # It is kept for the next door.
+            Records(door.address, files, timeout_s=0.2)
         second = engine.ask("Host.ping2")
-        refusal = engine.message()
-        assert (refusal["id"], refusal["error"]["code"]) == (second, 99)
+        assert engine.message() == {"jsonrpc": "2.0", "id": second, "result": True}
         gate.set()
         assert engine.message() == {"jsonrpc": "2.0", "id": first, "result": "done"}
         assert was_reset(engine.records.sock)
         leaving.join()
+        engine.close()
+
+
+def test_a_leaving_door_that_always_has_calls_takes_no_more_at_the_last(files: Files) -> None:
+    async def slow(_params: bytes) -> bytes:
+        await asyncio.sleep(0.1)
+        return b'"done"'
+
+    limits = Limits(drain_s=1.5, last_calls_s=1.0)
+    with open_door(files, answers={"Host.getStats": slow}, limits=limits) as door:
+        engine = EngineReader(door.address, files)
+        stop = threading.Event()
+
+        def always_asks() -> None:
+            with contextlib.suppress(OSError):
+                while not stop.wait(0.02):
+                    engine.ask("Host.getStats")
+
+        asks = threading.Thread(target=always_asks)
+        asks.start()
+        eventually(lambda: len(door.bus.asked) > 10)
+        began = time.monotonic()
+        door.server.drain()
+        assert 0.5 < time.monotonic() - began < 1.3
+        stop.set()
+        asks.join()
+        # Whatever was taken was answered.
+        answered = set()
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                answer = engine.message(within_s=5)
+                assert answer["result"] == "done"
+                answered.add(answer["id"])
+        assert len(answered) == len(door.bus.asked)
         engine.close()
 
 

@@ -199,7 +199,7 @@ def test_a_door_that_dies_in_the_middle_leaves_no_image_claimed(store: Store, ro
 
 
 def test_a_house_that_starts_says_so(store: Store) -> None:
-    store.door.call(setattr, store.door.gate, "draining", True)
+    store.door.call(store.door.gate._missing.add, "virt")
     assert problem(store.put(b"x"))[:2] == (500, 99)
 
 

@@ -98,3 +98,15 @@ def test_a_client_whose_road_ends_is_forgotten_and_comes_back_with_the_same_ids(
         assert engine.wait(gone).code == NETWORK_ERROR
         assert engine.wait(engine.start("Host.ping2", call_id="the same")).result is True
         assert not engine.events
+
+
+def test_a_leaving_door_closes_when_its_answers_have_arrived(door: Door, files: Files, road: LossyRoad) -> None:
+    road.lose, road.delay_s = 0.0, 0.1
+    with EngineClient(door.address, files, dial=lambda: road.dial(door.port)) as engine:
+        engine.call("Host.ping2")
+        before = len(door.bus.asked)
+        calls = [engine.start("Host.getCapabilities") for _ in range(5)]
+        eventually(lambda: len(door.bus.asked) == before + 5, every_s=0.001)
+        door.server.drain()
+        assert [engine.wait(call).result == BIG for call in calls] == [True] * 5
+        eventually(lambda: engine.lost)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""May this call go in? Not while the house starts (code 99), not while it leaves, and only from whom it is allowed.
+"""May this call go in? Not while the house starts (code 99), and only from whom it is allowed.
 
 The house has started when every worker that owns verbs has been ready once; virt is ready when its VMs are
 recovered. From then on a worker that is down keeps out only the calls that need it.
@@ -43,7 +43,6 @@ class Gate:
         self._missing = set(needed)
         self._up: dict[str, int] = {}
         self._changed: dict[str, asyncio.Event] = {}
-        self.draining = False
 
     @property
     def started(self) -> bool:
@@ -69,7 +68,7 @@ class Gate:
 
     def refuses(self) -> Error | None:
         """Why no call at all goes in now; None when they do."""
-        return StillStarting() if self._missing or self.draining else None
+        return StillStarting() if self._missing else None
 
     def forbids(self, spec: VerbSpec, trusted: bool, who: str) -> Error | None:
         """Why this caller may not call this verb; None when it may."""

@@ -255,6 +255,9 @@ class Exchange:
         self._went.set()
         self._ended(self)
 
+    def take_no_more(self) -> None:
+        """Its one request may come to its end."""
+
     def reset(self) -> None:
         """Close with RST; what was in progress is told that it failed."""
         if self._task is not None:

@@ -41,6 +41,8 @@ class Limits:
     worker_back_s: float = 0.9
     # Less than the worker's grace, so that clients are told (RST) before it ends.
     drain_s: float = 2.5
+    # The end of that, in which no more calls are taken.
+    last_calls_s: float = 0.5
 
     def of_this_process(self) -> "Limits":
         """The same with no more connections than there can be descriptors; raises that number where it may."""

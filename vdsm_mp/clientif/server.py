@@ -302,31 +302,36 @@ class Server:
         }
 
     def drain(self) -> None:
-        """Take no more calls, let those in flight answer, then close so that every peer notices. Off the loop."""
+        """Let calls in flight answer, then close so that every peer notices. Off the loop."""
         if self._loop is not None:
             leaving = asyncio.run_coroutine_threadsafe(self.leave(), self._loop)
             leaving.result(self._limits.drain_s + 2.0)
 
     def _busy(self) -> bool:
-        return any(not session.stream.idle or session.calls for session in self._sessions)
+        return any(session.calls or not session.stream.arrived for session in self._sessions)
 
     async def leave(self) -> None:
-        """What `drain` does, on the loop."""
-        assert self._loop is not None and self._quota is not None
-        self._gate.draining = True
+        """What `drain` does, on the loop.
+
+        Nobody hears 99 meanwhile: an engine would set the whole host up again. Calls are served until there is a moment
+        with none, and not taken any more only at the last; who connects waits in the backlog for the next door.
+        """
+        assert self._loop is not None and self._newcomers is not None and self._trim is not None
         self._stop_accepting()
-        for arrival in self._newcomers or ():
+        for arrival in self._newcomers:
             self._forget(arrival)
             arrival.reset()
             self._leave(arrival.address)
         for sock in list(self._shut):
             self._close(sock)
         until = self._loop.time() + self._limits.drain_s
-        while self._loop.time() < until and self._busy():  # noqa: ASYNC110 - five seconds of a whole life
+        while (now := self._loop.time()) < until and self._busy():
+            if now > until - self._limits.last_calls_s:
+                for session in self._sessions:
+                    session.take_no_more()
             await asyncio.sleep(0.01)
-        if self._quota.calls:
-            logger.warning("%d calls are not answered any more", self._quota.calls)
+        if calls := sum(session.calls for session in self._sessions):
+            logger.warning("%d calls are not answered any more", calls)
         for session in list(self._sessions):
             session.reset()
-        if self._trim is not None:
-            self._trim.stop()
+        self._trim.stop()

@@ -67,6 +67,8 @@ class Session:
         self._watch: asyncio.TimerHandle | None = None
         self._beat_s = self._silence_s = 0.0
         self._leaving = False
+        #: Nothing more is read.
+        self._full = False
         self.is_engine = False
         # Until it has said who it is: in clear text the engine subscribes before that.
         stream.gap_s = ENGINE_GAP_S
@@ -86,6 +88,8 @@ class Session:
     def _turn(self) -> None:
         """Handle frames until there are none, it is the others' turn, or answers must go out first."""
         self._more = None
+        if self._full:
+            return
         for _ in range(self._limits.frames_per_turn):
             if self._leaving or not self.stream.open:
                 return
@@ -111,6 +115,11 @@ class Session:
         if self.calls >= self._limits.calls_per_connection or self.stream.unread_bytes > self._limits.unread_soft_bytes:
             return True
         return not self._quota.may_call(self)
+
+    def take_no_more(self) -> None:
+        """Read nothing more, so that it comes to an end."""
+        self._full = True
+        self.stream.pause()
 
     def go_on(self) -> None:
         """What this session had to wait for may be over."""

@@ -8,9 +8,11 @@ small reply is one system call made before the reader of its request returns. Kn
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import ssl
 import struct
+import termios
 from collections import deque
 from collections.abc import Callable
 
@@ -224,6 +226,17 @@ class Stream:
     def idle(self) -> bool:
         """Is everything that was written with the kernel?"""
         return self._partial is None and not self._queue
+
+    @property
+    def arrived(self) -> bool:
+        """Has the peer's kernel got everything? What it has not got, a reset throws away."""
+        if not self.idle:
+            return False
+        try:
+            waiting = fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return True
+        return not any(waiting)
 
     def _end_later(self, why: str) -> None:
         # write() is called from the middle of a session's work, which must not find itself closed.

@@ -29,8 +29,6 @@ def test_the_gate_opens_when_all_have_been_ready_once_and_stays_open() -> None:
     gate.peer_changed("storage", True)
     assert gate.refuses() is None
     assert not gate.is_up("virt") and gate.is_up("storage")
-    gate.draining = True
-    assert isinstance(gate.refuses(), StillStarting)
 
 
 def test_waiting_for_a_worker_ends_when_it_is_back_or_when_time_is_up() -> None:
