@@ -212,12 +212,15 @@ class DomainIO:
         """Zero about `limit` allocated bytes from `offset`; returns where to go on, the file's size when done."""
         return int(self._call("wipe", path, path=path, offset=offset, limit=limit))
 
-    def begin_volume(self, image: str, volume: str, *, mode: int, size: int, zeros: int) -> None:
+    def begin_volume(
+        self, image: str, volume: str, *, mode: int, size: int, pieces: Mapping[int, bytes] | None = None
+    ) -> None:
         """A file `image`/`volume` in a directory that may have to be made; nothing lasting yet. See `ioproc_compound`.
 
-        Raises: StorageFileExists (untouched).
+        pieces: {offset: content}, a few KiB in all. Raises: StorageFileExists (untouched).
         """
-        self._call("begin_volume", image, image=image, volume=volume, mode=mode, size=size, zeros=zeros)
+        texts = {str(offset): data.decode("latin-1") for offset, data in (pieces or {}).items()}
+        self._call("begin_volume", image, image=image, volume=volume, mode=mode, size=size, pieces=texts)
 
     def finish_volume(self, image: str, volume: str, metadata: str, text: str) -> None:
         """Content of `image`/`volume` on disk, and the file `image`/`metadata` with this text."""

@@ -12,7 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-from vdsm_mp.storage.ioproc_operations import entry_names, read, readable, remove_tree, stat_fields, sync_above
+from vdsm_mp.storage.ioproc_operations import (
+    entry_names,
+    read,
+    readable,
+    remove_tree,
+    stat_fields,
+    sync_above,
+    write_all,
+)
 from vdsm_mp.storage.ioproc_paths import Root
 
 
@@ -34,7 +42,7 @@ def save_directory(root: Root, path: str, files: dict[str, str]) -> None:
                 flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
                 written.append(os.open(name, flags, 0o600, dir_fd=fd))
                 os.fchmod(written[-1], 0o644)
-                os.write(written[-1], text.encode())
+                write_all(written[-1], memoryview(text.encode()), 0)
             sync_all([*written, fd])
         finally:
             for one in written:
@@ -69,8 +77,8 @@ def drop_directory(root: Root, path: str, last: str) -> None:
             continue
 
 
-def begin_volume(root: Root, image: str, volume: str, mode: int, size: int, zeros: int) -> None:
-    """The image's directory, and an empty file in it: `size` bytes of which the first `zeros` are allocated.
+def begin_volume(root: Root, image: str, volume: str, mode: int, size: int, pieces: dict[str, str]) -> None:
+    """The image's directory, and a file in it: `size` bytes, sparse but for `pieces`, {offset: content as Latin-1}.
 
     Not synced: before `finish_volume` a volume is nothing that has to last. EEXIST when the file is there.
     """
@@ -83,8 +91,9 @@ def begin_volume(root: Root, image: str, volume: str, mode: int, size: int, zero
         fd = os.open(volume, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=above)
         try:
             os.fchmod(fd, mode)
-            os.pwrite(fd, bytes(zeros), 0)
-            if size > zeros:
+            for offset, text in pieces.items():
+                write_all(fd, memoryview(text.encode("latin-1")), int(offset))
+            if size > os.fstat(fd).st_size:
                 os.ftruncate(fd, size)
         except OSError:
             os.unlink(volume, dir_fd=above)
@@ -101,7 +110,7 @@ def finish_volume(root: Root, image: str, volume: str, metadata: str, text: str)
         fd = os.open(aside, flags, 0o600, dir_fd=above)
         try:
             os.fchmod(fd, 0o644)
-            os.write(fd, text.encode())
+            write_all(fd, memoryview(text.encode()), 0)
             with root.file(f"{image}/{volume}", os.O_RDONLY) as data:
                 sync_all([data, fd, images])
         finally:

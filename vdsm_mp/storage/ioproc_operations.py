@@ -119,9 +119,9 @@ def write(root: Root, path: str, offset: int, direct: bool, body: bytes) -> None
         if direct:
             view = _aligned(len(body))
             view[:] = body
-            _write_all(fd, view, offset)
+            write_all(fd, view, offset)
         else:
-            _write_all(fd, memoryview(body), offset)
+            write_all(fd, memoryview(body), offset)
         os.fsync(fd)
 
 
@@ -131,7 +131,7 @@ def create(root: Root, path: str, mode: int, size: int, body: bytes) -> None:
         fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=above)
         try:
             os.fchmod(fd, mode)
-            _write_all(fd, memoryview(body), 0)
+            write_all(fd, memoryview(body), 0)
             if size > len(body):
                 os.ftruncate(fd, size)
             os.fsync(fd)
@@ -153,7 +153,7 @@ def replace(root: Root, path: str, mode: int, body: bytes) -> None:
         fd = os.open(aside, flags, 0o600, dir_fd=above)
         try:
             os.fchmod(fd, mode)
-            _write_all(fd, memoryview(body), 0)
+            write_all(fd, memoryview(body), 0)
             os.fsync(fd)
         except OSError:
             os.unlink(aside, dir_fd=above)
@@ -385,7 +385,7 @@ def _read_all(pread: Callable[[int, int], bytes], offset: int, length: int) -> b
     return b"".join(parts)
 
 
-def _write_all(fd: int, view: memoryview, offset: int) -> None:
+def write_all(fd: int, view: memoryview, offset: int) -> None:
     while view:
         count = os.pwrite(fd, view, offset)
         view = view[count:]

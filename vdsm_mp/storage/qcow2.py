@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a qcow2 header says, read from its first bytes; nothing here writes one. Pure.
+"""What a qcow2 header says, read from its first bytes; nothing here writes one (`qcow2_empty` does). Pure.
 
 A guest can write any header into its disk, so a header is read as untrusted: only what decides whether QEMU would
 open another file (backing file, external data file) and the virtual size.

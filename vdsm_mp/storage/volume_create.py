@@ -30,6 +30,7 @@ from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.storage import bitmaps, qemuimg, volume_undo
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.locks import Lease
+from vdsm_mp.storage.qcow2_empty import Empty, empty
 from vdsm_mp.storage.volume_file import (
     LEASE,
     META,
@@ -210,20 +211,21 @@ def make(
 
     Raises: VolumeAlreadyExists (untouched), VolumeCreationFailed, TaskAborted, storage errors.
     """
-    raw = spec.format == "RAW"
+    file = _empty_file(domain, spec, parent)
     try:
         domain.io.begin_volume(
             image_path(spec.image_id),
             spec.volume_id,
             mode=VOLUME_MODE,
-            size=spec.capacity if raw else 0,
-            # QEMU, too, allocates the first block of a raw image: it finds the alignment by reading it.
-            zeros=BLOCK if raw else 0,
+            size=file.size_bytes if file is not None else 0,
+            pieces=file.pieces if file is not None else {},
         )
     except StorageFileExists:
         raise VolumeAlreadyExists(spec.volume_id) from None
     with as_creation_failure(spec.volume_id):
-        _fill(domain, spec, parent, progress)
+        if file is None:
+            _have_made(domain, spec, parent)
+        _fill(domain, spec, progress)
     progress.check()
     text = to_bytes(spec.volume_id, _metadata(domain, spec), domain.meta.version).decode()
     domain.io.finish_volume(image_path(spec.image_id), spec.volume_id, spec.volume_id + META, text)
@@ -273,18 +275,35 @@ def _prepare_parent(domain: FileDomain, spec: VolumeSpec) -> VolumeMetadata:
     return parent
 
 
-def _fill(domain: FileDomain, spec: VolumeSpec, parent: VolumeMetadata | None, progress: Progress) -> None:
+def _empty_file(domain: FileDomain, spec: VolumeSpec, parent: VolumeMetadata | None) -> Empty | None:
+    """What the volume's file is at first; None when only QEMU can make it (or must refuse it)."""
+    if spec.format == "RAW":
+        # QEMU, too, allocates the first block of a raw image: it finds the alignment by reading it.
+        return Empty(spec.capacity, {0: bytes(BLOCK)})
+    return empty(
+        spec.capacity,
+        compat=domain.format.qcow2_compat,
+        backing=spec.parent if parent is not None else "",
+        backing_fmt=QEMU_FORMAT[parent.format] if parent is not None else "",
+    )
+
+
+def _have_made(domain: FileDomain, spec: VolumeSpec, parent: VolumeMetadata | None) -> None:
+    qemuimg.create(
+        domain.io.path_of(volume_path(spec.image_id, spec.volume_id)),
+        "qcow2",
+        spec.capacity,
+        compat=domain.format.qcow2_compat,
+        backing=spec.parent if parent is not None else "",
+        backing_fmt=QEMU_FORMAT[parent.format] if parent is not None else "",
+    )
+
+
+def _fill(domain: FileDomain, spec: VolumeSpec, progress: Progress) -> None:
+    """What QEMU adds to the file: bitmaps, and room that is taken at once."""
     path = domain.io.path_of(volume_path(spec.image_id, spec.volume_id))
     start = BLOCK
     if spec.format == "COW":
-        qemuimg.create(
-            path,
-            "qcow2",
-            spec.capacity,
-            compat=domain.format.qcow2_compat,
-            backing=spec.parent if parent is not None else "",
-            backing_fmt=QEMU_FORMAT[parent.format] if parent is not None else "",
-        )
         if spec.add_bitmaps:
             bitmaps.copy_names(domain.io.path_of(volume_path(spec.image_id, spec.parent)), path)
         if spec.bitmap:
