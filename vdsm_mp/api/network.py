@@ -35,7 +35,7 @@ class SetupNetworks(Message, frozen=True, kw_only=True):
 
     networks, bondings: {name: attributes, or {remove: true}}. options: `connectivityCheck` waits up to
     `connectivityTimeout` seconds for Host.confirmConnectivity, and undoes the change without it (10). Kept over a
-    reboot only after Host.setSafeNetworkConfig.
+    reboot with `commitOnSuccess`, or after Host.setSafeNetworkConfig.
     """
 
     networks: dict[str, Any]
