@@ -92,7 +92,7 @@ class SetHaMaintenanceMode(Message, frozen=True, kw_only=True):
     tier=1,
 )
 class GetCapabilities(Message, frozen=True, kw_only=True):
-    """What this host is and can do: CPU, memory, networks, versions. Gathered anew for each call.
+    """What this host is and can do: CPU, memory, versions, and its networks as they are now.
 
     99 until networks and libvirt were asked once: an engine would put a host aside that seems to have neither.
     """

@@ -426,7 +426,7 @@ class StopSpm(Message, frozen=True, kw_only=True):
 class UpgradeStoragePool(Message, frozen=True, kw_only=True):
     """Upgrade the domain format of the pool: the master at once, the others in the background. Returns "started".
 
-    What could not be upgraded, because it was out of reach, is tried again when it is activated.
+    A domain that cannot be upgraded is tried again when its monitor next says that it is well.
     """
 
     pool_id: Uuid = field(name="storagepoolID")
