@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.house import RunningHouse
+from tests.support.house import CHECKOUT, RunningHouse
 from tests.support.needs import lacks, needs_program, needs_root
 from vdsm_mp.cli.status import house_problems
 from vdsm_mp.common import kernel
 
-pytestmark = [needs_root(), needs_program("fsfreeze", "mke2fs", "losetup")]
+pytestmark = [needs_root(), needs_program("fsfreeze", "mke2fs", "losetup", "logrotate")]
 
 TABLE = "tests.support.rogue_table"
 
@@ -146,6 +146,28 @@ def test_a_rotated_file_is_held_by_nobody(house: RunningHouse) -> None:
     house.ask("restart", worker="rogue")
     assert "rogue ready" in house.log_text()
     assert str(old) not in _open_files(writer_of(house))
+
+
+def test_logrotate_takes_every_log_but_that_of_supervisord(house: RunningHouse, tmp_path: Path) -> None:
+    folder = house.root / "log"
+    owner = folder.stat()
+    for name in ("supervisor-vdsm.log", "storage.log"):
+        (folder / name).write_text("a line\n")
+        os.chown(folder / name, owner.st_uid, owner.st_gid)
+    conf = tmp_path / "logrotate.conf"
+    conf.write_text((CHECKOUT / "etc/logrotate").read_text().replace("/var/log/vdsm", str(folder)))
+    conf.chmod(0o644)
+    argv = ["logrotate", "--force", "--state", str(tmp_path / "state"), str(conf)]
+    subprocess.run(argv, check=True, timeout=60)
+    house.ask("restart", worker="rogue")
+    assert "rogue ready" in house.log_text()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "storage.log", "storage.log.1", "supervisor-vdsm.log", "vdsm.log", "vdsm.log.1",
+    ]  # fmt: skip
+    before, now = ((folder / name).read_text() for name in ("vdsm.log.1", "vdsm.log"))
+    assert "every worker is ready" in before and "rogue ready" in now
+    facts = (folder / "vdsm.log").stat()
+    assert (facts.st_uid, facts.st_mode & 0o777) == (owner.st_uid, 0o644)
 
 
 def _open_files(pid: int) -> list[str]:

@@ -16,7 +16,7 @@ class NoCertificate(Exception):
 
 
 #: What `main` turns into one line on stderr.
-SAYS_NO = (config.ConfigError, NoCertificate)
+SAYS_NO = (NoCertificate,)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +46,8 @@ def _port(word: str) -> int:
 
 
 def connect(asked: argparse.Namespace) -> Client:
-    """Raises ConnectionLost, ConfigError, NoCertificate."""
-    loaded = config.load().config
+    """Raises ConnectionLost, NoCertificate. A fault in the files must not keep anybody from an agent that runs."""
+    loaded, _ = config.load_usable()
     tls = loaded.vars.ssl and not asked.plain
     context = None
     if tls:

@@ -151,7 +151,7 @@ def _ask_door(loaded: Config, problems: list[str]) -> dict[str, Any]:
                         problems.append(f"{verb}: {error}")
     except Error as error:
         problems.append(f"the door does not answer: {error}")
-    except OSError as error:
+    except (OSError, door.NoCertificate) as error:
         problems.append(f"the door cannot be asked: {error}")
     vms = {
         vm["vmId"]: {"name": vm.get("vmName"), "status": vm["status"]} for vm in answers.get("Host.getAllVmStats", ())

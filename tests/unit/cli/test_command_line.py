@@ -172,6 +172,16 @@ def test_status_without_an_agent_is_code_2_and_a_sentence(tmp_path: Path) -> Non
     assert status.screen(gathered).startswith("not running: ")
 
 
+def test_a_key_that_cannot_be_read_is_a_problem_and_not_the_end_of_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vdsm.conf").write_text(f"[vdsm_mp]\npki_dir = {tmp_path}\n[vars]\nno_such_option = 1\n")
+    monkeypatch.setenv("VDSM_MP_CONFIG", str(tmp_path / "vdsm.conf"))
+    problems: list[str] = []
+    assert status._ask_door(Config(), problems) == {}
+    assert problems == [f"the door cannot be asked: {tmp_path}/keys/vdsmkey.pem: No such file or directory"]
+
+
 def test_a_table_is_as_wide_as_it_must_be() -> None:
     assert render.table(("a", "n"), [("xx", 5), ("y", None)]) == "a   n\nxx  5\ny   -"
     assert [render.seconds(s) for s in (1.25, 45, 125, 7300, 200000)] == ["1.2 s", "45 s", "2 min", "2 h", "2 d"]
