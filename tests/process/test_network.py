@@ -298,3 +298,9 @@ def test_death_at_any_moment_of_a_change_leaves_the_old_networks_or_the_new_ones
             host.do("setup", {**OLD, "red": {"remove": True}}, {}, {})
     assert outcomes[0] == old
     assert len(outcomes) > 25 / EVERY
+
+
+def test_what_confirms_while_the_change_is_made_does_not_count(host: Namespace) -> None:
+    host.do("confirm_until_it_waits")
+    with pytest.raises(Refused, match="No confirmation"):
+        host.do("setup", {"ovirtmgmt": MANAGEMENT}, {}, CHECK)

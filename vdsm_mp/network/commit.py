@@ -7,8 +7,9 @@ the old ones when it starts again, one that is killed after it finds the new one
 check is undone unless somebody confirms in time (Host.confirmConnectivity, or Host.ping from outside).
 """
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from vdsm_mp.api.errors import Busy
@@ -72,27 +73,20 @@ class Networks:
     def setup(self, networks: Mapping[str, Any], bondings: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """Raises: the network errors. Whatever is raised, the network is as it was before, as far as it can be."""
         seconds = _confirm_seconds(options)
-        if not self._turn.acquire(timeout=_TURN_S):
-            raise Busy("the network (another change is under way)")
-        try:
+        with self._alone():
             state = self.state()
             old = _adopt(state, self._config, bondings)
             wanted = changed(old, networks, bondings)
-            self._confirmed.clear()
             self._change(plan(state, old, wanted, {*networks, *bondings}), wanted, seconds)
             if _true(options.get("commitOnSuccess", False)):
                 self._store.keep_safe(wanted)
-        finally:
-            self._turn.release()
 
     def apply(self, wanted: Config, asked: Iterable[str], state: State | None = None) -> None:
         """Make `asked` as `wanted` says, unasked by an engine: after a boot, or because a NIC came back.
 
         Raises: the network errors, Busy; then the network is as it was before.
         """
-        if not self._turn.acquire(timeout=_TURN_S):
-            raise Busy("the network (another change is under way)")
-        try:
+        with self._alone():
             state = state if state is not None else self.state()
             # Nothing of them is in force, so nothing is kept: a DHCP client must be started.
             names = set(asked)
@@ -101,14 +95,21 @@ class Networks:
                 bonds={n: bond for n, bond in self._config.bonds.items() if n not in names or n in state.links},
             )
             self._change(plan(state, old, wanted, names, strict=False), wanted, None)
-        finally:
-            self._turn.release()
 
     def own(self, config: Config) -> None:
         """These are ours, whether or not they could be brought up."""
-        with self._turn:
+        with self._alone():
             self._store.keep_running(config)
             self._config, self._known = config, True
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._turn.acquire(timeout=_TURN_S):
+            raise Busy("the network (another change is under way)")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def state(self) -> State:
         """Everything that plans and comparisons look at. Raises: CommandFailed, CommandOverdue."""
@@ -119,8 +120,8 @@ class Networks:
         self._confirmed.set()
 
     def keep_safe(self) -> None:
-        """The running networks outlive a reboot from now on."""
-        with self._turn:
+        """The running networks outlive a reboot from now on. Raises: Busy."""
+        with self._alone():
             self._store.keep_safe(self._config)
 
     def do(self, operation: Operation) -> None:
@@ -150,6 +151,8 @@ class Networks:
         self._config, self._known = wanted, True
 
     def _wait(self, seconds: float) -> None:
+        # What came while the steps ran may have come by the old way.
+        self._confirmed.clear()
         began = mono_s()
         while not self._confirmed.wait(_LOOK_S):
             # Told to stop: nobody can confirm any more, and root still answers.

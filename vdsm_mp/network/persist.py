@@ -67,16 +67,14 @@ class Store:
         try:
             head, *steps = self._journal.read_bytes().split(b"\n")
             before = msgspec.json.decode(head, type=_Head).before
+            # What follows the last newline was not written to its end, so its step has not run.
+            undos = [msgspec.json.decode(line, type=list[Operation]) for line in steps[:-1]]
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             logger.error("%s is not readable and is left alone: %s", self._journal, error)
             return None
-        undo: list[Operation] = []
-        # What follows the last newline was not written to its end, so its step has not run.
-        for line in steps[:-1]:
-            undo = [*msgspec.json.decode(line, type=list[Operation]), *undo]
-        return Journal(before=before, undo=tuple(undo))
+        return Journal(before=before, undo=tuple(operation for undo in reversed(undos) for operation in undo))
 
     def begin_journal(self, before: Config | None) -> None:
         files.replace(self._journal, msgspec.json.encode(_Head(before=before)) + b"\n")

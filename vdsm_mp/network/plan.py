@@ -88,6 +88,8 @@ def _keeps_dhcp(was: Network | None, will: Network | None, *, six: bool) -> bool
         return False
     if not ((was.dhcp6 and will.dhcp6) if six else (was.dhcp4 and will.dhcp4)):
         return False
+    if six and was.autoconf6 != will.autoconf6:
+        return False
     # What a client asks for is decided when it starts.
     return was.lower == will.lower and client_options(was, six=six) == client_options(will, six=six)
 
@@ -185,6 +187,9 @@ def _addresses(draft: Draft, net: Network, was: Network | None, gateways: dict[s
 def _kept(draft: Draft, net: Network, was: Network | None, by_others: set[str]) -> list[str]:
     """Addresses that others look after (a DHCP client, the kernel's autoconfiguration); not those we once gave."""
     ours = (was.address, was.address6) if was is not None else ()
+    if was is not None and was.autoconf6 and not net.autoconf6:
+        # Which of them routers gave, nobody can tell; a DHCP client is started anew and gets its own again.
+        by_others = by_others - {"6"}
     return [a for a in draft.links[net.top].addresses if family_of(a) in by_others and a not in ours]
 
 

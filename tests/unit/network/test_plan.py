@@ -557,3 +557,16 @@ def test_a_bond_of_others_is_taken_over_as_it_is_or_made_anew() -> None:
     steps = host.set({}, {"bond7": {"nics": ["eth1"], "options": "mode=1 miimon=100"}})
     assert steps == []
     assert "bond-create" in [step.do[0] for step in host.set({}, {"bond7": {"nics": ["eth1"], "options": "mode=4"}})]
+
+
+def test_addresses_from_routers_go_with_autoconfiguration_and_the_servers_one_is_asked_for_again() -> None:
+    host = managed_host()
+    host.set({"red": {"nic": "eth1", "dhcpv6": True, "ipv6autoconf": True}})
+    host.kernel.address_add("red", "2001:db8::1234/64")
+    assert host.set({"red": {"nic": "eth1", "dhcpv6": True, "ipv6autoconf": True}}) == []
+    done = [step.do for step in host.set({"red": {"nic": "eth1", "dhcpv6": True}})]
+    assert host.kernel.links["red"].addresses == ()
+    assert [operation for operation, _ in done].index("dhcp-stop") < [operation for operation, _ in done].index(
+        "dhcp-start"
+    )
+    assert host.kernel.ipv6["red"] == "ra-noroute"
