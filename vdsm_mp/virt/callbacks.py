@@ -33,6 +33,7 @@ class Callbacks:
         block_job: Callable[[str, str], None],
         arrival: Callable[[str, int, int], None],
         job_completed: Callable[[str, Mapping[str, Any]], None],
+        console_left: Callable[[str], None],
     ) -> None:
         self._vms = vms
         self._unknown = unknown
@@ -40,6 +41,7 @@ class Callbacks:
         self._block_job_moved = block_job
         self._arrival = arrival
         self._job_ended = job_completed
+        self._console_left = console_left
 
     def register(self, connection: Connection, conn: Any) -> None:
         """Raises: libvirtError when the connection is lost meanwhile."""
@@ -122,9 +124,15 @@ class Callbacks:
     ) -> None:
         if phase == libvirt.VIR_DOMAIN_EVENT_GRAPHICS_CONNECT:
             return
-        came = phase == libvirt.VIR_DOMAIN_EVENT_GRAPHICS_INITIALIZE
-        address = str(remote.get("node", "")) if came else ""
-        self._vms.change(dom.UUIDString(), lambda record: replace(record, client_ip=address), tell=("clientIp",))
+        vm_id, came = dom.UUIDString(), phase == libvirt.VIR_DOMAIN_EVENT_GRAPHICS_INITIALIZE
+        client = (str(remote.get("node", "")), str(remote.get("service", "")))
+        record = self._vms.get(vm_id)
+        if not came and record is not None and (record.client_ip, record.client_port) != client:
+            return  # one that was not the last to come
+        address, port = client if came else ("", "")
+        self._vms.change(vm_id, lambda now: replace(now, client_ip=address, client_port=port), tell=("clientIp",))
+        if not came:
+            self._console_left(vm_id)
 
     def _watchdog(self, conn: Any, dom: Any, action: int, opaque: object) -> None:
         event = {"time": clock.wall_s(), "action": action if 0 <= action < _WATCHDOG_ACTIONS else 0}

@@ -13,6 +13,7 @@ from vdsm_mp.api.vm_devices import ScreenshotVm, SetVmTicket
 from vdsm_mp.common import clock, log
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices
+from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import short_status
 from vdsm_mp.virt.vmhooks import VmHooks
 
@@ -21,6 +22,9 @@ logger = log.named(__name__)
 _ON_CONNECTED = ("disconnect", "keep", "fail")
 #: VNC's protocol has no more; QEMU refuses longer ones.
 _VNC_PASSWORD = 8
+#: In the metadata: what follows when the client leaves, and after how many minutes.
+ON_DISCONNECT, DELAY_MIN = "consoleDisconnectAction", "consoleDisconnectActionDelay"
+_ACTIONS = ("NONE", "LOCK_SCREEN", "LOGOUT", "SHUTDOWN", "REBOOT")
 _PIECE = 256 << 10
 _MAX_PICTURE = 64 << 20
 
@@ -41,9 +45,18 @@ def set_ticket(devices: Devices, hooks: VmHooks, vm_id: str, params: Mapping[str
     for console in consoles:
         _give_password(console, params)
         devices.update(vm_id, dom, console, TicketFailed)
+    _note_disconnect(devices, record, params)
     hooks.after("vm_set_ticket", record, who)
     logger.info("vm=%s ticket set on %s", vm_id, ", ".join(console.get("type", "") for console in consoles))
     return short_status(record)
+
+
+def _note_disconnect(devices: Devices, record: VmRecord, params: Mapping[str, Any]) -> None:
+    action = str(params.get("disconnectAction") or "")
+    if action in _ACTIONS and action != record.metadata.get(ON_DISCONNECT, ""):
+        delay = str(params.get("consoleDisconnectActionDelay") or 0)
+        note: dict[str, str | int] = {ON_DISCONNECT: action, DELAY_MIN: int(delay) if delay.isdigit() else 0}
+        devices.keeper.remember(record.vm_id, **note)
 
 
 def _give_password(console: ET.Element, params: Mapping[str, Any]) -> None:

@@ -56,6 +56,7 @@ class Recovery:
         block_job: Callable[[str, str], None],
         arrival: Callable[[str, int, int], None],
         job_completed: Callable[[str, Mapping[str, Any]], None],
+        console_left: Callable[[str], None],
         background: Background,
     ) -> None:
         self._connection = connection
@@ -67,7 +68,9 @@ class Recovery:
         self._removals = removals
         self._unfinished = unfinished
         self._ended = ended
-        self._callbacks = Callbacks(vms, self.look_at, self._device_removed, block_job, arrival, job_completed)
+        self._callbacks = Callbacks(
+            vms, self.look_at, self._device_removed, block_job, arrival, job_completed, console_left
+        )
         self._unclaimed: set[str] = set()
         self._lock = threading.Lock()
 

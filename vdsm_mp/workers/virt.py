@@ -49,6 +49,7 @@ from vdsm_mp.virt import (
 from vdsm_mp.virt.agent import Agents, Turns
 from vdsm_mp.virt.backup import Backups
 from vdsm_mp.virt.connection import Connection
+from vdsm_mp.virt.consoles import Consoles
 from vdsm_mp.virt.cpupool import CpuPool
 from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.domxml_build import Policy
@@ -203,6 +204,7 @@ def build(config: Config, ports: Ports) -> Room:
         block_job=merges.event,
         arrival=arrivals.event,
         job_completed=migrations.completed,
+        console_left=Consoles(powers, ports.background).left,
         background=ports.background,
     )
     vms.describe = numbers.running

@@ -197,6 +197,16 @@ def test_a_guest_that_stood_still_gets_the_right_time(life: Life) -> None:
     eventually(is_right, within_s=30, every_s=0.5)
 
 
+def test_the_offset_of_a_clock_that_the_guest_has_set_is_told(life: Life) -> None:
+    wanted = 1_000_000_000
+    try:
+        life.guest.run(f"date -s @{wanted}; hwclock -w -u")
+        eventually(lambda: abs(int(life.stats["timeOffset"]) - (wanted - time.time())) < 60, within_s=10)
+    finally:
+        life.guest.run(f"date -s @{int(time.time())}; hwclock -w -u")
+    eventually(lambda: abs(int(life.stats["timeOffset"])) < 60, within_s=10)
+
+
 def test_a_guest_that_slept_wakes_with_the_right_time(life: Life) -> None:
     life.guest.run("date -s @1000000000")
     memory, parameters = (

@@ -3,6 +3,7 @@
 
 import socket
 import subprocess
+import time
 import uuid
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import VirtRoom, vm_xml
+from vdsm_mp.virt.registry import Vms
 
 pytestmark = [
     pytest.mark.system,
@@ -24,6 +26,24 @@ def _encrypted(challenge: bytes, password: str) -> bytes:
     key = "".join(f"{int(f'{octet:08b}'[::-1], 2):02x}" for octet in password.encode().ljust(8, b"\0")[:8])
     words = ["openssl", "enc", "-des-ecb", "-nopad", "-K", key, "-provider", "legacy", "-provider", "default"]
     return subprocess.run(words, input=challenge, capture_output=True, check=True, timeout=10).stdout
+
+
+def opened(console: Path, password: str) -> socket.socket:
+    """A viewer that sees the screen."""
+    viewer = socket.socket(socket.AF_UNIX)
+    viewer.settimeout(10)
+    viewer.connect(str(console))
+    stream = viewer.makefile("rb")
+    stream.read(12)
+    viewer.sendall(b"RFB 003.008\n")
+    stream.read(stream.read(1)[0])
+    viewer.sendall(b"\x02")
+    viewer.sendall(_encrypted(stream.read(16), password))
+    assert stream.read(4) == bytes(4)
+    viewer.sendall(b"\x01")
+    assert len(stream.read(24)) == 24
+    stream.close()
+    return viewer
 
 
 def admitted(console: Path, password: str) -> bool:
@@ -63,3 +83,25 @@ def test_a_ticket_opens_the_console_until_it_expires_or_another_is_set(folder: P
 
     room.call("VM.updateDevice", vmID=vm_id, params={**ticket, "ttl": 1})
     eventually(lambda: not admitted(console, "secret12"), within_s=15, every_s=0.3)
+
+
+@pytest.mark.parametrize("action", ["SHUTDOWN", "LOCK_SCREEN"])
+def test_a_guest_whose_console_is_left_is_shut_down_if_the_engine_said_so(
+    folder: Path, room: VirtRoom, action: str
+) -> None:
+    vm_id = str(uuid.uuid4())
+    folder.chmod(0o777)  # QEMU's user makes the socket
+    console = folder / "console.vnc"
+    vnc = f'<graphics type="vnc" socket="{console}" passwd="*****"/><video><model type="vga"/></video>'
+    room.create(vm_xml(vm_id, devices=vnc), vm_id)
+    eventually(lambda: room.status(vm_id) in ("Up", "Powering up"), within_s=30)
+    ticket = {"deviceType": "graphics", "graphicsType": "vnc", "password": "secret12", "ttl": 120, "params": {}}
+    room.call("VM.updateDevice", vmID=vm_id, params=ticket | {"disconnectAction": action})
+    first = opened(console, "secret12")
+    eventually(lambda: room.state(Vms).get(vm_id).client_port or "clientIp" in room.events.of(vm_id)[-1])
+    first.close()
+    if action == "SHUTDOWN":
+        eventually(lambda: room.status(vm_id) == "Powering down", within_s=10)
+    else:
+        time.sleep(3)
+        assert room.status(vm_id) in ("Up", "Powering up")

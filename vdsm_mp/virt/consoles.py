@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens when somebody leaves a VM's console: nothing, or what the engine said with the ticket.
+
+A guest is shut down or rebooted; locking its screen and logging its user off was up to an agent that guests do not have
+any more. Whoever is back within a moment, after a viewer was resized for example, changes nothing.
+"""
+
+from vdsm_mp.api.ports import Background
+from vdsm_mp.api.vm import ShutdownVm
+from vdsm_mp.common import log
+from vdsm_mp.common.errors import Error
+from vdsm_mp.virt.graphics import DELAY_MIN, ON_DISCONNECT
+from vdsm_mp.virt.power import Power, shutdown
+
+logger = log.named(__name__)
+
+_BACK_S = 2.0
+_LONGEST_MIN = 24 * 60
+
+
+class Consoles:
+    """In libvirt's event thread: only starts the work."""
+
+    def __init__(self, power: Power, background: Background) -> None:
+        self._power = power
+        self._background = background
+
+    def left(self, vm_id: str) -> None:
+        """The client that was known is gone."""
+        record = self._power.vms.get(vm_id)
+        if record is not None and record.metadata.get(ON_DISCONNECT) in ("SHUTDOWN", "REBOOT"):
+            self._background.later(_BACK_S, f"console of {vm_id} was left", lambda: self._act(vm_id))
+
+    def _act(self, vm_id: str) -> None:
+        record = self._power.vms.get(vm_id)
+        if record is None or record.client_ip:
+            return
+        action = record.metadata.get(ON_DISCONNECT)
+        delay_s = 60 * min(_LONGEST_MIN, int(record.metadata.number(DELAY_MIN) or 0))
+        logger.info("vm=%s its console was left: %s", vm_id, action)
+        try:
+            shutdown(self._power, ShutdownVm(vm_id=vm_id, delay=delay_s, message="", reboot=action == "REBOOT"))
+        except Error as error:
+            logger.warning("vm=%s what was to follow does not: %s", vm_id, error)
