@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the master sets for itself and for all that it forks: umask, limits, process group, CPUs, warnings, coverage."""
+"""What the master sets for all that it forks: umask, limits, process group, CPUs, libvirt's log, warnings, coverage."""
 
 import os
 import resource
@@ -25,6 +25,13 @@ def apply(config: Config) -> None:
     # A panic kills the whole group: nobody else's process may be in it. A session leader leads its group already.
     if os.getpgrp() != os.getpid() and os.getsid(0) != os.getpid():
         os.setpgid(0, 0)
+    for name, value in (
+        ("LIBVIRT_DEBUG", config.vars.libvirt_env_variable_debug),
+        ("LIBVIRT_LOG_FILTERS", config.vars.libvirt_env_variable_log_filters),
+        ("LIBVIRT_LOG_OUTPUTS", config.vars.libvirt_env_variable_log_outputs),
+    ):
+        if value:
+            os.environ[name] = value
     if config.devel.python_warnings_enable:
         warnings.simplefilter("default")
     _pin(config.vars.cpu_affinity)

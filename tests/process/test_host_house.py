@@ -137,3 +137,30 @@ def test_status_tells_of_beats_that_fail(house: RunningHouse) -> None:
         return type(vitals.get("beats_missed")) is int and isinstance(vitals.get("beats_failing"), dict)
 
     eventually(told)
+
+
+def test_options_for_debugging_libvirt_and_for_counting_threads_as_cores_are_in_force() -> None:
+    house = RunningHouse(
+        {"vars": {"report_host_threads_as_cores": True}}, tls=False, table="", libvirt_uri="test:///default"
+    )
+    try:
+        said = house.root / "state/libvirt.log"
+        text = house.config_file.read_text()
+        more = f"[vars]\nlibvirt_env_variable_debug = 1\nlibvirt_env_variable_log_outputs = 1:file:{said}\n"
+        house.config_file.write_text(text.replace("[vars]\n", more))
+        house.begin()
+        house.wait_ready()
+        eventually(lambda: said.exists() and "virConnectOpen" in said.read_text(errors="replace"))
+        found = eventually(lambda: _capabilities(house), within_s=20)
+        assert found["cpuCores"] == found["cpuThreads"]
+    finally:
+        house.stop()
+
+
+def _capabilities(house: RunningHouse) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = house.call("Host.getCapabilities")
+    except RemoteError as error:
+        assert error.code == 99
+        return None
+    return found

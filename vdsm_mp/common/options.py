@@ -28,6 +28,13 @@ class Vars(Section, frozen=True, kw_only=True):
     cpu_affinity: str = "auto"
     # False: no process of the agent leaves a core file.
     core_dump_enable: bool = True
+    # What libvirt's library in the agent says of itself, in its own words (libvirt.org/logging.html): the values of
+    # LIBVIRT_DEBUG, LIBVIRT_LOG_FILTERS and LIBVIRT_LOG_OUTPUTS. Empty: nothing.
+    libvirt_env_variable_debug: str = ""
+    libvirt_env_variable_log_filters: str = ""
+    libvirt_env_variable_log_outputs: str = ""
+    # Tell engines that there are as many cores as threads, so that VMs may have more processors than there are cores.
+    report_host_threads_as_cores: bool = False
     # Seconds between two samples.
     vm_sample_interval: Annotated[int, Meta(ge=1)] = 15
     host_sample_stats_interval: Annotated[int, Meta(ge=1)] = 15
@@ -202,12 +209,9 @@ ACCEPTED: dict[str, frozenset[str]] = {
             max_migration_listener_timeout migration_listener_prepare_disk_timeout guest_agent_timeout
             guest_lifecycle_event_reply_timeout hotunplug_timeout hotunplug_check_interval vm_watermark_interval
             vm_sample_jobs_interval vds_responsiveness_timeout vdsm_nice qemu_drive_cache fake_kvm_architecture
-            fake_vmstats_enable fake_sriov_enable jsonrpc_enable broker_enable
-            report_host_threads_as_cores libvirt_env_variable_debug libvirt_env_variable_log_filters
-            libvirt_env_variable_log_outputs connection_stats_timeout
+            fake_vmstats_enable fake_sriov_enable jsonrpc_enable broker_enable connection_stats_timeout
             host_numa_scheduling timeout_engine_clear_vms time_sync_snapshot_enable
-            nowait_domain_stats user_shutdown_timeout sys_shutdown_timeout
-            trust_store_path verify_client_cert http_enable extra_mem_reserve""",
+            nowait_domain_stats trust_store_path""",
         "rpc": "worker_threads tasks_per_worker worker_timeout",
         "mom": "conf socket_path tuning_policy",
         "irs": """irs_enable hsm_tasks images irsd volume_utilization_percent volume_utilization_chunk_mb

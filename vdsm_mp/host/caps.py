@@ -164,7 +164,7 @@ class Capabilities:
         return {
             "kvmEnabled": str(cpu.kvm_enabled(self._machine, fake=self._config.vars.fake_kvm_support)).lower(),
             "nestedVirtualization": cpu.nested(self._machine),
-            "cpuCores": str(read.cores),
+            "cpuCores": str(len(read.threads) if self._config.vars.report_host_threads_as_cores else read.cores),
             "cpuThreads": str(len(read.threads)),
             "cpuSockets": str(read.sockets),
             "cpuModel": read.model,

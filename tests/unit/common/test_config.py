@@ -3,9 +3,11 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from vdsm_mp.common import config
+from vdsm_mp.common.options import ACCEPTED
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -126,6 +128,13 @@ def test_the_shipped_file_is_current_and_changes_nothing(tmp_path: Path) -> None
         line[1:] if line.startswith("#") and line[1:2] != " " else line for line in shipped.split("\n")
     )
     assert config.load(written(tmp_path, uncommented)).config == config.Config()
+
+
+def test_no_option_is_called_ignored_that_is_not() -> None:
+    sections = {field.encode_name: field.type for field in msgspec.structs.fields(config.Config)}
+    for name, accepted in ACCEPTED.items():
+        used = {option.encode_name for option in msgspec.structs.fields(sections[name])} if name in sections else set()
+        assert not used & accepted
 
 
 def test_every_option_of_vdsm_is_known_with_its_default(tmp_path: Path) -> None:
