@@ -16,6 +16,8 @@ class Operation:
     """One kind of work. begin: the calls in which something dies."""
 
     needs_a_running_vm = True
+    #: (exitCode, exitReason) of a VM whose QEMU died meanwhile.
+    ends: tuple[tuple[int, int], ...] = ((1, 2),)
 
     def prepare(self, world: VmWorld, guest: Guest) -> None:
         """What was there before."""

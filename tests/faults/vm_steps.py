@@ -89,6 +89,21 @@ STEPS: dict[str, tuple[Step, ...]] = {
     "full backup": (Step("backupBegin", moments=_ALL),),
     "incremental backup": (Step("backupBegin", moments=_ALL),),
     "end backup": (Step("abortJob", moments=_ALL),),
+    "hibernate": (
+        Step("PrepareDrive"),
+        Step("PrepareDrive", 2),
+        Step("saveFlags", moments=("before", "in")),
+        Step("saveFlags", moments=("after",), qemu=False),
+        Step("TeardownDrive", qemu=False),
+        Step("TeardownDrive", 2, qemu=False),
+    ),
+    "wake": (
+        Step("PrepareDrive", 2, qemu=False),
+        Step("defineXML", 2, qemu=False),
+        Step("restoreFlags", moments=("before", "in"), qemu=False),
+        Step("restoreFlags", moments=("after",)),
+        Step("TeardownDrive"),
+    ),
 }
 
 
@@ -132,4 +147,6 @@ QUICK = (
     Case("merge", "SyncRunningChain", 1, "before", "storage"),
     Case("finish replication", "blockJobAbort", 1, "after", "virt"),
     Case("full backup", "backupBegin", 1, "after", "QEMU"),
+    Case("hibernate", "saveFlags", 1, "in", "virt"),
+    Case("wake", "restoreFlags", 1, "after", "libvirtd"),
 )

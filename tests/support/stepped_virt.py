@@ -29,7 +29,7 @@ WAIT_S = 30.0
 _TICK_S = 0.005
 _DOMAIN = (
     "createWithFlags", "destroyFlags", "undefineFlags", "setMetadata", "snapshotCreateXML", "blockCommit", "blockCopy",
-    "blockJobAbort", "backupBegin", "abortJob", "migrateToURI3", "attachDeviceFlags",
+    "blockJobAbort", "backupBegin", "abortJob", "migrateToURI3", "attachDeviceFlags", "saveFlags",
 )  # fmt: skip
 _CONNECTION = ("defineXML", "restoreFlags")
 

@@ -17,7 +17,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import DestroyVm
 from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt import machine
+from vdsm_mp.virt import asleep, machine
 from vdsm_mp.virt.connection import Connection, translate, translated
 from vdsm_mp.virt.cpupool import CpuPool
 from vdsm_mp.virt.domxml_parse import volume_ids
@@ -115,6 +115,8 @@ class Ender:
         try:
             dom = self._connection.domain(vm_id)
             with translated(vm_id, DestroyFailed):
+                if dom.isActive():  # told to be Down, because libvirtd died with the answer to its start
+                    dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_DEFAULT)
                 if dom.isPersistent():
                     dom.undefineFlags(UNDEFINE)
         except NoSuchVm:
@@ -177,10 +179,11 @@ class Ender:
 
 
 def _held(record: VmRecord) -> list[VolumeIds]:
-    """What may be prepared for it: its disks, mirrors of them, and those of a start that never came to a definition."""
+    """What may be prepared for it: its disks, mirrors of them, those of a start that never came to a definition, and
+    its memory on storage."""
     drives = [drive.ids for drive in record.devices.drives if drive.ids is not None]
     told = [ids for data in record.metadata.devices("disk") if (ids := volume_ids(data)) is not None]
-    return list(dict.fromkeys((*drives, *told, *replicas(record))))
+    return list(dict.fromkeys((*drives, *told, *replicas(record), *asleep.held(record.metadata))))
 
 
 def end_if_running(connection: Connection, vm_id: str) -> None:

@@ -21,11 +21,12 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import HibernateVm
 from vdsm_mp.common import clock, command, log, xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt import domxml_build, domxml_parse, machine, moving
+from vdsm_mp.virt import asleep, domxml_build, domxml_parse, machine, moving
 from vdsm_mp.virt.calling import under_way
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives
+from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import VmRecord, VolumeIds
@@ -35,6 +36,7 @@ from vdsm_mp.virt.vmhooks import VmHooks
 logger = log.named(__name__)
 
 _WATCH_S = 2.0
+_UNDER_WAY = (VmStatus.SAVING, VmStatus.RESTORING, VmStatus.WAIT_FOR_LAUNCH)
 _WRITE_S = 60.0
 _BLOCK = 4096
 #: What engines themselves write until somebody asks for a console.
@@ -67,10 +69,17 @@ class Hibernations:
     """Sends VMs to sleep."""
 
     def __init__(
-        self, connection: Connection, vms: Vms, drives: Drives, background: Background, hooks: VmHooks
+        self,
+        connection: Connection,
+        vms: Vms,
+        keeper: Keeper,
+        drives: Drives,
+        background: Background,
+        hooks: VmHooks,
     ) -> None:
         self._connection = connection
         self._vms = vms
+        self._keeper = keeper
         self._drives = drives
         self._background = background
         self._hooks = hooks
@@ -91,25 +100,31 @@ class Hibernations:
         job.start()
 
     def recovered(self, record: VmRecord) -> None:
-        """libvirt goes on when we die: what is being saved is watched until it is."""
-        if record.life.status is VmStatus.SAVING:
+        """libvirt goes on when we die: what is being written or read is watched until it is, then given back."""
+        if record.life.status in _UNDER_WAY:
             self._background.later(_WATCH_S, f"watch save {record.vm_id}", lambda: self._watch(record.vm_id))
+        elif asleep.held(record.metadata):
+            self._background.later(0.0, f"give memory of {record.vm_id} back", lambda: self._give_back(record.vm_id))
 
     def _watch(self, vm_id: str) -> None:
         record = self._vms.get(vm_id)
-        if record is None or record.life.status is not VmStatus.SAVING:
-            return
-        if not self._awake(vm_id, "it ended while nobody watched"):
+        if record is not None and record.life.status is VmStatus.SAVING:
+            self._awake(vm_id, "it ended while nobody watched")
+            record = self._vms.get(vm_id)
+        if record is not None:
             self.recovered(record)
+
+    def _give_back(self, vm_id: str) -> None:
+        record = self._vms.get(vm_id)
+        if record is not None and record.life.status not in _UNDER_WAY:
+            asleep.give_back(self._keeper, self._drives, vm_id, asleep.held(record.metadata))
 
     def _run(self, vm_id: str, memory: VolumeIds, parameters: VolumeIds, flow: str) -> None:
         log.flow.set(flow)
         began = clock.mono_s()
-        held: list[VolumeIds] = []
         try:
-            held.append(memory)
+            asleep.note(self._keeper, vm_id, memory, parameters)
             image = self._drives.prepare(memory)
-            held.append(parameters)
             config = self._drives.prepare(parameters)
             record = self._vms.find(vm_id)
             self._hooks.before("vm_hibernate", record)
@@ -130,8 +145,9 @@ class Hibernations:
             logger.exception("vm=%s could not be saved, in an unexpected way", vm_id)
             self._failed(vm_id, "internal error")
         finally:
-            for ids in held:
-                self._drives.teardown(ids)
+            after = self._vms.get(vm_id)
+            if after is None or after.life.status is not VmStatus.SAVING:  # else libvirt may still be writing
+                asleep.give_back(self._keeper, self._drives, vm_id, [memory, parameters])
 
     def _failed(self, vm_id: str, why: str) -> None:
         record = self._vms.get(vm_id)

@@ -18,7 +18,7 @@ from vdsm_mp.api.errors_virt import VmExists
 from vdsm_mp.api.ports import Background
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt import domxml_parse, machine, moving
+from vdsm_mp.virt import asleep, domxml_parse, machine, moving
 from vdsm_mp.virt.callbacks import Callbacks
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.drives import Drives
@@ -181,6 +181,10 @@ class Recovery:
         elif found.status is VmStatus.DOWN and metadata.get("exitCode") is None:
             self._ended(record)  # while nobody looked
             self._vms.perform(record, Do.RELEASE)
+        elif found.status is VmStatus.DOWN and (volumes := asleep.held(metadata)):
+            self._in_background(
+                f"give memory of vm={vm_id} back", lambda: asleep.give_back(self._keeper, self._drives, vm_id, volumes)
+            )
         elif unknown_error(state, reason):
             self._vms.perform(record, Do.READ_PAUSE_CODE)
 

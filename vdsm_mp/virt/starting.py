@@ -20,7 +20,17 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import CreateVm
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt import cpupool, displaynet, domxml_build, domxml_parse, externaldata, hibernation, leases, machine
+from vdsm_mp.virt import (
+    asleep,
+    cpupool,
+    displaynet,
+    domxml_build,
+    domxml_parse,
+    externaldata,
+    hibernation,
+    leases,
+    machine,
+)
 from vdsm_mp.virt.calling import under_way
 from vdsm_mp.virt.connection import Connection, translate, translated
 from vdsm_mp.virt.domxml_build import Policy
@@ -28,7 +38,7 @@ from vdsm_mp.virt.drives import Drives, with_sizes
 from vdsm_mp.virt.dummynet import DummyNet
 from vdsm_mp.virt.guesttime import GuestTime
 from vdsm_mp.virt.hostfacts import HostFacts
-from vdsm_mp.virt.keeping import with_devices
+from vdsm_mp.virt.keeping import Keeper, with_devices
 from vdsm_mp.virt.launch import Launches
 from vdsm_mp.virt.machine import Exit, ExitReason, VmStatus
 from vdsm_mp.virt.metadata import Metadata
@@ -61,6 +71,7 @@ class Starter:
         connection: Connection,
         vms: Vms,
         *,
+        keeper: Keeper,
         drives: Drives,
         sampler: Sampler,
         launches: Launches,
@@ -75,6 +86,7 @@ class Starter:
     ) -> None:
         self._connection = connection
         self._vms = vms
+        self._keeper = keeper
         self._drives = drives
         self._sampler = sampler
         self._launches = launches
@@ -113,6 +125,8 @@ class Starter:
             time_offset=str(params.get("timeOffset") or domxml_parse.clock_offset(domain)),
         )
         memory, contents = hibernation.sleeping(params), externaldata.given(params)
+        if memory is not None:
+            record = replace(record, metadata=asleep.noted(metadata, memory))
         status = VmStatus.WAIT_FOR_LAUNCH if memory is None else VmStatus.RESTORING
         life = replace(record.life, status=status, destroy_on_reboot=metadata.flag("destroy_on_reboot"))
         record = record.with_life(life)
@@ -170,7 +184,7 @@ class Starter:
             raise
         finally:
             if memory is not None:
-                self._drives.teardown(memory)
+                asleep.give_back(self._keeper, self._drives, vm_id, [memory])
             self._ends.pop(vm_id, threading.Event()).set()
 
     def _run(

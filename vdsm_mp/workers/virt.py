@@ -112,6 +112,7 @@ def build(config: Config, ports: Ports) -> Room:
     starter = Starter(
         connection,
         vms,
+        keeper=keeper,
         drives=drives,
         sampler=sampler,
         launches=launches,
@@ -168,7 +169,7 @@ def build(config: Config, ports: Ports) -> Room:
         payloads=payloads,
         dummynet=dummynet,
     )
-    hibernations = Hibernations(connection, vms, drives, ports.background, hooks)
+    hibernations = Hibernations(connection, vms, keeper, drives, ports.background, hooks)
     migrations = Migrations(
         connection,
         vms,
