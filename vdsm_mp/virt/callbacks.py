@@ -6,12 +6,13 @@ Registered on every new connection. A callback that is not there in this libvirt
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import libvirt
 
 from vdsm_mp.common import clock, log
-from vdsm_mp.virt import machine, moving
+from vdsm_mp.virt import hostfacts, machine, moving
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.machine import ExitReason, VmStatus
 from vdsm_mp.virt.records import VmRecord
@@ -34,6 +35,7 @@ class Callbacks:
         arrival: Callable[[str, int, int], None],
         job_completed: Callable[[str, Mapping[str, Any]], None],
         console_left: Callable[[str], None],
+        nologin: Path = Path("/run/nologin"),
     ) -> None:
         self._vms = vms
         self._unknown = unknown
@@ -42,6 +44,7 @@ class Callbacks:
         self._arrival = arrival
         self._job_ended = job_completed
         self._console_left = console_left
+        self._nologin = nologin
 
     def register(self, connection: Connection, conn: Any) -> None:
         """Raises: libvirtError when the connection is lost meanwhile."""
@@ -89,6 +92,8 @@ class Callbacks:
             self._vms.move(vm_id, machine.on_resumed)
         elif event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN:
             by_host = detail == getattr(libvirt, "VIR_DOMAIN_EVENT_SHUTDOWN_HOST", 2)
+            # Asked by libvirt-guests it looks like the guest's own will, and an engine would leave it down.
+            by_host = by_host or (record.life.powerdown_mono is None and hostfacts.going_down(self._nologin))
             reason = ExitReason.HOST_SHUTDOWN if by_host else ExitReason.USER_SHUTDOWN
             self._vms.move(vm_id, lambda life: machine.on_shutdown(life, reason))
         if record is not None and record.life.status is VmStatus.MIGRATION_DESTINATION:

@@ -58,6 +58,14 @@ def firmware(root: Path = Path("/")) -> dict[str, str]:
     return found
 
 
+def going_down(nologin: Path = Path("/run/nologin")) -> bool:
+    """Is the host shutting down? systemd says so to those who would log in, before it lets guests be shut down."""
+    try:
+        return "going down" in nologin.read_text(encoding="ascii", errors="replace")[:1024]
+    except OSError:
+        return False
+
+
 def kvm_usable(device: str = "/dev/kvm", cpuinfo: str = "/proc/cpuinfo") -> bool:
     """Both are needed: libvirt offers KVM wherever the module is, even where it emulates each instruction or where
     only root may open the device.
