@@ -61,11 +61,11 @@ def _change(devices: Devices, hooks: DeviceHooks, vm_id: str, untrusted_spec: An
 
 
 def _drive(record: VmRecord, spec: Mapping[str, Any], kind: str) -> Drive:
-    """The drive that is meant: by interface and index, else the first of its kind."""
+    """The drive that is meant: by interface and index, else the first of its kind that is not made of files."""
     wanted = ""
     if "iface" in spec and str(spec.get("index", "")).isdigit() and int(spec["index"]) < 26:
         wanted = _PREFIX.get(str(spec["iface"]), "") + chr(ord("a") + int(spec["index"]))
-    for drive in record.devices.drives:
+    for drive in sorted(record.devices.drives, key=lambda drive: drive.payload):
         if drive.device == kind and wanted in ("", drive.name):
             return drive
     raise ChangeDiskFailed(f"there is no {kind} drive{f' {wanted}' if wanted else ''}")

@@ -81,6 +81,14 @@ def test_a_vm_of_an_engine_starts_with_all_that_it_names(house: RunningHouse, li
     for path, content in FILES.items():
         assert isoinfo(image, "-R", "-x", f"/{path}") == content
 
+    # Its CD-ROM is not the one that is changed, whichever comes first.
+    iso = boot_disk(house, str(uuid.uuid4()))
+    for spec in (str(iso), {"path": str(iso), "iface": "sata", "index": "2"}):
+        house.call("VM.changeCD", {"vmID": vm_id, "driveSpec": spec})
+        blocks = libvirtd.virsh("domblklist", f"engine-{vm_id[:8]}").split()
+        assert (blocks[blocks.index("sdc") + 1], blocks[blocks.index("sdd") + 1]) == (str(iso), str(image))
+        house.call("VM.changeCD", {"vmID": vm_id, "driveSpec": ""})
+
     house.call("VM.destroy", {"vmID": vm_id, "gracefulAttempts": 0})
     eventually(lambda: not image.exists(), within_s=10)
 
