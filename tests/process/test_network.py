@@ -256,7 +256,6 @@ def test_two_hundred_networks(host: Namespace) -> None:
     many = {f"net{number}": {"mtu": 1400} for number in range(200)}
     host.do("setup", many, {}, {"commitOnSuccess": True})
     assert set(many) <= set(host.links())
-    assert host.do("setup", many, {}, {}) is None
     host.do("setup", {name: {"remove": True} for name in many}, {}, {})
     assert set(host.links()) == {"lo", "veth_a", "veth_b"}
 

@@ -38,7 +38,9 @@ def qos(name: str, given: Any) -> dict[str, Any]:
 
 def bridge_options(name: str, custom: Any, *, bridged: bool) -> dict[str, str]:
     """Of custom property bridge_opts; the others are for hooks."""
-    text = custom.get("bridge_opts") if isinstance(custom, Mapping) else None
+    if custom is not None and not isinstance(custom, Mapping):
+        raise BadNetworkParameters(f"{name}: custom is no object")
+    text = custom.get("bridge_opts") if custom else None
     if not text or not bridged:
         return {}
     found = options.split(str(text))
@@ -57,11 +59,8 @@ def true(value: Any) -> bool:
 def tag(name: str, value: Any) -> int | None:
     if value in (None, ""):
         return None
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        number = -1
-    if not 0 <= number <= 4094:
+    number = _whole(value)
+    if number is None or not 0 <= number <= 4094:
         raise BadVlan(name, f"{value!r} is not a VLAN id")
     return number
 
@@ -69,13 +68,17 @@ def tag(name: str, value: Any) -> int | None:
 def mtu(name: str, value: Any) -> int | None:
     if value in (None, ""):
         return None
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        number = 0
-    if not 68 <= number <= 65535:
+    number = _whole(value)
+    if number is None or not 68 <= number <= 65535:
         raise BadNetworkParameters(f"{name}: {value!r} is not an MTU")
     return number
+
+
+def _whole(value: Any) -> int | None:
+    """Of a number, or of its digits as engines send them."""
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value[:9])
+    return value if type(value) is int else None
 
 
 def address(name: str, given: Mapping[str, Any]) -> str:
@@ -88,6 +91,8 @@ def address(name: str, given: Mapping[str, Any]) -> str:
         interface = ipaddress.IPv4Interface(f"{ip}/{mask}")
     except ValueError as error:
         raise BadAddress(name, str(error)) from error
+    if "." in str(mask) and str(interface.netmask) != mask:
+        raise BadAddress(name, f"{mask!r} is not a netmask")
     return _of_a_host(name, interface)
 
 
