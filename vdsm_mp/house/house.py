@@ -7,17 +7,16 @@ are the only ways in; `master.py` calls them from its loop. Stages of stopping a
 
 import enum
 import os
-import signal
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from vdsm_mp.common import kernel, log, program
-from vdsm_mp.house import members, spawn
+from vdsm_mp.common import log, program
+from vdsm_mp.house import killing, members, remains, spawn
 from vdsm_mp.house.children import Children
 from vdsm_mp.house.logwriter import LogWriter
+from vdsm_mp.house.looks import Done, Looks
 from vdsm_mp.house.members import Lost, Process, State, Worker
 from vdsm_mp.ipc import control
 from vdsm_mp.workers.table import ChildSpec, WorkerSpec
@@ -80,11 +79,10 @@ class House:
         self._stage = -1
         self._stage_ends_mono = 0.0
         self._hurry = False
-        self._reports: dict[int, tuple[str, Callable[[str | None], None]]] = {}
+        self._looks = Looks()
         self.watch: Callable[[Process], None] = lambda process: None
         self.unwatch: Callable[[Process], None] = lambda process: None
-        # The kernel's count of its kills, up to twice OOM_EVERY_S old, to tell them from other SIGKILLs.
-        self._oom_kills = deque([(self.started_mono, kernel.oom_kills())], maxlen=2)
+        self._kernel_kills = remains.KernelKills(self.started_mono, OOM_EVERY_S)
 
     # Beginning
 
@@ -127,8 +125,7 @@ class House:
             case control.CloseChild():
                 self.children.close(note.kind, note.name)
             case control.Report():
-                if (asked := self._reports.pop(note.id, None)) is not None:
-                    asked[1](note.text)
+                self._looks.answered(note.id, note.text)
 
     def _ready(self, worker: Worker) -> None:
         now = time.monotonic()
@@ -192,14 +189,14 @@ class House:
         process = worker.process
         assert process is not None
         now = time.monotonic()
-        why_killed = process.why_killed or self._killed_by_kernel(status)
+        why_killed = process.why_killed or self._kernel_kills.reason(status)
         reason = members.how_it_ended(status, why_killed)
-        by_others = not why_killed and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        by_others = not why_killed and remains.killed(status)
         if worker.said:
             reason += f": {worker.said}"
         self._forget(worker, process)
-        self._sweep(process.pid)
-        self._log_stacks(process)
+        remains.sweep(process.pid)
+        remains.log_stacks(process)
         name = worker.spec.name
         if self.state is HouseState.STOPPING or worker.state is State.LEAVING:
             logger.info("%s left: %s", name, reason)
@@ -231,10 +228,6 @@ class House:
     def _replaced(self) -> bool:
         return program.build_id() != self.build
 
-    def _killed_by_kernel(self, status: int) -> str:
-        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        return "out of memory" if killed and kernel.oom_kills() > self._oom_kills[0][1] else ""
-
     def _never_starts(self, worker: Worker, reason: str) -> None:
         worker.state = State.FAILED
         worker.history.last_reason, worker.history.last_at_mono = reason, time.monotonic()
@@ -255,27 +248,7 @@ class House:
         worker.vitals, worker.pss_kib = {}, 0
         self._tell_all(control.Peer(name=worker.spec.name, epoch=worker.epoch, up=False), but=worker)
         self.children.close_all_of(worker.spec.name)
-        for number in [n for n, (name, _) in self._reports.items() if name == worker.spec.name]:
-            self._reports.pop(number)[1](None)
-
-    def _sweep(self, session: int) -> None:
-        """Kill programs that a dead worker was running: two qemu-img on one volume would be worse than none."""
-        for facts in kernel.in_session(session):
-            if facts.pid != session:
-                try:
-                    os.kill(facts.pid, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    continue  # gone, or root's: that one ends with its standard input
-                logger.warning("killed %s pid=%d, left behind by pid %d", facts.name, facts.pid, session)
-
-    def _log_stacks(self, process: Process) -> None:
-        size = os.fstat(process.stacks_fd).st_size
-        if size:
-            text = os.pread(process.stacks_fd, 64 << 10, 0).decode(errors="replace")
-            for line in text.splitlines():
-                logger.error("%s stack: %s", process.name, line)
-        os.close(process.stacks_fd)
-        process.stacks_fd = -1
+        self._looks.died(worker.spec.name)
 
     def _write_off(self, name: str, kind: str, process: Process) -> None:
         logger.critical("%s pid=%d survives SIGKILL: it hangs in the kernel and is written off", name, process.pid)
@@ -298,8 +271,7 @@ class House:
     def beat(self, late_s: float = 0.0) -> None:
         """Look at every deadline. Called several times a second while `busy`. late_s: after it should have been."""
         now = time.monotonic()
-        if now - self._oom_kills[-1][0] >= OOM_EVERY_S:
-            self._oom_kills.append((now, kernel.oom_kills()))
+        self._kernel_kills.beat(now)
         for worker in self.workers.values():
             if late_s > AWAY_S:
                 worker.beat_mono += late_s
@@ -324,40 +296,24 @@ class House:
 
     def _look_at(self, worker: Worker, process: Process, now: float) -> None:
         if process.killing:
-            self._carry_on_killing(worker, process, now)
+            if killing.carry_on(process, now):
+                self._lose(worker, process, now)
         elif worker.state is State.STARTING and now - process.started_mono > worker.spec.start_s:
-            self._kill(process, f"not ready within {worker.spec.start_s:g} s", now)
+            killing.begin(process, f"not ready within {worker.spec.start_s:g} s", now)
         elif now - worker.beat_mono > members.SILENCE_S + (5.0 if worker.state is State.STARTING else 0.0):
-            self._kill(process, f"hung: no heartbeat for {now - worker.beat_mono:.1f} s", now)
+            killing.begin(process, f"hung: no heartbeat for {now - worker.beat_mono:.1f} s", now)
 
-    def _kill(self, process: Process, why: str, now: float, *, stacks: bool = True) -> None:
-        """SIGABRT, so that it writes its stacks; SIGKILL after a real pause; after that it is written off.
-
-        A process that is stopped writes nothing: no pause for that.
-        """
-        facts = kernel.process(process.pid)
-        stacks = stacks and (facts is None or facts.state not in "Tt")
-        process.why_killed = why
-        logger.error("%s pid=%d: %s", process.name, process.pid, why)
-        abort = [(now, signal.SIGABRT.value)] if stacks else []
-        kill_at = now + (members.DUMP_S if stacks else 0.0)
-        process.killing = [*abort, (kill_at, signal.SIGKILL.value), (kill_at + members.KILL_S, 0)]
-
-    def _carry_on_killing(self, worker: Worker, process: Process, now: float) -> None:
-        while process.killing and now >= process.killing[0][0]:
-            _, number = process.killing.pop(0)
-            if number:
-                signal.pidfd_send_signal(process.pidfd, number)
-                continue
-            self._write_off(worker.spec.name, "worker", process)
-            self._forget(worker, process)
-            os.close(process.stacks_fd)
-            if self._stopping:
-                worker.state = State.STOPPED
-                self._next_stage()
-            else:
-                worker.history.died(now, 0.0, f"written off ({process.why_killed})")
-                worker.state, worker.next_start_mono = State.WAITING, now
+    def _lose(self, worker: Worker, process: Process, now: float) -> None:
+        """It survives SIGKILL: written off, and its place is free."""
+        self._write_off(worker.spec.name, "worker", process)
+        self._forget(worker, process)
+        os.close(process.stacks_fd)
+        if self._stopping:
+            worker.state = State.STOPPED
+            self._next_stage()
+        else:
+            worker.history.died(now, 0.0, f"written off ({process.why_killed})")
+            worker.state, worker.next_start_mono = State.WAITING, now
 
     # Stopping
 
@@ -401,7 +357,8 @@ class House:
         for worker in self.workers.values():
             process = worker.process
             if process is not None and worker.spec.stage <= self._stage and not process.killing:
-                self._kill(process, f"did not leave within {worker.spec.grace_s:g} s", now, stacks=not self._hurry)
+                why = f"did not leave within {worker.spec.grace_s:g} s"
+                killing.begin(process, why, now, stacks=not self._hurry)
 
     def _empty(self) -> None:
         self.state = HouseState.EMPTY
@@ -431,17 +388,17 @@ class House:
         # Not ready any more: peers must not send it new calls.
         self._tell_all(control.Peer(name=name, epoch=worker.epoch, up=False), but=worker)
         self._tell(worker, control.Leave(within_s=max(0.2, grace_s - 0.5)))
-        worker.process.killing = [(now + grace_s, signal.SIGKILL.value), (now + grace_s + members.KILL_S, 0)]
+        killing.at(worker.process, now + grace_s)
         return ""
 
-    def look(self, number: int, name: str, kind: str, seconds: float, done: Callable[[str | None], None]) -> str:
+    def look(self, number: int, name: str, kind: str, seconds: float, done: Done) -> str:
         """Ask a worker for its stacks or a profile; done(text), or done(None) when it died first. "" or why not."""
         worker = self.workers.get(name)
         if worker is None:
             return f"no worker is called {name}; there are: {', '.join(self.workers)}"
-        self._reports[number] = (name, done)
+        self._looks.ask(number, name, done)
         if not self._tell(worker, control.Look(id=number, kind=kind, seconds=seconds)):
-            del self._reports[number]
+            self._looks.withdraw(number)
             return f"{name} does not listen"
         return ""
 

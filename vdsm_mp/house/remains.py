@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a process leaves when it has ended: programs it was running, its last stacks, a trace of who killed it."""
+
+import os
+import signal
+from collections import deque
+
+from vdsm_mp.common import kernel, log
+from vdsm_mp.house.members import Process
+
+logger = log.named("master")
+
+#: Of the stacks that a process wrote before it ended, so much is logged.
+_MOST_STACK_BYTES = 64 << 10
+
+
+def sweep(session: int) -> None:
+    """Kill programs that a dead worker was running: two qemu-img on one volume would be worse than none."""
+    for facts in kernel.in_session(session):
+        if facts.pid != session:
+            try:
+                os.kill(facts.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue  # gone, or root's: that one ends with its standard input
+            logger.warning("killed %s pid=%d, left behind by pid %d", facts.name, facts.pid, session)
+
+
+def log_stacks(process: Process) -> None:
+    """Once: the descriptor is closed."""
+    if os.fstat(process.stacks_fd).st_size:
+        text = os.pread(process.stacks_fd, _MOST_STACK_BYTES, 0).decode(errors="replace")
+        for line in text.splitlines():
+            logger.error("%s stack: %s", process.name, line)
+    os.close(process.stacks_fd)
+    process.stacks_fd = -1
+
+
+def killed(status: int) -> bool:
+    """By SIGKILL, whoever sent it."""
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+class KernelKills:
+    """How often the kernel killed for want of memory, up to twice `every_s` ago, to tell that from other SIGKILLs."""
+
+    def __init__(self, now: float, every_s: float) -> None:
+        self._every_s = every_s
+        self._counts = deque([(now, kernel.oom_kills())], maxlen=2)
+
+    def beat(self, now: float) -> None:
+        if now - self._counts[-1][0] >= self._every_s:
+            self._counts.append((now, kernel.oom_kills()))
+
+    def reason(self, status: int) -> str:
+        """ "" when it was not the kernel."""
+        return "out of memory" if killed(status) and kernel.oom_kills() > self._counts[0][1] else ""
