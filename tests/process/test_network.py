@@ -2,6 +2,7 @@
 """Host.setupNetworks on real links in a network namespace of the test's own, with root's real helper."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -220,6 +221,21 @@ def test_one_network_that_cannot_be_restored_does_not_cost_the_others(host: Name
     host.ip("link", "delete", "red")
     assert host.do("look") == []
     assert host.links()["veth_b"][0] == "red"
+
+
+def test_a_network_comes_back_without_what_the_kernel_refuses(host: Namespace) -> None:
+    host.do("setup", {"ovirtmgmt": MANAGEMENT}, {}, {"commitOnSuccess": True})
+    host.reboot()
+    # As if another kernel had taken it: this one forwards no frames of its own spanning tree.
+    safe = host.place / "state/network/safe.json"
+    kept = json.loads(safe.read_text())
+    kept["networks"]["ovirtmgmt"]["bridge_options"] = {"group_fwd_mask": "7"}
+    safe.write_text(json.dumps(kept))
+    host.start()
+    assert host.links()["ovirtmgmt"] == ("", ["192.0.2.2"])
+    assert host.gateway() == ("192.0.2.1", "ovirtmgmt")
+    assert any("could not be brought up" in problem for problem in host.do("look"))
+    assert host.links()["ovirtmgmt"] == ("", ["192.0.2.2"])
 
 
 def test_a_nic_that_went_away_takes_its_place_again_when_it_comes_back(host: Namespace) -> None:

@@ -107,11 +107,19 @@ class Upkeep:
         done = Config()
         for net in sorted(safe.networks.values(), key=lambda net: not net.default_route):
             if net.name in nets:
-                under = {net.base} & safe.bonds.keys()
-                needed = {name: safe.bonds[name] for name in done.bonds.keys() | under}
-                more = Config(networks={**done.networks, net.name: net}, bonds=needed)
-                done = more if self._apply(more, {net.name, *(under - done.bonds.keys())}) else done
+                done = self._restore_one(done, net, safe)
         self._networks.own(safe)
+
+    def _restore_one(self, done: Config, net: Network, safe: Config) -> Config:
+        """`done` and what could be done of this one: without its trimmings rather than not at all."""
+        under = {net.base} & safe.bonds.keys()
+        bonds = {name: safe.bonds[name] for name in done.bonds.keys() | under}
+        plain = msgspec.structs.replace(net, host_qos={}, nameservers=(), bridge_options={})
+        for wanted in (net, plain) if plain != net else (net,):
+            more = Config(networks={**done.networks, net.name: wanted}, bonds=bonds)
+            if self._apply(more, {net.name, *(under - done.bonds.keys())}):
+                return more
+        return done
 
     def _apply(self, config: Config, names: set[str]) -> bool:
         try:
