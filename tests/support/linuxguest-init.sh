@@ -9,7 +9,10 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 exec >/dev/ttyS0 2>&1 </dev/null
-for module in $(cat /modules.order); do insmod "/modules/$module" || echo "GUEST: module $module did not load"; done
+for module in $(cat /modules.order); do
+    [ "$module" != efivarfs.ko ] || [ -d /sys/firmware/efi ] || continue
+    insmod "/modules/$module" || echo "GUEST: module $module did not load"
+done
 hostname linux-guest
 ip link set lo up
 mdev -s

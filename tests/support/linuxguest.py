@@ -28,7 +28,7 @@ _INIT, _SHUTDOWN = _HERE / "linuxguest-init.sh", _HERE / "linuxguest-shutdown.sh
 _AGENT = Path("/usr/sbin/qemu-ga")
 _MODULES = (
     "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_balloon", "virtio_scsi", "sd_mod",
-    "crc32c_generic", "ext4", "button", "evdev",
+    "crc32c_generic", "ext4", "button", "evdev", "efivarfs",
 )  # fmt: skip
 _RELEASE = 'NAME="Test Linux"\nID=testlinux\nVERSION_ID="7"\nVERSION="7 (seven)"\nPRETTY_NAME="Test Linux 7"\n'
 _CMDLINE = "console=ttyS0 quiet mitigations=off tsc=unstable no_timer_check random.trust_cpu=on panic=-1"
