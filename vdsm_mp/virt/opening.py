@@ -38,7 +38,7 @@ class Attempt:
 
     def _run(self) -> None:
         conn = sock = None
-        before = _sockets()
+        before = connected()
         try:
             conn = libvirt.open(self._uri)
             sock = _new_socket(before)
@@ -57,7 +57,7 @@ class Attempt:
             conn.close()
 
 
-def _sockets() -> dict[int, int]:
+def connected() -> dict[int, int]:
     """{inode: descriptor} of our connections to libvirt daemons."""
     found: dict[int, int] = {}
     for number in map(int, os.listdir("/proc/self/fd")):
@@ -77,7 +77,7 @@ def _sockets() -> dict[int, int]:
 
 def _new_socket(before: dict[int, int]) -> socket.socket | None:
     """A duplicate of the socket that was opened since. libvirt has no call that tells its descriptor."""
-    new = [number for inode, number in _sockets().items() if inode not in before]
+    new = [number for inode, number in connected().items() if inode not in before]
     try:
         return socket.socket(fileno=os.dup(max(new))) if new else None
     except OSError:

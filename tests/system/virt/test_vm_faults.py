@@ -24,6 +24,7 @@ from vdsm_mp.virt.calling import LATE_S
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.migration_params import NOTE, Note
+from vdsm_mp.virt.opening import connected
 
 pytestmark = [pytest.mark.system, needs_root(), needs_program("libvirtd", "qemu-system-x86_64", "unshare", "nsenter")]
 
@@ -243,6 +244,8 @@ def test_calls_that_hang_before_anybody_knows_hold_up_no_calls_of_other_vms(
     stuck, well = [new_guest(room) for _ in range(6)], new_guest(room)
     room.call("VM.pause", vmID=well.vm_id)
     room.call("VM.cont", vmID=well.vm_id)
+    room.sample()
+    before = len(connected())
     with ExitStack() as stack:
         calls = stack.enter_context(ThreadPoolExecutor(len(stuck)))
         for guest in stuck:
@@ -262,6 +265,8 @@ def test_calls_that_hang_before_anybody_knows_hold_up_no_calls_of_other_vms(
         assert max(took) < 1.5, took
         assert room.state(Connection).alive
     assert room.state(Connection).reconnects == 1
+    # Those that the hanging calls kept are closed with them; one for events, calls and statistics each are left.
+    eventually(lambda: len(connected()) <= before, within_s=15)
 
 
 @pytest.mark.usefixtures("thawed")
