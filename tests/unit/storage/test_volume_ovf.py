@@ -161,10 +161,12 @@ def test_transfers_are_few_and_end_by_themselves(house: StorageRoom, monkeypatch
     with pytest.raises(Busy):
         transfers.open(volumes, ask(stores[3]))
     # Only now may they grow old: all three had to be there at once.
-    monkeypatch.setattr(ovf_store, "IDLE_S", 0.3)
+    monkeypatch.setattr(ovf_store, "IDLE_WITHOUT_DOOR_S", 0.3)
+    transfers.worker_changed("clientif", up=False)
     for task_id in begun:
         assert "nothing happened" in failed(house, task_id)
     task_id = eventually(lambda: transfers.open(volumes, ask(stores[3])))
+    transfers.worker_changed("clientif", up=False)
     failed(house, task_id)
 
 
