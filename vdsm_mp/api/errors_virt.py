@@ -386,6 +386,13 @@ class MigrationCancelFailed(_Sentence, Failed):
     msg = "Cannot cancel the migration: {self.reason}"
 
 
+class SealFailed(_Sentence, Failed):
+    """The disks may be half sealed; the engine throws the template away."""
+
+    code = 100
+    msg = "Cannot seal the template: {self.reason}"
+
+
 class TransientDisk(_Sentence, Conflict):
     """Nothing was done."""
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from msgspec import field
 
+from vdsm_mp.api.errors_task import JobExists
+from vdsm_mp.api.errors_virt import SealFailed
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
@@ -42,9 +44,13 @@ class SendDesktopCommand(Message, frozen=True, kw_only=True):
     message: str
 
 
-@verb("VM.seal", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, planned=True)
+@verb("VM.seal", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, raises=(SealFailed, JobExists))
 class SealVm(Message, frozen=True, kw_only=True):
-    """Make the disks of a template anonymous, as a job."""
+    """Make the disks of a template anonymous, as a job; needs virt-sysprep on the host (100).
+
+    images: `sd_id`, `img_id`, `vol_id` of each, all disks of the template. They may be ILLEGAL meanwhile. When the job
+    fails they may be half sealed.
+    """
 
     vm_id: Uuid = field(name="vmID")
     job_id: Uuid

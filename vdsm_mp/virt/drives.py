@@ -39,23 +39,24 @@ class Drives:
         self._paying = False
         self._lock = threading.Lock()
 
-    def prepare(self, ids: VolumeIds) -> PreparedDrive:
+    def prepare(self, ids: VolumeIds, *, allow_illegal: bool = False) -> PreparedDrive:
         """Idempotent, so a storage worker that dies over it is asked again when it is back.
 
         Raises: what storage raised, DeadlineExceeded, PeerRestarted and StillStarting when it does not come back.
         """
         return patiently(
-            lambda: self._prepare(ids),
+            lambda: self._prepare(ids, allow_illegal=allow_illegal),
             _COMES_BACK_S,
             away=(PeerRestarted, StillStarting),
             hurry=lambda: self._background.draining,
         )
 
-    def _prepare(self, ids: VolumeIds) -> PreparedDrive:
+    def _prepare(self, ids: VolumeIds, *, allow_illegal: bool = False) -> PreparedDrive:
         with self._lock:
             self._owed.pop(ids.image_id, None)
         ask = PrepareDrive(
-            pool_id=ids.pool_id, sd_id=ids.sd_id, image_id=ids.image_id, volume_id=ids.volume_id
+            pool_id=ids.pool_id, sd_id=ids.sd_id, image_id=ids.image_id, volume_id=ids.volume_id,
+            allow_illegal=allow_illegal,
         )  # fmt: skip
         answer = self._caller.ask(ask, deadline_s=_PREPARE_S)
         assert isinstance(answer, PreparedDrive)
