@@ -6,7 +6,6 @@ the disk or with the VM. An overlay is called `<domain>-<volume>.<vm>-<random>`,
 any other record. Such a VM cannot leave this host.
 """
 
-import contextlib
 import secrets
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Collection, Mapping
@@ -89,5 +88,7 @@ def uncached(disk: ET.Element) -> None:
 
 
 def _unlink(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("overlay %s stays: %s", path, error)
