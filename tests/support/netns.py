@@ -143,6 +143,13 @@ class Namespace:
             ["ip", "netns", "exec", self.name, *argv], check=True, capture_output=True, text=True
         ).stdout
 
+    def run_python(self, module: str) -> str:
+        """What a module of the tests prints that runs in the namespace."""
+        argv = ["ip", "netns", "exec", self.name, sys.executable, "-m", module]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, cwd=_CHECKOUT)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
     @contextlib.contextmanager
     def beside(self, program: str, *arguments: str) -> Iterator[None]:
         """A program of Python that runs in the namespace until its input ends."""

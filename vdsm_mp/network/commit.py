@@ -48,6 +48,11 @@ class Networks:
         self._known = False
 
     @property
+    def changing(self) -> bool:
+        """Is a change under way? Then what is there is neither the old nor the new."""
+        return self._turn.locked()
+
+    @property
     def config(self) -> Config:
         """What is ours now."""
         return self._config

@@ -58,8 +58,8 @@ class Upkeep:
 
     def look(self, seen: State) -> None:
         """One beat; `seen` is the same object as long as the kernel told of no change."""
-        if not self._lock.acquire(blocking=False):
-            return  # the beat before still brings something up
+        if self._networks.changing or not self._lock.acquire(blocking=False):
+            return  # or the beat before still brings something up
         try:
             timed = self._clock() - self._looked_at >= _LOOK_EVERY_S
             config = self._networks.config
