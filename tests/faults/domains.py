@@ -26,7 +26,8 @@ from tests.faults.deaths import in_session
 from tests.faults.powercut import Stage, stage
 from tests.faults.steps import Steps
 from tests.support.eventually import eventually
-from tests.support.storage_room import StorageRoom
+from tests.support.ledger import run as run_program
+from tests.support.storage_room import StorageRoom, qemu_check, write_pattern
 from vdsm_mp.api.ovf_store import MAX_PIECE
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
@@ -295,7 +296,46 @@ def exported(house: StorageRoom) -> bool:
     return bool(house.info(IMAGE, LEAF, SECOND)["legality"] == "LEGAL")
 
 
+# --- a chain from one domain to another
+
+
+def with_second(house: StorageRoom) -> None:
+    activated(house)
+    house.create(IMAGE, BASE)
+    house.create(IMAGE, LEAF, srcImgUUID=IMAGE, srcVolUUID=BASE)
+    write_pattern(house.image(IMAGE) / LEAF, "qcow2", 0x5A, 0, 65536)
+
+
+def move(house: StorageRoom) -> None:
+    ids = {"imageID": IMAGE, "storagepoolID": house.pool_id, "storagedomainID": house.sd_id, "dstSdUUID": SECOND}
+    status = house.ended(house.call("Image.move", **ids, operation=2, postZero=True, force=False))
+    if status["code"]:
+        raise FaultReported(status["message"])
+
+
+def moved(house: StorageRoom) -> bool:
+    """In one place or the other. A source that is still there while the move is told of as done goes by itself."""
+    there = second_dir(house) / SECOND / "images"
+    if not any(there.iterdir()):
+        whole_chain(house, house.sd_id, house.domain / "images")
+        return False
+    eventually(lambda: not any((house.domain / "images").iterdir()))
+    whole_chain(house, SECOND, there)
+    return True
+
+
+def whole_chain(house: StorageRoom, sd_id: str, images: Path) -> None:
+    assert os.listdir(images) == [IMAGE]
+    files = {f"{one}{suffix}" for one in (BASE, LEAF) for suffix in ("", ".meta")}
+    assert set(os.listdir(images / IMAGE)) == files
+    assert {house.info(IMAGE, one, sd_id)["legality"] for one in (BASE, LEAF)} == {"LEGAL"}
+    qemu_check(images / IMAGE / LEAF)
+    read = run_program("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 0x5a 0 65536", str(images / IMAGE / LEAF))
+    assert "verification failed" not in read, read
+
+
 SCENARIOS = {
+    "move": Scenario(with_second, move, moved),
     "export": Scenario(with_export, export, exported),
     "update OVFs": Scenario(
         lambda house: update_ovfs(house, **{VM_1: _OLD}),

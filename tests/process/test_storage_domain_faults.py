@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.timeout(600)
 
 _DOMAINS = ("create", "format", "pool", "attach", "activate", "detach", "switch", "upgrade")
-_OVFS = ("update OVFs", "remove OVF", "put OVF store", "export")
+_OVFS = ("update OVFs", "remove OVF", "put OVF store", "export", "move")
 _STRIDE = int(os.environ.get("VDSM_MP_FAULTS_STRIDE", "0"))
 
 
@@ -33,7 +33,7 @@ _QUICK = [
 def test_a_fault_at_any_step_leaves_what_can_be_asked_for_again(tmp_path: Path, scenario: str, fault: str) -> None:
     if fault == "cut" and os.geteuid() != 0:
         pytest.skip("a power cut needs mounts, and so root")
-    stride = _STRIDE or {"switch": 25, "export": 30, "upgrade": 9, "create": 7}.get(scenario, 5)
+    stride = _STRIDE or {"switch": 25, "export": 30, "move": 15, "upgrade": 9, "create": 7}.get(scenario, 5)
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.domains", scenario, fault, tmp_path, str(stride)],
         check=False,

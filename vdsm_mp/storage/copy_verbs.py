@@ -11,7 +11,7 @@ from vdsm_mp.api.errors_volume import (
 from vdsm_mp.api.image import CloneImageStructure, MoveImage, SyncImageData
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.volume import CopyVolume
-from vdsm_mp.storage import fake_template, image_copy, image_delete
+from vdsm_mp.storage import fake_template, image_copy, volume_undo
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import DomainClass
 from vdsm_mp.storage.image_copy import CopySpec, Place
@@ -83,18 +83,12 @@ def move_image(volumes: Volumes, ask: MoveImage) -> str:
             image_copy.clone_structure(target, volumes.leases_of(target), image, chain, run.progress, legal=False)
             own = image_copy.layers_of(image, chain, "ALL")
             image_copy.copy_layers(source, target, image, chain, own, run.progress)
-        run.settle()
-        if ask.operation == _MOVE:
-            # Not before the success is stored: until then the copy is what would be undone.
-            run.then.append(lambda: _delete_source(volumes, source, ask.image_id, run, wipe=ask.post_zero))
+            run.settle()
+            if ask.operation == _MOVE:
+                # Not before the success is stored: until then the copy is what would be undone.
+                run.finish = volume_undo.source_to_go(source, target, ask.image_id, wipe=ask.post_zero)
 
     return volumes.tasks.start("moveImage", job, spm=True, key=key_of(ask.image_id), recoveries=steps)
-
-
-def _delete_source(volumes: Volumes, source: FileDomain, image_id: str, run: TaskRun, *, wipe: bool) -> None:
-    with volumes.changing(f"moveImage {image_id}", source, image_id):
-        remnant = image_delete.take_away(source, image_id, wipe=wipe)
-    image_delete.remove_remnant(source, remnant, run.progress)
 
 
 def _refuse_template_in_use(source: FileDomain, image_id: str) -> None:

@@ -11,11 +11,12 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from vdsm_mp.api.errors_storage import StorageFileExists
+from vdsm_mp.api.errors_storage import StorageFileExists, StorageFileMissing
 from vdsm_mp.api.errors_task import RecoveryInvalid
 from vdsm_mp.api.errors_volume import ImageDoesNotExist, VolumeDoesNotExist
 from vdsm_mp.api.types import UUID_PATTERN
 from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.image_delete import remove_remnant, take_away
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.volume_file import (
@@ -27,7 +28,8 @@ from vdsm_mp.storage.volume_file import (
     unlink_volume,
     volume_path,
 )
-from vdsm_mp.tasks.record import Recovery
+from vdsm_mp.tasks.progress import Progress
+from vdsm_mp.tasks.record import FINISH, Recovery
 from vdsm_mp.tasks.registry import unknown_recovery
 
 _log = logging.getLogger("storage.undo")
@@ -81,6 +83,21 @@ def volume_created(domain: FileDomain, image_id: str, volume_id: str) -> Recover
     )
 
 
+def source_to_go(source: FileDomain, target: FileDomain, image_id: str, *, wipe: bool) -> Recovery:
+    """Of a finished move: the image leaves the domain it came from.
+
+    The directory is written down as it is now: whatever else is in its place later stays. Raises: storage errors.
+    """
+    found = source.io.stat(image_path(image_id))
+    return Recovery(
+        f"finish move: {image_id}",
+        "image",
+        FINISH,
+        "removeSource",
+        (source.sd_id, target.sd_id, image_id, str(found.inode), repr(found.modified_at), "wipe" if wipe else "keep"),
+    )
+
+
 def _of_file(name: str, function: str, *params: str) -> Recovery:
     return Recovery(name, "fileVolume", "FileVolume", function, params)
 
@@ -115,6 +132,7 @@ class Undoing:
             for name, function in volume.items()
         }
         self._table["sd", "StorageDomain", "create_image_rollback"] = self._image
+        self._table["image", FINISH, "removeSource"] = self._remove_source
 
     def __call__(self, recovery: Recovery, task_id: str) -> None:
         """Raises: RecoveryInvalid (not known here), DomainNotFound, ClaimTimedOut, storage errors."""
@@ -170,6 +188,24 @@ class Undoing:
         domain, image_id, volume_id = self._named(recovery, *recovery.params[1:4])
         with self._holding(domain, image_id):
             remove_created(domain, image_id, volume_id)
+
+    def _remove_source(self, recovery: Recovery) -> None:
+        if len(recovery.params) != 6:
+            raise RecoveryInvalid(recovery.name, f"parameters {recovery.params}")
+        source_id, target_id, image_id, inode, modified_at, how = recovery.params
+        source, _, _ = self._named(recovery, source_id, target_id, image_id)
+        target = self._domains.find(target_id)
+        with self._holding(source, image_id):
+            try:
+                found = source.io.stat(image_path(image_id))
+            except StorageFileMissing:  # it went before the death that brought us here
+                return
+            if (str(found.inode), repr(found.modified_at)) != (inode, modified_at):
+                _log.warning("image %s on domain %s is not the one that was moved; it stays", image_id, source_id)
+                return
+            read_image(target, image_id).chain()  # it is there, or nothing goes
+            remnant = take_away(source, image_id, wipe=how == "wipe")
+        remove_remnant(source, remnant, Progress())
 
     def _renamed(self, recovery: Recovery) -> None:
         raise RecoveryInvalid(recovery.name, "renamed volumes are of a format that is not written any more")

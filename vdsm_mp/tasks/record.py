@@ -19,10 +19,15 @@ _POLICIES = ("none", "manual", "auto")
 _MANY = 1000
 
 
+#: The owner of a recovery that undoes nothing: it finishes what a task that is done leaves to be done.
+FINISH = "Finish"
+
+
 @dataclass(frozen=True, slots=True)
 class Recovery:
     """One step that undoes something, by the names VDSM gives it: any SPM of the pool must be able to run it.
 
+    With the owner `FINISH` one of our own, which VDSM leaves alone: it belongs to a finished task.
     params: strings without comma, newline or surrounding blanks; at least one.
     """
 
@@ -38,6 +43,10 @@ class Recovery:
                 raise RecoveryInvalid(self.name, f"text cannot be stored: {text!r}")
         if not self.params or any("," in param for param in self.params):
             raise RecoveryInvalid(self.name, f"parameters cannot be stored: {self.params!r}")
+
+    @property
+    def finishes(self) -> bool:
+        return self.owner == FINISH
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,13 +48,17 @@ Undo = Callable[[Recovery, str], None]
 
 
 class TaskRun:
-    """A running task, as its job sees it. then: what follows once success is stored and nothing is undone any more."""
+    """A running task, as its job sees it.
+
+    finish: what follows once success is stored and nothing is undone any more. The task is told of as finished after
+    it; when this process dies before, the next SPM does it.
+    """
 
     def __init__(self, tasks: "Tasks", task_id: str, progress: Progress) -> None:
         self._tasks = tasks
         self.task_id = task_id
         self.progress = progress
-        self.then: list[Callable[[], None]] = []
+        self.finish: Recovery | None = None
 
     @property
     def recoveries(self) -> tuple[Recovery, ...]:
@@ -173,13 +177,37 @@ class Tasks:
         done = replace(
             record.moved(TaskState.FINISHED), code=0, message="1 jobs completed successfully", result=_text(result)
         )
-        self.put(done, save=True)
-        for function in run.then:
-            try:
-                function()
-            except Error as e:
-                _log.error("task %s succeeded, what was to follow did not: %s", task_id, e)
+        if run.finish is None:
+            self.put(done, save=True)
+        else:
+            self._save(replace(done, recoveries=(*done.recoveries, run.finish)))
+            self._finish(done, run.finish)
         return result
+
+    def _finish(self, done: TaskRecord, step: Recovery) -> None:
+        """The step that is left of a task that is done; then it is forgotten. A step that fails stays stored."""
+        try:
+            self._undo(step, done.id)
+        except Exception as e:  # the task is done, whatever comes of this
+            foreseen = isinstance(e, Error)
+            _log.error("task %s succeeded, what was to follow did not: %s", done.id, e, exc_info=not foreseen)
+            self.put(replace(done, recoveries=(*done.recoveries, step)), save=False)
+            return
+        self._put_even_unsaved(done)
+
+    def _finish_later(self, task: TaskRecord) -> None:
+        """What a worker that died left of a task that is done."""
+        steps = [one for one in task.recoveries if one.finishes]
+        rest = replace(task, recoveries=tuple(one for one in task.recoveries if not one.finishes))
+        for step in steps:
+            name = f"finish {task.id}"
+            self._background.start(name, lambda step=step: self._finish_if_kept(rest, step))  # type: ignore[misc]
+
+    def _finish_if_kept(self, done: TaskRecord, step: Recovery) -> None:
+        try:
+            self._finish(done, step)
+        except UnknownTask:  # the role went meanwhile
+            return
 
     def _fail(self, task_id: str, code: int, message: str) -> None:
         if self._background.draining:
@@ -241,14 +269,20 @@ class Tasks:
 
     def put(self, record: TaskRecord, *, save: bool) -> None:
         """Replace a record. save: on storage first, when it is an SPM task. Raises: TaskNotSaved, UnknownTask."""
-        store = self._store
         if record.tag == "spm":
-            if store is None:
-                raise UnknownTask(record.id)  # the role is gone and the task with it
             if save:
-                store.save(record)
+                self._save(record)
+            elif self._store is None:
+                raise UnknownTask(record.id)
         with self._lock:
             self._records[record.id] = record
+
+    def _save(self, record: TaskRecord) -> None:
+        """On storage; what clients see stays. Raises: TaskNotSaved, UnknownTask."""
+        store = self._store
+        if store is None:
+            raise UnknownTask(record.id)  # the role is gone and the task with it
+        store.save(record)
 
     def _forget(self, record: TaskRecord) -> None:
         with self._lock:
@@ -328,7 +362,8 @@ class Tasks:
             raise TaskNotFinished(task_id, record.state.value)
         if record.state is not TaskState.FINISHED:  # undone already, as far as that was possible
             return
-        self.put(record.moved(TaskState.RACQUIRING), save=True)
+        undone = tuple(one for one in record.recoveries if not one.finishes)
+        self.put(replace(record.moved(TaskState.RACQUIRING), recoveries=undone), save=True)
         self._background.start(f"revert {task_id}", lambda: self._roll_back_safely(task_id))
 
     # --- the SPM role
@@ -370,6 +405,8 @@ class Tasks:
             if task.id not in self._running and needs_recovery(task.state):
                 begun.append(task.id)
                 self._background.start(f"recover {task.id}", lambda task_id=task.id: self._roll_back_safely(task_id))  # type: ignore[misc]
+            elif task.state is TaskState.FINISHED:
+                self._finish_later(task)
         if self.after_recovery is not None:
             self._background.start("after recovery", self.after_recovery)
         return begun

@@ -22,7 +22,7 @@ from vdsm_mp.api.errors_task import (
 from vdsm_mp.common.errors import Internal
 from vdsm_mp.storage.domain_io import DomainIO
 from vdsm_mp.tasks.machine import TaskState
-from vdsm_mp.tasks.record import Recovery
+from vdsm_mp.tasks.record import FINISH, Recovery
 from vdsm_mp.tasks.registry import TaskRun, Tasks
 from vdsm_mp.tasks.store import TaskStore
 
@@ -387,3 +387,80 @@ def test_work_cut_short_by_the_end_of_the_worker_is_left_for_the_next_spm(
     after.run_all()
     assert undone == ["1"]
     assert seen(again, task_id)[:2] == ("finished", "cleanSuccess")
+
+
+def last_step(n: int) -> Recovery:
+    return Recovery(f"finish {n}", "image", FINISH, "removeSource", (str(n),))
+
+
+def move(run: TaskRun) -> None:
+    run.settle()
+    run.finish = last_step(7)
+
+
+def test_what_is_left_of_a_task_that_is_done_is_done_before_it_is_told(
+    files: DomainIO, background: HeldBackground
+) -> None:
+    told: list[object] = []
+    stored: list[tuple[TaskState, tuple[Recovery, ...]]] = []
+
+    def finish(recovery: Recovery, task_id: str) -> None:
+        told.append(tasks.status(task_id)["taskState"])
+        [task], _ = TaskStore(files, store="/master/tasks").load()
+        stored.append((task.state, task.recoveries))
+
+    tasks = Tasks(background, finish)
+    tasks.take_over(TaskStore(files, store="/master/tasks"))
+    task_id = tasks.start("moveImage", move, spm=True, recoveries=[undo(1)])
+    background.run_all()
+    assert told == ["running"] and stored == [(TaskState.FINISHED, (last_step(7),))]
+    assert seen(tasks, task_id) == ("finished", "success", 0)
+    [task], _ = TaskStore(files, store="/master/tasks").load()
+    assert task.recoveries == ()
+
+
+def test_what_a_dead_worker_left_of_a_task_that_is_done_is_done_by_the_next_spm(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    class Dies(Exception):
+        pass
+
+    def die(recovery: Recovery, task_id: str) -> None:
+        raise Dies
+
+    first = Tasks(background, die)
+    first.take_over(TaskStore(files, store="/master/tasks"))
+    task_id = first.start("moveImage", move, spm=True)
+    background.run_all()
+    assert seen(first, task_id) == ("finished", "success", 0)
+    following = spm(files, background, undone)
+    assert following.recover() == []
+    background.run_all()
+    assert undone == ["7"]
+    assert seen(following, task_id) == ("finished", "success", 0)
+    again = spm(files, background, undone)
+    again.recover()
+    background.run_all()
+    assert undone == ["7"]
+
+
+def test_a_task_that_is_done_is_reverted_without_its_last_step(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    def cannot(recovery: Recovery, task_id: str) -> None:
+        if recovery.finishes:
+            raise Internal("the source is not there now")
+        undone(recovery, task_id)
+
+    tasks = Tasks(background, cannot)
+    tasks.take_over(TaskStore(files, store="/master/tasks"))
+
+    def job(run: TaskRun) -> None:
+        run.settle(undo(2))
+        run.finish = last_step(7)
+
+    task_id = tasks.start("moveImage", job, spm=True)
+    background.run_all()
+    tasks.revert(task_id)
+    background.run_all()
+    assert undone == ["2"]
