@@ -42,8 +42,10 @@ def gather(loaded: Config, faults: Sequence[str] = ()) -> dict[str, Any]:
     """
     try:
         house = controlsocket.ask(loaded.vdsm_mp.run_dir, "status")
-    except (controlsocket.NotRunning, controlsocket.Refused, OSError) as error:
-        return {"house": None, "problems": [str(error), *faults], "exit_code": 2}
+    except controlsocket.NotRunning as error:
+        return {"house": None, "problems": [f"not running: {error}", *faults], "exit_code": 2}
+    except (controlsocket.Refused, OSError) as error:
+        return {"house": None, "problems": [f"cannot be asked: {error}", *faults], "exit_code": 2}
     problems = [*house_problems(house), *restart_problems(house, loaded, faults)]
     days = _days_left(loaded, problems)
     answers = _ask_door(loaded, problems)
@@ -165,7 +167,7 @@ def screen(status: Mapping[str, Any]) -> str:
     """The same for people."""
     house = status["house"]
     if house is None:
-        return "\n".join([f"not running: {status['problems'][0]}", *(f"  ! {more}" for more in status["problems"][1:])])
+        return "\n".join([status["problems"][0], *(f"  ! {more}" for more in status["problems"][1:])])
     parts = [
         f"vdsm-mp {house['version']}, pid {house['pid']}, {house['state']} for {render.seconds(house['uptime_s'])}: "
         + (_many(len(status["problems"]), "problem") if status["problems"] else "well"),

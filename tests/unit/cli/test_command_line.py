@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.certificates import make_authority
+from tests.support.needs import needs_root
 from vdsm_mp.api.catalogue import VERBS
 from vdsm_mp.cli import call, completion, main, render, status, verbhelp
 from vdsm_mp.common.options import Config, House
@@ -170,6 +171,18 @@ def test_status_without_an_agent_is_code_2_and_a_sentence(tmp_path: Path) -> Non
     gathered = status.gather(Config(vdsm_mp=House(run_dir=str(tmp_path))))
     assert gathered["exit_code"] == 2
     assert status.screen(gathered).startswith("not running: ")
+
+
+@needs_root()
+def test_who_may_not_ask_is_not_told_that_nothing_runs(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\nfrom vdsm_mp.cli import status\nfrom vdsm_mp.common.options import Config, House\n"
+        "os.setuid(65534)\nprint(status.screen(status.gather(Config(vdsm_mp=House(run_dir=sys.argv[1])))))\n"
+    )
+    tmp_path.chmod(0o700)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("cannot be asked: ")
+    assert "only root and the agent's user may ask" in done.stdout
 
 
 def test_a_key_that_cannot_be_read_is_a_problem_and_not_the_end_of_status(
