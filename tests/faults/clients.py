@@ -4,8 +4,9 @@
     python -m tests.faults.clients [--connections 10000] [--repeat 3] [--json FILE]
 
 Needs root: a whole house runs, with idle rooms behind the real door. Each scenario prints the resident memory of the
-door before, at its worst and after, and the latency of a well-behaved client's pings before and during. A scenario
-counts only when the abuse has really happened (so many connections made, so many octets left unread).
+door before, at its worst and after, the latency of a well-behaved client's pings before and during, and how long others
+take to come in meanwhile (an engine gives up a handshake after half a second). A scenario counts only when the abuse
+has really happened (so many connections made, so many octets left unread).
 
     idle        TCP connections that say nothing
     half-open   connections that send the beginning of a ClientHello
@@ -18,16 +19,15 @@ counts only when the abuse has really happened (so many connections made, so man
 import argparse
 import contextlib
 import json
-import resource
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.faults import report
+from tests.faults.witness import Witness, raise_descriptors, rss_mib
 from tests.support.certificates import make_authority
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
@@ -40,60 +40,6 @@ HELLO = bytes.fromhex("16030100c8010000c40303") + b"\x5a" * 20
 EVENTS = "jms.queue.events"
 
 
-def rss_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no VmRSS")
-
-
-def raise_descriptors(wanted: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
-
-
-class Witness:
-    """A well-behaved client and the door's memory, looked at all the time by a thread."""
-
-    def __init__(self, house: RunningHouse, pid: int) -> None:
-        self._pid = pid
-        self._client = house.client()
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._latencies: list[float] = []
-        self._worst_mib = 0.0
-        self.lost = ""
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.01):
-            began = time.perf_counter()
-            try:
-                self._client.call("Host.ping2", timeout_s=10)
-            except Exception as error:
-                self.lost = repr(error)
-                return
-            took = time.perf_counter() - began
-            with self._lock:
-                self._latencies.append(took)
-                self._worst_mib = max(self._worst_mib, rss_mib(self._pid))
-
-    def take(self) -> tuple[float, float, float]:
-        """(p50 ms, p99 ms, worst MiB) since the last time."""
-        with self._lock:
-            found, self._latencies = sorted(self._latencies), []
-            worst, self._worst_mib = self._worst_mib, 0.0
-        if not found:
-            return 0.0, 0.0, worst
-        return found[len(found) // 2] * 1e3, found[int(len(found) * 0.99)] * 1e3, worst
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(15)
-        self._client.close()
-
-
 @dataclass
 class Row:
     scenario: str
@@ -104,6 +50,9 @@ class Row:
     p50_ms: float
     p99_ms: float
     calm_p99_ms: float
+    enter_p50_ms: float
+    enter_worst_ms: float
+    kept_out: int
 
 
 def sources() -> Iterator[str]:
@@ -187,7 +136,7 @@ def deaf(house: RunningHouse, count: int) -> str:
         sent = 0
         eventually(lambda: int(house.worker("clientif")["vitals"]["connections"]) >= 12)
         until = time.monotonic() + 30
-        while time.monotonic() < until and int(house.worker("clientif")["vitals"]["connections"]) > 2:
+        while time.monotonic() < until and int(house.worker("clientif")["vitals"]["connections"]) > 3:
             for _ in range(200):
                 talker.send(frame)
                 sent += len(frame) * len(ears)
@@ -231,12 +180,17 @@ def run(house: RunningHouse, count: int, repeat: int) -> list[Row]:
             witness.take()
             time.sleep(2)
             _, calm_p99, _ = witness.take()
+            witness.entries()
+            kept_out = len(witness.kept_out)
             before = rss_mib(pid)
             done = scenario(house, count)
             p50, p99, worst = witness.take()
-            eventually(lambda: int(house.worker("clientif")["vitals"]["connections"]) == 1, within_s=30)
+            _, enter_p50, enter_worst = witness.entries()
+            kept_out = len(witness.kept_out) - kept_out
+            eventually(lambda: int(house.worker("clientif")["vitals"]["connections"]) <= 2, within_s=30)
+            time.sleep(2)  # memory goes back after a second
             after = rss_mib(pid)
-            rows.append(Row(name, done, before, worst, after, p50, p99, calm_p99))
+            rows.append(Row(name, done, before, worst, after, p50, p99, calm_p99, enter_p50, enter_worst, kept_out))
             assert not witness.lost, f"the witness was disturbed: {witness.lost}"
             assert house.pid_of("clientif") == pid, "the door was restarted"
     finally:
@@ -262,7 +216,7 @@ def as_report(rows: Sequence[Row]) -> list[report.Row]:
         kept.executed += 1
         for measure_name, value in (
             ("memory MiB", row.worst_mib - row.before_mib), ("kept MiB", row.after_mib - row.before_mib),
-            ("p99 ms", row.p99_ms), ("calm p99 ms", row.calm_p99_ms),
+            ("p99 ms", row.p99_ms), ("calm p99 ms", row.calm_p99_ms), ("comes in, worst ms", row.enter_worst_ms),
         ):  # fmt: skip
             kept.measures.setdefault(measure_name, []).append(value)
     for kept in found.values():
@@ -277,11 +231,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = measure(options.connections, options.repeat)
-    print(f"{'':11}{'before':>8}{'worst':>8}{'after':>8} MiB{'p50':>8}{'p99':>8}{'calm p99':>10} ms")
+    print(
+        f"{'':11}{'before':>8}{'worst':>8}{'after':>8} MiB{'p50':>8}{'p99':>8}{'calm p99':>10} ms"
+        f"{'come in p50':>13}{'worst':>8} ms{'kept out':>10}"
+    )
     for row in rows:
         print(
             f"{row.scenario:11}{row.before_mib:8.1f}{row.worst_mib:8.1f}{row.after_mib:8.1f}    {row.p50_ms:8.2f}"
-            f"{row.p99_ms:8.2f}{row.calm_p99_ms:10.2f}    {row.done}"
+            f"{row.p99_ms:8.2f}{row.calm_p99_ms:10.2f}   {row.enter_p50_ms:13.1f}{row.enter_worst_ms:8.1f}"
+            f"   {row.kept_out:10}    {row.done}"
         )
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))

@@ -21,7 +21,7 @@ from vdsm_mp.api.verb import Lane
 from vdsm_mp.clientif.limits import Limits
 from vdsm_mp.wire import stomp
 from vdsm_mp.wire.client import ConnectionLost
-from vdsm_mp.wire.tls import Files
+from vdsm_mp.wire.tls import Files, client_context
 
 
 @pytest.fixture(scope="module")
@@ -343,3 +343,25 @@ def test_calls_that_hang_in_one_worker_hold_up_nobody_else_and_destroy_gets_thro
         refused = [engine.message() for _ in range(2)]
         assert {answer["id"] for answer in refused} == set(stuck[4:])
         assert {answer["error"]["message"] for answer in refused} == {"the virt worker is busy; try again later"}
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_every_connection_has_what_the_door_wants_of_the_kernel(files: Files, early: bool) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    waiting = socket.create_connection(listener.getsockname()) if early else None
+    with open_door(files, listener=listener) as door:
+        client = waiting or socket.create_connection(door.address)
+        tls = client_context(files).wrap_socket(client)
+        tls.sendall(b"CONNECT\naccept-version:1.2\n\n\0")
+        assert tls.recv(4096)
+
+        def options() -> list[int]:
+            sock = door.server._stomp_sessions()[0].stream._sock
+            tcp = socket.IPPROTO_TCP
+            linger = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)[:4], "little")
+            return [linger, sock.getsockopt(tcp, socket.TCP_NODELAY), sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT),
+                    sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), sock.getsockopt(tcp, socket.TCP_KEEPIDLE),
+                    sock.getsockopt(tcp, socket.TCP_KEEPINTVL)]  # fmt: skip
+
+        assert door.call(options) == [1, 1, 120_000, 1, 60, 20]
+        tls.close()

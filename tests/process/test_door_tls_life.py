@@ -121,11 +121,11 @@ def _until(stream: IO[bytes], words: bytes, within_s: float) -> None:
 
 @pytest.mark.parametrize("said", [b"", b"CONN", b"CONNECT\naccept-version:1.2\n\n\0", b"PUT / HTTP/1.1\r\nHost: x\r\n"])
 def test_a_connection_that_is_half_closed_is_over(door: Door, files: Files, said: bytes) -> None:
-    before = door.server.connections
+    eventually(lambda: door.server.connections == 0)
     with client_context(files).wrap_socket(socket.create_connection(door.address, timeout=10)) as sock:
         if said:
             sock.sendall(said)
-        eventually(lambda: door.server.connections == before + 1)
+        eventually(lambda: door.server.connections == 1)
         socket.socket.shutdown(sock, socket.SHUT_WR)
-        eventually(lambda: door.server.connections == before)
+        eventually(lambda: door.server.connections == 0)
         assert was_closed(sock)

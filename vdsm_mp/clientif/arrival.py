@@ -40,10 +40,10 @@ def detect(octets: bytes) -> Protocol | None:
 class Arrival:
     """One newcomer. On the loop only.
 
-    context: gives the TLS context when it is needed, None = clear text. step: lets one handshake step run when it is
-    its turn. check: awaited with (peer, address) when the peer is known; raises PermissionError. ready: called with
-    (arrival, protocol, first octets). refused: called with (arrival, reason). Either is called once, and then the
-    socket is the callee's.
+    context: gives the TLS context when it is needed, None = clear text. knocked: called with (arrival) when its
+    handshake could go on; `step` is to be called when it is its turn. check: awaited with (peer, address) when the peer
+    is known; raises PermissionError. ready: called with (arrival, protocol, first octets). refused: called with
+    (arrival, reason). Either is called once, and then the socket is the callee's.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Arrival:
         *,
         limits: Limits,
         context: Callable[[], ssl.SSLContext] | None,
-        step: Callable[[Callable[[], None]], None],
+        knocked: Callable[["Arrival"], None],
         check: Callable[[Peer, str], Awaitable[None]] | None,
         ready: Callable[["Arrival", Protocol, bytes], None],
         refused: Callable[["Arrival", str], None],
@@ -67,12 +67,13 @@ class Arrival:
         self.peer = NOBODY
         self._limits = limits
         self._context = context
-        self._step = step
+        self._knocked = knocked
         self._check = check
         self._ready = ready
         self._refused = refused
         self._octets = b""
-        self._done = False
+        #: It is somebody else's now, or gone.
+        self.done = False
         self._checking: asyncio.Task[None] | None = None
         self._deadline = loop.call_later(limits.handshake_s, self._late)
 
@@ -85,10 +86,11 @@ class Arrival:
     def _knocks(self) -> None:
         """It has said something; go on when it is our turn, so that many newcomers do not delay those inside."""
         self._loop.remove_reader(self.sock)
-        self._step(self._handshake)
+        self._knocked(self)
 
-    def _handshake(self) -> None:
-        if self._done:
+    def step(self) -> None:
+        """The next step of the handshake, unless it is over."""
+        if self.done:
             return
         sock = self.sock
         try:
@@ -110,7 +112,7 @@ class Arrival:
 
     def _can_write(self) -> None:
         self._loop.remove_writer(self.sock)
-        self._step(self._handshake)
+        self._knocked(self)
 
     def _inside(self) -> None:
         if self._check is None:
@@ -124,7 +126,7 @@ class Arrival:
         except PermissionError as error:
             self._refuse(str(error))
             return
-        if not self._done:
+        if not self.done:
             self._identified()
 
     def _identified(self) -> None:
@@ -161,12 +163,12 @@ class Arrival:
         self._refuse("it took too long")
 
     def _refuse(self, why: str) -> None:
-        if not self._done:
+        if not self.done:
             self._forget()
             self._refused(self, why)
 
     def _forget(self) -> None:
-        self._done = True
+        self.done = True
         self._deadline.cancel()
         if self._checking is not None and self._checking is not asyncio.current_task(self._loop):
             self._checking.cancel()
@@ -175,7 +177,7 @@ class Arrival:
 
     def reset(self) -> None:
         """Throw it out, quietly."""
-        if not self._done:
+        if not self.done:
             self._forget()
             reset(self.sock)
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who is on the way in, address by address: whose handshake goes on next, and who must go when there are too many.
 
-One handshake step a turn of the loop, each address in turn: a step costs a millisecond, and an engine gives up a
-handshake after half a second, however many a stranger has begun. When it is full, the oldest of the address that
-holds the most goes: an honest handshake takes milliseconds, those who hold out want to keep others from coming in.
+A step of a handshake costs a millisecond, and an engine gives up a handshake after half a second, however many a
+stranger has begun. So each address has its turn, those that have somebody inside have every other one, and steps get a
+small part of each turn of the loop. When it is full, the oldest of the address that holds the most goes: an honest
+handshake takes milliseconds, those who hold out want to keep others from coming in.
 """
 
 import asyncio
@@ -12,18 +13,24 @@ from collections.abc import Callable, Iterator
 
 from vdsm_mp.clientif.arrival import Arrival
 
-Step = Callable[[], None]
+#: Of one turn of the loop; at least one step is done.
+_STEPS_S = 0.002
+
+#: {address: arrivals whose handshake could go on}
+_Row = dict[str, deque[Arrival]]
 
 
 class Newcomers:
-    """On the loop only."""
+    """On the loop only. known: does an address have somebody inside?"""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, known: Callable[[str], bool]) -> None:
         self._loop = loop
+        self._known = known
         #: {address: its arrivals in the order in which they came}
         self._by_address: dict[str, dict[Arrival, None]] = {}
-        self._steps: dict[str, deque[Step]] = {}
-        self._scheduled = False
+        self._strangers: _Row = {}
+        self._acquaintances: _Row = {}
+        self._scheduled = self._strangers_next = False
         self._count = 0
 
     def __len__(self) -> int:
@@ -52,23 +59,37 @@ class Newcomers:
         greediest = max(self._by_address, key=lambda address: len(self._by_address[address]))
         return next(iter(self._by_address[greediest]))
 
-    def queue_step(self, address: str, step: Step) -> None:
-        """Run it when it is its address's turn."""
-        self._steps.setdefault(address, deque()).append(step)
+    def queue_step(self, arrival: Arrival) -> None:
+        """Call its `step` when it is its address's turn."""
+        row = self._acquaintances if self._known(arrival.address) else self._strangers
+        row.setdefault(arrival.address, deque()).append(arrival)
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._run_step)
+            self._loop.call_soon(self._run_steps)
 
-    def _run_step(self) -> None:
-        address, steps = next(iter(self._steps.items()))
-        step = steps.popleft()
-        # To the end of the row, behind every other address that waits.
-        del self._steps[address]
-        if steps:
-            self._steps[address] = steps
+    def _run_steps(self) -> None:
+        until = self._loop.time() + _STEPS_S
         try:
-            step()
+            while self._strangers or self._acquaintances:
+                arrival = self._next()
+                # Those who were pushed out meanwhile cost nothing.
+                if not arrival.done:
+                    arrival.step()
+                    if self._loop.time() >= until:
+                        break
         finally:
-            self._scheduled = bool(self._steps)
+            self._scheduled = bool(self._strangers or self._acquaintances)
             if self._scheduled:
-                self._loop.call_soon(self._run_step)
+                self._loop.call_soon(self._run_steps)
+
+    def _next(self) -> Arrival:
+        row = self._strangers if self._strangers_next else self._acquaintances
+        row = row or self._strangers or self._acquaintances
+        self._strangers_next = row is self._acquaintances
+        address, waiting = next(iter(row.items()))
+        arrival = waiting.popleft()
+        # To the end of the row, behind every other address that waits.
+        del row[address]
+        if waiting:
+            row[address] = waiting
+        return arrival

@@ -10,7 +10,6 @@ import errno
 import socket
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 
 from vdsm_mp.clientif.arrival import Arrival, Protocol
 from vdsm_mp.clientif.gate import Authorisation, Gate
@@ -74,6 +73,8 @@ class Server:
         #: Refused, and still open for the little time that the reason needs to arrive.
         self._shut: set[socket.socket] = set()
         self._by_address: Counter[str] = Counter()
+        #: {address: sessions}
+        self._inside: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._newcomers: Newcomers | None = None
         self._trim: Trim | None = None
@@ -88,11 +89,23 @@ class Server:
     def open(self) -> None:
         """Begin to accept, on the running loop."""
         self._loop = loop = asyncio.get_running_loop()
-        self._newcomers = Newcomers(loop)
+        self._newcomers = Newcomers(loop, self._inside.__contains__)
         self._trim = Trim(loop)
         self._quota = Quota(self._limits, self._stomp_sessions, self._unread)
         self._listener.setblocking(False)
+        # The kernel hands it on to each connection, which saves six calls at each in a crowd.
+        self._prepare(self._listener)
         self._accept_again()
+
+    def _prepare(self, sock: socket.socket) -> None:
+        # So that even a sudden death of this process, or a refusal, is noticed by the engine.
+        close_by_reset(sock)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Neither client sends heart-beats, so only the kernel can find out that one has vanished.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._limits.vanished_s * 1000))
 
     def _accept_again(self) -> None:
         assert self._loop is not None
@@ -145,14 +158,9 @@ class Server:
         self._by_address[address] += 1
         try:
             sock.setblocking(False)
-            # So that even a sudden death of this process, or a refusal, is noticed by the engine.
-            close_by_reset(sock)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # Neither client sends heart-beats, so only the kernel can find out that one has vanished.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._limits.vanished_s * 1000))
+            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER):
+                # It came before the listener was prepared.
+                self._prepare(sock)
         except OSError:
             # Gone already.
             self._leave(address)
@@ -166,7 +174,7 @@ class Server:
             port,
             limits=self._limits,
             context=None if tls is None else tls.context,
-            step=partial(self._newcomers.queue_step, address),
+            knocked=self._newcomers.queue_step,
             check=self._check if tls is not None and (tls.crl_expired or self.policy.verify_names) else None,
             ready=self._welcome,
             refused=self._refused,
@@ -234,6 +242,7 @@ class Server:
                 ended=self._ended,
             )
         self._sessions[session] = arrival.address
+        self._inside[arrival.address] += 1
         session.start(octets)
 
     def _refused(self, arrival: Arrival, why: str) -> None:
@@ -254,6 +263,7 @@ class Server:
         address = self._sessions.pop(session, None)
         if address is None:
             return
+        _count_down(self._inside, address)
         self._leave(address)
         if isinstance(session, Session) and self._quota is not None:
             self._quota.gone(session)
@@ -261,9 +271,7 @@ class Server:
     def _leave(self, address: str) -> None:
         assert self._trim is not None
         self._trim.one_left()
-        self._by_address[address] -= 1
-        if self._by_address[address] <= 0:
-            del self._by_address[address]
+        _count_down(self._by_address, address)
 
     def _grumble(self, text: str, *about: object) -> None:
         """A warning, but not a million of them."""
@@ -335,3 +343,9 @@ class Server:
         for session in list(self._sessions):
             session.reset()
         self._trim.stop()
+
+
+def _count_down(counter: Counter[str], address: str) -> None:
+    counter[address] -= 1
+    if counter[address] <= 0:
+        del counter[address]
