@@ -59,6 +59,8 @@ class TaskRun:
         self.task_id = task_id
         self.progress = progress
         self.finish: Recovery | None = None
+        #: What its recoveries are once success is stored; None: as they are.
+        self.settled: tuple[Recovery, ...] | None = None
 
     @property
     def recoveries(self) -> tuple[Recovery, ...]:
@@ -74,8 +76,12 @@ class TaskRun:
         self._tasks.put(replace(record, recoveries=record.recoveries + recoveries), save=True)
 
     def settle(self, *recoveries: Recovery, save: bool = False) -> None:
-        """Replace all recoveries by these, saved together with the task's end (or now)."""
-        self._tasks.put(replace(self._tasks.record(self.task_id), recoveries=recoveries), save=save)
+        """Replace all recoveries by these, together with the task's success: if that cannot be stored, the old ones
+        undo it. save: now."""
+        if save:
+            self._tasks.put(replace(self._tasks.record(self.task_id), recoveries=recoveries), save=True)
+        else:
+            self.settled = recoveries
 
 
 class Tasks:
@@ -175,7 +181,11 @@ class Tasks:
         result = job(run)
         record = self.record(task_id)
         done = replace(
-            record.moved(TaskState.FINISHED), code=0, message="1 jobs completed successfully", result=_text(result)
+            record.moved(TaskState.FINISHED),
+            code=0,
+            message="1 jobs completed successfully",
+            result=_text(result),
+            recoveries=record.recoveries if run.settled is None else run.settled,
         )
         if run.finish is None:
             self.put(done, save=True)

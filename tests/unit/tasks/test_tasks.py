@@ -22,7 +22,7 @@ from vdsm_mp.api.errors_task import (
 from vdsm_mp.common.errors import Internal
 from vdsm_mp.storage.domain_io import DomainIO
 from vdsm_mp.tasks.machine import TaskState
-from vdsm_mp.tasks.record import FINISH, Recovery
+from vdsm_mp.tasks.record import FINISH, Recovery, TaskRecord
 from vdsm_mp.tasks.registry import TaskRun, Tasks
 from vdsm_mp.tasks.store import TaskStore
 
@@ -464,3 +464,23 @@ def test_a_task_that_is_done_is_reverted_without_its_last_step(
     tasks.revert(task_id)
     background.run_all()
     assert undone == ["2"]
+
+
+class FullAtTheEnd(TaskStore):
+    """No room for the record of a success."""
+
+    def save(self, task: TaskRecord) -> None:
+        if task.state is TaskState.FINISHED:
+            raise TaskNotSaved(task.id, "No space left on device")
+        super().save(task)
+
+
+def test_a_success_that_cannot_be_stored_is_undone_as_a_whole(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    tasks = Tasks(background, undone)
+    tasks.take_over(FullAtTheEnd(files, store="/master/tasks"))
+    task_id = tasks.start("moveImage", move, spm=True, recoveries=[undo(1), undo(2)])
+    background.run_all()
+    assert undone == ["2", "1"]
+    assert seen(tasks, task_id) == ("finished", "cleanSuccess", TaskNotSaved.code)
