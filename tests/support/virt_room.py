@@ -141,8 +141,8 @@ class ThreadBackground:
     def later(self, delay_s: float, name: str, job: Callable[[], None], *, key: str | None = None) -> Any:
         timer = threading.Timer(delay_s, lambda: None if self.draining else self.start(name, job, key=key))
         timer.daemon = True
-        self._timers = [t for t in self._timers if t.is_alive()] + [timer]
         timer.start()
+        self._timers = [t for t in self._timers if t.is_alive()] + [timer]
         return timer
 
     def stop(self) -> None:

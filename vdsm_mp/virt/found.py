@@ -5,6 +5,7 @@ import libvirt
 
 from vdsm_mp.virt.machine import Exit, ExitReason, Life, VmStatus
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.migration_params import NOTE
 
 _SHUTOFF = {
     libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: ExitReason.USER_SHUTDOWN,
@@ -26,7 +27,9 @@ def life_of(state: int, reason: int, metadata: Metadata) -> Life:
         if reason == libvirt.VIR_DOMAIN_PAUSED_POSTCOPY:
             return Life(status=VmStatus.MIGRATION_SOURCE, postcopy=True, pause_code="POSTCOPY")
         if reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION:
-            return Life(status=VmStatus.MIGRATION_DESTINATION)
+            # It stands still at both ends; the note stays where it came from.
+            leaves = metadata.get(NOTE) is not None
+            return Life(status=VmStatus.MIGRATION_SOURCE if leaves else VmStatus.MIGRATION_DESTINATION)
         if reason == libvirt.VIR_DOMAIN_PAUSED_SAVE:
             return Life(status=VmStatus.SAVING)
         failed = reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vdsm_mp.common import log
+from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.devices import Devices, target_of
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.metadata import Metadata
@@ -31,7 +32,14 @@ def found(metadata: Metadata, domain: ET.Element) -> Iterator[tuple[dict[str, st
 
 
 def clear(devices: Devices, vm_id: str) -> None:
-    """After a restart, not at once. Raises: NoSuchVm, LibvirtUnavailable, VmOperationFailed."""
+    """After a restart, not at once. A libvirt that is away has stock taken again when it is back, and this with it."""
+    try:
+        _clear(devices, vm_id)
+    except Error as error:
+        logger.info("vm=%s its metadata are not compared with its devices: %s", vm_id, error)
+
+
+def _clear(devices: Devices, vm_id: str) -> None:
     record = devices.vms.get(vm_id)
     if record is None or record.external or not list(found(record.metadata, devices.live(vm_id)[1])):
         return

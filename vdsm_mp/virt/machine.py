@@ -209,9 +209,10 @@ def on_shutdown(life: Life, reason: ExitReason) -> Move:
 
 def on_stopped(life: Life, *, migrated: bool = False, saved: bool = False) -> Move:
     """libvirt: QEMU has ended."""
-    if migrated and life.status is VmStatus.MIGRATION_SOURCE:
+    # libvirt says so of nothing else, whatever we took the VM for: it may be gone before a new life of ours knows.
+    if migrated:
         return go_down(life, Exit.because(ExitReason.MIGRATED))
-    if saved and life.status is VmStatus.SAVING:
+    if saved:
         return go_down(life, Exit.because(ExitReason.SAVED))
     if life.status in (VmStatus.WAIT_FOR_LAUNCH, VmStatus.RESTORING):
         return replace(life, stopped_early=True), ()

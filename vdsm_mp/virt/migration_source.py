@@ -180,8 +180,16 @@ class Migrations:
         """It was found Down: it has left while nobody of ours lived."""
         note = migration_params.read_note(record.metadata.get(NOTE))
         end = record.life.exit
-        if note is not None and end is not None and end.reason is ExitReason.MIGRATED:
-            self._push.afterwards(self._found(record, note))
+        if note is None or end is None or end.reason is not ExitReason.MIGRATED:
+            return
+        with self._lock:
+            out = self._all.get(record.vm_id)
+        if out is None:
+            out = self._found(record, note)
+            out.done.set()
+            with self._lock:
+                self._all[record.vm_id] = out
+        self._push.afterwards(out)
 
     # -- after a restart, of us or of libvirtd
 

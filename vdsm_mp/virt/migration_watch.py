@@ -20,6 +20,7 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import convergence
 from vdsm_mp.virt.connection import Connection, translate, translated
 from vdsm_mp.virt.convergence import Action, Schedule
+from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.registry import Vms
 
 logger = log.named(__name__)
@@ -79,6 +80,10 @@ class Watch:
         except NoSuchVm:
             stats = {}
         except Error as error:
+            if self._is_down(out.vm_id):
+                if out.adopted:
+                    self.ended(out, "it is down")
+                return
             logger.info("vm=%s its migration cannot be looked at now: %s", out.vm_id, error)
             self.later(out, ADOPTED_S)
             return
@@ -93,6 +98,10 @@ class Watch:
             wait_s = SOON_S
         if wait_s:
             self.later(out, wait_s)
+
+    def _is_down(self, vm_id: str) -> bool:
+        record = self._vms.get(vm_id)
+        return record is None or record.life.status is VmStatus.DOWN
 
     def _stats(self, out: Outgoing) -> dict[str, Any]:
         with translated(out.vm_id):

@@ -80,18 +80,23 @@ class Recovery:
         began = clock.mono_s()
         waiting = {r.vm_id for r in self._vms.all() if r.life.status is VmStatus.WAIT_FOR_LAUNCH}
         before = {r.vm_id for r in self._vms.all()} - waiting
-        there = set()
+        there, alive = set[str](), set[str]()
         for dom in conn.listAllDomains(0):
             vm_id = dom.UUIDString()
             there.add(vm_id)
             if vm_id not in waiting:
                 self._examine(dom, vm_id)
+                new = self._vms.get(vm_id) if vm_id not in before else None
+                if new is not None and new.life.status is not VmStatus.DOWN:
+                    alive.add(vm_id)
         for vm_id in before - there:
             self._vms.move(vm_id, moving.not_arrived)
             end = Exit.because(ExitReason.DOMAIN_MISSING)
             self._vms.move(vm_id, lambda life, end=end: machine.go_down(life, end))  # type: ignore[misc]
         for record in self._vms.all():
-            if record.life.status is not VmStatus.DOWN and record.vm_id not in waiting:
+            if record.life.status is VmStatus.DOWN and record.vm_id in alive:
+                self._ended(record)  # meanwhile
+            elif record.life.status is not VmStatus.DOWN and record.vm_id not in waiting:
                 self._finish(record.vm_id)
         self._vms.become_known()
         logger.info("%d domains examined, took=%dms", len(there), (clock.mono_s() - began) * 1000)

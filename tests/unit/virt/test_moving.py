@@ -3,10 +3,14 @@
 
 from collections.abc import Callable
 
+import libvirt
 import pytest
 
 from vdsm_mp.virt import machine, moving
+from vdsm_mp.virt.found import life_of
 from vdsm_mp.virt.machine import Do, ExitReason, Life, Move, VmStatus, reported
+from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.migration_params import NOTE
 
 UP = Life(status=VmStatus.UP, cpus_run=True)
 PAUSED = Life(status=VmStatus.PAUSED, paused_mono=5.0)
@@ -75,3 +79,20 @@ def test_what_does_not_arrive_has_failed_to_migrate(move: Callable[[Life], Move]
 def test_a_new_life_takes_a_guest_that_stands_still_for_one_that_leaves_when_the_note_says_so() -> None:
     for life in (UP, PAUSED, COMES):
         assert moving.found_leaving(life)[0].status is VmStatus.MIGRATION_SOURCE
+
+
+@pytest.mark.parametrize("status", [status for status in VmStatus if status is not VmStatus.DOWN])
+def test_what_libvirt_says_has_left_or_sleeps_did_so_whatever_it_was_taken_for(status: VmStatus) -> None:
+    """A new life of ours may learn of a VM just before it is gone; told as failed, an engine would start it twice."""
+    life = Life(status=status)
+    for how, reason in (({"migrated": True}, ExitReason.MIGRATED), ({"saved": True}, ExitReason.SAVED)):
+        down, _ = machine.on_stopped(life, **how)
+        assert down.exit is not None
+        assert (down.exit.code, down.exit.reason) == (0, reason)
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_vm_that_stands_still_between_two_hosts_is_where_the_note_is(noted: bool) -> None:
+    metadata = Metadata().with_values(**{NOTE: "{}" if noted else None})
+    found = life_of(libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION, metadata)
+    assert found.status is (VmStatus.MIGRATION_SOURCE if noted else VmStatus.MIGRATION_DESTINATION)
