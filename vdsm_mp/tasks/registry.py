@@ -295,11 +295,15 @@ class Tasks:
         store.save(record)
 
     def _forget(self, record: TaskRecord) -> None:
+        """It did not begin. Saving it may have failed half way, or only its answer was lost."""
         with self._lock:
             self._running.pop(record.id, None)
-            known = self._records.pop(record.id, None)
-        if known is not None and record.tag == "spm" and self._store is not None:
-            self._store.remove(record.id)
+            self._records.pop(record.id, None)
+        if record.tag == "spm" and self._store is not None:
+            try:
+                self._store.remove(record.id)
+            except Error as e:  # the next SPM rolls back, or sweeps, what is left of it
+                _log.warning("task %s did not begin, but a part of it is stored: %s", record.id, e)
 
     # --- what clients ask
 

@@ -484,3 +484,22 @@ def test_a_success_that_cannot_be_stored_is_undone_as_a_whole(
     background.run_all()
     assert undone == ["2", "1"]
     assert seen(tasks, task_id) == ("finished", "cleanSuccess", TaskNotSaved.code)
+
+
+class AnswerLost(TaskStore):
+    """Saves, but nobody hears of it."""
+
+    def save(self, task: TaskRecord) -> None:
+        super().save(task)
+        raise TaskNotSaved(task.id, "the I/O process died during save_directory")
+
+
+def test_a_task_that_did_not_begin_leaves_nothing_stored(
+    files: DomainIO, background: HeldBackground, undone: Undone, tmp_path: Path
+) -> None:
+    tasks = Tasks(background, undone)
+    tasks.take_over(AnswerLost(files, store="/master/tasks"))
+    with pytest.raises(TaskNotSaved):
+        tasks.start("createVolume", lambda run: None, spm=True, recoveries=[undo(1)])
+    assert list((tmp_path / "master/tasks").iterdir()) == []
+    assert tasks.uncleared() == []
