@@ -137,12 +137,14 @@ class Merges:
 
     def step(self, vm_id: str, merge: Merge) -> None:
         """Whatever has happened: what is next follows from QEMU's chain and from its block job."""
-        dom, disk = self._disk(vm_id, merge)
+        dom = self.devices.connection.domain(vm_id)
+        with translated(vm_id, MergeFailed):
+            info = dom.blockJobInfo(merge.drive, 0)
+        # Read after the job: one that ends in between has changed the chain, and has not failed.
+        _, disk = self._disk(vm_id, merge)
         if merge.top not in [link.volume_id for link in running_chain(disk)]:
             self._clean_up(vm_id, merge)
             return
-        with translated(vm_id, MergeFailed):
-            info = dom.blockJobInfo(merge.drive, 0)
         if not info:
             self._give_up(vm_id, merge)
             return

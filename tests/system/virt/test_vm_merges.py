@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 
 from tests.support import decode
@@ -72,6 +73,23 @@ def test_a_volume_in_the_middle_merges_without_the_leaf_moving(
     assert chain_of(room, guest.vm_id) == [leaf["volumeID"], base["volumeID"]]
     assert room.storage.synced[-1].leaf_volume_id == leaf["volumeID"]
     guest.keeps_ticking()
+
+
+def test_a_merge_that_ends_while_it_is_looked_at_has_not_failed(
+    room: VirtRoom, new_guest: NewGuest, folder: Path, libvirtd: PrivateLibvirtd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest, (base, leaf) = with_snapshots(room, new_guest, folder, 1)
+    ask = libvirt.virDomain.blockJobInfo
+
+    def ends_first(dom: Any, disk: str, flags: int = 0) -> Any:
+        eventually(lambda: dom.blockJobAbort(disk, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT) == 0, within_s=10)
+        return eventually(lambda: (ask(dom, disk, flags),) if not ask(dom, disk, flags) else None, within_s=10)[0]
+
+    monkeypatch.setattr(libvirt.virDomain, "blockJobInfo", ends_first)
+    merge(room, guest, base, leaf)
+    eventually(lambda: room.stats(guest.vm_id)["vmJobs"] == {}, within_s=15)
+    assert [sync.leaf_volume_id for sync in room.storage.synced] == [base["volumeID"]]
+    assert f"<ovirt-vm:volumeID>{base['volumeID']}" in room.call("Host.dumpxmls")[guest.vm_id]
 
 
 def test_a_merge_stays_listed_until_storage_knows_of_it(room: VirtRoom, new_guest: NewGuest, folder: Path) -> None:
