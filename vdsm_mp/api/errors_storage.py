@@ -430,9 +430,9 @@ SPM_ROLE = (PoolNotConnected, NotSpm)
 SPM_ON_DOMAIN = (*SPM_ROLE, DomainNotInPool, DomainNotFound, DomainClassWrong)
 #: For verbs that any host of the pool serves.
 HOST_ON_DOMAIN = (PoolNotConnected, DomainNotFound)
-DOMAIN_UNREADABLE = (DomainMetadataInvalid, DomainSealBroken)
+DOMAIN_UNREADABLE = (DomainMetadataInvalid, DomainSealBroken, DomainVersionUnsupported)
 NEW_MASTER = (IsoCannotBeMaster, BackupCannotBeMaster)
-#: Storage that does not answer, refuses, is full or in use: of any verb that works on a domain.
+#: Storage that does not answer, refuses, is damaged, full or in use: of any verb that works on a domain.
 STORAGE_ACCESS = (
     IoTimedOut,
     IoChildDied,
@@ -442,4 +442,5 @@ STORAGE_ACCESS = (
     StoragePermissionDenied,
     NoSpaceLeft,
     ClaimTimedOut,
+    *DOMAIN_UNREADABLE,
 )

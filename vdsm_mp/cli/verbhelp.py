@@ -57,7 +57,7 @@ def _lines(spec: VerbSpec) -> Iterator[str]:
         yield from ("", "the task or job that it begins may end with:", *_errors(spec.later, width))
     besides = f"besides, as any verb: {failures.numbers(failures.ANY_VERB)}"
     if spec.owner == "storage":
-        besides += f"; while storage is out of reach, full or in use: {failures.numbers(failures.ON_STORAGE)}"
+        besides += f"; while storage is out of reach, damaged, full or in use: {failures.numbers(failures.ON_STORAGE)}"
     yield from ("", textwrap.fill(f"{besides} (docs/api.md has them all)", width))
 
 
