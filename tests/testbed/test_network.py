@@ -52,3 +52,14 @@ def _inside(host: Host, role: str) -> dict[str, object]:
         next(line for line in result.output.splitlines() if line.startswith("SEEN "))[5:]
     )
     return found
+
+
+@pytest.mark.parametrize("scene", ["chain", "modes", "others", "shaping", "dynamic", "lldp", "deaths"])
+def test_a_full_kernel_does_what_networks_ask_for(scene: str) -> None:
+    with Testbed(hosts=1, project=str(Path(__file__).parents[2])) as bed:
+        (host,) = bed.hosts
+        _must(host.run(_PREPARE.format(folders=" ".join(_folders())), timeout=120))
+        room = f"tests.testbed.network_kernel_room {scene}"
+        result = host.run(f"cd /project && PYTHONDONTWRITEBYTECODE=1 {sys.executable} -m {room} 2>&1", timeout=800)
+    _must(result)
+    assert f"SEEN {scene} " in result.output
