@@ -265,8 +265,11 @@ class Server:
             return
         _count_down(self._inside, address)
         self._leave(address)
-        if isinstance(session, Session) and self._quota is not None:
+        if isinstance(session, Session):
+            assert self._quota is not None and self._trim is not None
             self._quota.gone(session)
+            if session.dropped:
+                self._trim.large_one_left()
 
     def _leave(self, address: str) -> None:
         assert self._trim is not None

@@ -69,6 +69,7 @@ class Session:
         self._leaving = False
         #: Nothing more is read.
         self._full = False
+        self.dropped = False
         self.is_engine = False
         # Until it has said who it is: in clear text the engine subscribes before that.
         stream.gap_s = ENGINE_GAP_S
@@ -380,6 +381,7 @@ class Session:
     def drop(self, why: str) -> None:
         """Throw the client out, so that it notices."""
         logger.warning("dropping %s: %s", self.caller.name, why)
+        self.dropped = True
         self.reset()
 
     def reset(self) -> None:

@@ -22,7 +22,14 @@ class Trim:
 
     def one_left(self) -> None:
         """A client is gone."""
-        self._left += 1
+        self._gone(1)
+
+    def large_one_left(self) -> None:
+        """One that had left much unread."""
+        self._gone(_MANY)
+
+    def _gone(self, weight: int) -> None:
+        self._left += weight
         if self._left >= _MANY and self._timer is None:
             self._timer = self._loop.call_later(_WAIT_S, self._due)
 

@@ -31,6 +31,9 @@ def test_once_after_many_have_left_together(monkeypatch: pytest.MonkeyPatch) -> 
         after.stop()
         await asyncio.sleep(0.1)
         assert len(done) == 1
+        after.large_one_left()
+        await asyncio.sleep(0.2)
+        assert len(done) == 2
 
     asyncio.run(run())
 
