@@ -162,10 +162,14 @@ def _take_outcome(row: Row, node: str, outcome: str, why: str) -> None:
         row.broken.append(f"{node}: {why[:300]}")
 
 
+#: What makes tests do everything, those in throw-away hosts included.
+_FULL = ("VDSM_MP_DEATHS_STRIDE", "VDSM_MP_FAULTS_STRIDE", "VDSM_MP_TESTBED")
+
+
 def _pytest(nodes: Iterable[str], full: bool) -> list[tuple[str, str, str]]:
     """[(node below tests/, outcome, why)]."""
     present = sorted(node for node in nodes if (ROOT / "tests" / node.partition("::")[0]).exists())
-    env = {**os.environ, **({"VDSM_MP_DEATHS_STRIDE": "1", "VDSM_MP_FAULTS_STRIDE": "1"} if full else {})}
+    env = {**os.environ, **(dict.fromkeys(_FULL, "1") if full else {})}
     with tempfile.TemporaryDirectory(prefix="vdsm-mp-faults-") as folder:
         file = Path(folder) / "report.xml"
         argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", f"--junitxml={file}"]

@@ -145,6 +145,9 @@ BY_TESTS: tuple[ByTests, ...] = (
             ("system/virt/test_vm_faults.py::test_a_libvirtd_that_dies_and_comes_back_costs_no_guest_and_no_news",)),
     ByTests("D1", "every n-th step of storage operations fails, or is the last one",
             ("process/test_storage_deaths.py", "process/test_storage_domain_faults.py"), full_only=True),
+    ByTests("D20", "several work on disks at random while something dies or a disk is full",
+            ("system/test_disk_chaos.py",), full_only=True),
+    ByTests("H8", "the power goes while several work on storage", ("testbed/test_power_cut.py",), full_only=True),
     ByTests("D12", "two hosts fight for the role", ("system/test_spm_fight.py",), full_only=True),
     ByTests("D14", "task records that cannot be read",
             ("unit/tasks/test_tasks.py::test_stored_tasks_that_cannot_be_read_are_set_aside_and_do_not_stop_the_spm",)),
@@ -198,5 +201,4 @@ NOT_HERE: Mapping[str, str] = {
     "E11": "a day of load: growth is judged over the run at hand",
     "H5": "no VDSM here to take over from",
     "H9": "packages of distributions do not exist yet",
-    "H8": "a power cut of a whole machine under load; storage operations are cut at every step (powercut.py)",
 }
