@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import field
 
-from vdsm_mp.api.errors_task import JobExists
+from vdsm_mp.api.errors_task import JobExists, TaskAborted
 from vdsm_mp.api.errors_virt import SealFailed
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
@@ -44,7 +44,15 @@ class SendDesktopCommand(Message, frozen=True, kw_only=True):
     message: str
 
 
-@verb("VM.seal", owner="virt", lane=Lane.KEYED, key="vm_id", tier=2, raises=(SealFailed, JobExists))
+@verb(
+    "VM.seal",
+    owner="virt",
+    lane=Lane.KEYED,
+    key="vm_id",
+    tier=2,
+    raises=(SealFailed, JobExists),
+    later=(SealFailed, TaskAborted),
+)
 class SealVm(Message, frozen=True, kw_only=True):
     """Make the disks of a template anonymous, as a job; needs virt-sysprep on the host (100).
 
