@@ -268,6 +268,7 @@ def test_switches_are_heard_on_the_ports_of_bridges_and_what_we_send_is_not(host
     assert told["veth_b"]["tlvs"][1]["properties"]["port ID"] == "1e0/7"
 
 
+@pytest.mark.timeout(240)
 def test_two_hundred_networks(host: Namespace) -> None:
     many = {f"net{number}": {"mtu": 1400} for number in range(200)}
     host.do("setup", many, {}, {"commitOnSuccess": True})
