@@ -24,7 +24,7 @@ class Paper(logging.Handler):
         if (stop := self.stop) is not None:
             self.stop = None
             raise stop
-        self.lines.append(f"{record.levelname} {record.name} {self.format(record)}")
+        self.lines.append(f"{record.levelno} {record.name} {self.format(record)}")
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def test_lines_come_in_order_to_the_handler_they_are_for(road: Road) -> None:
     road.reopen()
     assert road.waiting_bytes() > 0
     assert written(road, one, two) == 1
-    assert one.lines == ["INFO virt first", "INFO virt third"]
-    assert two.lines == ["INFO virt second\nand its traceback", "INFO virt caf\u00e9 \\udcff"]
+    assert one.lines == ["20 virt first", "20 virt third"]
+    assert two.lines == ["20 virt second\nand its traceback", "20 virt caf\u00e9 \\udcff"]
 
 
 def test_what_is_too_long_is_cut(road: Road) -> None:
@@ -84,10 +84,10 @@ def test_nobody_waits_long_for_a_writer_that_hangs_and_what_is_lost_is_counted(r
     road.start.close()
     reader.join(10)
     assert paper.lines[-2:] == [
-        "WARNING virt 1000 lines before this one are lost: nobody wrote them",
-        "INFO virt after all",
+        "30 virt 1000 lines before this one are lost: nobody wrote them",
+        "20 virt after all",
     ]
-    assert paper.lines[0] == "INFO virt line 0"
+    assert paper.lines[0] == "20 virt line 0"
     assert road.written == len(paper.lines)
 
 
@@ -99,7 +99,7 @@ def test_what_a_dying_writer_held_is_written_by_the_next(road: Road) -> None:
         road.write_all((paper,), lambda: None)
     assert road.waiting_bytes() and not paper.lines
     written(road, paper)
-    assert paper.lines == ["INFO virt only one"]
+    assert paper.lines == ["20 virt only one"]
 
 
 def test_many_processes_send_whole_lines(road: Road) -> None:
@@ -119,5 +119,5 @@ def test_many_processes_send_whole_lines(road: Road) -> None:
     road.start.close()
     reader.join(10)
     for name in "abcd":
-        mine = [line for line in paper.lines if line.startswith(f"INFO virt {name} ")]
-        assert mine == [f"INFO virt {name} {number} {name * 500}" for number in range(50)]
+        mine = [line for line in paper.lines if line.startswith(f"20 virt {name} ")]
+        assert mine == [f"20 virt {name} {number} {name * 500}" for number in range(50)]
