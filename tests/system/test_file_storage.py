@@ -47,16 +47,6 @@ def place() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[SanlockDaemon]:
-    """One for the process: sanlock's library keeps the first run directory it is told."""
-    run_dir = Path(tempfile.mkdtemp(prefix="slk-", dir="/tmp"))
-    started = SanlockDaemon(run_dir)
-    yield started
-    started.stop()
-    shutil.rmtree(run_dir)
-
-
 @pytest.fixture
 def device(place: Path) -> Iterator[str]:
     image = place / "disk"

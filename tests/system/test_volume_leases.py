@@ -11,11 +11,11 @@ import sanlock
 from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
 from tests.support.storage_room import MIB
-from tests.system.test_file_storage import POOL, SD, Host, daemon, device, host, place
+from tests.system.test_file_storage import POOL, SD, Host, device, host, place
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 
-_ = (daemon, device, host, place)  # fixtures of the domain
+_ = (device, host, place)  # fixtures of the domain
 pytestmark = [
     pytest.mark.system,
     needs_root(),
