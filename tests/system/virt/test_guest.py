@@ -6,7 +6,6 @@ and the last one shuts it down.
 """
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,46 +183,6 @@ def test_the_guest_sees_its_cards_link_and_another_card(life: Life) -> None:
     life.guest.sees("cat /sys/class/net/eth*/address", other)
     life.vm("hotunplugNic", params={"xml": plug})
     assert other not in life.guest.run("cat /sys/class/net/eth*/address")
-
-
-def test_a_guest_that_stood_still_gets_the_right_time(life: Life) -> None:
-    def is_right() -> bool:
-        return abs(int(life.guest.run("date +%s")) - time.time()) < 30
-
-    life.guest.run("date -s @1000000000")
-    assert not is_right()
-    life.vm("pause")
-    life.vm("cont")
-    eventually(is_right, within_s=30, every_s=0.5)
-
-
-def test_the_offset_of_a_clock_that_the_guest_has_set_is_told(life: Life) -> None:
-    wanted = 1_000_000_000
-    try:
-        life.guest.run(f"date -s @{wanted}; hwclock -w -u")
-        eventually(lambda: abs(int(life.stats["timeOffset"]) - (wanted - time.time())) < 60, within_s=10)
-    finally:
-        life.guest.run(f"date -s @{int(time.time())}; hwclock -w -u")
-    eventually(lambda: abs(int(life.stats["timeOffset"])) < 60, within_s=10)
-
-
-def test_a_guest_that_slept_wakes_with_the_right_time(life: Life) -> None:
-    life.guest.run("date -s @1000000000")
-    memory, parameters = (
-        sequences.Disk(life.disk.storage, size_bytes=size, form=sequences.RAW) for size in (256 << 20, 1 << 20)
-    )
-    for disk, name in ((memory, "memory"), (parameters, "parameters")):
-        sequences.create_disk(life.ask, disk, name)
-    ids = memory.ids()
-    handle = [ids["domainID"], ids["poolID"], memory.image_id, memory.volume_id, parameters.image_id]
-    life.vm("hibernate", hibernationVolHandle=",".join([*handle, parameters.volume_id]))
-    description = life.xml
-    sequences.wait_for_status(life.ask, life.vm_id, "Down")
-    life.vm("destroy")
-    wish = {"vmId": life.vm_id, "xml": description, "memoryDumpVolume": ids, "memoryConfVolume": parameters.ids()}
-    life.vm("create", vmParams=wish)
-    sequences.wait_for_status(life.ask, life.vm_id, "Powering up")
-    eventually(lambda: abs(int(life.guest.run("date +%s")) - time.time()) < 30, within_s=60, every_s=0.5)
 
 
 def test_what_the_guest_calls_its_disks_is_in_the_xml(life: Life) -> None:
