@@ -28,6 +28,7 @@ from tests.faults.powercut import Stage, stage
 from tests.faults.steps import Steps
 from tests.support.eventually import eventually
 from tests.support.storage_room import MIB, StorageRoom, qemu_check, qemu_info
+from vdsm_mp.common import kernel
 from vdsm_mp.common.errors import Error
 from vdsm_mp.tasks import registry
 from vdsm_mp.workers import storage  # once, before the many forks
@@ -286,6 +287,7 @@ def look(stage: Stage, scenario: Scenario) -> str:
 
 def in_session(function: Callable[[], None], why: Path | None = None) -> int:
     """Run in a forked session; its wait status as an exit code, negative = killed. why: takes what it raised."""
+    kernel.adopt_orphans()  # init may take its time to reap them
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -307,7 +309,10 @@ def in_session(function: Callable[[], None], why: Path | None = None) -> int:
 
 
 def _is_empty(session: int) -> bool:
-    """Its children may die a little later."""
+    """Its children may die a little later; they are ours to reap then."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-session, os.WNOHANG)[0]:
+            continue
     try:
         os.killpg(session, 0)
     except ProcessLookupError:
