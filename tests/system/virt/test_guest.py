@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Linux guest with its agent, through the door of a whole house: what it tells, what it sees, and how it goes.
+"""A Linux guest with its agent, through the door of a whole house: what it tells, and what it sees.
 
-One guest is booted for all tests that run in one process, on a volume of a file domain; none needs another's traces,
-and the last one shuts it down.
+One guest is booted for all tests that run in one process, on a volume of a file domain; none needs another's traces.
 """
 
 import shutil
@@ -212,21 +211,3 @@ def test_an_agent_that_is_silent_or_floods_harms_nobody(life: Life) -> None:
     eventually(lambda: "GUEST: noisy" in life.guest.said)
     all_is_well(192 << 10)
     eventually(lambda: life.guest.agent("guest-fsfreeze-status") == "thawed", within_s=60, every_s=0.5)
-
-
-def test_the_agent_reboots_its_guest_and_the_vm_stays(life: Life) -> None:
-    pid, boots = life.guest.libvirtd.qemu_pid(f"vm-{life.vm_id[:8]}"), life.guest.said.count("GUEST: ready")
-    life.vm("shutdown", delay="0", message="", timeout="60", force=False, reboot=True)
-    eventually(lambda: life.guest.said.count("GUEST: ready") == boots + 1, within_s=90, every_s=0.3)
-    assert "GUEST: shutdown -h -r" in life.guest.said
-    eventually(lambda: life.stats["status"] == "Up" and life.stats.get("guestName"), within_s=60, every_s=0.3)
-    assert float(life.guest.run("cat /proc/uptime").split()[0]) < 90
-    assert life.guest.libvirtd.qemu_pid(f"vm-{life.vm_id[:8]}") == pid
-
-
-def test_the_agent_shuts_its_guest_down(life: Life) -> None:
-    life.vm("shutdown", delay="0", message="", timeout="60", force=False)
-    down = sequences.wait_for_status(life.ask, life.vm_id, "Down")
-    assert (down["exitCode"], down["exitReason"]) == (0, 7)
-    assert "GUEST: shutdown -h -P" in life.guest.said
-    life.vm("destroy")
