@@ -81,7 +81,7 @@ def test_one_look_has_a_number_for_every_worker(house: RunningHouse) -> None:
 
 def test_the_pages_follow_a_worker_that_dies_and_a_house_that_ends(house: RunningHouse) -> None:
     with serving(house) as port:
-        assert get(port, "/readyz") == (200, '{"ok": true, "problems": []}\n')
+        eventually(lambda: get(port, "/readyz") == (200, '{"ok": true, "problems": []}\n'), within_s=15)
         told: tuple[int, str] = (0, "")
         for _ in range(4):  # each time it is away for longer before it is started again
             os.kill(house.pid_of("network"), signal.SIGKILL)
@@ -112,7 +112,7 @@ def test_nothing_but_three_pages_can_be_read_and_nothing_written(house: RunningH
         assert get(port, "/metrics", "POST")[0] == 501
         assert get(port, "/metrics", "HEAD") == (200, "")
         assert get(port, "/" + "x" * 100_000)[0] == 414
-        assert get(port, "/readyz")[0] == 200
+        eventually(lambda: get(port, "/readyz")[0] == 200, within_s=15)
 
 
 class Quick(exporter.Server):
