@@ -116,7 +116,7 @@ class Ender:
             dom = self._connection.domain(vm_id)
             with translated(vm_id, DestroyFailed):
                 if dom.isActive():  # told to be Down, because libvirtd died with the answer to its start
-                    dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_DEFAULT)
+                    _kill(dom)
                 if dom.isPersistent():
                     dom.undefineFlags(UNDEFINE)
         except NoSuchVm:
@@ -191,7 +191,16 @@ def end_if_running(connection: Connection, vm_id: str) -> None:
     with translated(vm_id):
         dom = connection.domain(vm_id)
         if dom.isActive():
-            dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_DEFAULT)
+            _kill(dom)
+
+
+def _kill(dom: Any) -> None:
+    """Raises: libvirtError. One that ends by itself meanwhile is what was wanted."""
+    try:
+        dom.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_DEFAULT)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or _runs(dom):
+            raise
 
 
 def _runs(dom: Any) -> bool:
