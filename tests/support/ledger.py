@@ -243,8 +243,14 @@ def check_all(ledger: Ledger, storage: Storage) -> None:
         assert actual == without_writes(view), (key, actual, view)
         if view is not None and not key.startswith("vm/"):
             storage.check_data(key, view)
-    there = {f"{sd_id}/{name}" for sd_id, path in storage.domains.items() for name in os.listdir(path / "images")}
-    assert there == {key for key, view in ledger.things.items() if view is not None and not key.startswith("vm/")}
+    wanted = {key for key, view in ledger.things.items() if view is not None and not key.startswith("vm/")}
+
+    def nothing_else() -> bool:
+        there = {f"{sd_id}/{name}" for sd_id, path in storage.domains.items() for name in os.listdir(path / "images")}
+        assert there == wanted, there ^ wanted
+        return True
+
+    eventually(nothing_else, within_s=30)  # remnants of what was removed are swept in the background
     master = next(iter(storage.domains.values()))
     assert os.listdir(master / "master/tasks") == []
     try:
