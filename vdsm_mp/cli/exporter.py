@@ -98,23 +98,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
+        if self.path not in ("/metrics", "/healthz", "/readyz"):
+            self.send_error(HTTPStatus.NOT_FOUND, "there are /metrics, /healthz and /readyz")
+            return
+        status = self.server.status()
         match self.path:
             case "/metrics":
-                self._say(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", self.server.text(self._status()))
+                self._say(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", self.server.text(status))
             case "/healthz":
-                self._verdict(not health_faults(self._status()))
+                self._verdict(status, well=not health_faults(status))
             case "/readyz":
-                self._verdict(not self._status()["problems"])
-            case _:
-                self.send_error(HTTPStatus.NOT_FOUND, "there are /metrics, /healthz and /readyz")
+                self._verdict(status, well=not status["problems"])
 
     do_HEAD = do_GET
 
-    def _status(self) -> Status:
-        return self.server.status()
-
-    def _verdict(self, well: bool) -> None:
-        said = json.dumps({"ok": well, "problems": list(self._status()["problems"])}, ensure_ascii=False)
+    def _verdict(self, status: Status, *, well: bool) -> None:
+        said = json.dumps({"ok": well, "problems": list(status["problems"])}, ensure_ascii=False)
         self._say(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, "application/json", said + "\n")
 
     def _say(self, code: HTTPStatus, kind: str, text: str) -> None:
