@@ -213,11 +213,6 @@ def _all_over(storage: Storage) -> list[dict[str, Any]]:
 
 def _which(one: Operation, storage: Storage) -> str:
     """Raises: AssertionError (neither)."""
-    if one.what.endswith("extend"):  # a capacity that was not known when it died is put right when a VM is to use it
-        for key, view in one.before.items():
-            names = storage.names(key, leaf_of(view or {}))
-            storage.call("Image.prepare", **names)
-            storage.call("Image.teardown", **names)
     actual = {key: storage.look(key) for key in one.after}
     if actual == {key: without_writes(view) for key, view in one.after.items()} and _holds(one.after, storage):
         return "after"

@@ -4,6 +4,7 @@
 import logging
 
 from vdsm_mp.api.errors_volume import (
+    ImageIsNotLegalChain,
     InvalidVolumeParameter,
     VolumeExtendFailed,
     VolumeNotWritable,
@@ -12,8 +13,10 @@ from vdsm_mp.api.errors_volume import (
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.storage import qemuimg
 from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.domain_io import FileStat
+from vdsm_mp.storage.qcow2 import HEADER_BYTES, NotQcow2, read_header
 from vdsm_mp.storage.volume_file import change_metadata, read_volume, volume_path
-from vdsm_mp.storage.volume_metadata import description_of
+from vdsm_mp.storage.volume_metadata import VolumeMetadata, description_of
 from vdsm_mp.tasks.progress import Progress
 
 _log = logging.getLogger("storage.volume")
@@ -67,7 +70,7 @@ def _extend_raw(domain: FileDomain, image_id: str, volume_id: str, to_bytes: int
 def _extend_cow(domain: FileDomain, image_id: str, volume_id: str, to_bytes: int) -> None:
     before, _ = read_volume(domain, image_id, volume_id)
     path = domain.io.path_of(volume_path(image_id, volume_id))
-    # Zero says "look into the file": whoever prepares the image after a crash here takes the size from the header.
+    # Zero says "look into the file": whoever comes after a crash here takes the size from the header.
     change_metadata(domain, image_id, volume_id, capacity=0)
     try:
         qemuimg.resize(path, "qcow2", to_bytes)
@@ -78,3 +81,25 @@ def _extend_cow(domain: FileDomain, image_id: str, volume_id: str, to_bytes: int
             return
         raise
     change_metadata(domain, image_id, volume_id, capacity=to_bytes)
+
+
+def settle_size(domain: FileDomain, image_id: str, volume_id: str) -> None:
+    """After an extension that was cut short: what the file has grown to is the capacity.
+
+    Raises: VolumeDoesNotExist, ImageIsNotLegalChain (no qcow2 file), storage errors.
+    """
+    metadata, file = read_volume(domain, image_id, volume_id)
+    size = virtual_size(domain, image_id, volume_id, metadata, file)
+    if metadata.capacity < size:
+        change_metadata(domain, image_id, volume_id, capacity=size)
+
+
+def virtual_size(domain: FileDomain, image_id: str, volume_id: str, metadata: VolumeMetadata, file: FileStat) -> int:
+    """Bytes, by the file alone. Raises: ImageIsNotLegalChain, storage errors."""
+    if not metadata.cow:
+        return file.size_bytes
+    data = domain.io.read(volume_path(image_id, volume_id), offset=0, length=HEADER_BYTES, direct=False)
+    try:
+        return read_header(data).virtual_bytes
+    except NotQcow2 as e:
+        raise ImageIsNotLegalChain(image_id, f"volume {volume_id} is no qcow2 file: {e}") from e

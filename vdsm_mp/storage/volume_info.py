@@ -6,10 +6,11 @@ import logging
 from msgspec import UNSET, UnsetType
 
 from vdsm_mp.api.errors_storage import LockNotInspected
-from vdsm_mp.api.errors_volume import VolumeMetadataBadValue
+from vdsm_mp.api.errors_volume import ImageIsNotLegalChain, VolumeMetadataBadValue
 from vdsm_mp.api.volume import VolumeInfo, VolumeLease
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.locks import ClusterLock, Lease
+from vdsm_mp.storage.volume_change import virtual_size
 from vdsm_mp.storage.volume_file import LEASE, read_volume, volume_path
 
 _log = logging.getLogger("storage.volume")
@@ -25,15 +26,20 @@ def lease_of(domain: FileDomain, image_id: str, volume_id: str) -> Lease | None:
 def volume_info(domain: FileDomain, lock: ClusterLock, image_id: str, volume_id: str) -> VolumeInfo:
     """Volume.getInfo. Raises: VolumeDoesNotExist, VolumeMetadataInvalid, VolumeMetadataBadValue, storage errors."""
     metadata, file = read_volume(domain, image_id, volume_id)
-    if metadata.capacity < 1:
-        raise VolumeMetadataBadValue(volume_id, f"capacity is {metadata.capacity}")
+    # Zero while a qcow2 volume grows, and after a death then until somebody puts it right.
+    try:
+        capacity = metadata.capacity or virtual_size(domain, image_id, volume_id, metadata, file)
+    except ImageIsNotLegalChain as e:
+        raise VolumeMetadataBadValue(volume_id, f"capacity is 0, and {e}") from e
+    if capacity < 1:
+        raise VolumeMetadataBadValue(volume_id, f"capacity is {capacity}")
     return VolumeInfo(
         uuid=volume_id,
         type=metadata.type,
         format=metadata.format,
         disktype=metadata.disk_type,
         voltype=metadata.voltype,
-        capacity=str(metadata.capacity),
+        capacity=str(capacity),
         parent=metadata.parent,
         description=metadata.description,
         domain=metadata.sd_id,

@@ -19,6 +19,7 @@ from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.image_delete import remove_remnant, take_away
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
+from vdsm_mp.storage.volume_change import settle_size
 from vdsm_mp.storage.volume_file import (
     LEASE,
     META,
@@ -74,6 +75,17 @@ def parent_made_internal(domain: FileDomain, image_id: str, parent_id: str) -> R
     )
 
 
+def size_changed(domain: FileDomain, image_id: str, volume_id: str) -> Recovery:
+    """A volume may have grown without its metadata."""
+    return Recovery(
+        f"extend size finalize: {volume_id}",
+        "volume",
+        "Volume",
+        "extendSizeFinalize",
+        (domain.sd_id, image_id, volume_id),
+    )
+
+
 def volume_created(domain: FileDomain, image_id: str, volume_id: str) -> Recovery:
     """The whole volume: what a finished creation leaves to be reverted."""
     where = domain.io.path_of(image_path(image_id))
@@ -119,7 +131,7 @@ class Undoing:
             "createVolumeRollback": self._created,
             "shareVolumeRollback": self._shared,
             "parentVolumeRollback": self._parent,
-            "extendSizeFinalize": self._nothing,
+            "extendSizeFinalize": self._extended,
             "renameVolumeRollback": self._renamed,
         }
         self._table: dict[tuple[str, str, str], Callable[[Recovery], None]] = {
@@ -181,6 +193,14 @@ class Undoing:
                 recheck_leaf(domain, image_id, volume_id)
             except (ImageDoesNotExist, VolumeDoesNotExist):
                 _log.info("parent %s is gone", volume_id)
+
+    def _extended(self, recovery: Recovery) -> None:
+        domain, image_id, volume_id = self._named(recovery, *recovery.params[:3])
+        with self._holding(domain, image_id):
+            try:
+                settle_size(domain, image_id, volume_id)
+            except (ImageDoesNotExist, VolumeDoesNotExist):
+                _log.info("volume %s is gone", volume_id)
 
     def _created(self, recovery: Recovery) -> None:
         if len(recovery.params) < 4:

@@ -24,7 +24,7 @@ from vdsm_mp.api.volume import (
     VolumeMeasure,
     VolumeSize,
 )
-from vdsm_mp.storage import volume_change, volume_create, volume_delete, volume_look
+from vdsm_mp.storage import volume_change, volume_create, volume_delete, volume_look, volume_undo
 from vdsm_mp.storage.volume_access import Volumes, key_of
 from vdsm_mp.storage.volume_file import read_volume
 from vdsm_mp.storage.volume_info import volume_info
@@ -75,8 +75,10 @@ def extend(volumes: Volumes, ask: ExtendVolumeSize) -> str:
     def job(run: TaskRun) -> None:
         with volumes.changing(f"extendImageSize {ask.volume_id}", domain, ask.image_id):
             volume_change.extend(domain, ask.image_id, ask.volume_id, to_bytes, run.progress)
+        run.settle()
 
-    return volumes.tasks.start("extendImageSize", job, spm=True, key=key_of(ask.image_id))
+    steps = (volume_undo.size_changed(domain, ask.image_id, ask.volume_id),)
+    return volumes.tasks.start("extendImageSize", job, spm=True, key=key_of(ask.image_id), recoveries=steps)
 
 
 @handles(SetVolumeDescription)

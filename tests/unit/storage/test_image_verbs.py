@@ -114,8 +114,9 @@ def test_a_capacity_that_is_too_small_is_corrected(house: StorageRoom) -> None:
     image_id, leaf = house.create()
     meta = house.image(image_id) / f"{leaf}.meta"
     meta.write_text(meta.read_text().replace(f"CAP={16 * MIB}", "CAP=0"))
+    assert house.info(image_id, leaf)["capacity"] == str(16 * MIB)  # told from the header
     house.call("Image.prepare", **house.names(image_id, leaf))
-    assert house.info(image_id, leaf)["capacity"] == str(16 * MIB)
+    assert f"CAP={16 * MIB}\n" in meta.read_text()
 
 
 def test_a_group_that_may_not_read_is_let_in(house: StorageRoom) -> None:
