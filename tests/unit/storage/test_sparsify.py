@@ -2,7 +2,6 @@
 """SDM.sparsify_volume, with virt-sparsify where there is one."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.support import appliance
 from tests.support.eventually import eventually
-from tests.support.needs import lacks, needs_program
+from tests.support.needs import needs_program
 from tests.support.storage_room import MIB, RAW, StorageRoom, new_id
 from vdsm_mp.common.errors import Error
 
@@ -87,10 +87,7 @@ def ended(house: StorageRoom, job_id: str) -> dict[str, Any] | None:
 def test_space_that_a_file_system_does_not_use_is_given_back(
     house: StorageRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if shutil.which("virt-sparsify") is None or not any(Path("/boot").glob("vmlinuz-*")):
-        lacks("virt-sparsify with a kernel for its machine")
-    # Without KVM: it works everywhere.
-    monkeypatch.setenv("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg")
+    appliance.prepare(monkeypatch, "virt-sparsify")
     image_id, volume_id = house.create(volFormat=RAW, size=str(64 * MIB))
     path = house.image(image_id) / volume_id
     subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "nodiscard", path], check=True)

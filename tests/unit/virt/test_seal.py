@@ -2,7 +2,6 @@
 """VM.seal on libvirt's own test driver, with virt-sysprep where there is one, and a program in its place elsewhere."""
 
 import os
-import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.support import appliance
 from tests.support.eventually import eventually
-from tests.support.needs import lacks
 from tests.support.virt_room import VirtRoom
 from vdsm_mp.api.errors_virt import SealFailed
 from vdsm_mp.api.internal import GetVirtJobs
@@ -105,10 +104,9 @@ def test_a_disk_that_is_not_there_fails_the_job_and_the_others_come_back(
     assert image["img_id"] in room.storage.released
 
 
+@pytest.mark.timeout(240)
 def test_the_real_program_looks_into_the_disk(room: VirtRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if shutil.which("virt-sysprep") is None or not any(Path("/boot").glob("vmlinuz-*")):
-        lacks("virt-sysprep with a kernel for its machine")
-    monkeypatch.setenv("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg")
+    appliance.prepare(monkeypatch, "virt-sysprep")
     job = sealed(room, disk(room, tmp_path))
     assert job["status"] == "failed"
     assert "no operating systems were found" in job["error"]["message"]
