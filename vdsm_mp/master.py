@@ -36,6 +36,7 @@ from vdsm_mp.house.claim import CannotStart
 from vdsm_mp.house.desk import Desk
 from vdsm_mp.house.logwriter import LogWriter
 from vdsm_mp.house.members import Process
+from vdsm_mp.house.premises import Premises
 from vdsm_mp.ipc import control
 from vdsm_mp.workers import table
 from vdsm_mp.workers.table import WorkerSpec
@@ -113,12 +114,13 @@ def _begin(argv: list[str] | None, held: contextlib.ExitStack) -> Callable[[], i
     asked = parser.parse_args(argv)
     build = program.build_id()  # before anything more is loaded: what lies there later may be an upgrade
     loaded = config.load(asked.config)
-    held.callback(os.close, _check(loaded.config))
+    lock = _check(loaded.config)
+    held.callback(os.close, lock)
     public = held.enter_context(listener.bind(loaded.config))
     for line in loaded.notes:
         logger.warning("%s", line)
     origin = {"file": str(asked.config or config.main_file()), "digest": config.digest(loaded.config)}
-    return _furnish(loaded.config, origin, public, importlib.import_module(asked.table), build, held)
+    return _furnish(loaded.config, origin, public, importlib.import_module(asked.table), build, lock, held)
 
 
 def _check(cfg: Config) -> int:
@@ -165,6 +167,7 @@ def _furnish(
     public: socket.socket,
     rows: ModuleType,
     build: str,
+    lock: int,
     held: contextlib.ExitStack,
 ) -> Callable[[], int]:
     """The house with all it needs, but still empty; returns its life. Raises CannotStart."""
@@ -200,7 +203,7 @@ def _furnish(
     selector = held.enter_context(selectors.DefaultSelector())
     with claim.needing(run_dir / "control.sock"):
         desk = Desk(run_dir / "control.sock", house, selector, cfg.vdsm_mp.user, cfg.vdsm_mp.group)
-    return partial(_serve, cfg, house, _Loop(house, selector, desk))
+    return partial(_serve, cfg, house, _Loop(house, selector, desk, Premises(run_dir, bus_dir, lock, house, desk)))
 
 
 def _serve(cfg: Config, house: houses.House, loop: "_Loop") -> int:
@@ -223,8 +226,8 @@ def _broadcast(bus_dir: Path, token: str, workers: list[tuple[str, int]]) -> Non
 class _Loop:
     """Waits for signals, notes, ends and operators, and hands each to the house. One step at a time."""
 
-    def __init__(self, house: houses.House, selector: selectors.BaseSelector, desk: Desk) -> None:
-        self._house, self._selector, self._desk = house, selector, desk
+    def __init__(self, house: houses.House, selector: selectors.BaseSelector, desk: Desk, premises: Premises) -> None:
+        self._house, self._selector, self._desk, self._premises = house, selector, desk, premises
         self._signals, wake = socket.socketpair()
         for end in (self._signals, wake):
             end.setblocking(False)
@@ -249,6 +252,7 @@ class _Loop:
                 looked_mono = now
                 self._house.beat(late_s=now - due_mono)
                 self._desk.beat()
+                self._premises.beat()
         self._desk.close()
         self._reap()
         signal.set_wakeup_fd(-1)

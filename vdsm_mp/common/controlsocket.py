@@ -6,7 +6,11 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from vdsm_mp.common import kernel
+
 CONNECT_S = 3.0
+#: Beside the socket; held by the master for life.
+LOCK = "vdsm-mp.lock"
 MOST_ANSWER_BYTES = 4 << 20
 
 
@@ -26,6 +30,11 @@ def ask(run_dir: str, do: str, *, timeout_s: float = 10.0, **more: Any) -> Any:
         try:
             sock.connect(path)
         except (FileNotFoundError, ConnectionRefusedError) as error:
+            if pid := kernel.who_has_open(str(Path(run_dir) / LOCK)):
+                raise Refused(
+                    f"the agent runs as pid {pid}, but {path}: {error.strerror}; it is starting or leaving, or makes "
+                    f"the socket again within seconds unless {run_dir} is missing: systemd-tmpfiles --create makes that"
+                ) from error
             raise NotRunning(f"the agent is not running ({path}: {error.strerror})") from error
         except PermissionError as error:
             raise Refused(f"{path}: only root and the agent's user may ask") from error

@@ -81,6 +81,19 @@ def in_session(session: int) -> list[ProcessFacts]:
     return found
 
 
+def who_has_open(path: str) -> int:
+    """The pid of a process that has this file open, removed since or not; 0 when nobody has, or we may not look."""
+    wanted = {path, f"{path} (deleted)"}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                if any(str(fd.readlink()) in wanted for fd in Path(f"/proc/{entry}/fd").iterdir()):
+                    return int(entry)
+            except OSError:
+                continue  # gone, or not ours to look at
+    return 0
+
+
 def rss_kib(pid: int) -> int:
     """Resident memory; 0 when the process is gone. Takes no lock of the process, unlike PSS."""
     try:

@@ -14,10 +14,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from vdsm_mp.common.controlsocket import LOCK
+
 #: No room, no memory, no descriptors or processes left, a port that its last owner has not let go: worth another try.
 MAY_PASS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EADDRINUSE, errno.EINTR)
 )
+
+PID_FILE = "vdsm-mp.pid"
 
 
 class CannotStart(Exception):
@@ -26,6 +30,13 @@ class CannotStart(Exception):
     def __init__(self, faults: str, *, may_pass: bool = False) -> None:
         super().__init__(faults)
         self.may_pass = may_pass
+
+
+class AlreadyRunning(CannotStart):
+    """Another master has the lock."""
+
+    def __init__(self, pid: str) -> None:
+        super().__init__(f"already running pid {pid or 'unknown'}", may_pass=True)
 
 
 @contextlib.contextmanager
@@ -39,8 +50,8 @@ def needing(path: Path) -> Iterator[None]:
 
 
 def lock(run_dir: Path) -> int:
-    """Take the single-instance lock for life; the descriptor. Raises CannotStart, naming who has it."""
-    path = run_dir / "vdsm-mp.lock"
+    """Take the single-instance lock for life; the descriptor. Raises AlreadyRunning, CannotStart."""
+    path = run_dir / LOCK
     with needing(path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
@@ -48,7 +59,7 @@ def lock(run_dir: Path) -> int:
     except BlockingIOError:
         holder = os.pread(fd, 20, 0).decode(errors="replace").strip()
         os.close(fd)
-        raise CannotStart(f"already running pid {holder or 'unknown'}", may_pass=True) from None
+        raise AlreadyRunning(holder) from None
     with needing(path):
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
@@ -69,12 +80,21 @@ def bus_dir(run_dir: Path) -> Path:
 @contextlib.contextmanager
 def pid_file(run_dir: Path) -> Iterator[None]:
     """There for as long as we are."""
-    path = run_dir / "vdsm-mp.pid"
-    with needing(path):
-        path.unlink(missing_ok=True)  # whoever wrote it, root too: the directory is ours
-        path.write_text(f"{os.getpid()}\n")
+    with needing(run_dir / PID_FILE):
+        write_pid_file(run_dir)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):  # it says no more than its absence, and the next start removes it
-            path.unlink()
+            (run_dir / PID_FILE).unlink()
+
+
+def write_pid_file(run_dir: Path) -> None:
+    """Raises OSError."""
+    path = run_dir / PID_FILE
+    path.unlink(missing_ok=True)  # whoever wrote it, root too: the directory is ours
+    path.write_text(f"{os.getpid()}\n")
+
+
+def has_pid_file(run_dir: Path) -> bool:
+    return (run_dir / PID_FILE).exists()

@@ -68,17 +68,42 @@ class Desk:
         self._user, self._group = user, group
         self._callers: dict[socket.socket, Caller] = {}
         self._numbers = 0
-        path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o117)
+        self._listener = self._listen()
+
+    def _listen(self) -> socket.socket:
+        """Raises OSError; then there is no new socket, and no file of one."""
+        self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._listener.bind(str(path))
-        finally:
-            os.umask(before)
-        self._give_to_group(path)
-        self._listener.listen(MOST_CALLERS)
-        self._listener.setblocking(False)
-        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+            before = os.umask(0o117)
+            try:
+                listener.bind(str(self._path))
+            finally:
+                os.umask(before)
+            self._give_to_group(self._path)
+            listener.listen(MOST_CALLERS)
+            listener.setblocking(False)
+            self._inode = self._path.stat().st_ino
+        except OSError:
+            listener.close()
+            raise
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        return listener
+
+    @property
+    def reachable(self) -> bool:
+        """Is our socket's file there? Raises OSError for what is no answer to that."""
+        try:
+            return self._path.lstat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def open_again(self) -> None:
+        """Somebody removed the socket's file: make another one. Who is connected stays so. Raises OSError."""
+        before = self._listener
+        self._listener = self._listen()
+        self._selector.unregister(before)
+        before.close()
 
     def _give_to_group(self, path: Path) -> None:
         try:
@@ -92,7 +117,8 @@ class Desk:
         self._selector.unregister(self._listener)
         self._listener.close()
         with contextlib.suppress(OSError):  # a folder that was taken away or is read-only now must not keep us
-            self._path.unlink()
+            if self.reachable:
+                self._path.unlink()
 
     def _accept(self) -> None:
         for _ in range(2 * MOST_CALLERS):

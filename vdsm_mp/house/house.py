@@ -73,6 +73,9 @@ class House:
         self.config = config
         #: Who started us, to tell when it is gone; 0 = nobody who would start us again.
         self.supervisor_pid = 0
+        #: What is missing in the run directory and cannot be made again; "" = nothing.
+        self.premises_problem = ""
+        self._bus_there = True
         self._inherited = inherited
         self._broadcast = broadcast
         self.log_writer = log_writer
@@ -222,7 +225,7 @@ class House:
         logger.error("%s died: %s; restart in %gs", name, reason, wait_s)
         if worker.history.degraded(now):
             logger.error("%s is degraded: more than %d deaths within %gs", name, members.INTENSITY, members.WINDOW_S)
-        if wait_s == 0:
+        if wait_s == 0 and self._may_start:
             self._start(worker)
 
     def _replaced(self) -> bool:
@@ -288,7 +291,11 @@ class House:
 
     @property
     def _may_start(self) -> bool:
-        return not self._stopping and len([lost for lost in self.lost if lost.kind == "worker"]) < MOST_LOST
+        return (
+            self._bus_there
+            and not self._stopping
+            and len([lost for lost in self.lost if lost.kind == "worker"]) < MOST_LOST
+        )
 
     @property
     def _stopping(self) -> bool:
@@ -406,6 +413,16 @@ class House:
         log.reopen()
         self._tell_all(control.Reload())
         logger.info("log files opened again")
+
+    def bus_is_there(self, there: bool) -> None:
+        """Without its directory no worker is started, which could not bind; all that wait are when it is back."""
+        if there and not self._bus_there:
+            for worker in self.workers.values():
+                worker.next_start_mono = 0.0
+        self._bus_there = there
+
+    def bind_again(self, worker: Worker) -> None:
+        self._tell(worker, control.BindAgain())
 
     def stop_spm(self) -> None:
         logger.warning("SIGUSR1: the SPM role is given up")

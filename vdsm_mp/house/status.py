@@ -17,7 +17,10 @@ def of(house: House) -> dict[str, Any]:
     program, build: where it was loaded from, and which it was then (`common/program.py`). config: {"file", "digest"}.
     abandoned: the supervisord that started us is gone, so nobody would start us again.
 
-    verdict: "ok", "degraded" (something restarts too often, or is written off, or not all are ready) or "failed".
+    run_dir_problem: what somebody removed from the run directory and cannot be made again; "" = nothing.
+
+    verdict: "ok", "degraded" (something restarts too often, or is written off, or not all are ready, or there is such a
+    problem) or "failed".
     """
     now = time.monotonic()
     workers = {name: _worker(worker, now) for name, worker in house.workers.items()}
@@ -25,7 +28,9 @@ def of(house: House) -> dict[str, Any]:
     states = {worker["state"] for worker in workers.values()}
     if "failed" in states:
         verdict = "failed"
-    elif lost or states != {"ready"} or any(worker["degraded"] for worker in workers.values()):
+    elif (
+        lost or house.premises_problem or states != {"ready"} or any(worker["degraded"] for worker in workers.values())
+    ):
         verdict = "degraded"
     else:
         verdict = "ok"
@@ -38,6 +43,7 @@ def of(house: House) -> dict[str, Any]:
         "build": house.build,
         "config": house.config,
         "abandoned": house.supervisor_pid not in (0, os.getppid()),
+        "run_dir_problem": house.premises_problem,
         "uptime_s": round(now - house.started_mono, 1),
         "rss_kib": kernel.rss_kib(os.getpid()),
         "pss_kib": kernel.own_pss_kib(),

@@ -47,6 +47,10 @@ class StopSpm(Note, frozen=True, kw_only=True, tag="stopSpm"):
     """SIGUSR1: give the SPM role up (fencing)."""
 
 
+class BindAgain(Note, frozen=True, kw_only=True, tag="bindAgain"):
+    """Somebody removed the files of your sockets on the bus; their directory is there (again)."""
+
+
 class Look(Note, frozen=True, kw_only=True, tag="look"):
     """Report your thread stacks, or a profile of the next `seconds`."""
 
@@ -103,7 +107,7 @@ class Report(Note, frozen=True, kw_only=True, tag="report"):
     text: str
 
 
-ToWorker = Peer | PrepareForShutdown | Leave | Reload | StopSpm | Look | ChildMade
+ToWorker = Peer | PrepareForShutdown | Leave | Reload | StopSpm | BindAgain | Look | ChildMade
 ToMaster = Ready | CannotStart | Alive | OpenChild | CloseChild | Report
 
 _encode = msgspec.json.Encoder().encode

@@ -24,6 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import zmq
+
 from vdsm_mp.api.catalogue import VERBS
 from vdsm_mp.api.errors import DeadlineExceeded, NotAllowed, UnknownVerb
 from vdsm_mp.api.ports import CallContext
@@ -126,6 +128,15 @@ class Bus:
             self._prepare()
         else:
             self._counts["refused"] += 1
+
+    def bind_again(self) -> None:
+        """The files of our sockets were removed: make them anew, so that workers that start now can connect."""
+        if self._wires is None:
+            return
+        try:
+            self._wires.bind_again()
+        except zmq.ZMQError as error:
+            logger.error("the sockets on the bus cannot be made again: %s", error)  # the master looks, and tells again
 
     def set_handlers(self, dispatch: Dispatch) -> None:
         """From now on calls are served. Until then they are answered with StillStarting."""

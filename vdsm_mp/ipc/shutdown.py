@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from vdsm_mp.ipc import places
 from vdsm_mp.ipc.envelope import BUS_VERSION, Broken, Notice, Seal, notices
 
 TOPIC = b"prepareForShutdown"
@@ -19,7 +20,7 @@ BROADCAST_S = 0.3
 
 
 def address(bus_dir: Path, worker: str, epoch: int) -> str:
-    return f"ipc://{bus_dir}/{worker}.{epoch}.house"
+    return f"ipc://{bus_dir}/{places.name(worker, epoch, 'house')}"
 
 
 def announcement(seal: Seal) -> list[bytes]:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import zmq
 
+from vdsm_mp.ipc import places
+
 #: Messages waiting per peer and direction. Full means busy, and is said at once.
 QUEUE = 256
 #: Events waiting per subscriber, ten seconds of a storm; more are dropped, and a gap in their numbers brings a resync.
@@ -32,10 +34,11 @@ class Wires:
         self._pid = os.getpid()
         _check_directory(run_dir)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._bound: list[tuple[zmq.Socket[bytes], str]] = []
 
     def path(self, worker: str, epoch: int, kind: str) -> str:
         """The address of a worker's `call` or `events` socket."""
-        path = self.run_dir / f"{worker}.{epoch}.{kind}"
+        path = self.run_dir / places.name(worker, epoch, kind)
         if len(os.fsencode(path)) > MAX_PATH_BYTES:
             raise ValueError(f"{path} is too long for a unix socket")
         return f"ipc://{path}"
@@ -43,7 +46,7 @@ class Wires:
     def router(self, address: str) -> "zmq.Socket[bytes]":
         socket = self._limited(zmq.ROUTER, QUEUE)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        return _bound(socket, address)
+        return self._bind(socket, address)
 
     def dealer(self, address: str) -> "zmq.Socket[bytes]":
         socket = self._limited(zmq.DEALER, QUEUE)
@@ -54,7 +57,7 @@ class Wires:
         """An XPUB, because it hears of every new subscriber, who then gets a mark."""
         socket = self._limited(zmq.XPUB, EVENT_QUEUE)
         socket.setsockopt(zmq.XPUB_VERBOSE, 1)
-        return _bound(socket, address)
+        return self._bind(socket, address)
 
     def subscriber(self) -> "zmq.Socket[bytes]":
         return self._limited(zmq.SUB, EVENT_QUEUE)
@@ -63,7 +66,22 @@ class Wires:
         """A SUB that is bound, for the one word that the master says on the bus."""
         socket = self._limited(zmq.SUB, 4)
         socket.subscribe(topic)
-        return _bound(socket, address)
+        return self._bind(socket, address)
+
+    def _bind(self, socket: "zmq.Socket[bytes]", address: str) -> "zmq.Socket[bytes]":
+        _listen(socket, address)
+        self._bound.append((socket, address))
+        return socket
+
+    def bind_again(self) -> None:
+        """Make the files of bound sockets anew: somebody removed them. Who is connected stays so. Raises ZMQError.
+
+        Without unbinding before, which would end every connection that came through the old files, with the calls on
+        it; what listened there is of no more use to anybody and ends with its socket.
+        """
+        for socket, address in self._bound:
+            if not socket.closed:
+                _listen(socket, address)
 
     def _limited(self, kind: int, queue: int) -> "zmq.Socket[bytes]":
         # A context that crossed a fork sends into nothing, without an error.
@@ -91,11 +109,10 @@ def _check_directory(run_dir: Path) -> None:
         raise PermissionError(f"{run_dir} must be a directory of uid {os.getuid()} with mode 0700")
 
 
-def _bound(socket: "zmq.Socket[bytes]", address: str) -> "zmq.Socket[bytes]":
+def _listen(socket: "zmq.Socket[bytes]", address: str) -> None:
     # Nobody may connect between bind and a later chmod.
     before = os.umask(0o077)
     try:
         socket.bind(address)
     finally:
         os.umask(before)
-    return socket

@@ -273,6 +273,8 @@ class Life:
                 self._call_note("reload")
             case control.StopSpm():
                 self._call_note("stop-spm")
+            case control.BindAgain():
+                self._bus.bind_again()
             case control.ChildMade():
                 self._children.made(note, fds)
             case control.Look():
