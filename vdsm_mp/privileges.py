@@ -11,8 +11,9 @@ import os
 import pwd
 import select
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from vdsm_mp.common.options import Config
 from vdsm_mp.house import claim
@@ -20,8 +21,7 @@ from vdsm_mp.house import claim
 SUDO_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(msgspec.Struct, frozen=True):
     """says: a sentence. may_pass: without anybody's doing; the others need somebody."""
 
     says: str

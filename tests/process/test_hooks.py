@@ -3,10 +3,10 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.support.eventually import eventually
 from tests.support.needs import needs_root

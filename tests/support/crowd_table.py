@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process table of a house whose door lets in more than ten thousand."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from tests.support.door_table import CHILDREN, PRELOAD
 from tests.support.door_table import WORKERS as _WORKERS

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole house whose virt worker stands still at named steps."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from vdsm_mp.workers import table
 

@@ -13,11 +13,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import libvirt
+from msgspec.structs import replace
 
 from vdsm_mp.api.ports import Caller, Ports
 from vdsm_mp.api.verb import Message

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A house in which only the storage worker and the door work; what is tested with it concerns no other room."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from vdsm_mp.workers import table
 

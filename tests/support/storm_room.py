@@ -7,11 +7,11 @@ room as libvirt's callbacks only.
 
 import time
 import uuid
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import libvirt
+from msgspec.structs import replace
 
 from tests.support.storm_verbs import PrepareStorm, RaiseStorm
 from vdsm_mp.api.ports import Ports

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process table of a house with the real virt room and the real door, and a storm of libvirt events to order."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from vdsm_mp.workers.table import PRELOAD, WORKERS, ChildSpec
 

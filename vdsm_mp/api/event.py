@@ -6,15 +6,15 @@ a gap, or a new epoch of the publisher, asks for the last values again (`ipc/eve
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
+
+import msgspec
 
 from vdsm_mp.api.verb import Message
 
 
-@dataclass(frozen=True, slots=True)
-class EventSpec:
+class EventSpec(msgspec.Struct, frozen=True):
     """One row of `EVENTS`; see `event()`."""
 
     topic: str

@@ -7,14 +7,14 @@ the runner; a test hands a room a list that records.
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from vdsm_mp.api.verb import Message
 
 
-@dataclass(frozen=True, slots=True)
-class CallContext:
+class CallContext(msgspec.Struct, frozen=True):
     """Who asks, for the log and for deadlines. deadline_mono: CLOCK_MONOTONIC seconds after which nobody listens."""
 
     verb: str
@@ -85,8 +85,7 @@ class Root(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Ports:
+class Ports(msgspec.Struct, frozen=True):
     """Everything a worker's `build(config, ports)` may hand to its room."""
 
     worker: str
@@ -96,4 +95,4 @@ class Ports:
     children: Children
     root: Root
     #: Sockets that the master opened before the first fork: {"public": the listening socket}.
-    inherited: Mapping[str, socket.socket] = field(default_factory=dict)
+    inherited: Mapping[str, socket.socket] = msgspec.field(default_factory=dict)

@@ -8,7 +8,6 @@ documentation and conformance rows are derived from the table `VERBS`. A room im
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -40,8 +39,7 @@ class Status(Message, frozen=True, kw_only=True):
 DONE = Status()
 
 
-@dataclass(frozen=True, slots=True)
-class VerbSpec:
+class VerbSpec(msgspec.Struct, frozen=True):
     """One row of `VERBS`; see `verb()` for the meaning of the fields."""
 
     name: str

@@ -3,7 +3,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 _LINE = re.compile(r"(PUT|GET) /[!-~]* HTTP/1\.[01]\Z")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
@@ -19,8 +20,7 @@ class BadHead(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """method: PUT or GET. content_length: of a PUT. last: offset of the last octet that a GET wants."""
 
     method: str

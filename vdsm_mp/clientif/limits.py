@@ -2,13 +2,14 @@
 """How much a client, and all of them together, may take. Every number that bounds the door, with its reason."""
 
 import resource
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 MIB = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Seconds end in `_s`, octets in `_bytes`; the rest are counts."""
 
     # An engine holds two connections, a migrating host one, local tools one each.

@@ -9,7 +9,8 @@ import asyncio
 import errno
 import socket
 from collections import Counter
-from dataclasses import dataclass
+
+import msgspec
 
 from vdsm_mp.clientif.arrival import Arrival, Protocol
 from vdsm_mp.clientif.gate import Authorisation, Gate
@@ -38,8 +39,7 @@ _GRUMBLES = 20
 _GRUMBLE_S = 10.0
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """What the configuration says. tls: None = clear text. verify_names: `verify_client_cert`."""
 
     request_queues: tuple[str, ...]

@@ -17,8 +17,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
+
+import msgspec
 
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Failed, Unavailable
@@ -74,8 +75,7 @@ class CommandAborted(Failed):
         self.command = command
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """status: exit status, negative = killed by that signal. err: the last 16 KiB of stderr."""
 
     status: int

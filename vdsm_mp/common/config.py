@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,7 @@ class ConfigError(Exception):
         self.usable = usable or Config()
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """config: what is in force. notes: for the log. origin: {(section, option): "file:line"} of what files set."""
 
     config: Config
@@ -160,8 +158,7 @@ def digest(config: Config) -> str:
     return hashlib.blake2b(msgspec.json.encode(config), digest_size=8).hexdigest()
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One option that is in force. origin: "file:line", empty = the default."""
 
     section: str

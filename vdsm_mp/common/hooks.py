@@ -18,9 +18,10 @@ import re
 import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from vdsm_mp.common import clock, command, log
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
@@ -54,8 +55,7 @@ class HookFailed(Failed):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True)
-class Hooks:
+class Hooks(msgspec.Struct, frozen=True):
     """directory: holds a folder for each point. work_dir: for documents; ours, and not readable by others."""
 
     directory: str

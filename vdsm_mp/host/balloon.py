@@ -11,8 +11,9 @@ The rules, all of them:
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from vdsm_mp.api.ports import Caller
 from vdsm_mp.api.vm_devices import SetVmBalloonTarget
@@ -31,8 +32,7 @@ _GUEST_KEEPS = 0.20
 _CALL_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Guest:
+class Guest(msgspec.Struct, frozen=True):
     """KiB. free: what the guest itself could do without; None when it does not tell."""
 
     vm_id: str

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processors: topology, flags, speed, whether KVM is there. Plain readings, no libvirt."""
 
-from dataclasses import dataclass
+import msgspec
 
 from vdsm_mp.host.machine import Machine, cpu_list
 
 _CPUS = "/sys/devices/system/cpu"
 
 
-@dataclass(frozen=True, slots=True)
-class Thread:
+class Thread(msgspec.Struct, frozen=True):
     """One logical CPU."""
 
     cpu_id: int
@@ -18,8 +17,7 @@ class Thread:
     numa_cell_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Cpu:
+class Cpu(msgspec.Struct, frozen=True):
     """speed_mhz: of the first CPU as the kernel tells it, 0.0 when it does not."""
 
     threads: tuple[Thread, ...]

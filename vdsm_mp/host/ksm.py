@@ -2,15 +2,15 @@
 """Kernel same-page merging: what it does now. Changing it is root's (`ksm-tune`)."""
 
 import os
-from dataclasses import dataclass
+
+import msgspec
 
 from vdsm_mp.host.machine import Machine
 
 _KSM = "/sys/kernel/mm/ksm"
 
 
-@dataclass(frozen=True, slots=True)
-class Ksm:
+class Ksm(msgspec.Struct, frozen=True):
     """pages_to_scan: per wake-up. sharing_mib: memory that merging saves now."""
 
     running: bool

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads /proc, /sys and /etc of this machine, or of a recorded one below another root. Never fails: absent is empty."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+
+class Machine(msgspec.Struct, frozen=True):
     root: Path = Path("/")
 
     def path(self, name: str) -> Path:

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """NUMA nodes: CPUs, memory, distances, huge pages of each."""
 
-from dataclasses import dataclass
+import msgspec
 
 from vdsm_mp.host.machine import Machine, cpu_list
 
 _NODES = "/sys/devices/system/node"
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """distances: to the nodes in the order of their numbers, as many as there are nodes.
 
     huge_pages: {"2048": (total, free)}.

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The other workers, as something a handler can be given."""
 
-from dataclasses import dataclass
+import msgspec
 
 from vdsm_mp.api.ports import Caller
 
 
-@dataclass(frozen=True, slots=True)
-class Owners:
+class Owners(msgspec.Struct, frozen=True):
     call: Caller

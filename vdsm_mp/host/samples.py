@@ -3,15 +3,15 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from vdsm_mp.common.clock import mono_s
 from vdsm_mp.host import memory, numa
 from vdsm_mp.host.machine import Machine
 
 
-@dataclass(frozen=True, slots=True)
-class CpuTimes:
+class CpuTimes(msgspec.Struct, frozen=True):
     """Ticks since the boot. user includes nice; total is everything, idle and stolen time too."""
 
     user: int
@@ -20,8 +20,7 @@ class CpuTimes:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """at_mono: CLOCK_MONOTONIC seconds. cpus: {cpu number: ticks}. agent, ksmd: ticks used by them."""
 
     at_mono: float

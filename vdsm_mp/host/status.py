@@ -2,8 +2,9 @@
 """internal.host_status: VMs, domains, tasks and beats in one answer, each part as far as its owner answers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from vdsm_mp.api.internal import GetHostStatus, GetStorageStatus, GetVmCounts
 from vdsm_mp.api.verb import Message, handles
@@ -14,8 +15,7 @@ from vdsm_mp.host.owners import Owners
 _OWNER_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class BeatStatus:
+class BeatStatus(msgspec.Struct, frozen=True):
     """Tells about the beats, {name: {...}}, and about free space, {folder: MiB}."""
 
     read: Callable[[], dict[str, dict[str, Any]]]

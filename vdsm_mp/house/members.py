@@ -10,8 +10,9 @@ import os
 import signal
 import socket
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from vdsm_mp.workers.table import ChildSpec, WorkerSpec
 
@@ -38,11 +39,10 @@ class State(enum.Enum):
     STOPPED = "stopped"
 
 
-@dataclass
-class History:
+class History(msgspec.Struct):
     """Deaths of one worker. Monotonic seconds."""
 
-    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=INTENSITY + 1))
+    deaths: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=INTENSITY + 1))
     in_a_row: int = 0
     restarts: int = 0
     last_reason: str = ""
@@ -72,8 +72,7 @@ class History:
         return self.deaths[-1] - self.deaths[0] <= WINDOW_S and now_mono - self.deaths[-1] < WINDOW_S
 
 
-@dataclass
-class Process:
+class Process(msgspec.Struct):
     """What the master holds of one running process. `killing`: the signals it still gets, with their times."""
 
     name: str
@@ -82,24 +81,23 @@ class Process:
     started_mono: float
     pipe: socket.socket | None = None
     stacks_fd: int = -1
-    killing: list[tuple[float, int]] = field(default_factory=list)
+    killing: list[tuple[float, int]] = msgspec.field(default_factory=list)
     why_killed: str = ""
 
 
-@dataclass
-class Worker:
+class Worker(msgspec.Struct):
     """One row of the process table, alive or not."""
 
     spec: WorkerSpec
     state: State = State.STOPPED
     epoch: int = 0
     process: Process | None = None
-    history: History = field(default_factory=History)
+    history: History = msgspec.field(default_factory=History)
     ready_mono: float = 0.0
     beat_mono: float = 0.0
     late_s: float = 0.0
     pss_kib: int = 0
-    vitals: dict[str, Any] = field(default_factory=dict)
+    vitals: dict[str, Any] = msgspec.field(default_factory=dict)
     next_start_mono: float = 0.0
     said: str = ""
 
@@ -108,8 +106,7 @@ class Worker:
         return self.state is State.READY
 
 
-@dataclass
-class Child:
+class Child(msgspec.Struct):
     """A process that a worker asked for."""
 
     spec: ChildSpec
@@ -117,8 +114,7 @@ class Child:
     process: Process
 
 
-@dataclass(frozen=True)
-class Lost:
+class Lost(msgspec.Struct, frozen=True):
     """A process that even SIGKILL does not end: it hangs in the kernel. Counted and shown, never waited for."""
 
     name: str

@@ -11,8 +11,9 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 from vdsm_mp.api.errors import Busy, DeadlineExceeded, InvalidParameters, PeerRestarted, StillStarting
 from vdsm_mp.common import log
@@ -30,8 +31,7 @@ Done = Callable[[bytes | None, Error | None], None]
 HEADER_ROOM = 8192
 
 
-@dataclass(eq=False, slots=True)
-class Question:
+class Question(msgspec.Struct, eq=False):
     """One question in flight, from `Calls.ask` to its one answer."""
 
     kind: Literal["call", "last"]
@@ -59,14 +59,13 @@ class Question:
             done(body, error)
 
 
-@dataclass(eq=False, slots=True)
-class _Link:
+class _Link(msgspec.Struct, eq=False):
     """The way to one incarnation of a peer."""
 
     name: str
     epoch: int
     pump: Pump | None = None
-    waiting: dict[int, Question] = field(default_factory=dict)
+    waiting: dict[int, Question] = msgspec.field(default_factory=dict)
 
 
 def _unlink(question: Question) -> None:

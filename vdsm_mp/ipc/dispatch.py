@@ -11,10 +11,12 @@ import logging
 import time
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.catalogue import OWNED
 from vdsm_mp.api.errors import NotSupported, UnknownVerb
@@ -28,8 +30,7 @@ class Unhandled(Exception):
     """The room does not fit its declarations; the sentence lists everything that is wrong."""
 
 
-@dataclass(frozen=True, slots=True)
-class Handler:
+class Handler(msgspec.Struct, frozen=True):
     """One verb, ready to be served. `call(message, ctx)` runs the room's function with all it wants.
 
     may_block: asked before each call of a verb of the loop; while it is true the verb runs in a pool.

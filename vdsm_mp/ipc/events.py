@@ -12,7 +12,6 @@ import asyncio
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -173,16 +172,14 @@ class Outlet:
             self._pump = None
 
 
-@dataclass(eq=False, slots=True)
-class _Subscription:
+class _Subscription(msgspec.Struct, eq=False):
     spec: EventSpec
     decoder: "msgspec.json.Decoder[Any]"
     #: (function, resync), in the order of subscription.
-    functions: list[tuple[Callable[[Any], None], Callable[[str], None] | None]] = field(default_factory=list)
+    functions: list[tuple[Callable[[Any], None], Callable[[str], None] | None]] = msgspec.field(default_factory=list)
 
 
-@dataclass(eq=False, slots=True)
-class _Track:
+class _Track(msgspec.Struct, eq=False):
     """Where we are with one topic of one publisher. held: not None while its last values are on their way."""
 
     sender: str

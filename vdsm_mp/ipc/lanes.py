@@ -10,9 +10,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.verb import Lane
@@ -26,8 +27,7 @@ IDLE_S = 30.0
 FIRST_REPORT_S = 1.0
 
 
-@dataclass(eq=False, slots=True)
-class Job:
+class Job(msgspec.Struct, eq=False):
     """One piece of work. what: for people. deadline_mono: CLOCK_MONOTONIC seconds.
 
     after: called when the job is over or was found too old to run; a key is passed on there.
@@ -38,7 +38,7 @@ class Job:
     run: Callable[[], None]
     after: Callable[[], None] | None = None
     started_mono: float = 0.0
-    report_mono: float = field(default=float("inf"))
+    report_mono: float = msgspec.field(default=float("inf"))
 
 
 class Pool:
@@ -221,8 +221,7 @@ class Keyed:
             return sum(len(queue) for queue in self._queues.values())
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """(threads, waiting jobs) of each pool, and the bounds of keys. A stuck libvirt or storage takes a thread per
     call that it holds, so there are more threads than cores."""
 

@@ -7,9 +7,10 @@ DHCPv6 or nowhere), "auto" (addresses from routers, too), and with "-noroute" wi
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from vdsm_mp.common import command
 from vdsm_mp.network.state import Source, State, ask_ip

@@ -5,8 +5,10 @@ Every method leaves the draft as the kernel will be, so that later steps see wha
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.network.options import as_shown, bridge_text, options_text
 from vdsm_mp.network.state import Link, Source, State
@@ -20,8 +22,7 @@ _BORROWED_S = 3600
 _NEW_IPV6 = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """do: operation and parameters of root. undo: operations that bring back what was before, in order."""
 
     do: Operation

@@ -7,9 +7,10 @@ shows the namespace it was mounted in; the speed of a NIC, a matter of taste, is
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from vdsm_mp.common import command
 from vdsm_mp.network.options import shown_bond, shown_bridge
@@ -20,8 +21,7 @@ _DEADLINE_S = 5.0
 _IGNORED_KINDS = frozenset({"ifb", "tun", "ipip", "sit", "gre", "ip6tnl", "vti", "ip6gre", "erspan", "gretap"})
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(msgspec.Struct, frozen=True):
     """One network device.
 
     kind: "" for a NIC, "bridge", "bond", "vlan", "veth", "dummy", "tun" ... base: of a VLAN. up: switched on; carrier:
@@ -42,8 +42,8 @@ class Link:
     addresses: tuple[str, ...] = ()
     dynamic: frozenset[str] = frozenset()
     speed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
-    port_options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    port_options: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def is_nic(self) -> bool:
@@ -61,16 +61,14 @@ class Link:
         return shown_bridge(self.options)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """What came to an address of `device` is answered through `gateway`, whatever the default route is."""
 
     device: str
     gateway: str
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(msgspec.Struct, frozen=True):
     """links by name; gateways: {device: {"4": gateway, "6": gateway}} of the main table.
 
     The others are there only after `details.complete`. sources: {"192.0.2.1/24": Source}. ipv6: {device: how it treats
@@ -79,8 +77,8 @@ class State:
 
     links: Mapping[str, Link]
     gateways: Mapping[str, Mapping[str, str]]
-    sources: Mapping[str, Source] = field(default_factory=dict)
-    ipv6: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, Source] = msgspec.field(default_factory=dict)
+    ipv6: Mapping[str, str] = msgspec.field(default_factory=dict)
     nameservers: tuple[str, ...] = ()
     shaped: frozenset[str] = frozenset()
 

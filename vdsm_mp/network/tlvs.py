@@ -7,8 +7,9 @@ IEEE 802.1AB has it is left out.
 
 import ipaddress
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 _ETHERNET = 14
 _TTL = 3
@@ -30,8 +31,7 @@ _ABLE = (
 Properties = dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(msgspec.Struct, frozen=True):
     """ttl_s: how long the neighbour wants to be remembered; 0: it says goodbye."""
 
     ttl_s: int

@@ -6,16 +6,16 @@ A beat that is still running when it is due again is skipped, never queued. Afte
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from vdsm_mp.schedule.timetable import Beat
 
 _MOST_BACK_OFF = 8
 
 
-@dataclass(slots=True)
-class _Row:
+class _Row(msgspec.Struct):
     beat: Beat
     due_mono: float
     running: bool = False

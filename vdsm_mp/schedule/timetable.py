@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is asked of whom, how often. Pure data; `beat.py` keeps the time, the worker file says what each name does."""
 
-from dataclasses import dataclass
+import msgspec
 
 from vdsm_mp.api.internal import CheckStorage, EndPausedVms, SampleVms, WatchNetwork
 from vdsm_mp.api.verb import Message
 from vdsm_mp.common.options import Config
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(msgspec.Struct, frozen=True):
     """One row.
 
     ask: the message that is sent to its owner, None = done in this worker by `name`. period_s: from start to start.

@@ -9,7 +9,9 @@ named some. Without the program, or when no server answers, it is mounted as ask
 import logging
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed
 from vdsm_mp.api.errors_storage import GlusterReplicaRefused, MountTypeInvalid, ServerParametersInvalid
@@ -28,8 +30,7 @@ _BACKUPS = ("backup-volfile-servers", "backupvolfile-server")
 _LOOK_S = 25.0
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(msgspec.Struct, frozen=True):
     """servers: that have bricks of it, in their order, each once."""
 
     type: str

@@ -11,9 +11,10 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from vdsm_mp.api.errors_storage import ServerConnectionFailed, ServerParametersInvalid
 from vdsm_mp.common.errors import Error
@@ -26,8 +27,7 @@ _log = logging.getLogger("storage.connect")
 TURN_S = 150.0
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(msgspec.Struct, frozen=True):
     """One row of connectStorageServer, cleaned. Empty text = not given."""
 
     id: str
@@ -75,10 +75,9 @@ class Connector(Protocol):
         ...
 
 
-@dataclass
-class _Held:
+class _Held(msgspec.Struct):
     kind: DomainType
-    ids: set[str] = field(default_factory=set)
+    ids: set[str] = msgspec.field(default_factory=set)
 
 
 class Connections:

@@ -4,10 +4,10 @@
 import fnmatch
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_lease import LeaseIndexInvalid
 from vdsm_mp.api.errors_storage import DomainClassWrong, StorageFileMissing

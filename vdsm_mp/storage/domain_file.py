@@ -10,7 +10,8 @@ import errno
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from vdsm_mp.api.errors_storage import (
     DomainNotEmpty,
@@ -70,8 +71,7 @@ _ABANDONED_S = 24 * 3600
 _UUID = re.compile(UUID_PATTERN)
 
 
-@dataclass(frozen=True, slots=True)
-class DomainSpec:
+class DomainSpec(msgspec.Struct, frozen=True):
     """A domain to be made. block_size: 0 = what the storage has."""
 
     sd_id: str
@@ -82,7 +82,7 @@ class DomainSpec:
     remote_path: str
     block_size: int = 512
     max_hosts: int = 250
-    allow: NewDomains = field(default_factory=NewDomains)
+    allow: NewDomains = msgspec.field(default_factory=NewDomains)
 
 
 class FileDomain:

@@ -6,7 +6,8 @@ what an engine makes ISO and export domains of; data domains of them are refused
 """
 
 import enum
-from dataclasses import dataclass
+
+import msgspec
 
 from vdsm_mp.api.errors_storage import (
     BlockSizeMismatch,
@@ -86,8 +87,7 @@ _BLOCK_SIZES = {
 _HOSTS_BY_4K_ALIGNMENT = ((250, MIB), (500, 2 * MIB), (1000, 4 * MIB), (2000, 8 * MIB))
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(msgspec.Struct, frozen=True):
     """What a version of a type of domain has."""
 
     kind: DomainType
@@ -136,14 +136,16 @@ def check_version(sd_id: str, version: int, cls: DomainClass) -> int:
     return version
 
 
-@dataclass(frozen=True, slots=True)
-class NewDomains:
+class NewDomains(msgspec.Struct, frozen=True):
     """What the operator allows. gluster_4k: domains on gluster may take larger blocks than 512 bytes."""
 
     gluster_4k: bool = True
 
 
-def block_size_of(sd_id: str, fmt: Format, asked: int, probed: int, allow: NewDomains = NewDomains()) -> int:
+ALLOW_ALL = NewDomains()
+
+
+def block_size_of(sd_id: str, fmt: Format, asked: int, probed: int, allow: NewDomains = ALLOW_ALL) -> int:
     """The block size of a new domain. asked: 0 = automatic. probed: 1 = the file system has no minimum.
 
     Raises: DomainMetadataRefused (never possible), BlockSizeMismatch (not on this file system).

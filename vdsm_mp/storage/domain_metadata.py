@@ -7,7 +7,9 @@ Form and seal are VDSM's. Keys nobody here knows are kept when metadata is chang
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_storage import (
     DomainMetadataInvalid,
@@ -78,8 +80,7 @@ def serialize(sd_id: str, pairs: Mapping[str, str]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseParameters:
+class LeaseParameters(msgspec.Struct, frozen=True):
     """Historic, seconds and a count; kept for the engine."""
 
     renewal_s: int = 5
@@ -88,8 +89,7 @@ class LeaseParameters:
     retries: int = 3
 
 
-@dataclass(frozen=True, slots=True)
-class DomainMetadata:
+class DomainMetadata(msgspec.Struct, frozen=True):
     """What a domain says of itself. pairs: everything as read, unknown keys included."""
 
     sd_id: str
@@ -196,8 +196,7 @@ def encode(meta: DomainMetadata) -> Pairs:
 # --- the pool's keys, on the master only
 
 
-@dataclass(frozen=True, slots=True)
-class PoolMetadata:
+class PoolMetadata(msgspec.Struct, frozen=True):
     """domains: {sd_id: "Active" or "Attached"}. lver, spm_id: -1 = none."""
 
     name: str = ""

@@ -9,7 +9,8 @@ Interrupted anywhere, it is begun again and ends the same. The caller holds the 
 """
 
 import logging
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_storage import DomainVersionTooNew, DomainVersionUnsupported, StorageFileExists
 from vdsm_mp.common.errors import Error

@@ -8,7 +8,8 @@ source shared and the destination exclusively.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from vdsm_mp.api.errors_volume import (
     CopyImageFailed,
@@ -44,8 +45,7 @@ from vdsm_mp.tasks.registry import TaskRun
 _log = logging.getLogger("storage.copy")
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """One volume somewhere. leases: None where volumes have none."""
 
     domain: FileDomain
@@ -69,8 +69,7 @@ class Place:
 # --- one volume out of a chain
 
 
-@dataclass(frozen=True)
-class CopySpec:
+class CopySpec(msgspec.Struct, frozen=True):
     """vol_type: LEAF, or SHARED for a template. force: an existing destination is deleted first."""
 
     source: Place

@@ -13,8 +13,10 @@ import logging
 import os
 import stat
 import uuid
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_volume import ImageIsNotLegalChain, PrepareIllegalVolume
 from vdsm_mp.storage.domain_file import FileDomain
@@ -24,8 +26,7 @@ from vdsm_mp.storage.volume_file import ImageFiles, image_path, read_image, volu
 _log = logging.getLogger("storage.prepare")
 
 
-@dataclass(frozen=True)
-class PreparedImage:
+class PreparedImage(msgspec.Struct, frozen=True):
     """chain: volume ids, base first. run_path: directory through which a VM opens them."""
 
     domain: FileDomain

@@ -13,8 +13,9 @@ import os
 import stat
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from vdsm_mp.storage.ioproc_paths import Root
 
@@ -25,8 +26,7 @@ _MAX_ENTRIES = 500_000
 _MAX_SCAN_BYTES = 256 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Passed:
+class Passed(msgspec.Struct, frozen=True):
     """A descriptor that leaves with the answer."""
 
     fd: int

@@ -11,8 +11,9 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from vdsm_mp.api.errors_storage import HostIdDiffers, LockNotAcquired, StorageFileMissing, StorageLockHeld
 from vdsm_mp.storage.domain_file import IDS, FileDomain
@@ -21,8 +22,7 @@ from vdsm_mp.storage.domain_file import IDS, FileDomain
 SDM = "SDM"
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """One resource: its name, the file that holds it and where in it."""
 
     name: str
@@ -30,8 +30,7 @@ class Lease:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(msgspec.Struct, frozen=True):
     """Who holds a lease. version: counts its holders; host_id: None = nobody."""
 
     version: int

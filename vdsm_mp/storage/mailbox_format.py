@@ -10,7 +10,8 @@ A slot's life: empty -> request -> (reply in the outbox) -> clean -> (clean in t
 
 import struct
 import uuid
-from dataclasses import dataclass
+
+import msgspec
 
 MAILBOX = 4096
 MESSAGE = 64
@@ -30,8 +31,7 @@ _CHECKSUM_AT = MAILBOX - 4
 _MIB_LIMIT = 2**32
 
 
-@dataclass(frozen=True, slots=True)
-class Extend:
+class Extend(msgspec.Struct, frozen=True):
     """Make a volume at least so large. size_mib: 0 in a reply = it failed."""
 
     sd_id: str

@@ -7,7 +7,8 @@ Until the first check is over a domain is reported with `actual: false` and code
 ignores; leaving it out would count as a problem.
 """
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.storage.monitor_space import DEFAULT, Limits, Space
 
@@ -15,8 +16,7 @@ from vdsm_mp.storage.monitor_space import DEFAULT, Limits, Space
 SLOW_READ_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(msgspec.Struct, frozen=True):
     """What one check found. code: 0 or VDSM's number of the error; the rest is None or unknown where it failed."""
 
     at_mono: float
@@ -29,8 +29,7 @@ class Checked:
     acquired: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(msgspec.Struct, frozen=True):
     """One domain being watched. last: None until the first check is over."""
 
     sd_id: str
@@ -47,8 +46,7 @@ class Watch:
         return self.last is None or self.last.code == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(msgspec.Struct, frozen=True):
     """The verdict is new or has changed: publish it, and refresh what depends on it."""
 
     valid: bool

@@ -4,7 +4,8 @@ only said in the log, once for each crossing: `alerts` of VDSM are about LVM met
 """
 
 import enum
-from dataclasses import dataclass
+
+import msgspec
 
 GIB = 2**30
 #: What must be free beyond a limit to have left it, as a part of the limit: who writes around it says it once.
@@ -19,8 +20,7 @@ class Space(enum.IntEnum):
     ENOUGH = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """low_percent: of the whole. Less than that, or than critical_bytes, is said; 0 = never."""
 
     low_percent: int = 10

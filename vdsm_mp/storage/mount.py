@@ -2,8 +2,9 @@
 """Names of mount points, and what is mounted. Reads /proc only: nothing here touches a mount, so nothing can hang."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from vdsm_mp.api.errors_storage import ServerParametersInvalid
 
@@ -11,8 +12,7 @@ _MOUNTINFO = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(msgspec.Struct, frozen=True):
     target: str
     source: str
     fs_type: str

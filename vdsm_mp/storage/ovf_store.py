@@ -8,7 +8,8 @@ door dies.
 
 import logging
 import threading
-from dataclasses import dataclass, field
+
+import msgspec
 
 from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_volume import (
@@ -41,18 +42,17 @@ _LOOK_S = 0.2
 _VERBS = {Direction.TO_VOLUME: "downloadImageFromStream", Direction.FROM_VOLUME: "uploadImageToStream"}
 
 
-@dataclass
-class _Transfer:
+class _Transfer(msgspec.Struct):
     domain: FileDomain
     image_id: str
     volume_id: str
     direction: Direction
     length: int
     done: int = 0
-    touched_mono: float = field(default_factory=mono_s)
+    touched_mono: float = msgspec.field(default_factory=mono_s)
     idle_s: float = IDLE_S
-    held: threading.Event = field(default_factory=threading.Event)
-    over: threading.Event = field(default_factory=threading.Event)
+    held: threading.Event = msgspec.field(default_factory=threading.Event)
+    over: threading.Event = msgspec.field(default_factory=threading.Event)
     problem: str = ""
 
     @property

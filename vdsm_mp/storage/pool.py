@@ -15,10 +15,10 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_storage import (
     ConnectedElsewhere,
@@ -56,8 +56,7 @@ class PoolState(msgspec.Struct, frozen=True, kw_only=True):
     format: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """A connect, as asked. domains: None = read them from the master."""
 
     pool_id: str

@@ -8,9 +8,9 @@ the next SPM (`repair_roles`).
 
 import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_storage import (
     DomainNotActive,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handlers of StoragePool.* that move the master, change the format or the name of a pool."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_storage import DomainVersionUnsupported, PoolDescriptionTooLong, PoolError
 from vdsm_mp.api.storage_pool import (

@@ -8,7 +8,9 @@ domain to two pools. The caller holds the claims on the pool and the domains.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_storage import (
     BackupCannotBeMaster,
@@ -43,8 +45,7 @@ TEMPORARY_HOST_ID = 250
 MAX_DOMAINS = 100
 
 
-@dataclass(frozen=True, slots=True)
-class NewPool:
+class NewPool(msgspec.Struct, frozen=True):
     pool_id: str
     name: str
     master_sd_id: str

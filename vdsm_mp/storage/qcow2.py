@@ -6,7 +6,8 @@ open another file (backing file, external data file) and the virtual size.
 """
 
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 #: Enough of the file: header, extensions and the backing file's name, which must lie in the first cluster.
 HEADER_BYTES = 64 * 1024
@@ -21,8 +22,7 @@ class NotQcow2(ValueError):
     """The reason is the message."""
 
 
-@dataclass(frozen=True, slots=True)
-class Qcow2Header:
+class Qcow2Header(msgspec.Struct, frozen=True):
     """backing: name as stored, None without one. external_data: the clusters live in another file."""
 
     version: int

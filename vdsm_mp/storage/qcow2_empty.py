@@ -7,7 +7,8 @@ Source: QEMU's docs/interop/qcow2.txt.
 """
 
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 CLUSTER = 64 * 1024
 #: What one entry of the L1 table maps, and how many fit into its one cluster: 4 TiB.
@@ -23,8 +24,7 @@ _BACKING_FORMAT = 0xE2792ACA
 _MAX_NAME = 1023
 
 
-@dataclass(frozen=True, slots=True)
-class Empty:
+class Empty(msgspec.Struct, frozen=True):
     """A file of `size_bytes`, zero but for `pieces`, {offset: bytes}."""
 
     size_bytes: int

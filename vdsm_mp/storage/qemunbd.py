@@ -12,8 +12,9 @@ import re
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from vdsm_mp.common import command
 from vdsm_mp.common.command import CommandFailed
@@ -25,8 +26,7 @@ _STOP_S = 10.0
 _PID = re.compile(r"[1-9][0-9]{0,9}\s*")
 
 
-@dataclass(frozen=True, slots=True)
-class Export:
+class Export(msgspec.Struct, frozen=True):
     """layers: [(path, format)] of the chain, base first; only those are exported."""
 
     layers: Sequence[tuple[str, str]]

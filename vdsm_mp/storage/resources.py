@@ -9,7 +9,8 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+
+import msgspec
 
 from vdsm_mp.api.errors_storage import ClaimTimedOut
 from vdsm_mp.common.clock import mono_s
@@ -17,17 +18,15 @@ from vdsm_mp.common.clock import mono_s
 Name = tuple[str, ...]
 
 
-@dataclass
-class _Claim:
+class _Claim(msgspec.Struct):
     exclusive: bool
     holder: str
     granted: bool = False
 
 
-@dataclass
-class _Queue:
-    holding: list[_Claim] = field(default_factory=list)
-    waiting: deque[_Claim] = field(default_factory=deque)
+class _Queue(msgspec.Struct):
+    holding: list[_Claim] = msgspec.field(default_factory=list)
+    waiting: deque[_Claim] = msgspec.field(default_factory=deque)
 
     def grant(self) -> None:
         """Let in from the front: readers together, a writer alone, nobody past a writer that waits."""

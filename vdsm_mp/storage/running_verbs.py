@@ -4,7 +4,7 @@
 Only a live merge needs this: QEMU has changed the chain, and the metadata of its volumes must follow.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from vdsm_mp.api.internal import SetRunningLegality, SyncRunningChain
 from vdsm_mp.api.verb import handles

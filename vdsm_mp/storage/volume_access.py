@@ -4,7 +4,8 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from vdsm_mp.api.errors_storage import DomainClassWrong, DomainNotInPool
 from vdsm_mp.api.types import BLANK
@@ -25,8 +26,7 @@ from vdsm_mp.tasks.registry import Tasks
 _log = logging.getLogger("storage.volume")
 
 
-@dataclass(frozen=True)
-class Volumes:
+class Volumes(msgspec.Struct, frozen=True):
     """The volume side of the room. links: what is prepared on this host."""
 
     domains: Domains

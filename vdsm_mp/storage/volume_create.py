@@ -10,8 +10,10 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_storage import StorageFileExists
 from vdsm_mp.api.errors_volume import (
@@ -60,8 +62,7 @@ COW_OVERHEAD = 1.1
 MIB = 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class VolumeSpec:
+class VolumeSpec(msgspec.Struct, frozen=True):
     """A volume to be made. parent_image_id: of the template, or image_id itself; BLANK like parent for a base."""
 
     image_id: str

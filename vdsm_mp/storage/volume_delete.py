@@ -5,7 +5,7 @@ Order: ILLEGAL, (zeroed), no parent, the parent a leaf again, file, lease, and l
 short anywhere can be asked for again and then ends the same.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_volume import VolumeDoesNotExist, VolumeHasChildren, VolumeIsShared
 from vdsm_mp.api.types import BLANK

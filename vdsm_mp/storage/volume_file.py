@@ -6,8 +6,10 @@ done with a volume is said in `volume_create`, `volume_delete`, `image_*`.
 """
 
 import logging
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_storage import StorageFileMissing
 from vdsm_mp.api.errors_volume import ImageDoesNotExist, VolumeDoesNotExist
@@ -41,15 +43,14 @@ def volume_path(image_id: str, volume_id: str) -> str:
     return f"{IMAGES}/{image_id}/{volume_id}"
 
 
-@dataclass(frozen=True)
-class ImageFiles:
+class ImageFiles(msgspec.Struct, frozen=True):
     """One image directory as it was read. broken: volumes whose metadata cannot be understood, and why."""
 
     sd_id: str
     image_id: str
     volumes: dict[str, VolumeMetadata]
     files: dict[str, FileStat]
-    broken: dict[str, Error] = field(default_factory=dict)
+    broken: dict[str, Error] = msgspec.field(default_factory=dict)
 
     def metadata(self, volume_id: str) -> VolumeMetadata:
         """Raises: VolumeDoesNotExist, or why its metadata is not understood."""

@@ -7,7 +7,8 @@ LEGAL/ILLEGAL/FAKE.
 """
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from vdsm_mp.api.errors_volume import (
     InvalidVolumeParameter,
@@ -33,8 +34,7 @@ _LINE_ENDS = re.compile(r"\r\n|\r|\n")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 
 
-@dataclass(frozen=True, slots=True)
-class VolumeMetadata:
+class VolumeMetadata(msgspec.Struct, frozen=True):
     """capacity: bytes the guest sees. ctime: seconds since the epoch. parent: BLANK for a base."""
 
     capacity: int

@@ -9,8 +9,9 @@ being updated counts as absent, and its place is used again.
 import logging
 import struct
 import time
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from vdsm_mp.api.errors_lease import LeaseExists, LeaseIndexInvalid, NoRoomForLease, NoSuchLease
 from vdsm_mp.api.errors_storage import LockInitFailed
@@ -42,8 +43,7 @@ class LeaseFormatter(Protocol):
     def name_at(self, lease: Lease) -> str | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """number: decides where the lease is."""
 
     number: int

@@ -8,7 +8,9 @@ generation of a volume). A job that is over stays listed for a while, then vanis
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_task import JobExists, JobNotDone, NoSuchJob
 from vdsm_mp.api.events import JobChanged
@@ -24,8 +26,7 @@ _log = logging.getLogger("storage.jobs")
 KEEP_S = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class JobRecord:
+class JobRecord(msgspec.Struct, frozen=True):
     """progress: percent, None while unknown. over_mono: when it ended. error: (code, message)."""
 
     id: str

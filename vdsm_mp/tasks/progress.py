@@ -8,14 +8,14 @@ registers a way to be cut short with `interruptible`.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from vdsm_mp.api.errors_task import TaskAborted
 from vdsm_mp.common.clock import mono_s
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(msgspec.Struct, frozen=True):
     """pct: 0.0 to 100.0. left_s: seconds, None while nothing can be said."""
 
     pct: float

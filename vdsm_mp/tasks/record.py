@@ -7,7 +7,9 @@ read back, so such text is refused (`RecoveryInvalid`) or made harmless before i
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_task import RecoveryInvalid, TaskNotLoaded
 from vdsm_mp.tasks.machine import TaskState, move
@@ -23,8 +25,7 @@ _MANY = 1000
 FINISH = "Finish"
 
 
-@dataclass(frozen=True, slots=True)
-class Recovery:
+class Recovery(msgspec.Struct, frozen=True):
     """One step that undoes something, by the names VDSM gives it: any SPM of the pool must be able to run it.
 
     With the owner `FINISH` one of our own, which VDSM leaves alone: it belongs to a finished task.
@@ -49,8 +50,7 @@ class Recovery:
         return self.owner == FINISH
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRecord:
+class TaskRecord(msgspec.Struct, frozen=True):
     """What a task is. Replaced, never edited.
 
     tag: "spm" (kept on the master domain until cleared) or "hsm" (memory only). recoveries: pushed in order, run from

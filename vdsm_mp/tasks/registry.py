@@ -13,8 +13,9 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_task import (
     RecoveryInvalid,

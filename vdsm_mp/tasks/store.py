@@ -10,8 +10,9 @@ its ID.task file is a task whose clearing was cut short.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from vdsm_mp.api.errors_task import TaskNotCleared, TaskNotLoaded, TaskNotSaved
 from vdsm_mp.api.types import UUID_PATTERN
@@ -54,8 +55,7 @@ class Files(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class SetAside:
+class SetAside(msgspec.Struct, frozen=True):
     """A stored task that is not run and not touched, and why."""
 
     id: str

@@ -12,8 +12,10 @@ import shutil
 import socket
 import ssl
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import asdict
 
 from vdsm_mp.common import config
 from vdsm_mp.common.options import Config
@@ -28,8 +30,7 @@ ELSEWHERE = {"qemu-system-x86_64": "/usr/libexec/qemu-kvm"}
 LIBVIRT_SOCKETS = ("/run/libvirt/virtqemud-sock", "/run/libvirt/libvirt-sock")
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """level: "ok", "note" (works, with a consequence) or "bad" (the agent or its work would fail)."""
 
     level: str

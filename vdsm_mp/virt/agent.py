@@ -9,11 +9,12 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import libvirt
 import libvirt_qemu
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import NoGuestAgent
 from vdsm_mp.api.ports import Background
@@ -89,8 +90,7 @@ class Turns:
         self._locks = {vm_id: lock for vm_id, lock in self._locks.items() if vm_id in alive or lock.locked()}
 
 
-@dataclass(slots=True)
-class _Due:
+class _Due(msgspec.Struct):
     """When each question is due again, by the monotonic clock.
 
     came_mono: when this agent connected; another one is asked anew. drives: the VM's when its disks were asked for.
@@ -98,10 +98,10 @@ class _Due:
 
     came_mono: float
     drives: tuple[str, ...]
-    at: dict[int | str, float] = field(default_factory=dict)
+    at: dict[int | str, float] = msgspec.field(default_factory=dict)
     alone_until: float = 0.0
     abilities_at: float = 0.0
-    abilities: Abilities = field(default_factory=Abilities)
+    abilities: Abilities = msgspec.field(default_factory=Abilities)
 
     def now(self, what: int | str, command: str, now: float) -> bool:
         """Is it due, and can the agent answer it? One that it cannot answer would spoil all others of the call."""

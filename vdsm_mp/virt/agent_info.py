@@ -7,8 +7,9 @@ The guest is not trusted: texts are cut, lists have an end, and a key without a 
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 _TEXT = 256
 _LIST = 256
@@ -18,8 +19,7 @@ _ANSWER = 4 << 20
 Told = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Abilities:
+class Abilities(msgspec.Struct, frozen=True):
     """What an agent is, and the commands that it would answer."""
 
     version: str = ""

@@ -10,12 +10,12 @@ import re
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import libvirt_qemu
+import msgspec
 
 from vdsm_mp.api.errors_virt import (
     BackupFailed,
@@ -53,8 +53,7 @@ _END_S = 10.0
 _END_TICK_S = 0.05
 
 
-@dataclass(frozen=True)
-class Backups:
+class Backups(msgspec.Struct, frozen=True):
     """run_dir: where the NBD sockets are. scratch_dir: scratch files of our own, a folder for each VM."""
 
     devices: Devices

@@ -5,11 +5,11 @@ Registered on every new connection. A callback that is not there in this libvirt
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import libvirt
+from msgspec.structs import replace
 
 from vdsm_mp.common import clock, log
 from vdsm_mp.virt import hostfacts, machine, moving

@@ -6,7 +6,9 @@ metadata follow it, after a snapshot and after a merge, and after a restart in t
 """
 
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.virt.devices import Devices
@@ -14,8 +16,7 @@ from vdsm_mp.virt.domxml_parse import source_path
 from vdsm_mp.virt.records import Drive, VolumeIds
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(msgspec.Struct, frozen=True):
     """One volume of the running chain. index: libvirt's, for `vda[3]`; None when it tells none."""
 
     volume_id: str

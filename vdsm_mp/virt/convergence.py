@@ -7,8 +7,9 @@ the migration is given up.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from vdsm_mp.api.errors_virt import InvalidVmParameter
 from vdsm_mp.api.vm_migration import ConvergenceAction, ConvergenceSchedule
@@ -20,24 +21,21 @@ ABORT = "abort"
 _PATIENCE = 42
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class Action(msgspec.Struct, frozen=True):
     """name: one of the three; downtime_ms: for SET_DOWNTIME."""
 
     name: str
     downtime_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """action after more than `limit` passes since the start; -1 = at the next pass."""
 
     limit: int
     action: Action
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(msgspec.Struct, frozen=True):
     """init: at the start; stalling: the steps that are left, in order."""
 
     init: tuple[Action, ...] = ()

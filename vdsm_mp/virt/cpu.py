@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processors of a running VM: their number and their share of the host."""
 
-from dataclasses import replace
 from typing import Any
 
 import libvirt
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import CpuTuneFailed, SetNumberOfCpusFailed
 from vdsm_mp.api.verb import DONE, Status, handles

@@ -3,10 +3,10 @@
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import libvirt
+import msgspec
 
 from vdsm_mp.common import xml
 from vdsm_mp.common.errors import Error
@@ -24,8 +24,7 @@ from vdsm_mp.virt.transient import Transients
 TELL = ("hash", "displayInfo")
 
 
-@dataclass(frozen=True)
-class Devices:
+class Devices(msgspec.Struct, frozen=True):
     """The tools of a device verb."""
 
     connection: Connection

@@ -10,7 +10,8 @@ import copy
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from vdsm_mp.api.errors_virt import CannotCreateVm
 from vdsm_mp.api.internal import PreparedDrive
@@ -29,8 +30,7 @@ _LEASE_PATH = "LEASE-PATH:"
 _LEASE_OFFSET = "LEASE-OFFSET:"
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """What a domain may name on this host. disk_folders: where files and devices of disks may lie.
 
     payload_folder: where we make images of the files that come with a VM.

@@ -6,7 +6,9 @@ import hashlib
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import CannotCreateVm
 from vdsm_mp.api.types import UUID_PATTERN
@@ -28,8 +30,7 @@ _UNIT_KIB |= {"MiB": 1024, "GB": 1e9 / 1024, "G": 1 << 20, "GiB": 1 << 20, "TB":
 _UNIT_KIB |= {"TiB": 1 << 30}
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """Who a domain is."""
 
     vm_id: str

@@ -4,7 +4,8 @@
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors import PeerRestarted, StillStarting
 from vdsm_mp.api.internal import PreparedDrive, PrepareDrive, TeardownDrive

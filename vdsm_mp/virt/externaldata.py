@@ -10,9 +10,11 @@ import base64
 import bz2
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import CannotCreateVm, ExternalDataFailed, InvalidVmParameter
 from vdsm_mp.api.ports import Root
@@ -32,8 +34,7 @@ _PIECE = 30_000
 _LIMIT = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
+class _Read(msgspec.Struct, frozen=True):
     """hash: of the newest read; stable: of the newest content that was read twice, "" when there is none yet."""
 
     hash: str = ""

@@ -5,8 +5,9 @@ import contextlib
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 #: Where ovirt-vmconsole looks for the consoles of VMs.
 CONSOLE_FOLDER = "/run/ovirt-vmconsole-console"
@@ -18,8 +19,7 @@ _FIRMWARE: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class HostFacts:
+class HostFacts(msgspec.Struct, frozen=True):
     """kvm: hardware virtualisation is there and may be used by us, hence by QEMU. serial: the host's UUID or "".
 
     console_sockets: there is a place for them. firmware: {name that engines use: file of this host}, where they differ.
@@ -30,7 +30,7 @@ class HostFacts:
     os_version: str = ""
     serial: str = ""
     console_sockets: bool = True
-    firmware: Mapping[str, str] = field(default_factory=dict)
+    firmware: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 def gather(vdsm_id_file: str) -> HostFacts:

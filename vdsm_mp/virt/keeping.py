@@ -2,10 +2,10 @@
 """What must survive us is written into the domain, live and persistent definition alike, before it is acted upon."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import libvirt
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import VmOperationFailed
 from vdsm_mp.common import xml

@@ -13,11 +13,12 @@ import json
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import libvirt
+import msgspec
+from msgspec.structs import asdict, replace
 
 from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_virt import MergeFailed
@@ -42,8 +43,7 @@ _AGAIN_S = 1.0
 _STORAGE_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Merge:
+class Merge(msgspec.Struct, frozen=True):
     """One merge as it is written down. drive: target dev; active: top was the leaf when it began."""
 
     id: str

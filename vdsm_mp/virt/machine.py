@@ -14,7 +14,9 @@
 """
 
 import enum
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 
 class VmStatus(enum.StrEnum):
@@ -89,8 +91,7 @@ _WANTED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(msgspec.Struct, frozen=True):
     """How a VM ended."""
 
     code: int
@@ -114,8 +115,7 @@ class Do(enum.Enum):
     DESTROY = "destroy"  #: end it
 
 
-@dataclass(frozen=True, slots=True)
-class Life:
+class Life(msgspec.Struct, frozen=True):
     """Where a VM stands. Times are CLOCK_MONOTONIC seconds; None = has not happened."""
 
     status: VmStatus = VmStatus.WAIT_FOR_LAUNCH

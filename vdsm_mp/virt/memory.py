@@ -3,8 +3,9 @@
 
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import BalloonFailed, HotplugMemoryFailed, HotunplugMemoryFailed
 from vdsm_mp.api.verb import DONE, Status, handles

@@ -6,9 +6,9 @@ on this host.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import libvirt
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import MigrationCancelled, MigrationFailed, NoSuchVm
 from vdsm_mp.api.ports import Background

@@ -3,8 +3,9 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from vdsm_mp.api.errors import RemoteError
 from vdsm_mp.api.errors_virt import MigrationLimitExceeded
@@ -22,8 +23,7 @@ _CALL_S = 60.0
 _LIFELESS = ("Migration Destination", "WaitForLaunch", "Down")
 
 
-@dataclass(frozen=True)
-class Peers:
+class Peers(msgspec.Struct, frozen=True):
     """How other hosts are reached. files: our certificates, None = clear text."""
 
     files: Files | None

@@ -10,11 +10,11 @@ A note in the VM's metadata lets the next life go on watching what libvirt carri
 
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import libvirt
 import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import (
     LibvirtUnavailable,

@@ -8,10 +8,10 @@ watch is the safety net below libvirt's events, and what a new life of ours goes
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import libvirt
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import (
     CannotCreateVm,

@@ -6,10 +6,11 @@ Looks at it from the background, as often as the options say; never decides wher
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import libvirt
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import MigrationCancelFailed, MigrationOperationFailed, NoSuchVm
 from vdsm_mp.api.events import VmMigrationProgress
@@ -30,8 +31,7 @@ SOON_S = 0.2
 ADOPTED_S = 2.0
 
 
-@dataclass(eq=False)
-class Outgoing:
+class Outgoing(msgspec.Struct, eq=False):
     """One migration. prepared: the destination may hold a place for it. pushing: libvirt has it.
 
     adopted: begun by an earlier life of ours. description: its XML, of when it left or of when it was found leaving.
@@ -50,8 +50,8 @@ class Outgoing:
     description: str = ""
     failure: Error | None = None
     afterwards: bool = False
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    done: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = msgspec.field(default_factory=threading.Event)
+    done: threading.Event = msgspec.field(default_factory=threading.Event)
 
 
 class Watch:

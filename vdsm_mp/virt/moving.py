@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The machine's moves when a VM goes to another host, comes from one, or is written to storage. Pure, as `machine`."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from vdsm_mp.virt.machine import Do, Exit, ExitReason, Life, Move, VmStatus, go_down
 

@@ -4,11 +4,11 @@
 import string
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import libvirt
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import BadDiskSize, CannotCreateVm, DiskNotFound, HotplugDiskFailed, HotunplugDiskFailed
 from vdsm_mp.api.verb import handles

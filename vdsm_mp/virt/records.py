@@ -2,15 +2,16 @@
 """What we know of a VM, as frozen records. They are replaced, never edited; see `registry.Vms.change`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.virt.machine import Life
 from vdsm_mp.virt.metadata import Metadata
 
 
-@dataclass(frozen=True, slots=True)
-class VolumeIds:
+class VolumeIds(msgspec.Struct, frozen=True):
     """The four names of a volume on storage; VDSM calls it PDIV."""
 
     pool_id: str
@@ -19,8 +20,7 @@ class VolumeIds:
     volume_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Drive:
+class Drive(msgspec.Struct, frozen=True):
     """A disk, CD-ROM or floppy. name: target dev (`sda`); path: what QEMU has open, "" when empty.
 
     payload: made of files that the engine gave. guest_name: what the guest calls it, as its agent told.
@@ -44,8 +44,7 @@ class Drive:
     true_size_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Nic:
+class Nic(msgspec.Struct, frozen=True):
     """name: the tap device on the host, "" until it runs."""
 
     mac: str
@@ -55,8 +54,7 @@ class Nic:
     network: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Graphics:
+class Graphics(msgspec.Struct, frozen=True):
     """A console. Ports as text, "-1" when there is none: that is how clients want them."""
 
     type: str
@@ -65,15 +63,14 @@ class Graphics:
     address: str = "0"
 
 
-@dataclass(frozen=True, slots=True)
-class Devices:
+class Devices(msgspec.Struct, frozen=True):
     """What the live XML says. hash: changes when anything in it does. pins: {CPU: those of the host it runs on}."""
 
     drives: tuple[Drive, ...] = ()
     nics: tuple[Nic, ...] = ()
     graphics: tuple[Graphics, ...] = ()
     vcpus: int = 1
-    pins: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    pins: Mapping[int, frozenset[int]] = msgspec.field(default_factory=dict)
     max_memory_kib: int = 0
     memory_kib: int = 0
     has_balloon: bool = False
@@ -86,8 +83,7 @@ class Devices:
     hash: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class VmRecord:
+class VmRecord(msgspec.Struct, frozen=True):
     """One VM.
 
     started_wall: seconds since the epoch, None while it has not started. time_offset: seconds, as text.
@@ -96,10 +92,10 @@ class VmRecord:
 
     vm_id: str
     name: str
-    life: Life = field(default_factory=Life)
+    life: Life = msgspec.field(default_factory=Life)
     external: bool = False
-    metadata: Metadata = field(default_factory=Metadata, compare=False)
-    devices: Devices = field(default_factory=Devices)
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    devices: Devices = msgspec.field(default_factory=Devices)
     started_wall: float | None = None
     time_offset: str = "0"
     initial_time_offset_s: int = 0
@@ -109,15 +105,15 @@ class VmRecord:
     #: {alias, name, path} of the disk that failed last.
     io_error: Mapping[str, str] | None = None
     watchdog: Mapping[str, Any] | None = None
-    guest: Mapping[str, Any] = field(default_factory=dict)
+    guest: Mapping[str, Any] = msgspec.field(default_factory=dict)
     #: When its agent connected, as far as we saw it: after that it is another one.
     agent_since_mono: float = 0.0
-    jobs: Mapping[str, Mapping[str, Any]] | None = field(default_factory=dict)
+    jobs: Mapping[str, Mapping[str, Any]] | None = msgspec.field(default_factory=dict)
     vcpu_quota: int | None = None
     vcpu_period: int | None = None
     vcpu_limit: str = ""
     io_tune: tuple[Mapping[str, Any], ...] = ()
-    external_hashes: Mapping[str, str] = field(default_factory=dict)
+    external_hashes: Mapping[str, str] = msgspec.field(default_factory=dict)
     migration_progress: int | None = None
 
     def with_life(self, life: Life) -> "VmRecord":

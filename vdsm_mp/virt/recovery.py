@@ -8,10 +8,10 @@ watched, but never written to and never destroyed by us on our own account).
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import libvirt
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_virt import VmExists

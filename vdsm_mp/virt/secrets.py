@@ -8,10 +8,10 @@ import base64
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import libvirt
+import msgspec
 
 from vdsm_mp.api.errors_virt import BadSecretRequest, SecretRegistrationFailed, SecretUnregistrationFailed
 from vdsm_mp.api.verb import handles
@@ -32,15 +32,17 @@ _TYPES = {
 _OURS = "ovirt/"
 
 
-@dataclass(frozen=True)
-class Secret:
+class Secret(msgspec.Struct, frozen=True):
     """A client's secret; the value does not show."""
 
     secret_id: str
     usage_type: str
     usage_id: str
-    value: bytes = field(repr=False)
+    value: bytes
     description: str = ""
+
+    def __repr__(self) -> str:
+        return f"Secret({self.secret_id}, {self.usage_type}, {self.usage_id})"
 
     @classmethod
     def of(cls, untrusted: Mapping[str, Any]) -> "Secret":

@@ -8,10 +8,10 @@ Between the steps of a start a destroy request is looked for; each failure ends 
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import libvirt
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import CannotCreateVm, MissingVmParameter, VmExists
 from vdsm_mp.api.internal import PreparedDrive

@@ -7,8 +7,9 @@ value is left out. The part that comes from a sample is made once, when the samp
 
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from vdsm_mp.api.errors_host import HostHookFailed
 from vdsm_mp.api.verb import handles
@@ -25,8 +26,7 @@ Raw = Mapping[str, Any]
 _GIGABIT = {"e1000", "e1000e", "virtio"}
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """What libvirt said of one VM. taken_mono: from before the call, so that an old answer cannot look new."""
 
     taken_mono: float

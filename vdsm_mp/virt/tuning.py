@@ -8,10 +8,10 @@ applied at once; a share of the processors is turned into a quota, as the separa
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import libvirt
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import IoTuneFailed, PolicyUpdateFailed
 from vdsm_mp.api.verb import DONE, Status, handles

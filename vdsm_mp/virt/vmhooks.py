@@ -9,10 +9,10 @@ so what they make of a document is used as it is. Their environment: `vmId`, and
 import contextlib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import libvirt
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import CannotCreateVm, VmOperationFailed
 from vdsm_mp.common import clock, log, xml

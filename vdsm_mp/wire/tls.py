@@ -15,9 +15,11 @@ import contextlib
 import ssl
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Unavailable
@@ -37,8 +39,7 @@ class NoCertificates(Unavailable):
         self.why = why
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
+class Files(msgspec.Struct, frozen=True):
     """One set. crl: certificate revocation list in PEM, None = not used."""
 
     key: Path
@@ -255,8 +256,7 @@ def _der(pem: str, what: str) -> bytes:
     return base64.b64decode(text)
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """Whose certificate the other side showed. common_name: "" when it has none, or without TLS."""
 
     common_name: str

@@ -2,9 +2,10 @@
 """What a worker file builds: a room with a door. Composition only; the life around it is `workers/runner.py`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
+
+import msgspec
 
 from vdsm_mp.api.verb import Message
 
@@ -12,8 +13,7 @@ from vdsm_mp.api.verb import Message
 Vitals = Callable[[], Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class Room:
+class Room(msgspec.Struct, frozen=True):
     """One worker's content.
 
     state: objects injected into handlers by type. handlers: modules whose `@handles` functions are collected.
@@ -29,11 +29,11 @@ class Room:
 
     state: tuple[object, ...] = ()
     handlers: tuple[ModuleType, ...] = ()
-    may_block: Mapping[type[Message], Callable[[], bool]] = field(default_factory=dict)
+    may_block: Mapping[type[Message], Callable[[], bool]] = msgspec.field(default_factory=dict)
     before_ready: tuple[Callable[[], object], ...] = ()
     on_loop: tuple[Callable[[], Any], ...] = ()
-    subscribes: Mapping[type[Message], Callable[[Any], None]] = field(default_factory=dict)
+    subscribes: Mapping[type[Message], Callable[[Any], None]] = msgspec.field(default_factory=dict)
     peer_changed: Callable[[str, bool], None] | None = None
-    on_note: Mapping[str, Callable[[], object]] = field(default_factory=dict)
+    on_note: Mapping[str, Callable[[], object]] = msgspec.field(default_factory=dict)
     on_drain: tuple[Callable[[], object], ...] = ()
     vitals: Vitals | None = None

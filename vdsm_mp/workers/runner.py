@@ -18,7 +18,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,7 @@ ORPHAN_S = 0.5
 CRASHED, CANNOT_START = 1, 3
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """What the master gives a worker besides its pipe."""
 
     config: Config

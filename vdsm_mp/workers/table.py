@@ -4,7 +4,7 @@
 Read by the master (which forks), by the runner (which gives a worker its place on the bus) and by nobody else.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 #: Imported by the master right before its first fork, so that workers share these pages and start in milliseconds:
 #: what every worker needs, and the rooms that are large. Modules only: importing one of them opens no socket, starts
@@ -24,8 +24,7 @@ PRELOAD = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSpec:
+class WorkerSpec(msgspec.Struct, frozen=True):
     """One row.
 
     main: module with `build(config, ports) -> Room`, imported after the fork. calls: workers it may call.
@@ -44,8 +43,7 @@ class WorkerSpec:
     confined: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ChildSpec:
+class ChildSpec(msgspec.Struct, frozen=True):
     """A kind of process that a worker asks the master to fork: one for each `per`, ended with its owner.
 
     main: module with `main(sock) -> exit code`. most: how many may run at once. most_lost: how many may hang in the

@@ -4,10 +4,10 @@
 import os
 import signal
 import uuid
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.support import decode
 from tests.support.bootsector import hellos

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rates of two samples, jobs as engines can read them, the memory policy, what an operator sees."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors import PeerRestarted, PrivilegedFailed
 from vdsm_mp.api.errors_host import KsmTuneFailed, MemoryPolicyFailed

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.support.bus_verbs import Echo
 from vdsm_mp.api.errors import (

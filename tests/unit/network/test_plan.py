@@ -2,10 +2,10 @@
 """From a state and a wish to steps; every plan is played on a model of the kernel, forwards and backwards."""
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_network import (
     BadAddress,

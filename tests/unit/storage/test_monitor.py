@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every arrow of a watch, and what is reported in each state."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from vdsm_mp.storage.monitor import Checked, Told, Watch, checked, reported
 from vdsm_mp.storage.monitor_space import GIB, Limits, Space

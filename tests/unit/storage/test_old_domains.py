@@ -88,7 +88,7 @@ def test_an_iso_domain_belongs_to_several_pools_and_an_export_domain_to_one(spm:
 
 
 def fields(record: Any) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in record.__dataclass_fields__}
+    return {name: getattr(record, name) for name in record.__struct_fields__}
 
 
 def test_old_versions_are_for_iso_and_export_domains_and_take_ascii_names(spm: StorageRoom) -> None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chains, against what VDSM reads in its own domains and against what must not be believed."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.support import domains
 from vdsm_mp.api.errors_volume import ImageDoesNotExist, ImageIsNotLegalChain, VolumeDoesNotExist

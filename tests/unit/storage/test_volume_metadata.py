@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Volume metadata: VDSM's files read and written again byte for byte, any record kept, mutants refused."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.support import domains
 from vdsm_mp.api.errors_volume import (

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The text form of tasks: what VDSM wrote is understood, what is written is read back, mutants are refused."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.support import domains
 from vdsm_mp.api.errors_task import RecoveryInvalid, TaskNotLoaded

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whose will it is that a guest shuts down: its own, a client's, or that of the host, which is shutting down itself."""
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import libvirt
 import pytest
+from msgspec.structs import replace
 
 from tests.support.virt_room import RecordedEvents
 from vdsm_mp.virt import machine

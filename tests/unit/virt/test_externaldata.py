@@ -5,10 +5,10 @@ import base64
 import bz2
 import os
 import uuid
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import CannotCreateVm
 from vdsm_mp.priv.table import OPERATIONS

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a guest calls its disks: found by serial numbers that hardware cuts off, and part of the devices' hash."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from vdsm_mp.common import xml
 from vdsm_mp.virt import domxml_parse, guestdisks

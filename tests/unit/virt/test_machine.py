@@ -2,11 +2,11 @@
 """The life of a VM, cell by cell."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from vdsm_mp.virt import machine
 from vdsm_mp.virt.machine import Do, Exit, ExitReason, Life, Move, VmStatus, reported
