@@ -168,6 +168,11 @@ class PrivateLibvirtd:
         if self._daemon is not None:
             os.kill(self._daemon.pid, signal.SIGCONT)  # nsenter stops itself together with its program
 
+    @property
+    def inner_pid(self) -> int:
+        """A process that lives in its namespaces, as we see it."""
+        return self._inner_init
+
     def qemu_pid(self, vm_name: str) -> int:
         """The QEMU of a VM, as we see it. ProcessLookupError when there is none."""
         for pid in self._inside():

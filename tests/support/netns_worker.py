@@ -19,6 +19,7 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Vars
 from vdsm_mp.network import caps, stats
 from vdsm_mp.network.commit import Networks
+from vdsm_mp.network.mirrors import Mirrors
 from vdsm_mp.network.neighbours import Neighbours
 from vdsm_mp.network.persist import Store
 from vdsm_mp.network.upkeep import Upkeep
@@ -58,6 +59,7 @@ class Worker:
         self.watch = Watch()
         self.watch.open()
         self.networks = Networks(self.root, self.watch, store)
+        self.mirrors = Mirrors(self.root)
         self._closed = threading.Event()
         self.time = 1000.0
         self.upkeep = Upkeep(self.networks, lambda: self.time)
@@ -94,6 +96,9 @@ class Worker:
     def lldp(self, nics: list[str], listen_s: int) -> dict[str, Any]:
         return Neighbours(self.root, enabled=True, listen_s=listen_s).tell(self.watch.now(), nics)
 
+    def mirror(self, cards: dict[str, list[str]]) -> dict[str, str]:
+        return self.mirrors.want(self.watch.now(), cards)
+
     def safe(self) -> None:
         self.networks.keep_safe()
 
@@ -101,7 +106,8 @@ class Worker:
         """One beat, a minute later than the last; what an operator is told then."""
         self.time += 60
         self.upkeep.look(self.watch.now())
-        return self.upkeep.problems()
+        self.mirrors.look(self.watch.now())
+        return [*self.upkeep.problems(), *self.mirrors.problems()]
 
     def seen(self) -> list[Any]:
         """All that a change may touch, as one value."""

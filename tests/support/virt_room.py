@@ -22,6 +22,7 @@ from vdsm_mp.api.events import VmStatusChanged
 from vdsm_mp.api.internal import (
     ChainLink,
     EnsureDummyBridge,
+    MirrorNetworks,
     PreparedDrive,
     PrepareDrive,
     SampleVms,
@@ -60,6 +61,8 @@ class RecordedStorage:
         self.away: Exception | None = None
         #: What makes the bridge of cards without a network.
         self.make_bridge: Callable[[], None] = lambda: None
+        #: What copies networks to cards.
+        self.mirror: Callable[[dict[str, list[str]]], dict[str, str]] = lambda cards: {}
 
     def ask(self, message: Message, *, deadline_s: float | None = None) -> Any:
         if isinstance(message, PrepareDrive):
@@ -96,6 +99,8 @@ class RecordedStorage:
         if isinstance(message, EnsureDummyBridge):
             self.make_bridge()
             return None
+        if isinstance(message, MirrorNetworks):
+            return self.mirror(message.cards)
         assert isinstance(message, TeardownDrive)
         if self.away is not None:
             raise self.away

@@ -232,6 +232,26 @@ class EnsureDummyBridge(Message, frozen=True, kw_only=True):
     """Have the bridge of cards that belong to no network. Idempotent."""
 
 
+@verb(
+    "internal.mirror_networks",
+    owner="network",
+    reply=dict[str, str],
+    lane=Lane.KEYED,
+    key="whose",
+    internal=True,
+    safe=True,
+    deadline_s=60,
+)
+class MirrorNetworks(Message, frozen=True, kw_only=True):
+    """Copy what passes these networks to these cards of guests, and nothing to any other card. Idempotent.
+
+    cards: {network: [tap device, ...]}, all of this host. Answers {network: why not all of its cards have it}.
+    """
+
+    cards: dict[str, list[str]]
+    whose: str = "guests"
+
+
 @verb("internal.watch_network", owner="network", safe=True, internal=True, deadline_s=5)
 class WatchNetwork(Message, frozen=True, kw_only=True):
     """One beat: tell engines when a bond failed over or a dynamic address changed (`|net|host_conn|no_id`)."""

@@ -6,7 +6,7 @@ from typing import Any
 from vdsm_mp.api.errors_host import HostHookFailed
 from vdsm_mp.api.errors_network import BadNetworkParameters
 from vdsm_mp.api.host import Ping
-from vdsm_mp.api.internal import EnsureDummyBridge, GetNetworkCounters, GetNetworkFacts, WatchNetwork
+from vdsm_mp.api.internal import EnsureDummyBridge, GetNetworkCounters, GetNetworkFacts, MirrorNetworks, WatchNetwork
 from vdsm_mp.api.network import (
     ConfirmConnectivity,
     GetLldp,
@@ -24,6 +24,7 @@ from vdsm_mp.network.commit import Networks
 from vdsm_mp.network.connectivity import Connectivity
 from vdsm_mp.network.details import nameservers
 from vdsm_mp.network.dummy import DummyBridge
+from vdsm_mp.network.mirrors import Mirrors
 from vdsm_mp.network.neighbours import Neighbours
 from vdsm_mp.network.upkeep import Upkeep
 from vdsm_mp.network.watch import Watch
@@ -78,11 +79,19 @@ def ensure_dummy_bridge(bridge: DummyBridge, ask: EnsureDummyBridge) -> None:
     bridge.ensure()
 
 
+@handles(MirrorNetworks)
+def mirror_networks(watch: Watch, mirrors: Mirrors, ask: MirrorNetworks) -> dict[str, str]:
+    return mirrors.want(watch.now(), ask.cards)
+
+
 @handles(WatchNetwork)
-def watch_network(watch: Watch, connectivity: Connectivity, upkeep: Upkeep, ask: WatchNetwork) -> None:
+def watch_network(
+    watch: Watch, connectivity: Connectivity, upkeep: Upkeep, mirrors: Mirrors, ask: WatchNetwork
+) -> None:
     state = watch.now()
     connectivity.look(state)
     upkeep.look(state)
+    mirrors.look(state)
 
 
 @handles(GetNetworkCapabilities)

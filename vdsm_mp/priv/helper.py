@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vdsm_mp.priv import dhcp, gluster, hardware, lldp, mount, net, resolver, shape, vmdata
+from vdsm_mp.priv import dhcp, gluster, hardware, lldp, mirror, mount, net, resolver, shape, vmdata
 from vdsm_mp.priv.child import Children, OperationFailed, OutOfTime, Refused
 from vdsm_mp.priv.confine import confine
 from vdsm_mp.priv.context import Context
@@ -42,6 +42,7 @@ _HANDLERS: Mapping[str, Handler] = {
     **net.HANDLERS,
     **dhcp.HANDLERS,
     **shape.HANDLERS,
+    **mirror.HANDLERS,
     **resolver.HANDLERS,
     **lldp.HANDLERS,
     "hardware-info": hardware.info,

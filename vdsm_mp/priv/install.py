@@ -29,6 +29,7 @@ ROOT_SIDE = (
     "helper.py",
     "linkoptions.py",
     "lldp.py",
+    "mirror.py",
     "mount.py",
     "net.py",
     "resolver.py",

@@ -226,6 +226,13 @@ _ROWS = (
         at_once=1,
     ),
     Operation(
+        "mirror-set",
+        "network",
+        {"bridge": LINK, "cards": Text(rf"({LINK.pattern}(,{LINK.pattern})*)?", max_length=4096)},
+        "Copy what passes a bridge to these cards of guests, and to no others; idempotent.",
+        at_once=1,
+    ),
+    Operation(
         "lldp-hear",
         "network",
         {"names": Text(r"[A-Za-z0-9_.,-]+", max_length=1024), "seconds": Whole(1, 45)},

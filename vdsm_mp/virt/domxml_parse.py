@@ -146,6 +146,7 @@ def nic(interface: ET.Element, metadata: Metadata) -> Nic:
         model=xml.attributes(interface.find("model")).get("type", ""),
         alias=_alias(interface),
         network=str(data.get("network") or source.get("bridge") or source.get("network") or ""),
+        mirrors=tuple(name for name in data.get("portMirroring") or () if isinstance(name, str) and name),
     )
 
 

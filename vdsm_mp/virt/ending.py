@@ -24,6 +24,7 @@ from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import Do, VmStatus
+from vdsm_mp.virt.mirrors import Mirrors
 from vdsm_mp.virt.payload import Payloads
 from vdsm_mp.virt.records import VmRecord, VolumeIds
 from vdsm_mp.virt.registry import Vms
@@ -61,6 +62,7 @@ class Ender:
         payloads: Payloads,
         transients: Transients,
         pool: CpuPool,
+        mirrors: Mirrors,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -73,6 +75,7 @@ class Ender:
         self._payloads = payloads
         self._transients = transients
         self._pool = pool
+        self._mirrors = mirrors
 
     # -- destroy
 
@@ -127,6 +130,7 @@ class Ender:
     def perform(self, record: VmRecord, what: Do) -> None:
         """Any thread; the work is done in the background."""
         self._pool.performed(record, what)
+        self._mirrors.performed(record, what)
         jobs: dict[Do, Callable[[VmRecord], None]] = {
             Do.RELEASE: self._release,
             Do.READ_PAUSE_CODE: self._read_pause_code,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network cards of a running VM: link, network, limits. And VM.updateDevice, which is for cards and consoles."""
 
+import copy
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from vdsm_mp.virt import graphics
 from vdsm_mp.virt.devicehooks import DeviceHooks, custom_of
 from vdsm_mp.virt.devices import Devices, alias_of, find
 from vdsm_mp.virt.domxml_host import DUMMY_BRIDGE
+from vdsm_mp.virt.mirrors import KEY, Mirrors
+from vdsm_mp.virt.mirrors import wanted as wanted_mirrors
 from vdsm_mp.virt.registry import short_status
 from vdsm_mp.virt.vmhooks import VmHooks
 
@@ -21,27 +24,28 @@ logger = log.named(__name__)
 
 
 @handles(UpdateVmDevice)
-def update_device(devices: Devices, hooks: VmHooks, ask: UpdateVmDevice) -> dict[str, str]:
+def update_device(devices: Devices, hooks: VmHooks, mirrors: Mirrors, ask: UpdateVmDevice) -> dict[str, str]:
     kind = ask.params.get("deviceType")
     if kind == "graphics":
         return graphics.set_ticket(devices, hooks, ask.vm_id, ask.params)
     if kind == "interface":
-        return update_nic(devices, hooks.devices, ask.vm_id, ask.params)
+        return update_nic(devices, hooks.devices, mirrors, ask.vm_id, ask.params)
     raise InvalidVmParameter(f"deviceType {kind!r} cannot be updated")
 
 
-def update_nic(devices: Devices, hooks: DeviceHooks, vm_id: str, params: Mapping[str, Any]) -> dict[str, str]:
-    """Keys that are absent stay as they are. Raises: DeviceNotFound, UpdateDeviceFailed."""
+def update_nic(
+    devices: Devices, hooks: DeviceHooks, mirrors: Mirrors, vm_id: str, params: Mapping[str, Any]
+) -> dict[str, str]:
+    """What is absent stays as it is. Raises: DeviceNotFound, UpdateDeviceFailed, InvalidVmParameter."""
     record = devices.vms.running(vm_id, "update a network card")
-    if params.get("portMirroring"):
-        raise UpdateDeviceFailed("port mirroring is not supported by this host yet")
+    networks = wanted_mirrors(params.get(KEY))
     alias, wanted_mac = str(params.get("alias") or ""), str(params.get("macAddr") or "").lower()
     dom, domain = devices.live(vm_id)
     card = find(domain, "interface", lambda i: (bool(alias) and alias_of(i) == alias) or mac_of(i) == wanted_mac)
     if card is None:
         raise DeviceNotFound(alias or wanted_mac or "no alias given")
-    identity = {"mac_address": mac_of(card)}
-    data = record.metadata.device(**identity)
+    identity, before = {"mac_address": mac_of(card)}, copy.deepcopy(card)
+    known = data = record.metadata.device(**identity)
     custom = custom_of(params) or custom_of(data)
     _set_link(card, params)
     devices.dummynet.ensure(card, UpdateDeviceFailed)
@@ -57,8 +61,20 @@ def update_nic(devices: Devices, hooks: DeviceHooks, vm_id: str, params: Mapping
         data = {**data, "network": str(params["network"] or "")}
     if isinstance(params.get("custom"), Mapping):
         data = {**data, "custom": dict(params["custom"])}
+    mirrored = params.get(KEY) is not None
+    if mirrored:
+        data = {**data, KEY: list(networks)}
     devices.keeper.remember_device(vm_id, identity, data)
     now = devices.changed(vm_id)
+    try:
+        if mirrored:
+            mirrors.ensure(vm_id, UpdateDeviceFailed)
+    except Error:
+        devices.update(vm_id, dom, before, UpdateDeviceFailed)
+        devices.keeper.remember_device(vm_id, identity, known)
+        devices.changed(vm_id)
+        mirrors.changed()
+        raise
     logger.info("vm=%s card %s updated", vm_id, mac_of(card))
     return short_status(now or record)
 
@@ -68,9 +84,10 @@ def mac_of(card: ET.Element) -> str:
 
 
 def _set_link(card: ET.Element, params: Mapping[str, Any]) -> None:
-    """An empty network means: not connected to any. The card goes to the bridge that leads nowhere, its link down."""
-    if "network" not in params and "linkActive" not in params:
-        return
+    """An empty network means: not connected to any. The card goes to the bridge that leads nowhere, its link down.
+
+    Without linkActive, or with null, the link stays as it is.
+    """
     network = params.get("network")
     nowhere = "network" in params and not network
     source = card.find("source")
@@ -78,7 +95,9 @@ def _set_link(card: ET.Element, params: Mapping[str, Any]) -> None:
         source.set("bridge", str(network or DUMMY_BRIDGE))
     elif network:
         raise UpdateDeviceFailed("only a card on a bridge can change its network")
-    _set_state(card, up=str(params.get("linkActive", True)).lower() == "true" and not nowhere)
+    active = params.get("linkActive")
+    if nowhere or active is not None:
+        _set_state(card, up=str(active).lower() == "true" and not nowhere)
 
 
 def _set_state(card: ET.Element, *, up: bool) -> None:

@@ -10,6 +10,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_devices import HotplugVmNic, HotunplugVmNic
 from vdsm_mp.common import log
 from vdsm_mp.virt.devices import alias_of, find
+from vdsm_mp.virt.mirrors import KEY, Mirrors, wanted
 from vdsm_mp.virt.nic import mac_of
 from vdsm_mp.virt.plug import Plugger, wanted_device
 from vdsm_mp.virt.registry import short_status
@@ -18,7 +19,7 @@ logger = log.named(__name__)
 
 
 @handles(HotplugVmNic)
-def hotplug_nic(plugger: Plugger, ask: HotplugVmNic) -> dict[str, str]:
+def hotplug_nic(plugger: Plugger, mirrors: Mirrors, ask: HotplugVmNic) -> dict[str, str]:
     record = plugger.devices.vms.running(ask.vm_id, "plug a network card")
     card, metadata = wanted_device(ask.params.get("xml"), "interface")
     mac = mac_of(card)
@@ -28,15 +29,18 @@ def hotplug_nic(plugger: Plugger, ask: HotplugVmNic) -> dict[str, str]:
         raise HotplugNicFailed(f"a card {mac} is plugged already")
     plugger.devices.dummynet.ensure(card, HotplugNicFailed)
     data = metadata.device(mac_address=mac)
+    mirrored = wanted(data.get(KEY))
     with plugger.remembered(ask.vm_id, {"mac_address": mac}, data):
         plugger.attach(ask.vm_id, card, HotplugNicFailed, data)
-    now = plugger.devices.changed(ask.vm_id)
+        now = plugger.devices.changed(ask.vm_id)
+        if mirrored:
+            _mirror(plugger, mirrors, ask.vm_id, mac)
     logger.info("vm=%s card %s plugged", ask.vm_id, mac)
     return short_status(now or record)
 
 
 @handles(HotunplugVmNic)
-def hotunplug_nic(plugger: Plugger, ask: HotunplugVmNic) -> dict[str, str]:
+def hotunplug_nic(plugger: Plugger, mirrors: Mirrors, ask: HotunplugVmNic) -> dict[str, str]:
     """A card that the guest does not release stays."""
     record = plugger.devices.vms.running(ask.vm_id, "unplug a network card")
     alias, mac = _named(ask.params)
@@ -49,7 +53,23 @@ def hotunplug_nic(plugger: Plugger, ask: HotunplugVmNic) -> dict[str, str]:
     mac = mac_of(card)
     plugger.detach(ask.vm_id, card, HotunplugNicFailed, record.metadata.device(mac_address=mac))
     now = plugger.forget(ask.vm_id, {"mac_address": mac})
+    mirrors.changed()
     return short_status(now or record)
+
+
+def _mirror(plugger: Plugger, mirrors: Mirrors, vm_id: str, mac: str) -> None:
+    """Raises: HotplugNicFailed; then the card has been taken out again, if the guest let it go."""
+    try:
+        mirrors.ensure(vm_id, HotplugNicFailed)
+    except HotplugNicFailed as failure:
+        _, domain = plugger.devices.live(vm_id)
+        card = find(domain, "interface", lambda i: mac_of(i) == mac)
+        try:
+            if card is not None:
+                plugger.detach(vm_id, card, HotplugNicFailed)
+        except HotplugNicFailed as error:
+            raise HotplugNicFailed(f"{failure}; and {error}") from failure
+        raise
 
 
 def _named(params: Mapping[str, Any]) -> tuple[str, str]:

@@ -45,13 +45,14 @@ class Drive(msgspec.Struct, frozen=True):
 
 
 class Nic(msgspec.Struct, frozen=True):
-    """name: the tap device on the host, "" until it runs."""
+    """name: the tap device on the host, "" until it runs. mirrors: networks whose traffic it gets a copy of."""
 
     mac: str
     name: str = ""
     model: str = ""
     alias: str = ""
     network: str = ""
+    mirrors: tuple[str, ...] = ()
 
 
 class Graphics(msgspec.Struct, frozen=True):

@@ -42,6 +42,7 @@ from vdsm_mp.virt.keeping import Keeper, with_devices
 from vdsm_mp.virt.launch import Launches
 from vdsm_mp.virt.machine import Exit, ExitReason, VmStatus
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.mirrors import Mirrors
 from vdsm_mp.virt.payload import Payloads
 from vdsm_mp.virt.records import VmRecord, VolumeIds
 from vdsm_mp.virt.registry import Vms, short_status
@@ -83,6 +84,7 @@ class Starter:
         transients: Transients,
         dummynet: DummyNet,
         times: GuestTime,
+        mirrors: Mirrors,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -98,6 +100,7 @@ class Starter:
         self._transients = transients
         self._dummynet = dummynet
         self._times = times
+        self._mirrors = mirrors
         self._ends: dict[str, threading.Event] = {}
 
     def accept(self, vm_id: str, params: Mapping[str, Any]) -> VmRecord:
@@ -227,6 +230,12 @@ class Starter:
 
         if self._vms.change(vm_id, started) is None:
             raise _Unwanted
+        try:
+            self._mirrors.ensure(vm_id, CannotCreateVm)
+        except Error:
+            # Who is to see everything must not run seeing nothing.
+            dom.destroy()
+            raise
         self._vms.move(vm_id, lambda life: machine.on_started(life, clock.mono_s(), paused=paused))
         self._sampler.soon(vm_id)
         self._hooks.started(record, live, woken=image is not None)

@@ -11,6 +11,7 @@ from vdsm_mp.network import verbs
 from vdsm_mp.network.commit import Networks
 from vdsm_mp.network.connectivity import Connectivity
 from vdsm_mp.network.dummy import DummyBridge
+from vdsm_mp.network.mirrors import Mirrors
 from vdsm_mp.network.neighbours import Neighbours
 from vdsm_mp.network.persist import Store
 from vdsm_mp.network.upkeep import Upkeep
@@ -24,14 +25,23 @@ def build(config: Config, ports: Ports) -> Room:
     watch = Watch()
     store = Store(house.vdsm_run_dir, house.state_dir)
     networks = Networks(ports.root, watch, store, lambda: ports.background.draining)
-    upkeep = Upkeep(networks)
+    upkeep, mirrors = Upkeep(networks), Mirrors(ports.root)
     return Room(
         state=(
-            *(config.vars, hooks, watch, networks, upkeep, Connectivity(ports.publish), DummyBridge(ports.root)),
+            *(
+                config.vars,
+                hooks,
+                watch,
+                networks,
+                upkeep,
+                mirrors,
+                Connectivity(ports.publish),
+                DummyBridge(ports.root),
+            ),
             Neighbours(ports.root, enabled=config.vars.enable_lldp),
         ),
         handlers=(verbs,),
         before_ready=(hooks.prepare, watch.open, upkeep.start),
         on_drain=(watch.close,),
-        vitals=lambda: {"problems": upkeep.problems()},
+        vitals=lambda: {"problems": [*upkeep.problems(), *mirrors.problems()]},
     )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Libvirt and the VMs. Owns the libvirt connection and the VM registry. Blocks in lanes and in the background only."""
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ from vdsm_mp.virt.livemerge import Merges
 from vdsm_mp.virt.migration_peer import Peers
 from vdsm_mp.virt.migration_source import Migrations
 from vdsm_mp.virt.migration_target import Arrivals
+from vdsm_mp.virt.mirrors import Mirrors
 from vdsm_mp.virt.payload import Payloads
 from vdsm_mp.virt.plug import Plugger, Removals
 from vdsm_mp.virt.power import Power
@@ -109,7 +111,10 @@ def build(config: Config, ports: Ports) -> Room:
     launches, facts = Launches(ports.background), hostfacts.gather(house.vdsm_id_file)
     hooks = VmHooks(Hooks(house.hooks_dir, f"{house.vdsm_run_dir}/hooks"), connection, house.vdsm_run_dir)
     turns = Turns()
-    times = GuestTime(connection, vms, turns, ports.background)
+    times, mirrors = (
+        GuestTime(connection, vms, turns, ports.background),
+        Mirrors(ports.call, vms, ports.background),
+    )
     starter = Starter(
         connection,
         vms,
@@ -125,6 +130,7 @@ def build(config: Config, ports: Ports) -> Room:
         transients=transients,
         dummynet=dummynet,
         times=times,
+        mirrors=mirrors,
     )
     pool = CpuPool(connection, vms, keeper, ports.background)
     ender = Ender(
@@ -139,6 +145,7 @@ def build(config: Config, ports: Ports) -> Room:
         payloads=payloads,
         transients=transients,
         pool=pool,
+        mirrors=mirrors,
     )
     powers = Power(connection, vms, keeper, ports.background, config.vars, hooks, times)
     devices = Devices(connection, vms, keeper, drives, policy, dummynet, transients, turns)
@@ -219,10 +226,7 @@ def build(config: Config, ports: Ports) -> Room:
         recovery.take_stock(conn)
         transients.keep_only([record.vm_id for record in vms.all()])
         pool.changed()
-
-    def storage_changed(worker: str, up: bool) -> None:
-        if worker == "storage" and up:
-            recovery.storage_is_back()
+        mirrors.changed()
 
     return Room(
         state=(
@@ -251,6 +255,7 @@ def build(config: Config, ports: Ports) -> Room:
             hibernations,
             resumer,
             pool,
+            mirrors,
         ),
         handlers=(
             backup,
@@ -293,7 +298,7 @@ def build(config: Config, ports: Ports) -> Room:
             lambda: connection.start(connected),
         ),
         subscribes={DomainValidityChanged: resumer.storage_changed},
-        peer_changed=storage_changed,
+        peer_changed=partial(_peer_changed, {"storage": recovery.storage_is_back, "network": mirrors.network_is_back}),
         on_drain=(connection.close,),
         vitals=lambda: {
             "libvirt": "connected" if connection.alive else "not connected",
@@ -306,6 +311,11 @@ def build(config: Config, ports: Ports) -> Room:
             "problems": [] if connection.alive else ["libvirt is not connected: VMs cannot be looked at or changed"],
         },
     )
+
+
+def _peer_changed(back: Mapping[str, Callable[[], None]], worker: str, up: bool) -> None:
+    if up and worker in back:
+        back[worker]()
 
 
 def _peers(config: Config) -> Peers:
