@@ -3,6 +3,7 @@
 
 import os
 import resource
+import signal
 import sys
 import warnings
 
@@ -12,8 +13,43 @@ from vdsm_mp.common.options import Config
 logger = log.named("master")
 
 
+#: With fewer, libzmq ends its process by abort() sooner or later, and nobody could tell why.
+LEAST_DESCRIPTORS = 256
+#: What every usual host gives. A master with a child for each of two hundred domains needs more than half of that.
+USUAL_DESCRIPTORS = 1024
+
+
 class BadAffinity(Exception):
     """`[vars] cpu_affinity` names CPUs this host does not have, or is no list of numbers."""
+
+
+def shed_inheritance() -> None:
+    """Nothing of whoever started us may matter: blocked signals, and standard streams that are closed.
+
+    With SIGCHLD blocked no death would be seen and with SIGTERM no stop; a lock or a socket that took the place of
+    standard error would be written to. Before anything is opened.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+            os.set_inheritable(fd, True)
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115 (for life)
+
+
+def descriptors() -> int:
+    """How many files each process of the house may have open; fewer than usual are raised as far as we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return USUAL_DESCRIPTORS
+    if soft < USUAL_DESCRIPTORS:
+        soft = USUAL_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(USUAL_DESCRIPTORS, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
 
 
 def apply(config: Config) -> None:

@@ -60,6 +60,7 @@ class ToldToStop(BaseException):
 def main(argv: list[str] | None = None) -> int:
     """The life of the agent; returns the exit code."""
     began = time.monotonic()
+    environment.shed_inheritance()
     _listen_to_signals()
     try:
         with contextlib.ExitStack() as held:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from vdsm_mp import environment
 from vdsm_mp.common.options import Config
 from vdsm_mp.house import claim
 
@@ -32,12 +33,20 @@ def missing(config: Config) -> list[Missing]:
     """Each thing that is wrong, once; empty when the agent may start."""
     house = config.vdsm_mp
     sentences = (
+        *_limits(),
         *_identity(house.user, house.group),
         *_home(),
         *_directories(house.run_dir, house.vdsm_run_dir, house.log_dir, house.state_dir, config.irs.repository),
         *_log_file(Path(house.log_dir) / "vdsm.log"),
     )
     return [*map(Missing, dict.fromkeys(sentences)), *_sudo(house.libexec_dir)]
+
+
+def _limits() -> list[str]:
+    most, least = environment.descriptors(), environment.LEAST_DESCRIPTORS
+    if most >= least:
+        return []
+    return [f"at most {most} files may be open in a process, at least {least} are needed: raise the limit (ulimit -n)"]
 
 
 def _identity(user: str, group: str) -> list[str]:

@@ -80,6 +80,8 @@ class RunningHouse:
         self.process: subprocess.Popen[bytes] | None = None
         #: More of its environment.
         self.environment: dict[str, str] = {}
+        #: A command that the master is started through, such as prlimit.
+        self.through: list[str] = []
         self._sudoers = Path(f"/etc/sudoers.d/{self.root.name}")
         self._clients: list[Client] = []
         user = pwd.getpwnam(USER)
@@ -171,7 +173,7 @@ class RunningHouse:
         argv = [sys.executable, "-W", "error", "-m", "vdsm_mp", "--config", str(self.config_file)]
         with open(self.root / "stderr.log", "ab") as stderr:
             self.process = subprocess.Popen(
-                [*argv, *(["--table", self.table] if self.table else [])],
+                [*self.through, *argv, *(["--table", self.table] if self.table else [])],
                 user=user.pw_uid,
                 group=user.pw_gid,
                 extra_groups=groups,
