@@ -29,6 +29,21 @@ def copy_names(source: str, target: str) -> None:
         _log.warning("bitmaps of %s are not continued in %s: %s", source, target, e)
 
 
+def drop_doubtful(top: str, base: str, *, lost: bool) -> None:
+    """Before bitmaps of `top` go into those of `base`: no name may seem whole of which the base's part is gone.
+
+    A backup by half of a bitmap would miss data; without it the next one is a full one. lost: the base lost all it had.
+    The top's go first, so that this, cut short, is done again. Raises: CommandFailed, CommandOverdue.
+    """
+    broken = {one["name"] for one in qemuimg.info(base, "qcow2").bitmaps if "in-use" in one["flags"]}
+    for one in qemuimg.info(top, "qcow2").bitmaps:
+        if lost or one["name"] in broken:
+            _log.warning("bitmap %s is dropped: %s has lost its part of it", one["name"], base)
+            qemuimg.bitmap(top, one["name"], "--remove")
+    for name in sorted(broken):
+        qemuimg.bitmap(base, name, "--remove")
+
+
 def merge(source: str, target: str) -> None:
     """What the bitmaps of `source` have into those of the same name in `target`, made where they are missing.
 

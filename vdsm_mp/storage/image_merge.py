@@ -19,6 +19,7 @@ from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.storage import bitmaps, qemuimg
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.image_prepare import check_chain, header_of
+from vdsm_mp.storage.qcow2 import HEADER_BYTES, lost_bitmaps
 from vdsm_mp.storage.volume_create import QEMU_FORMAT
 from vdsm_mp.storage.volume_file import ImageFiles, change_metadata, read_image, volume_path
 from vdsm_mp.tasks.progress import Progress
@@ -47,6 +48,7 @@ def prepare(domain: FileDomain, subchain: Subchain, progress: Progress) -> None:
     absolute = domain.io.path_of(path)
     try:
         if base.cow:
+            _drop_doubtful(domain, subchain)
             kept = bitmaps.usable(qemuimg.info(_path(domain, subchain, subchain.top_id), "qcow2").bitmaps)
             for one in qemuimg.info(absolute, "qcow2").bitmaps:
                 if one["name"] not in kept:
@@ -70,10 +72,20 @@ def commit(domain: FileDomain, subchain: Subchain, progress: Progress, *, merge_
     check_chain(domain, image, image.chain_to(subchain.top_id))
     top, base = _path(domain, subchain, subchain.top_id), _path(domain, subchain, subchain.base_id)
     top_format = QEMU_FORMAT[image.metadata(subchain.top_id).format]
+    with_bitmaps = merge_bitmaps and image.metadata(subchain.base_id).cow and top_format == "qcow2"
+    if with_bitmaps:
+        _drop_doubtful(domain, subchain)
     qemuimg.commit(top, top_format, subchain.base_id, progress)
-    if merge_bitmaps and image.metadata(subchain.base_id).cow and top_format == "qcow2":
+    if with_bitmaps:
         bitmaps.merge(top, base)
     domain.io.fsync(volume_path(subchain.image_id, subchain.base_id))
+
+
+def _drop_doubtful(domain: FileDomain, subchain: Subchain) -> None:
+    """Before anything writes to the base: an earlier attempt may have been killed while it changed its bitmaps."""
+    path = volume_path(subchain.image_id, subchain.base_id)
+    lost = lost_bitmaps(domain.io.read(path, offset=0, length=HEADER_BYTES, direct=False))
+    bitmaps.drop_doubtful(_path(domain, subchain, subchain.top_id), domain.io.path_of(path), lost=lost)
 
 
 def finalize(domain: FileDomain, subchain: Subchain) -> None:

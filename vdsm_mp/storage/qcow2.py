@@ -16,6 +16,10 @@ _MAGIC = b"QFI\xfb"
 _HEADER = struct.Struct(">4sIQIIQ")
 _INCOMPATIBLE_AT = 72
 _EXTERNAL_DATA = 1 << 2
+_AUTOCLEAR_AT, _HEADER_LENGTH_AT = 88, 100
+_BITMAPS_HOLD = 1
+_EXTENSION = struct.Struct(">II")
+_BITMAPS_EXTENSION = 0x23852875
 
 
 class NotQcow2(ValueError):
@@ -52,3 +56,22 @@ def read_header(data: bytes) -> Qcow2Header:
             raise NotQcow2("the header is cut off")
         (incompatible,) = struct.unpack_from(">Q", data, _INCOMPATIBLE_AT)
     return Qcow2Header(version, virtual_bytes, backing, bool(incompatible & _EXTERNAL_DATA))
+
+
+def lost_bitmaps(data: bytes) -> bool:
+    """There were bitmaps, and a program that changed them was killed so that none of them counts any more.
+
+    QEMU takes its mark away while it writes them, and forgets them for good when it next opens the file for writing.
+    """
+    if len(data) < _HEADER_LENGTH_AT + 4 or data[:8] != _MAGIC + b"\0\0\0\3":
+        return False
+    (autoclear,) = struct.unpack_from(">Q", data, _AUTOCLEAR_AT)
+    (at,) = struct.unpack_from(">I", data, _HEADER_LENGTH_AT)
+    while at + _EXTENSION.size <= len(data):
+        kind, length = _EXTENSION.unpack_from(data, at)
+        if kind == _BITMAPS_EXTENSION:
+            return not autoclear & _BITMAPS_HOLD
+        if not kind:
+            break
+        at += _EXTENSION.size + (length + 7) // 8 * 8
+    return False

@@ -3,7 +3,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,43 @@ def test_bitmaps_follow_the_data(house: StorageRoom) -> None:
     assert run_job(house, "SDM.merge", subchain_info=subchain, merge_bitmaps=True)["status"] == "done"
     found = qemu_info(house.image(image_id) / base)["format-specific"]["data"]["bitmaps"]
     assert [one["name"] for one in found] == [kept]
+
+
+def killed_while_open(path: Path) -> None:
+    """A program writes to the volume and dies: bitmaps of it stay marked as in use."""
+    argv = ["qemu-io", "-f", "qcow2", path]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        holder.stdin.write(b"write 0 512\n")
+        holder.stdin.flush()
+        while b"wrote" not in holder.stdout.readline():
+            assert holder.poll() is None
+        holder.kill()
+
+
+def without_mark(path: Path) -> None:
+    """As a program leaves it that dies while it writes bitmaps: QEMU believes none of them any more."""
+    with path.open("r+b") as file:
+        file.seek(88)
+        file.write(bytes(8))
+
+
+@pytest.mark.parametrize("harm", [killed_while_open, without_mark])
+@pytest.mark.parametrize("early", [True, False], ids=["before prepareMerge", "after it"])
+def test_half_of_a_bitmap_never_seems_whole(house: StorageRoom, harm: Callable[[Path], None], early: bool) -> None:
+    name = new_id()
+    image_id, base = house.create(bitmap=name)
+    _, leaf = house.create(image_id, srcImgUUID=image_id, srcVolUUID=base, addBitmaps=True, size=str(32 * MIB))
+    subchain = {"sd_id": house.sd_id, "img_id": image_id, "base_id": base, "top_id": leaf, "base_generation": 0}
+    pool = {"storagepoolID": house.pool_id}
+    if not early:
+        assert house.outcome("StoragePool.prepareMerge", **pool, subchainInfo=subchain) == ("success", 0)
+    harm(house.image(image_id) / base)
+    if early:
+        assert house.outcome("StoragePool.prepareMerge", **pool, subchainInfo=subchain) == ("success", 0)
+    assert run_job(house, "SDM.merge", subchain_info=subchain, merge_bitmaps=True)["status"] == "done"
+    assert names_of_bitmaps(house.image(image_id) / base) == []
+    assert names_of_bitmaps(house.image(image_id) / leaf) == []
 
 
 def names_of_bitmaps(path: Path) -> list[str]:
