@@ -204,7 +204,8 @@ def _furnish(
     selector = held.enter_context(selectors.DefaultSelector())
     with claim.needing(run_dir / "control.sock"):
         desk = Desk(run_dir / "control.sock", house, selector, cfg.vdsm_mp.user, cfg.vdsm_mp.group)
-    return partial(_serve, cfg, house, _Loop(house, selector, desk, Premises(run_dir, bus_dir, lock, house, desk)))
+    looks = Premises(run_dir, bus_dir, lock, house, desk, partial(privileges.missing_below_run, cfg))
+    return partial(_serve, cfg, house, _Loop(house, selector, desk, looks))
 
 
 def _serve(cfg: Config, house: houses.House, loop: "_Loop") -> int:

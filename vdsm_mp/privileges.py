@@ -42,6 +42,14 @@ def missing(config: Config) -> list[Missing]:
     return [*map(Missing, dict.fromkeys(sentences)), *_sudo(house.libexec_dir)]
 
 
+def missing_below_run(config: Config) -> list[str]:
+    """The directories that only an administrator makes again, in words; asked all the time.
+
+    Those on disks are left out: a disk that hangs must not hang who asks.
+    """
+    return _directories(config.vdsm_mp.run_dir, config.vdsm_mp.vdsm_run_dir)
+
+
 def _limits() -> list[str]:
     most, least = environment.descriptors(), environment.LEAST_DESCRIPTORS
     if most >= least:

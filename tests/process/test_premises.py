@@ -92,7 +92,7 @@ def test_a_run_directory_that_cannot_be_made_again_is_told_and_filled_when_it_is
     with pytest.raises(controlsocket.Refused, match=f"the agent runs as pid {pid}, but .*No such file"):
         house.status()
     assert [vm["vmName"] for vm in house.call("Host.getAllVmStats")] == ["test"]
-    eventually(lambda: "cannot be made again" in house.log_text())
+    eventually(lambda: f"the directory {run} does not exist" in house.log_text())
     os.kill(virt, signal.SIGKILL)
     eventually(lambda: "virt died: signal SIGKILL" in house.log_text())
     run.mkdir(mode=0o755)
@@ -110,22 +110,23 @@ def test_a_run_directory_that_cannot_be_made_again_is_told_and_filled_when_it_is
     assert f"already running pid {pid}" in house.log_text()
 
 
-def test_what_is_missing_for_good_is_a_problem_of_the_host(house: RunningHouse) -> None:
-    run = house.root / "run"
-    aside = run.with_name("aside")
-    run.rename(aside)
-    run.symlink_to("nowhere")
+def test_a_directory_that_is_gone_is_told_before_a_worker_fails_and_nobody_is_started_without(
+    house: RunningHouse,
+) -> None:
+    folder, aside = house.root / "vrun", house.root / "aside"
+    before = house.worker("virt")
+    folder.rename(aside)
     try:
-        eventually(lambda: house.log_text().count("cannot be made again") >= 2)
+        sentence = f"the directory {folder} does not exist"
+        eventually(lambda: sentence in house.status()["premises_problem"])
+        assert any(sentence in problem for problem in house_problems(house.status()))
+        assert house.call("Host.ping2") is True
+        os.kill(before["pid"], signal.SIGKILL)
+        eventually(lambda: house.worker("virt")["state"] == "waiting")
     finally:
-        run.unlink()
-        aside.rename(run)
-    eventually(lambda: answers(house))
-    assert house_problems(house.status()) == []
-    told = {**house.status(), "run_dir_problem": "/run/vdsm-mp: Permission denied"}
-    assert house_problems(told) == [
-        "the run directory was emptied and cannot be filled again: /run/vdsm-mp: Permission denied"
-    ]
+        aside.rename(folder)
+    house.wait_ready(within_s=10)
+    assert house.worker("virt")["restarts"] == before["restarts"] + 1
 
 
 def test_a_house_whose_lock_another_master_has_taken_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,8 +78,8 @@ def house_problems(house: Mapping[str, Any]) -> list[str]:
     found += [f"{x['kind']} {x['name']} ({x['pid']}) hangs in the kernel and is written off" for x in house["lost"]]
     if house.get("log", {}).get("stuck"):
         found.append("nobody writes the log: its file system hangs, or its writer does; lines are being lost")
-    if missing := house.get("run_dir_problem"):
-        found.append(f"the run directory was emptied and cannot be filled again: {missing}")
+    if missing := house.get("premises_problem"):
+        found.append(f"{missing}; workers that end are not started again before that is mended")
     if house["state"] != "running":
         found.append(f"the agent is {house['state']}")
     if not found and house["verdict"] != "ok":

@@ -73,9 +73,9 @@ class House:
         self.config = config
         #: Who started us, to tell when it is gone; 0 = nobody who would start us again.
         self.supervisor_pid = 0
-        #: What is missing in the run directory and cannot be made again; "" = nothing.
+        #: What somebody took away that the agent needs and cannot make again; "" = nothing.
         self.premises_problem = ""
-        self._bus_there = True
+        self._standing = True
         self._inherited = inherited
         self._broadcast = broadcast
         self.log_writer = log_writer
@@ -292,7 +292,7 @@ class House:
     @property
     def _may_start(self) -> bool:
         return (
-            self._bus_there
+            self._standing
             and not self._stopping
             and len([lost for lost in self.lost if lost.kind == "worker"]) < MOST_LOST
         )
@@ -414,12 +414,12 @@ class House:
         self._tell_all(control.Reload())
         logger.info("log files opened again")
 
-    def bus_is_there(self, there: bool) -> None:
-        """Without its directory no worker is started, which could not bind; all that wait are when it is back."""
-        if there and not self._bus_there:
+    def premises_stand(self, standing: bool) -> None:
+        """Without its directories no worker is started, which could only fail; all that wait are when they are back."""
+        if standing and not self._standing:
             for worker in self.workers.values():
                 worker.next_start_mono = 0.0
-        self._bus_there = there
+        self._standing = standing
 
     def bind_again(self, worker: Worker) -> None:
         self._tell(worker, control.BindAgain())

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether what the house has claimed in the run directory is still there; what somebody removed is made again.
 
+Directories that only an administrator can make again are told as missing, before the next worker fails to start.
+
 The lock, the pid file, the control socket, the directory of the bus and the workers' sockets in it: a cleaner of
 temporary files, an `rm` too many or a reinstalled package takes them away, and nobody would notice before the next
 worker starts, cannot bind and never comes back. Looked at in the master's loop; nothing here waits.
@@ -8,6 +10,7 @@ worker starts, cannot bind and never comes back. Looked at in the master's loop;
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from vdsm_mp.common import log
@@ -26,11 +29,19 @@ GIVE_WAY_S = 30.0
 
 
 class Premises:
-    """See the module. problem: what cannot be made again and why, "" when all is there."""
+    """See the module. missing: says what is wrong with the directories that the agent was given."""
 
-    def __init__(self, run_dir: Path, bus_dir: Path, lock_fd: int, house: House, desk: Desk) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        bus_dir: Path,
+        lock_fd: int,
+        house: House,
+        desk: Desk,
+        missing: Callable[[], list[str]] = lambda: [],
+    ) -> None:
         self._run_dir, self._bus_dir, self._lock_fd = run_dir, bus_dir, lock_fd
-        self._house, self._desk = house, desk
+        self._house, self._desk, self._missing = house, desk, missing
         self._due_mono = 0.0
         self._locked_out_mono = 0.0
 
@@ -43,13 +54,15 @@ class Premises:
         try:
             self._look(now)
         except OSError as error:
-            problem = f"{error.filename or self._run_dir}: {error.strerror}"
+            problem = f"{error.filename or self._run_dir} cannot be made again: {error.strerror}"
         except claim.CannotStart as error:
-            problem = f"{self._run_dir}: {error}"
+            problem = f"{self._run_dir} cannot be locked again: {error}"
+        missing = self._missing()
+        problem = "; ".join([*missing, *([problem] if problem else [])])
         if problem and problem != self._house.premises_problem:
-            logger.critical("what was removed from the run directory cannot be made again: %s", problem)
+            logger.critical("somebody took away what the agent needs: %s", problem)
         self._house.premises_problem = problem
-        self._house.bus_is_there(self._bus_dir.is_dir())
+        self._house.premises_stand(self._bus_dir.is_dir() and not missing)
 
     def _look(self, now: float) -> None:
         if not self._run_dir.is_dir():

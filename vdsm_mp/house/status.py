@@ -17,7 +17,7 @@ def of(house: House) -> dict[str, Any]:
     program, build: where it was loaded from, and which it was then (`common/program.py`). config: {"file", "digest"}.
     abandoned: the supervisord that started us is gone, so nobody would start us again.
 
-    run_dir_problem: what somebody removed from the run directory and cannot be made again; "" = nothing.
+    premises_problem: what somebody took away that the agent needs and cannot make again; "" = nothing.
 
     verdict: "ok", "degraded" (something restarts too often, or is written off, or not all are ready, or there is such a
     problem) or "failed".
@@ -43,7 +43,7 @@ def of(house: House) -> dict[str, Any]:
         "build": house.build,
         "config": house.config,
         "abandoned": house.supervisor_pid not in (0, os.getppid()),
-        "run_dir_problem": house.premises_problem,
+        "premises_problem": house.premises_problem,
         "uptime_s": round(now - house.started_mono, 1),
         "rss_kib": kernel.rss_kib(os.getpid()),
         "pss_kib": kernel.own_pss_kib(),
