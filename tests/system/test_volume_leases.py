@@ -12,6 +12,7 @@ from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
 from tests.support.storage_room import MIB
 from tests.system.test_file_storage import POOL, SD, Host, device, host, place
+from vdsm_mp.api.errors_lease import LeaseExists
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 
@@ -156,6 +157,12 @@ def test_leases_by_name_are_made_held_fenced_and_removed(host: Host) -> None:
         # Host id 250, which made the pool, has left.
         assert {row["own"] for row in dump[part] if row["timestamp"]} == {1}
     assert [(row["own"], row["gen"], row["resource"]) for row in dump["leases"]] == [(1, 1, "SDM")]
+
+    # Added again it is refused, and what undoes that leaves the other's alone.
+    refused = host.call("Lease.create", lease=vm)
+    assert eventually(lambda: _over(host, refused))["code"] == LeaseExists.code
+    host.call("Task.clear", taskID=refused)
+    assert host.call("Lease.info", lease=vm) == place
 
     finished(host, host.call("Lease.rebuild_leases", sd_id=SD))
     for lease in (vm, one_job):

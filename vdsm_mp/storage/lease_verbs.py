@@ -7,7 +7,7 @@ import time
 import msgspec
 from msgspec import UNSET
 
-from vdsm_mp.api.errors_lease import JobStatusMismatch, LeasesNotSupported
+from vdsm_mp.api.errors_lease import JobStatusMismatch, LeaseExists, LeaseIndexInvalid, LeasesNotSupported
 from vdsm_mp.api.errors_storage import DomainNotInPool
 from vdsm_mp.api.errors_volume import GenerationMismatch
 from vdsm_mp.api.lease import (
@@ -22,7 +22,7 @@ from vdsm_mp.api.lease import (
     RebuildLeases,
 )
 from vdsm_mp.api.verb import handles
-from vdsm_mp.storage import xlease
+from vdsm_mp.storage import lease_undo, xlease
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.locks import Lease
 from vdsm_mp.storage.sanlock import SanlockLock
@@ -34,15 +34,34 @@ from vdsm_mp.tasks.registry import TaskRun
 @handles(CreateLease)
 def create(volumes: Volumes, ask: CreateLease) -> str:
     domain, lock = _for_spm(volumes, ask.lease.sd_id)
+    lease_id, wanted = ask.lease.lease_id, ask.metadata
+
+    def fill(lease: Lease) -> None:
+        if wanted is not None:
+            lock.change_value(lease, lambda _: _pack(_stamped(wanted, created=True)))
 
     def job(run: TaskRun) -> None:
-        with volumes.resources.claim(f"addLease {ask.lease.lease_id}", exclusive=_claims(domain)):
-            lease = xlease.add(domain, lock, ask.lease.lease_id)
-            if ask.metadata is not None:
-                wanted = ask.metadata
-                lock.change_value(lease, lambda _: _pack(_stamped(wanted, created=True)))
+        with volumes.resources.claim(f"addLease {lease_id}", exclusive=_claims(domain)):
+            try:
+                xlease.add(domain, lock, lease_id, fill)
+            except LeaseExists:
+                run.settle(save=True)  # it is not ours to undo
+                raise
+        run.settle()
 
-    return volumes.tasks.start("addLease", job, spm=True, key=f"leases {domain.sd_id}")
+    # From the look at what is there until others see that this task is about it.
+    with volumes.resources.claim(f"addLease {lease_id}", exclusive=(("lease", domain.sd_id, lease_id),), within_s=30):
+        known = volumes.tasks.unfinished_about(lease_id) is not None or _exists(domain, lease_id)
+        steps = () if known else (lease_undo.lease_created(domain, lease_id),)
+        return volumes.tasks.start("addLease", job, spm=True, key=f"leases {domain.sd_id}", recoveries=steps)
+
+
+def _exists(domain: FileDomain, lease_id: str) -> bool:
+    """Or there is nothing to look at, which the task will tell."""
+    try:
+        return xlease.exists(domain, lease_id)
+    except LeaseIndexInvalid:
+        return True
 
 
 @handles(DeleteLease)

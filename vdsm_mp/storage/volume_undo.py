@@ -15,8 +15,10 @@ from vdsm_mp.api.errors_storage import StorageFileExists, StorageFileMissing
 from vdsm_mp.api.errors_task import RecoveryInvalid
 from vdsm_mp.api.errors_volume import ImageDoesNotExist, VolumeDoesNotExist
 from vdsm_mp.api.types import UUID_PATTERN
+from vdsm_mp.storage import lease_undo
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.image_delete import remove_remnant, take_away
+from vdsm_mp.storage.locks import Locks
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.volume_change import settle_size
@@ -120,9 +122,10 @@ def _of_file(name: str, function: str, *params: str) -> Recovery:
 class Undoing:
     """Runs recoveries; an `Undo` of `tasks.registry`."""
 
-    def __init__(self, domains: Domains, resources: Resources) -> None:
+    def __init__(self, domains: Domains, resources: Resources, locks: Locks) -> None:
         self._domains = domains
         self._resources = resources
+        self._locks = locks
         volume: dict[str, Callable[[Recovery], None]] = {
             "startCreateVolumeRollback": self._nothing,
             "killProcRollback": self._nothing,
@@ -145,6 +148,7 @@ class Undoing:
         }
         self._table["sd", "StorageDomain", "create_image_rollback"] = self._image
         self._table["image", FINISH, "removeSource"] = self._remove_source
+        self._table[lease_undo.MODULE, lease_undo.OWNER, lease_undo.FUNCTION] = self._lease
 
     def __call__(self, recovery: Recovery, task_id: str) -> None:
         """Raises: RecoveryInvalid (not known here), DomainNotFound, ClaimTimedOut, storage errors."""
@@ -208,6 +212,12 @@ class Undoing:
         domain, image_id, volume_id = self._named(recovery, *recovery.params[1:4])
         with self._holding(domain, image_id):
             remove_created(domain, image_id, volume_id)
+
+    def _lease(self, recovery: Recovery) -> None:
+        if len(recovery.params) != 2:
+            raise RecoveryInvalid(recovery.name, f"parameters {recovery.params}")
+        sd_id, lease_id = recovery.params
+        lease_undo.undo(self._domains.find(sd_id), lease_id, self._locks, self._resources)
 
     def _remove_source(self, recovery: Recovery) -> None:
         if len(recovery.params) != 6:

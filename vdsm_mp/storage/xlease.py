@@ -9,6 +9,7 @@ being updated counts as absent, and its place is used again.
 import logging
 import struct
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -139,8 +140,19 @@ def read_value(domain: FileDomain, lease: Lease) -> bytes:
     return domain.io.read(XLEASES, offset=lease.offset + (2 + hosts) * sector, length=sector, direct=True)
 
 
-def add(domain: FileDomain, formatter: LeaseFormatter, lease_id: str) -> Lease:
-    """A new lease that nobody holds. Cut short, it is absent. Raises: LeaseExists, NoRoomForLease, LockInitFailed."""
+def exists(domain: FileDomain, lease_id: str) -> bool:
+    """Raises: LeaseIndexInvalid, storage errors."""
+    found = read_index(domain).find(lease_id)
+    return found is not None and not found.updating
+
+
+def add(
+    domain: FileDomain, formatter: LeaseFormatter, lease_id: str, fill: Callable[[Lease], None] = lambda lease: None
+) -> Lease:
+    """A new lease that nobody holds. Cut short, it is absent. fill: puts its value in, before anybody finds it.
+
+    Raises: LeaseExists, NoRoomForLease, LockInitFailed, what `fill` raises.
+    """
     index = read_index(domain)
     known = index.find(lease_id)
     if known is not None and not known.updating:
@@ -149,8 +161,9 @@ def add(domain: FileDomain, formatter: LeaseFormatter, lease_id: str) -> Lease:
     if number is None:
         raise NoRoomForLease(domain.sd_id, RECORDS)
     lease = place_of(domain, number, lease_id)
-    # The lease before the name: a name always leads to a lease.
+    # The lease before the name: a name always leads to a lease, with all that it was to hold.
     formatter.write_lease(lease)
+    fill(lease)
     _write(domain, index, number, record(lease_id, lease.offset, updating=False))
     return lease
 

@@ -97,7 +97,7 @@ def build(config: Config, ports: Ports) -> Room:
     members = Members(domains, locks, pools)
     resources = Resources()
     long_work = Slots(ports.background)
-    tasks = Tasks(ports.background, Undoing(domains, resources), long_work)
+    tasks = Tasks(ports.background, Undoing(domains, resources, locks), long_work)
     upgrades = Upgrades(domains, locks, monitors, resources, ports.background)
     spm = Spm(pools, locks, tasks, upgrades, Mailboxes(pools, domains), resources, ports.background, _panic)
     masters = MasterMoves(

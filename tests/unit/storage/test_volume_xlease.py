@@ -10,6 +10,7 @@ import pytest
 from tests.support import domains
 from tests.support.children import LocalChildren
 from vdsm_mp.api.errors_lease import LeaseExists, LeaseIndexInvalid, NoRoomForLease, NoSuchLease
+from vdsm_mp.api.errors_storage import LockInitFailed
 from vdsm_mp.storage import xlease
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_io import DomainIO
@@ -90,6 +91,18 @@ def test_a_lease_takes_the_first_free_place_and_leaves_it_as_it_was(
     assert 4 * MIB not in formatter.names
     with pytest.raises(NoSuchLease):
         xlease.remove(domain, formatter, NEW)
+
+
+def test_nobody_finds_a_lease_before_it_has_what_it_is_to_hold(domain: FileDomain, formatter: Formatter) -> None:
+    def fail(lease: Lease) -> None:
+        assert formatter.names[lease.offset] == NEW
+        raise LockInitFailed("sd", NEW, "no")
+
+    with pytest.raises(LockInitFailed):
+        xlease.add(domain, formatter, NEW, fail)
+    assert not xlease.exists(domain, NEW)
+    xlease.add(domain, formatter, NEW)
+    assert xlease.exists(domain, NEW)
 
 
 def test_a_record_that_was_being_changed_counts_as_absent_and_is_used_again(

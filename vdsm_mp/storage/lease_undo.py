@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How adding an external lease is undone: a recovery of our own, which another kind of SPM lists as failed."""
+
+import logging
+
+from vdsm_mp.api.errors_lease import NoSuchLease
+from vdsm_mp.storage import xlease
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.locks import Locks
+from vdsm_mp.storage.resources import Resources
+from vdsm_mp.storage.sanlock import SanlockLock
+from vdsm_mp.tasks.record import Recovery
+
+_log = logging.getLogger("storage.undo")
+
+MODULE, OWNER, FUNCTION = "lease", "Lease", "createLeaseRollback"
+
+
+def lease_created(domain: FileDomain, lease_id: str) -> Recovery:
+    """The lease was absent when the task began."""
+    return Recovery(f"create lease rollback: {lease_id}", MODULE, OWNER, FUNCTION, (domain.sd_id, lease_id))
+
+
+def undo(domain: FileDomain, lease_id: str, locks: Locks, resources: Resources) -> None:
+    """Raises: ClaimTimedOut, LeaseIndexInvalid, storage errors."""
+    lock = locks.of(domain)
+    if not isinstance(lock, SanlockLock):
+        _log.info("domain %s has no leases", domain.sd_id)
+        return
+    with resources.claim(f"roll-back of lease {lease_id}", exclusive=(("leases", domain.sd_id),)):
+        try:
+            xlease.remove(domain, lock, lease_id)
+        except NoSuchLease:
+            return
