@@ -80,6 +80,18 @@ while :; do sleep 3600 & wait $!; done
 """
 
 
+# libvirtd 9.0 sometimes crashes when it comes back after connections it served were cut; a service manager starts it
+# again, and so do we. Who ends it by another signal means it.
+_DAEMON = """
+while :; do
+    libvirtd -f /etc/libvirt/libvirtd.conf -p /run/libvirt/libvirtd.pid "$@"
+    ended=$?
+    [ $ended = 139 ] || [ $ended = 134 ] || exit $ended
+    echo "libvirtd crashed (status $ended); starting it again" >&2
+done
+"""
+
+
 class PrivateLibvirtd:
     """See the module. `kill()`, `stop()`, `freeze()` and `thaw()` treat the daemon badly; guests are not touched."""
 
@@ -132,11 +144,13 @@ class PrivateLibvirtd:
         """The daemon's process id as we see it. ProcessLookupError when it does not run."""
         if self._daemon is None:
             raise ProcessLookupError("libvirtd is not started")
-        children = Path(f"/proc/{self._daemon.pid}/task/{self._daemon.pid}/children")
+        pid = self._daemon.pid  # nsenter's; below it are the shell of _DAEMON and libvirtd
         try:
-            return int(children.read_text().split()[0])
+            for _ in range(2):
+                pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
         except (OSError, IndexError) as error:
             raise ProcessLookupError("libvirtd does not run") from error
+        return pid
 
     def launch(self) -> None:
         """Start the daemon (again)."""
@@ -146,10 +160,21 @@ class PrivateLibvirtd:
         namespaces = ["nsenter", "--target", str(self._inner_init), "--mount", "--net", "--uts", "--ipc", "--pid"]
         with (self.root / "log" / "out").open("ab") as out:
             self._daemon = subprocess.Popen(
-                [*_die_with_us(), *namespaces, "--", "libvirtd", "-f", "/etc/libvirt/libvirtd.conf",
-                 "-p", "/run/libvirt/libvirtd.pid", *(["-l"] if self._listen else [])],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-            )  # fmt: skip
+                [
+                    *_die_with_us(),
+                    *namespaces,
+                    "--",
+                    "bash",
+                    "-c",
+                    _DAEMON,
+                    "libvirtd",
+                    *(["-l"] if self._listen else []),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
         eventually(self._answers, within_s=30)
 
     def kill(self) -> None:
@@ -165,8 +190,6 @@ class PrivateLibvirtd:
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
-        if self._daemon is not None:
-            os.kill(self._daemon.pid, signal.SIGCONT)  # nsenter stops itself together with its program
 
     @property
     def inner_pid(self) -> int:
