@@ -393,6 +393,36 @@ class SealFailed(_Sentence, Failed):
     msg = "Cannot seal the template: {self.reason}"
 
 
+class ForeignHypervisorFailed(_Sentence, Failed):
+    """Its own sentence, or why it was not even asked. It never repeats a password."""
+
+    code = 65
+    msg = "Cannot talk to the hypervisor: {self.reason}"
+
+
+class BadOva(_Sentence, BadRequest):
+    """Nothing was begun."""
+
+    code = 100
+    msg = "Cannot use the OVA: {self.reason}"
+
+
+class BadConversion(_Sentence, Failed):
+    """The volumes may be half written; the engine throws them away."""
+
+    code = 100
+    msg = "Cannot convert the virtual machine: {self.reason}"
+
+
+class NoConvertedVm(NotFound):
+    code = 67
+    msg = "There is no description of what job {self.job_id} converted"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+
 class TransientDisk(_Sentence, Conflict):
     """Nothing was done."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Host.getJobs: the jobs of storage and virt in one answer, made safe for engines.
+"""Host.getJobs: the jobs of storage and virt, conversions too, in one answer, made safe for engines.
 
 One bad entry spoils the whole answer for an engine, so each is checked here: `aborting` is not in its list of states
 (it is still `running` then), progress must be a number with a fraction, `error` must be absent when there is none.
@@ -26,8 +26,12 @@ def get_jobs(owners: Owners, ask: GetJobs) -> dict[str, Any]:
     asked: dict[str, Any] = {}
     if ask.job_type in (None, "", "storage"):
         asked |= owners.call.ask(GetStorageJobs())
-    if ask.job_type in (None, "", "virt"):
-        asked |= owners.call.ask(GetVirtJobs())
+    if ask.job_type in (None, "", "virt", "v2v"):
+        asked |= {
+            job_id: info
+            for job_id, info in owners.call.ask(GetVirtJobs()).items()
+            if ask.job_type in (None, "", info.get("job_type"))
+        }
     wanted = set(ask.job_ids) if ask.job_ids else asked
     return {job_id: entry(job_id, info) for job_id, info in asked.items() if job_id in wanted}
 

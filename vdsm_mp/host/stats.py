@@ -10,7 +10,7 @@ import os
 import time
 from typing import Any
 
-from vdsm_mp.api.internal import GetDomainVitals, GetNetworkCounters, GetVmCounts, VmCounts
+from vdsm_mp.api.internal import GetDomainVitals, GetNetworkCounters, GetVirtJobs, GetVmCounts, VmCounts
 from vdsm_mp.api.ports import Caller
 from vdsm_mp.common import log
 from vdsm_mp.common.clock import mono_s
@@ -38,6 +38,7 @@ class HostStats:
         self._network: dict[str, Any] = {}
         self._domains: tuple[float, dict[str, dict[str, Any]]] | None = None
         self._counts: VmCounts | None = None
+        self._conversions: dict[str, Any] = {}
 
     def first_sample(self) -> None:
         """The start's: of this machine alone, the other workers may not be there yet."""
@@ -63,6 +64,7 @@ class HostStats:
         began = mono_s()
         two = self._two
         answer = {**self._memory(), **self._counted(), "storageDomains": self._of_storage(), **_fixed()}
+        answer["v2vJobs"] = self._conversions
         if len(two) == 2:
             answer |= _rates(*two) | _levels(two[1]) | {"network": self._network}
         else:
@@ -90,10 +92,13 @@ class HostStats:
     def _counted(self) -> dict[str, int]:
         try:
             self._counts = self._call.ask(GetVmCounts(), deadline_s=_OWNER_S)
+            jobs: dict[str, dict[str, Any]] = self._call.ask(GetVirtJobs(), deadline_s=_OWNER_S)
+            # One that is not told counts as lost, so these, too, stand in while virt is away.
+            self._conversions = {job_id: job["v2v"] for job_id, job in jobs.items() if "v2v" in job}
         except Error as error:
             if self._counts is None:
                 raise
-            logger.warning("virt does not answer, its last counts are told: %s", error)
+            logger.warning("virt does not answer, what it said last is told: %s", error)
         counts = self._counts
         assert counts is not None
         return {
@@ -174,7 +179,6 @@ def _fixed() -> dict[str, Any]:
     return {
         "momStatus": "active",
         "netConfigDirty": "False",
-        "v2vJobs": {},
         "multipathHealth": {},
         "haScore": 0,
         "haStats": {

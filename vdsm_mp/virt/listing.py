@@ -13,6 +13,7 @@ from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.machine import VmStatus, reported
 from vdsm_mp.virt.registry import Vms, short_status
+from vdsm_mp.virt.v2v_jobs import Conversions
 
 
 def _chosen(vms: Vms, vm_ids: list[str] | None) -> list[dict[str, Any]]:
@@ -68,7 +69,7 @@ def get_vm_counts(vms: Vms, ask: GetVmCounts) -> VmCounts:
 
 
 @handles(GetVirtJobs)
-def get_virt_jobs(vms: Vms, jobs: Jobs, ask: GetVirtJobs) -> dict[str, dict[str, Any]]:
+def get_virt_jobs(vms: Vms, jobs: Jobs, conversions: Conversions, ask: GetVirtJobs) -> dict[str, dict[str, Any]]:
     """A job that is absent counts as lost, so nothing is told before the VMs' own notes are read."""
     vms.known()
-    return jobs.infos()
+    return jobs.infos() | conversions.jobs()

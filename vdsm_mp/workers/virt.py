@@ -13,6 +13,7 @@ from vdsm_mp.api.vm_host import GetAllVmStats
 from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config
 from vdsm_mp.tasks.jobs import Jobs
+from vdsm_mp.tasks.slots import Slots
 from vdsm_mp.virt import (
     backup,
     cpu,
@@ -47,6 +48,7 @@ from vdsm_mp.virt import (
     starting,
     stats,
     tuning,
+    v2v,
 )
 from vdsm_mp.virt.agent import Agents, Turns
 from vdsm_mp.virt.backup import Backups
@@ -79,12 +81,17 @@ from vdsm_mp.virt.sampling import Sampler
 from vdsm_mp.virt.starting import Starter
 from vdsm_mp.virt.stats import Stats
 from vdsm_mp.virt.transient import Transients
+from vdsm_mp.virt.v2v_jobs import Conversions
+from vdsm_mp.virt.v2v_run import Converter
 from vdsm_mp.virt.vmhooks import VmHooks
 from vdsm_mp.wire.tls import Files
 from vdsm_mp.workers.base import Room
 
 #: Where disks may lie that are not named by their volume; CDs of drivers come with the host.
 _CD_FOLDERS = ("/usr/share/virtio-win", "/usr/share/rhev-guest-tools-iso")
+
+#: Each conversion is a machine of its own, and reads and writes as fast as it can.
+_CONVERSIONS = 3
 
 #: After a restart: what was under way when we died has begun in libvirt by then.
 _SETTLED_S = 5.0
@@ -155,6 +162,9 @@ def build(config: Config, ports: Ports) -> Room:
     removals = Removals()
     plugger = Plugger(devices, removals, hooks.devices)
     jobs = Jobs(ports.background, ports.publish, "virt")
+
+    conversions = Conversions(Path(house.vdsm_run_dir) / "v2v", Slots(ports.background, _CONVERSIONS))
+    converter = Converter(drives, conversions.folder, Path(house.state_dir) / "v2v")
 
     backups = Backups(
         devices, Path(house.vdsm_run_dir) / "backup", Path(house.state_dir) / "storage" / "transient_disks"
@@ -256,6 +266,8 @@ def build(config: Config, ports: Ports) -> Room:
             resumer,
             pool,
             mirrors,
+            conversions,
+            converter,
         ),
         handlers=(
             backup,
@@ -288,6 +300,7 @@ def build(config: Config, ports: Ports) -> Room:
             starting,
             stats,
             tuning,
+            v2v,
         ),
         may_block={
             GetAllVmStats: partial(stats.may_block, hooks.hooks, "all_vm_stats"),
@@ -295,6 +308,7 @@ def build(config: Config, ports: Ports) -> Room:
         },
         before_ready=(
             hooks.prepare,
+            partial(v2v.take_up, conversions, converter, ports.background),
             lambda: connection.start(connected),
         ),
         subscribes={DomainValidityChanged: resumer.storage_changed},

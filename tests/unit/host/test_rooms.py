@@ -27,6 +27,7 @@ MACHINE = Machine(Path(__file__).resolve().parents[2] / "data/machines/two-socke
 JOB = {"id": "j", "status": "running", "description": "copy", "job_type": "storage"}
 OTHER = {"id": "k", "status": "done", "description": "merge", "job_type": "virt"}
 J, K = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
+V = "33333333-3333-3333-3333-333333333333"
 
 
 class Others:
@@ -36,7 +37,7 @@ class Others:
     def ask(self, message: Message, *, deadline_s: float | None = None) -> Any:
         owner, answer = {
             GetStorageJobs: ("storage", {J: JOB}),
-            GetVirtJobs: ("virt", {K: OTHER}),
+            GetVirtJobs: ("virt", {K: OTHER, V: {**OTHER, "id": V, "job_type": "v2v"}}),
             GetStorageStatus: ("storage", {"domains": {}, "pools": {}, "tasks": {}}),
             GetVmCounts: ("virt", VmCounts(count=1, active=1, migrating=0, incoming=0, outgoing=0, vms={"v": {}})),
         }[type(message)]
@@ -102,11 +103,11 @@ def test_the_kernels_lists_of_cpus_are_read(text: str, cpus: list[int]) -> None:
 
 
 def test_jobs_of_both_owners_come_in_one_answer() -> None:
-    assert set(get_jobs(Owners(Others()), GetJobs())) == {J, K}
+    assert set(get_jobs(Owners(Others()), GetJobs())) == {J, K, V}
     assert set(get_jobs(Owners(Others()), GetJobs(job_type="virt"))) == {K}
     assert set(get_jobs(Owners(Others()), GetJobs(job_ids=[J]))) == {J}
-    assert set(get_jobs(Owners(Others()), GetJobs(job_type="", job_ids=[]))) == {J, K}
-    assert get_jobs(Owners(Others()), GetJobs(job_type="v2v")) == {}
+    assert set(get_jobs(Owners(Others()), GetJobs(job_type="", job_ids=[]))) == {J, K, V}
+    assert get_jobs(Owners(Others()), GetJobs(job_type="v2v")).keys() == {V}
 
 
 def test_a_partial_list_of_jobs_is_never_given() -> None:

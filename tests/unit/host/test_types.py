@@ -18,6 +18,7 @@ from vdsm_mp.api.internal import (
     GetHypervisorFacts,
     GetNetworkCounters,
     GetNetworkFacts,
+    GetVirtJobs,
     GetVmCounts,
     HypervisorFacts,
     VmCounts,
@@ -190,7 +191,7 @@ FROM_THE_START: Mapping[str, Check] = {
     "netConfigDirty": words("True", "False"),
     "momStatus": text,
     "elapsedTime": text_of_fraction,
-    "v2vJobs": each(lambda v: True),
+    "v2vJobs": each(record(status=text, description=text, progress=whole)),
     "multipathHealth": each(record(valid_paths=whole)),
 }
 FROM_TWO_SAMPLES: Mapping[str, Check] = {
@@ -245,6 +246,7 @@ class Others:
     def __init__(self) -> None:
         self.away: set[str] = set()
         self.domains: dict[str, Any] = {"sd": dict(_DOMAIN)}
+        self.conversion = {"status": "starting", "description": "", "progress": 0}
 
     def ask(self, message: Message, *, deadline_s: float | None = None) -> Any:
         owner, answer = {
@@ -253,6 +255,7 @@ class Others:
                 HypervisorFacts(machines=["pc-q35-7.2"], models=["Nehalem"], tsc_hz=2_000_000),
             ),
             GetVmCounts: ("virt", VmCounts(count=2, active=1, migrating=0, incoming=0, outgoing=0, vms={})),
+            GetVirtJobs: ("virt", {"j": {"v2v": self.conversion}, "other": {"job_type": "virt"}}),
             GetNetworkFacts: ("network", dict(_NETWORK)),
             GetNetworkCounters: ("network", {"eth0": _COUNTER}),
             GetDomainVitals: ("storage", self.domains),
@@ -392,6 +395,7 @@ def test_a_host_whose_vms_are_not_known_does_not_say_that_it_has_none(
     host.now()
     others.away = {"virt"}
     assert host.now()["vmCount"] == 2
+    assert host.now()["v2vJobs"] == {"j": others.conversion}
 
 
 def test_a_domain_vanishes_with_its_monitor_and_stays_while_its_worker_is_away(
