@@ -2,6 +2,7 @@
 """Imports every declaration, so that `VERBS` and `EVENTS` are whole; import this to look verbs up by name or owner."""
 
 from vdsm_mp.api import (
+    cold_merge,
     events,
     gluster,
     host,
@@ -13,11 +14,14 @@ from vdsm_mp.api import (
     managed_volume,
     nbd,
     network,
+    ovf,
     ovf_store,
     sdm,
+    spm,
     storage_domain,
     storage_host,
     storage_pool,
+    storage_server,
     task,
     v2v,
     vm,
@@ -33,6 +37,7 @@ from vdsm_mp.api.verb import OWNED, VERBS
 
 __all__ = ["EVENTS", "OWNED", "VERBS"]
 _ = (
+    cold_merge,
     events,
     internal,
     gluster,
@@ -44,11 +49,14 @@ _ = (
     managed_volume,
     nbd,
     network,
+    ovf,
     ovf_store,
     sdm,
+    spm,
     storage_domain,
     storage_host,
     storage_pool,
+    storage_server,
     task,
     v2v,
     vm,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StoragePool.* and the SPM role."""
+"""StoragePool.*: pools, their master and their domains."""
 
 from typing import Any
 
@@ -7,7 +7,6 @@ from msgspec import UNSET, UnsetType, field
 
 from vdsm_mp.api.errors_storage import (
     NEW_MASTER,
-    SPM_ON_DOMAIN,
     SPM_ROLE,
     ConnectedElsewhere,
     DomainAttachedElsewhere,
@@ -15,7 +14,6 @@ from vdsm_mp.api.errors_storage import (
     DomainNotActive,
     DomainNotFound,
     DomainNotInPool,
-    DomainTypeUnsupported,
     DomainVersionsMixed,
     DomainVersionTooNew,
     DomainVersionUnsupported,
@@ -25,8 +23,6 @@ from vdsm_mp.api.errors_storage import (
     LockNotAcquired,
     MasterNotFound,
     NotAscii,
-    OvfDirectoryMissing,
-    OvfMissing,
     PoolDescriptionTooLong,
     PoolError,
     PoolIsConnected,
@@ -35,25 +31,9 @@ from vdsm_mp.api.errors_storage import (
     TooManyDomains,
     WrongMaster,
 )
-from vdsm_mp.api.errors_task import TASK_BEGIN, TaskAborted, TaskInProgress
-from vdsm_mp.api.errors_volume import (
-    VOLUME_UNKNOWN,
-    ImageIsNotLegalChain,
-    InvalidVolumeParameter,
-    UnexpectedVolumeState,
-    VolumeExtendFailed,
-    WrongParentVolume,
-)
-from vdsm_mp.api.sdm import Subchain
+from vdsm_mp.api.errors_task import TASK_BEGIN, TaskAborted
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
-
-
-class ServerStatus(Message, frozen=True, kw_only=True):
-    """id: of the connection asked for. status: 0, or the number of the error."""
-
-    id: str
-    status: int
 
 
 @verb(
@@ -78,29 +58,6 @@ class ConnectStoragePool(Message, frozen=True, kw_only=True):
     master_sd_id: Uuid = field(name="masterSdUUID")
     master_version: int = field(name="masterVersion")
     domain_dict: dict[str, Any] | None = field(default=None, name="domainDict")
-
-
-@verb(
-    "StoragePool.connectStorageServer",
-    owner="storage",
-    reply=list[ServerStatus],
-    lane=Lane.READ,
-    tier=1,
-    deadline_s=180,
-    raises=(DomainTypeUnsupported,),
-)
-class ConnectStorageServer(Message, frozen=True, kw_only=True):
-    """Mount file systems, one for each entry; returns id and status for each, 0 or the number of its error.
-
-    Entries have `id`, `connection` (SERVER:/PATH, a directory, a device) and options such as `mnt_options`, `vfs_type`,
-    `protocol_version`. One that hangs holds up neither the others nor the pool; a mounted one is as good as done.
-    Statuses: 451 no connection, 453 wrong parameters, 469 not usable by the agent, 470 unknown file system, 477 mount
-    failed.
-    """
-
-    pool_id: Uuid = field(name="storagepoolID")
-    domain_type: int = field(name="domainType")
-    connection_params: list[dict[str, Any]] = field(name="connectionParams")
 
 
 @verb(
@@ -168,60 +125,6 @@ class DisconnectStoragePool(Message, frozen=True, kw_only=True):
 
 
 @verb(
-    "StoragePool.disconnectStorageServer",
-    owner="storage",
-    reply=list[ServerStatus],
-    lane=Lane.READ,
-    tier=1,
-    deadline_s=180,
-    raises=(DomainTypeUnsupported,),
-)
-class DisconnectStorageServer(Message, frozen=True, kw_only=True):
-    """Unmount file systems, one for each entry; returns id and status for each, 0 or the number of its error.
-
-    One that is not mounted is as good as done. One whose domain is monitored stays mounted: status 452.
-    """
-
-    pool_id: Uuid = field(name="storagepoolID")
-    domain_type: int = field(name="domainType")
-    connection_params: list[dict[str, Any]] = field(name="connectionParams")
-
-
-@verb(
-    "StoragePool.getBackedUpVmsInfo",
-    owner="storage",
-    reply=dict[str, str],
-    safe=True,
-    tier=3,
-    raises=(PoolNotConnected, DomainNotInPool, DomainNotFound, OvfDirectoryMissing, OvfMissing),
-)
-class GetStoragePoolBackedUpVmsInfo(Message, frozen=True, kw_only=True):
-    """OVFs of VMs, by VM id, as `StoragePool.updateVMs` stored them. An empty list asks for all; 320 if one is missing.
-
-    A blank domain is the master, as in all four verbs about stored OVFs.
-    """
-
-    pool_id: Uuid = field(name="storagepoolID")
-    sd_id: Uuid = field(name="storagedomainID")
-    vm_ids: list[Uuid] = field(name="vmList")
-
-
-@verb(
-    "StoragePool.getBackedUpVmsList",
-    owner="storage",
-    reply=list[Uuid],
-    safe=True,
-    tier=3,
-    raises=(PoolNotConnected, DomainNotInPool, DomainNotFound, OvfDirectoryMissing),
-)
-class GetStoragePoolBackedUpVmsList(Message, frozen=True, kw_only=True):
-    """Ids of VMs whose OVFs a domain has."""
-
-    pool_id: Uuid = field(name="storagepoolID")
-    sd_id: Uuid = field(name="storagedomainID")
-
-
-@verb(
     "StoragePool.getDomainsContainingImage",
     owner="storage",
     reply=list[Uuid],
@@ -234,24 +137,6 @@ class GetStoragePoolDomainsContainingImage(Message, frozen=True, kw_only=True):
 
     pool_id: Uuid = field(name="storagepoolID")
     image_id: Uuid = field(name="imageID")
-
-
-class SpmStatus(Message, frozen=True, kw_only=True):
-    """status: SPM, Contend or Free, of this host. spm_id, lver: of whoever has the role, -1 = nobody or not known."""
-
-    status: str = field(name="spmStatus")
-    lver: int = field(name="spmLver")
-    spm_id: int = field(name="spmId")
-
-
-@verb("StoragePool.getSpmStatus", owner="storage", reply=SpmStatus, safe=True, tier=1, raises=(PoolNotConnected,))
-class GetSpmStatus(Message, frozen=True, kw_only=True):
-    """Whether this host is SPM of the pool, and who holds the role when its lock tells.
-
-    spmStatus: SPM, Contend (on its way) or Free. spmId, spmLver: -1 when nobody holds it, or it is not known.
-    """
-
-    pool_id: Uuid = field(name="storagepoolID")
 
 
 class PoolInfo(Message, frozen=True, kw_only=True):
@@ -380,40 +265,6 @@ class SetStoragePoolDescription(Message, frozen=True, kw_only=True):
 
 
 @verb(
-    "StoragePool.spmStart",
-    owner="storage",
-    reply=Uuid,
-    lane=Lane.KEYED,
-    key="pool_id",
-    tier=1,
-    raises=(PoolNotConnected, IsSpm, *TASK_BEGIN),
-    later=(LockNotAcquired, HostIdNotAcquired, MasterNotFound, DomainVersionTooNew, TaskAborted),
-)
-class StartSpm(Message, frozen=True, kw_only=True):
-    """Become SPM of the pool: take its lock, take up the tasks that are stored on the master. Returns the id of a task.
-
-    The task is of this host and lives in its memory; StoragePool.getSpmStatus tells who has the role afterwards. When
-    it fails the lock is given back.
-    """
-
-    pool_id: Uuid = field(name="storagepoolID")
-    prev_id: int = field(name="prevID")
-    prev_lver: str = field(name="prevLver")
-    enable_scsi_fencing: str = field(name="enableScsiFencing")
-    max_host_id: int | None = field(default=None, name="maxHostID")
-    dom_version: str | None = field(default=None, name="domVersion")
-
-
-@verb(
-    "StoragePool.spmStop", owner="storage", lane=Lane.KEYED, key="pool_id", tier=1, raises=(*SPM_ROLE, TaskInProgress)
-)
-class StopSpm(Message, frozen=True, kw_only=True):
-    """Give the role up. Refused, and nothing changed, while tasks run or are not cleared."""
-
-    pool_id: Uuid = field(name="storagepoolID")
-
-
-@verb(
     "StoragePool.upgrade",
     owner="storage",
     reply=str,
@@ -431,108 +282,6 @@ class UpgradeStoragePool(Message, frozen=True, kw_only=True):
 
     pool_id: Uuid = field(name="storagepoolID")
     target_dom_version: int = field(name="targetDomVersion")
-
-
-class VmOvf(Message, frozen=True, kw_only=True):
-    """images: comma-separated ids, which engines send and nobody reads."""
-
-    vm_id: Uuid = field(name="vm")
-    ovf: str
-    images: str | list[str] | None = field(default=None, name="imglist")
-
-
-@verb(
-    "StoragePool.updateVMs",
-    owner="storage",
-    lane=Lane.KEYED,
-    key="pool_id",
-    tier=3,
-    raises=(*SPM_ON_DOMAIN, InvalidVolumeParameter, OvfDirectoryMissing),
-)
-class UpdateOvfs(Message, frozen=True, kw_only=True):
-    """Store OVFs on an export domain or the master, each in place of the VM's former one; a failure leaves the rest.
-
-    At most 8 MiB each.
-    """
-
-    pool_id: Uuid = field(name="storagepoolID")
-    vms: list[VmOvf] = field(name="vmList")
-    sd_id: Uuid | None = field(default=None, name="storagedomainID")
-
-
-@verb(
-    "StoragePool.removeVM",
-    owner="storage",
-    lane=Lane.KEYED,
-    key="vm_id",
-    tier=3,
-    raises=(*SPM_ON_DOMAIN, OvfDirectoryMissing),
-)
-class RemoveOvf(Message, frozen=True, kw_only=True):
-    """Remove an OVF; having none is fine."""
-
-    pool_id: Uuid = field(name="storagepoolID")
-    vm_id: Uuid = field(name="vmUUID")
-    sd_id: Uuid | None = field(default=None, name="storagedomainID")
-
-
-@verb(
-    "StoragePool.prepareMerge",
-    owner="storage",
-    reply=Uuid,
-    lane=Lane.KEYED,
-    key="pool_id",
-    tier=2,
-    raises=(*SPM_ON_DOMAIN, *TASK_BEGIN),
-    later=(
-        *VOLUME_UNKNOWN,
-        WrongParentVolume,
-        UnexpectedVolumeState,
-        ImageIsNotLegalChain,
-        VolumeExtendFailed,
-        TaskAborted,
-    ),
-)
-class PrepareMerge(Message, frozen=True, kw_only=True):
-    """Cold merge, step 1 of 3: make the base as large as the top. Returns the id of an SPM task.
-
-    Bitmaps of the base that the top does not continue are dropped. It may be asked again. Step 2 is SDM.merge on any
-    host, step 3 StoragePool.finalizeMerge.
-    """
-
-    pool_id: Uuid = field(name="storagepoolID")
-    subchain: Subchain = field(name="subchainInfo")
-
-
-@verb(
-    "StoragePool.finalizeMerge",
-    owner="storage",
-    reply=Uuid,
-    lane=Lane.KEYED,
-    key="pool_id",
-    tier=2,
-    raises=(*SPM_ON_DOMAIN, *TASK_BEGIN),
-    later=(*VOLUME_UNKNOWN, WrongParentVolume, UnexpectedVolumeState, TaskAborted),
-)
-class FinalizeMerge(Message, frozen=True, kw_only=True):
-    """Cold merge, step 3 of 3: the top leaves the chain, its children stand on the base. Returns the id of an SPM task.
-
-    The top itself stays, marked as illegal, for Image.deleteVolumes. It may be asked again.
-    """
-
-    pool_id: Uuid = field(name="storagepoolID")
-    subchain: Subchain = field(name="subchainInfo")
-
-
-@verb("StoragePool.reduceVolume", owner="storage", reply=Uuid, lane=Lane.KEYED, key="sd_id", tier=2, planned=True)
-class ReduceVolume(Message, frozen=True, kw_only=True):
-    """Shrink a logical volume to what its data need, after a merge. Returns the id of an SPM task."""
-
-    pool_id: Uuid = field(name="storagepoolID")
-    sd_id: Uuid = field(name="storagedomainID")
-    image_id: Uuid = field(name="imageID")
-    volume_id: Uuid = field(name="volumeID")
-    allow_active: bool | None = field(default=None, name="allowActive")
 
 
 @verb(

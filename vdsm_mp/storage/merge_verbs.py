@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handlers of the steps of a cold merge that the SPM does, and of mending a chain after a live one."""
 
+from vdsm_mp.api.cold_merge import FinalizeMerge, PrepareMerge
 from vdsm_mp.api.image import ReconcileImageVolumeChain
-from vdsm_mp.api.storage_pool import FinalizeMerge, PrepareMerge
 from vdsm_mp.api.verb import handles
 from vdsm_mp.storage import image_merge
 from vdsm_mp.storage.volume_access import Volumes, key_of

@@ -9,13 +9,13 @@ import re
 
 from vdsm_mp.api.errors_storage import DomainNotInPool, OvfDirectoryMissing, OvfMissing, StorageFileMissing
 from vdsm_mp.api.errors_volume import InvalidVolumeParameter
-from vdsm_mp.api.storage_pool import (
+from vdsm_mp.api.ovf import (
     GetStoragePoolBackedUpVmsInfo,
     GetStoragePoolBackedUpVmsList,
-    GetStoragePoolDomainsContainingImage,
     RemoveOvf,
     UpdateOvfs,
 )
+from vdsm_mp.api.storage_pool import GetStoragePoolDomainsContainingImage
 from vdsm_mp.api.types import BLANK, UUID_PATTERN
 from vdsm_mp.api.verb import handles
 from vdsm_mp.storage import each

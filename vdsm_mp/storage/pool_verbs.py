@@ -9,23 +9,23 @@ from typing import Any
 from msgspec.structs import replace
 
 from vdsm_mp.api.errors_storage import ServerDisconnectFailed
-from vdsm_mp.api.storage_pool import (
-    ConnectStoragePool,
-    ConnectStorageServer,
-    CreateStoragePool,
-    DestroyStoragePool,
-    DisconnectStoragePool,
-    DisconnectStorageServer,
-    DomainInPool,
+from vdsm_mp.api.spm import (
     GetSpmStatus,
-    GetStoragePoolInfo,
-    PoolInfo,
-    PoolReport,
-    ServerStatus,
     SpmStatus,
     StartSpm,
     StopSpm,
 )
+from vdsm_mp.api.storage_pool import (
+    ConnectStoragePool,
+    CreateStoragePool,
+    DestroyStoragePool,
+    DisconnectStoragePool,
+    DomainInPool,
+    GetStoragePoolInfo,
+    PoolInfo,
+    PoolReport,
+)
+from vdsm_mp.api.storage_server import ConnectStorageServer, DisconnectStorageServer, ServerStatus
 from vdsm_mp.api.verb import handles
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.connections import Connections, Server, status_of

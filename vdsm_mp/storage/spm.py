@@ -22,7 +22,7 @@ from collections.abc import Callable
 from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_storage import DomainVersionTooNew, IsSpm, LockNotInspected, NotSpm, WrongMaster
 from vdsm_mp.api.ports import Background, Timer
-from vdsm_mp.api.storage_pool import SpmStatus
+from vdsm_mp.api.spm import SpmStatus
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_metadata import decode_pool, with_pool_role
