@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shape of a line, and logger.conf's mistakes."""
 
+import json
 import logging
 import logging.handlers
+import os
+import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -28,6 +32,43 @@ def test_a_line_names_level_place_and_flow(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_message_cannot_forge_a_second_line() -> None:
     assert "\n" not in _line("wire", "bye\n2026-01-01 00:00:00.000 INFO  master all is well")
+
+
+def test_a_json_line_is_one_object_whatever_it_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "process_name", "virt")
+    token = log.flow.set("1f3a")
+    try:
+        raise ValueError("no\nsuch \u2028 thing")
+    except ValueError:
+        record = logging.LogRecord("virt.vm", logging.ERROR, __file__, 1, "a\n%s", ('"ä"',), sys.exc_info())
+        text = log.JsonFormatter().format(record)
+    finally:
+        log.flow.reset(token)
+    line = json.loads(text)
+    assert len(text.split("\n")) == 1
+    assert (line["level"], line["logger"], line["flow"], line["message"]) == ("ERROR", "virt.vm", "1f3a", 'a\n"ä"')
+    assert line["pid"] == os.getpid()
+    assert "ValueError: no" in line["exception"]
+    seen = datetime.fromisoformat(line["time"])
+    assert abs(seen.timestamp() - record.created) < 0.002
+    plain = json.loads(log.JsonFormatter().format(logging.LogRecord("root", 5, __file__, 1, "x" * 10**6, (), None)))
+    assert (plain["level"], plain["logger"]) == ("TRACE", "virt")
+    assert "flow" not in plain
+    assert len(plain["message"]) < 48 * 1024
+
+
+def test_the_configuration_that_is_delivered_knows_both_shapes(tmp_path: Path) -> None:
+    kept, level = list(logging.getLogger().handlers), logging.getLogger().level
+    text = (Path(__file__).parents[3] / "etc" / "logger.conf").read_text()
+    (tmp_path / "logger.conf").write_text(text.replace("formatter=line\nargs=('%(log", "formatter=json\nargs=('%(log"))
+    try:
+        log.configure(tmp_path / "logger.conf", {"log_dir": str(tmp_path)})
+        logging.getLogger("virt").warning("told")
+    finally:
+        for handler in set(logging.getLogger().handlers) - set(kept):
+            handler.close()
+        logging.getLogger().handlers, logging.getLogger().level = kept, level
+    assert json.loads((tmp_path / "vdsm.log").read_text().splitlines()[-1])["message"] == "told"
 
 
 def test_a_bad_logger_conf_is_named_with_its_fault(tmp_path: Path) -> None:
