@@ -88,20 +88,22 @@ class MasterMoves:
         lock.wait_host_id(state.host_id)
         lock.acquire(lock.sdm, state.host_id)
         try:
-            copied = self._copy_tree(old, new)
+            self._copy_tree(old, new)
+            self._tasks.begin_move(TaskStore(new.io, TASKS_PATH, store=new.io.path_of(TASKS_PATH)))
             new.change(lambda meta: self._promoted(meta, old.meta, state, master_version))
         except Error:
+            self._tasks.cancel_move()
             lock.release(lock.sdm)
             raise
-        after = self._become(state, new, master_version, copied)
+        after = self._become(state, new, master_version)
         self._follow(new)
         self._demote(old)
         return after
 
-    def _become(self, state: PoolState, new: FileDomain, master_version: int, copied: Collection[str]) -> PoolState:
+    def _become(self, state: PoolState, new: FileDomain, master_version: int) -> PoolState:
         after = msgspec.structs.replace(state, master_sd_id=new.sd_id, master_version=master_version)
         self._pools.replace_state(after)
-        self._tasks.move_to(TaskStore(new.io, TASKS_PATH, store=new.io.path_of(TASKS_PATH)), copied)
+        self._tasks.end_move()
         _log.info("pool %s: master is %s, version %d", state.pool_id, new.sd_id, master_version)
         return after
 
@@ -134,15 +136,17 @@ class MasterMoves:
     def _repair_later(self, sd_id: str) -> None:
         self._background.later(_REPAIR_AFTER_S, f"demote {sd_id}", lambda: self._repair(sd_id))
 
-    def _copy_tree(self, old: FileDomain, new: FileDomain) -> set[str]:
-        """Names of the tasks that were copied."""
+    def _copy_tree(self, old: FileDomain, new: FileDomain) -> None:
+        """All but the tasks that are known, which change meanwhile."""
         new.make_master_tree()
         if not new.meta.kind.is_local:
             new.make_mailboxes()
         for path in (VMS_PATH, TASKS_PATH):
             _empty(new, path)
-            _copy(old, new, path)
-        return {entry.name for entry in new.io.readdir(TASKS_PATH)}
+        _copy(old, new, VMS_PATH)
+        aside = self._tasks.set_aside()
+        if aside:
+            _copy(old, new, TASKS_PATH, aside)
 
     def repair_roles(self, state: PoolState) -> None:
         """As the SPM: an active domain that still says Master, and is not, says Regular again."""
@@ -231,12 +235,14 @@ def _empty(domain: FileDomain, path: str) -> None:
         domain.io.remove_tree(f"{path}/{entry.name}")
 
 
-def _copy(old: FileDomain, new: FileDomain, path: str) -> None:
-    """Files two levels below `path`, as tasks and OVFs are; each whole or not at all."""
+def _copy(old: FileDomain, new: FileDomain, path: str, only: Collection[str] = ()) -> None:
+    """Files two levels below `path`, as tasks and OVFs are; each whole or not at all. only: of these ids, if any."""
     try:
         found = old.io.scan(path)
     except StorageFileMissing:  # a master that never had an SPM
         return
     for one in found:
+        if only and one.path.split("/")[-2].partition(".")[0] not in only:
+            continue
         new.io.mkdir(one.path.rpartition("/")[0], exist_ok=True)
         new.io.replace(one.path, old.io.read(one.path, limit=_FILE_LIMIT), mode=one.stat.mode)

@@ -29,6 +29,7 @@ from vdsm_mp.api.errors_task import (
 )
 from vdsm_mp.api.ports import Background
 from vdsm_mp.common.errors import Error
+from vdsm_mp.tasks.kept import Kept
 from vdsm_mp.tasks.machine import DONE, TaskState, begin_recovery, needs_recovery, reported
 from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.tasks.record import Recovery, TaskRecord, status
@@ -96,7 +97,7 @@ class Tasks:
         self._running: dict[str, Progress] = {}
         self._begun: set[str] = set()
         self._aside: tuple[SetAside, ...] = ()
-        self._store: TaskStore | None = None
+        self._kept = Kept()
         #: Called in the background once the role is ours and the stored tasks are being dealt with.
         self.after_recovery: Callable[[], None] | None = None
 
@@ -283,26 +284,23 @@ class Tasks:
         if record.tag == "spm":
             if save:
                 self._save(record)
-            elif self._store is None:
+            elif not self._kept.active:
                 raise UnknownTask(record.id)
         with self._lock:
             self._records[record.id] = record
 
     def _save(self, record: TaskRecord) -> None:
         """On storage; what clients see stays. Raises: TaskNotSaved, UnknownTask."""
-        store = self._store
-        if store is None:
-            raise UnknownTask(record.id)  # the role is gone and the task with it
-        store.save(record)
+        self._kept.save(record)
 
     def _forget(self, record: TaskRecord) -> None:
         """It did not begin. Saving it may have failed half way, or only its answer was lost."""
         with self._lock:
             self._running.pop(record.id, None)
             self._records.pop(record.id, None)
-        if record.tag == "spm" and self._store is not None:
+        if record.tag == "spm":
             try:
-                self._store.remove(record.id)
+                self._kept.remove(record.id)
             except Error as e:  # the next SPM rolls back, or sweeps, what is left of it
                 _log.warning("task %s did not begin, but a part of it is stored: %s", record.id, e)
 
@@ -347,15 +345,14 @@ class Tasks:
     def clear(self, task_id: str) -> None:
         """Forget a task that is over, or one set aside. Raises: UnknownTask, TaskStateRefuses, TaskNotCleared."""
         if any(aside.id == task_id for aside in self._aside):
-            if self._store is not None:
-                self._store.remove(task_id)
+            self._kept.remove(task_id)
             self._aside = tuple(aside for aside in self._aside if aside.id != task_id)
             return
         record = self.record(task_id)
         if record.state not in DONE:
             raise TaskStateRefuses(task_id, record.state.value)
-        if record.tag == "spm" and self._store is not None:
-            self._store.remove(task_id)
+        if record.tag == "spm":
+            self._kept.remove(task_id)
         with self._lock:
             self._records.pop(task_id, None)
 
@@ -392,26 +389,27 @@ class Tasks:
         for one in aside:
             _log.error("stored task %s is set aside: %s", one.id, one.reason)
         with self._lock:
-            self._store = store
+            self._kept.take(store, found)
             self._aside = tuple(aside)
             self._records.update((task.id, task) for task in found)
 
-    def move_to(self, store: TaskStore, copied: Iterable[str] = ()) -> None:
-        """The master role moved: SPM tasks are kept in `store` from now on. Raises: TaskNotSaved, TaskNotCleared.
+    def begin_move(self, store: TaskStore) -> None:
+        """The master role is about to move to where `store` is, which is empty: it has all SPM tasks from now on, too.
 
-        copied: ids that were put there from the old place; what was cleared meanwhile is cleared there, too.
+        Tasks set aside are the caller's to copy. `end_move` once the role has moved, `cancel_move` when it did not.
+        Raises: TaskNotSaved.
         """
-        with self._lock:
-            self._store = store
-        saved: dict[str, TaskRecord] = {}
-        # Again until nothing changed meanwhile: a task may have been saved to the old place while we began.
-        while changed := [task for task in self._spm_tasks() if saved.get(task.id) is not task]:
-            for task in changed:
-                store.save(task)
-                saved[task.id] = task
-        known = {task.id for task in self._spm_tasks()} | {aside.id for aside in self._aside}
-        for task_id in {name.partition(".")[0] for name in copied} - known:
-            store.remove(task_id)
+        self._kept.begin_move(store)
+
+    def end_move(self) -> None:
+        self._kept.end_move()
+
+    def cancel_move(self) -> None:
+        self._kept.cancel_move()
+
+    def set_aside(self) -> set[str]:
+        """Ids of stored tasks that could not be read."""
+        return {one.id for one in self._aside}
 
     def recover(self) -> list[str]:
         """The role is ours: tasks whose worker is gone are rolled back in the background. Returns their ids."""
@@ -456,7 +454,7 @@ class Tasks:
     def let_go(self) -> None:
         """The role is gone (given up, or lost): SPM tasks leave the memory, those that run are stopped unsaved."""
         with self._lock:
-            self._store = None
+            self._kept.drop()
             self._aside = ()
             gone = [task.id for task in self._records.values() if task.tag == "spm"]
             progress = [self._running[task_id] for task_id in gone if task_id in self._running]

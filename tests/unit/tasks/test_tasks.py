@@ -343,20 +343,42 @@ def test_a_finished_task_can_be_reverted(files: DomainIO, background: HeldBackgr
     assert seen(tasks, task_id)[:2] == ("finished", "cleanSuccess")
 
 
-def test_a_task_cleared_while_the_master_moved_does_not_come_back(
+@pytest.mark.parametrize("dies", ["before", "after"])
+def test_what_happens_to_tasks_while_the_master_moves_is_known_to_whoever_is_master_then(
+    files: DomainIO, background: HeldBackground, undone: Undone, dies: str
+) -> None:
+    tasks = spm(files, background, undone)
+    cleared, ends = (tasks.start("createVolume", lambda run: None, spm=True) for _ in range(2))
+    background.run_all()
+    runs = tasks.start("createVolume", lambda run: run.settle(), spm=True, recoveries=[undo(1)])
+    files.mkdir("other")
+    other = TaskStore(files, "other", store="/other")
+    tasks.begin_move(other)
+    tasks.clear(cleared)
+    background.run_all()
+    new = tasks.start("createVolume", lambda run: None, spm=True, recoveries=[undo(2)])
+    kept = {ends: TaskState.FINISHED, runs: TaskState.FINISHED, new: TaskState.QUEUED}
+    if dies == "after":
+        tasks.end_move()
+        tasks.clear(ends)
+        del kept[ends]
+    stored = {task.id: task for task in other.load()[0]}
+    assert {task_id: task.state for task_id, task in stored.items()} == kept
+    assert stored[runs].recoveries == ()
+
+
+def test_a_move_of_the_master_that_is_given_up_leaves_tasks_where_they_were(
     files: DomainIO, background: HeldBackground, undone: Undone
 ) -> None:
     tasks = spm(files, background, undone)
-    cleared, kept = (tasks.start("createVolume", lambda run: None, spm=True) for _ in range(2))
+    task_id = tasks.start("createVolume", lambda run: None, spm=True)
     files.mkdir("other")
     other = TaskStore(files, "other", store="/other")
-    for task_id in (cleared, kept):
-        other.save(tasks.record(task_id))  # as a copy of the old master has it
+    tasks.begin_move(other)
+    tasks.cancel_move()
     background.run_all()
-    tasks.clear(cleared)
-    tasks.move_to(other, [cleared, kept])
-    assert [task.id for task in other.load()[0]] == [kept]
-    assert other.load()[0][0].state is TaskState.FINISHED
+    assert other.load()[0][0].state is TaskState.QUEUED
+    assert seen(spm(files, HeldBackground(), undone), task_id) == ("finished", "success", 0)
 
 
 def test_when_the_role_goes_its_tasks_go_from_memory_but_not_from_storage(
