@@ -115,24 +115,34 @@ def _begin(argv: list[str] | None, held: contextlib.ExitStack) -> Callable[[], i
     asked = parser.parse_args(argv)
     build = program.build_id()  # before anything more is loaded: what lies there later may be an upgrade
     loaded = config.load(asked.config)
-    lock = _check(loaded.config)
+    rows = importlib.import_module(asked.table)
+    lock = _check(loaded.config, rows.PRELOAD)
     held.callback(os.close, lock)
     public = held.enter_context(listener.bind(loaded.config))
     for line in loaded.notes:
         logger.warning("%s", line)
     origin = {"file": str(asked.config or config.main_file()), "digest": config.digest(loaded.config)}
-    return _furnish(loaded.config, origin, public, importlib.import_module(asked.table), build, lock, held)
+    return _furnish(loaded.config, origin, public, rows, build, lock, held)
 
 
-def _check(cfg: Config) -> int:
-    """Everything that can be wrong, before anything is begun; the lock. Raises what `main` lists."""
+def _check(cfg: Config, modules: tuple[str, ...]) -> int:
+    """Everything that can be wrong, before anything is begun; the lock. Raises what `main` lists.
+
+    modules: what workers share; loaded while sudo takes its time.
+    """
     log.to_stderr()
-    lock, faults = -1, privileges.missing(cfg)
-    if Path(cfg.vdsm_mp.run_dir).is_dir():  # else that has been said
-        try:
-            lock = claim.lock(Path(cfg.vdsm_mp.run_dir))
-        except CannotStart as error:
-            faults.append(privileges.Missing(str(error), error.may_pass))
+    with privileges.asking_root(cfg.vdsm_mp.libexec_dir) as answer:
+        lock, faults = -1, privileges.missing(cfg)
+        if Path(cfg.vdsm_mp.run_dir).is_dir():  # else that has been said
+            try:
+                lock = claim.lock(Path(cfg.vdsm_mp.run_dir))
+            except CannotStart as error:
+                faults.append(privileges.Missing(str(error), error.may_pass))
+        if not faults:
+            environment.start_coverage()
+            for module in modules:
+                importlib.import_module(module)
+        faults += answer()
     if faults:
         raise CannotStart("\n".join(fault.says for fault in faults), may_pass=all(fault.may_pass for fault in faults))
     environment.apply(cfg)
@@ -153,7 +163,7 @@ def worker_main(
     stacks_fd: int,
 ) -> int:
     """The child half of a fork. zmq and asyncio begin to live here, but nothing of another program than ours."""
-    if program.build_id() != build:
+    if epoch > 1 and program.build_id() != build:  # for the first ones the master has looked
         return spawn.OTHER_PROGRAM
     runner = importlib.import_module("vdsm_mp.workers.runner")
     inherited = {"public": public} if "public" in spec.inherits else {}
@@ -183,10 +193,9 @@ def _furnish(
     logger.info(
         "vdsm-mp %s pid=%d on %s kernel %s", vdsm_mp.__version__, os.getpid(), platform.node(), platform.release()
     )
-    environment.start_coverage()
     lifehooks.run(cfg, "before_vdsm_start", lifehooks.START_S)
-    for module in rows.PRELOAD:
-        importlib.import_module(module)
+    if program.build_id() != build:
+        raise CannotStart("another program is being installed", may_pass=True)
     spawn.collect_freely()
     log_writer = LogWriter()
     held.callback(log_writer.close)

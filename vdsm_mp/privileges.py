@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must be true before the first fork. Everything that is missing is found in one go; nothing is repaired.
 
-Used by the master. No threads, no waiting beyond a few seconds for sudo.
+Used by the master. No threads, no waiting beyond a few seconds for sudo, which is asked beside everything else.
 """
 
 import contextlib
@@ -11,6 +11,8 @@ import os
 import pwd
 import select
 import subprocess
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -30,7 +32,7 @@ class Missing(msgspec.Struct, frozen=True):
 
 
 def missing(config: Config) -> list[Missing]:
-    """Each thing that is wrong, once; empty when the agent may start."""
+    """Each thing that is wrong, once; empty when the agent may start, if root's helper answers (`asking_root`)."""
     house = config.vdsm_mp
     sentences = (
         *_limits(),
@@ -39,7 +41,7 @@ def missing(config: Config) -> list[Missing]:
         *_directories(house.run_dir, house.vdsm_run_dir, house.log_dir, house.state_dir, config.irs.repository),
         *_log_file(Path(house.log_dir) / "vdsm.log"),
     )
-    return [*map(Missing, dict.fromkeys(sentences)), *_sudo(house.libexec_dir)]
+    return list(map(Missing, dict.fromkeys(sentences)))
 
 
 def missing_below_run(config: Config) -> list[str]:
@@ -110,36 +112,55 @@ def _log_file(path: Path) -> list[str]:
     return [f"the log file {path} is not writable"] if path.exists() and not os.access(path, os.W_OK) else []
 
 
-def _sudo(libexec_dir: str) -> list[Missing]:
-    """Does root's helper answer? A harmless question, asked the way it will be asked in earnest."""
+@contextlib.contextmanager
+def asking_root(libexec_dir: str) -> Iterator[Callable[[], list[Missing]]]:
+    """Does root's helper answer? A harmless question, asked the way it will be asked in earnest.
+
+    sudo and the helper take a tenth of a second to start; until somebody calls what is given, they do so beside us.
+    """
     helper = f"{libexec_dir}/helper-storage"
     if not os.access(helper, os.X_OK):
-        return [Missing(f"root's helper {helper} is not installed")]
+        yield lambda: [Missing(f"root's helper {helper} is not installed")]
+        return
+    try:
+        asked = subprocess.Popen(
+            ["/usr/bin/sudo", "-n", helper],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+        )
+    except OSError as error:
+        fault = Missing(f"sudo does not work: {error}", may_pass=error.errno in claim.MAY_PASS)
+        yield lambda: [fault]
+        return
+    assert asked.stdin is not None and asked.stdout is not None and asked.stderr is not None
     request = json.dumps({"id": 1, "op": "ping", "params": {}, "deadline_s": SUDO_S}) + "\n"
     try:
-        said, complaint = _ask(helper, request.encode())
-    except OSError as error:
-        return [Missing(f"sudo does not work: {error}", may_pass=error.errno in claim.MAY_PASS)]
+        with contextlib.suppress(BrokenPipeError):
+            asked.stdin.write(request.encode())
+            asked.stdin.flush()
+        yield partial(_answer, helper, asked)
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            asked.stdin.close()  # which ends the helper
+        # A sudo that hangs is root's, so it cannot be killed by us; it is left, and reaped when it ends.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            asked.wait(SUDO_S)
+        asked.stdout.close()
+        asked.stderr.close()
+
+
+def _answer(helper: str, asked: subprocess.Popen[bytes]) -> list[Missing]:
+    assert asked.stdout is not None and asked.stderr is not None
+    there, _, _ = select.select([asked.stdout], [], [], SUDO_S)
+    said = asked.stdout.readline(4096) if there else b""
+    # Without an answer but with an end, sudo has said why.
+    complaint = asked.stderr.read(4096) if there and not said else b""
     try:
         answer = json.loads(said)
     except ValueError:
         # A busy host may have been too slow; a rule that is missing is told by sudo.
-        return [Missing(f"sudo does not let us run {helper}: {complaint or 'no answer'}", may_pass=not complaint)]
+        why = complaint.decode(errors="replace").strip().replace("\n", "; ")
+        return [Missing(f"sudo does not let us run {helper}: {why or 'no answer'}", may_pass=not why)]
     return [Missing(f"root's helper refuses: {answer.get('detail', answer['error'])}")] if "error" in answer else []
-
-
-def _ask(helper: str, request: bytes) -> tuple[bytes, str]:
-    """(first line of the answer, what was complained about). EOF ends the helper, so it comes after the answer."""
-    with subprocess.Popen(
-        ["/usr/bin/sudo", "-n", helper], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/"
-    ) as asked:
-        assert asked.stdin is not None and asked.stdout is not None and asked.stderr is not None
-        with contextlib.suppress(BrokenPipeError):
-            asked.stdin.write(request)
-            asked.stdin.flush()
-        there, _, _ = select.select([asked.stdout], [], [], SUDO_S)
-        said = asked.stdout.readline(4096) if there else b""
-        with contextlib.suppress(BrokenPipeError):
-            asked.stdin.close()
-        complaint = b"" if said else asked.stderr.read(4096)
-        return said, complaint.decode(errors="replace").strip().replace("\n", "; ")

@@ -6,6 +6,7 @@ A command's module has `SUMMARY`, `arguments(parser)` and `run(asked) -> exit co
 """
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         meant = f"; did you mean {' or '.join(near)}?" if near else "; `vdsm-mp --help` lists them"
         print(f"vdsm-mp: there is no command {name}{meant}", file=sys.stderr)
         return 2
+    if name == "master":
+        gc.disable()  # as in `vdsm_mp/__main__.py`
     module = importlib.import_module(COMMANDS[name])
     if not hasattr(module, "arguments"):
         code: int = module.main(words[1:])

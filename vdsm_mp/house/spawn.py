@@ -5,6 +5,7 @@ Between fork and the worker's main the child forgets everything of the master: i
 """
 
 import ctypes
+import gc
 import importlib
 import logging
 import os
@@ -125,8 +126,10 @@ def child_main(module: str) -> Callable[[socket.socket, int], int]:
 
 
 def collect_freely() -> None:
-    """Before the first fork: give freed memory back and keep the collector from touching shared pages."""
-    gc = importlib.import_module("gc")
-    gc.collect()
+    """Before the first fork: give freed memory back and keep the collector from touching shared pages.
+
+    It was off (`vdsm_mp/__main__.py`) and begins now. What was loaded leaves nearly nothing for it.
+    """
     ctypes.CDLL(None).malloc_trim(0)
     gc.freeze()
+    gc.enable()

@@ -58,10 +58,11 @@ class ChildSpec(msgspec.Struct, frozen=True):
     most_lost: int = 10
 
 
+#: In the order of their forks: virt takes longest to be ready.
 WORKERS = (
+    WorkerSpec("virt", "vdsm_mp.workers.virt", calls=("storage", "network"), stage=2, grace_s=5.0),
     WorkerSpec("storage", "vdsm_mp.workers.storage", stage=3, grace_s=8.0),
     WorkerSpec("network", "vdsm_mp.workers.network", stage=2, grace_s=5.0),
-    WorkerSpec("virt", "vdsm_mp.workers.virt", calls=("storage", "network"), stage=2, grace_s=5.0),
     WorkerSpec("scheduler", "vdsm_mp.workers.scheduler", calls=("virt", "storage", "network"), stage=1, grace_s=3.0),
     WorkerSpec(
         "clientif",
