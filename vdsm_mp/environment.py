@@ -6,8 +6,9 @@ import resource
 import signal
 import sys
 import warnings
+from pathlib import Path
 
-from vdsm_mp.common import command, log
+from vdsm_mp.common import command, kernel, log
 from vdsm_mp.common.options import Config
 
 logger = log.named("master")
@@ -56,8 +57,11 @@ def apply(config: Config) -> None:
     """Raises BadAffinity; everything else that fails is only said."""
     # Whatever umask we were started with: nobody else may write to what we make.
     os.umask(0o022)
-    if not config.vars.core_dump_enable:
+    if config.vars.core_dump_enable:
+        _keep_cores(cores_dir(config))
+    else:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        kernel.never_dump()
     # A panic kills the whole group: nobody else's process may be in it. A session leader leads its group already.
     if os.getpgrp() != os.getpid() and os.getsid(0) != os.getpid():
         os.setpgid(0, 0)
@@ -71,6 +75,22 @@ def apply(config: Config) -> None:
     if config.devel.python_warnings_enable:
         warnings.simplefilter("default")
     _pin(config.vars.cpu_affinity)
+
+
+def cores_dir(config: Config) -> Path:
+    """Where the kernel leaves cores unless its pattern names another place; nobody else may look into it."""
+    return Path(config.vdsm_mp.state_dir) / "cores"
+
+
+def _keep_cores(folder: Path) -> None:
+    """A relative pattern means the working directory: ours is of nobody's interest otherwise."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+        os.chdir(folder)
+    except OSError as error:
+        os.chdir("/")
+        logger.warning("no core files can be kept: %s: %s", error.filename or folder, error.strerror)
 
 
 def start_coverage() -> None:

@@ -189,6 +189,18 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def test_deaths_leave_no_sockets_behind(house: RunningHouse) -> None:
+    (bus,) = (house.root / "run").glob("e-*")
+    for what in ("exit 1", "segv"):
+        pid = house.pid_of("rogue")
+        order(house, what)
+        house.wait_other_pid("rogue", pid)
+    epoch = house.worker("rogue")["epoch"]
+    assert epoch == 3
+    left = {path.name for path in bus.iterdir() if path.name.startswith("rogue.")}
+    assert left == {f"rogue.{epoch}.{kind}" for kind in ("call", "events", "house")}
+
+
 def test_a_worker_that_can_never_start_again_is_left_alone_and_the_others_serve(house: RunningHouse) -> None:
     (house.root / "state/rogue.build").write_text("never")
     order(house, "exit 1")

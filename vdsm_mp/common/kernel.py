@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -38,6 +39,14 @@ def adopt_orphans() -> None:
 def give_up_privileges() -> None:
     """From now on no program we execute can gain rights (sudo does not work any more)."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def never_dump() -> None:
+    """No core of this process and those it forks, whoever would take it; only root may look into their memory.
+
+    A limit of 0 is not enough: where cores are piped to a program (kernel.core_pattern) it is told of it and may dump.
+    """
+    _prctl(_PR_SET_DUMPABLE, 0)
 
 
 class ProcessFacts(msgspec.Struct, frozen=True):

@@ -26,7 +26,8 @@ class Vars(Section, frozen=True, kw_only=True):
     http_enable: bool = True
     # CPUs of the agent: a list (1,3), `auto` = the second one, empty = all. Programs it starts are not bound.
     cpu_affinity: str = "auto"
-    # False: no process of the agent leaves a core file.
+    # False: no process of the agent leaves a core, wherever kernel.core_pattern sends them. True: as far as the host's
+    # limits allow, the newest three in `cores` below state_dir; never the one that holds the host's key, the door.
     core_dump_enable: bool = True
     # What libvirt's library in the agent says of itself, in its own words (libvirt.org/logging.html): the values of
     # LIBVIRT_DEBUG, LIBVIRT_LOG_FILTERS and LIBVIRT_LOG_OUTPUTS. Empty: nothing.

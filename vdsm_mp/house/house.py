@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 from vdsm_mp.common import log, program
 from vdsm_mp.house import killing, members, remains, spawn
@@ -73,6 +74,10 @@ class House:
         self.config = config
         #: Who started us, to tell when it is gone; 0 = nobody who would start us again.
         self.supervisor_pid = 0
+        #: Where workers' sockets are; None = no bus.
+        self.bus_dir: Path | None = None
+        #: Where the kernel leaves cores, None = there are none.
+        self.cores: Path | None = None
         #: What somebody took away that the agent needs and cannot make again; "" = nothing.
         self.premises_problem = ""
         self._standing = True
@@ -201,6 +206,7 @@ class House:
         remains.sweep(process.pid)
         remains.log_stacks(process)
         name = worker.spec.name
+        remains.keep_cores(self.cores, name, status)
         if self.state is HouseState.STOPPING or worker.state is State.LEAVING:
             logger.info("%s left: %s", name, reason)
             if self.state is HouseState.STOPPING:
@@ -250,6 +256,7 @@ class House:
         worker.process = None
         worker.vitals, worker.pss_kib = {}, 0
         self._tell_all(control.Peer(name=worker.spec.name, epoch=worker.epoch, up=False), but=worker)
+        remains.remove_sockets(self.bus_dir, worker.spec.name, worker.epoch)
         self.children.close_all_of(worker.spec.name)
         self._looks.died(worker.spec.name)
 

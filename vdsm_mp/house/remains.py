@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a process leaves when it has ended: programs it was running, its last stacks, a trace of who killed it."""
 
+import contextlib
 import os
 import signal
 from collections import deque
+from pathlib import Path
 
 from vdsm_mp.common import kernel, log
 from vdsm_mp.house.members import Process
+from vdsm_mp.ipc import places
 
 logger = log.named("master")
 
 #: Of the stacks that a process wrote before it ended, so much is logged.
 _MOST_STACK_BYTES = 64 << 10
+#: A core has some ten MiB.
+MOST_CORES = 3
 
 
 def sweep(session: int) -> None:
@@ -25,6 +30,14 @@ def sweep(session: int) -> None:
             logger.warning("killed %s pid=%d, left behind by pid %d", facts.name, facts.pid, session)
 
 
+def remove_sockets(bus_dir: Path | None, worker: str, epoch: int) -> None:
+    """Nobody connects to them any more, and each death would leave three files in memory."""
+    if bus_dir is not None:
+        for name in places.names(worker, epoch):
+            with contextlib.suppress(OSError):  # those that left in order have removed their own
+                (bus_dir / name).unlink()
+
+
 def log_stacks(process: Process) -> None:
     """Once: the descriptor is closed."""
     if os.fstat(process.stacks_fd).st_size:
@@ -33,6 +46,24 @@ def log_stacks(process: Process) -> None:
             logger.error("%s stack: %s", process.name, line)
     os.close(process.stacks_fd)
     process.stacks_fd = -1
+
+
+def keep_cores(folder: Path | None, name: str, status: int) -> None:
+    """Tell of a core that was left, and keep the newest few: a worker in a loop of crashes must not fill the disk.
+
+    folder: where cores lie, None = none are made.
+    """
+    if folder is None or not os.WIFSIGNALED(status) or not os.WCOREDUMP(status):
+        return
+    try:
+        cores = sorted(folder.iterdir(), key=lambda path: path.lstat().st_mtime_ns, reverse=True)
+        for old in cores[MOST_CORES:]:
+            old.unlink()
+    except OSError as error:
+        logger.warning("cores in %s cannot be looked through: %s", folder, error)
+        return
+    where = cores[0] if cores else "where kernel.core_pattern says"
+    logger.warning("%s left a core: %s; it holds what the process had in memory, secrets too", name, where)
 
 
 def killed(status: int) -> bool:

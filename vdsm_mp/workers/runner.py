@@ -60,6 +60,7 @@ def run(place: Place, spec: WorkerSpec, epoch: int, pipe: socket.socket, stacks_
     faulthandler.enable(stacks_fd)
     if spec.confined:
         kernel.give_up_privileges()
+        kernel.never_dump()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     # Threads that hang must not keep us: the loop is left, never closed.

@@ -30,7 +30,8 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     main: module with `build(config, ports) -> Room`, imported after the fork. calls: workers it may call.
     stage: order of leaving; a stage is told to leave when all before it are gone or overdue. grace_s: from being
     told to leave until SIGKILL. start_s: from the fork until ready. inherits: names of sockets the master holds.
-    confined: never needs sudo, so it gives up gaining privileges for good.
+    confined: never needs sudo, so it gives up gaining privileges for good; and holds the host's key, so it leaves no
+    core file.
     """
 
     name: str
