@@ -173,8 +173,15 @@ class Undoing:
                 _log.info("image %s is not empty and stays", image_id)
 
     def _half_made(self, recovery: Recovery) -> None:
+        """A volume with metadata is left alone: what this task made has lost them by now, if it got so far.
+
+        VDSM stores this before it looks whether the volume is there already.
+        """
         domain, image_id, volume_id = self._volume_at(recovery)
         with self._holding(domain, image_id):
+            if domain.io.exists(volume_path(image_id, volume_id) + META):
+                _log.warning("volume %s was there before the task that was to make it; it stays", volume_id)
+                return
             for suffix in ("", LEASE):
                 domain.io.unlink(volume_path(image_id, volume_id) + suffix, missing_ok=True)
 

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks that another SPM of the pool, a VDSM, left on the master domain: what is undone of them, and what is not.
+
+They are written here as VDSM writes them: one recovery after another, each before the step that it undoes.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.needs import needs_program
+from tests.support.storage_room import RAW, StorageRoom, new_id
+
+pytestmark = [needs_program("qemu-img"), pytest.mark.timeout(60)]
+
+
+def leave(spm: StorageRoom, state: str, *recoveries: tuple[str, str, str, str, str]) -> str:
+    """A task of verb createVolume in this state; each recovery is name, module, object, function, params. Its id."""
+    task_id = new_id()
+    folder = spm.domain / "master/tasks" / task_id
+    folder.mkdir()
+    head = {"id": task_id, "name": "createVolume", "tag": "spm", "store": "/rhev/data-center/x/mastersd/master/tasks"}
+    head |= {"recoveryPolicy": "auto", "persistPolicy": "auto", "cleanPolicy": "manual", "priority": "low"}
+    head |= {"state": state, "njobs": "0", "nrecoveries": str(len(recoveries)), "metadataVersion": "1"}
+    _write(folder / f"{task_id}.task", head)
+    for n, parts in enumerate(recoveries):
+        names = ("name", "moduleName", "object", "function", "params")
+        _write(folder / f"{task_id}.recover.{n}", dict(zip(names, parts, strict=True)))
+    return task_id
+
+
+def _write(file: Path, fields: dict[str, str]) -> None:
+    file.write_text("".join(f"{name} = {value}\n" for name, value in fields.items()))
+
+
+def half_made(*params: str) -> tuple[str, str, str, str, str]:
+    return ("Halfbaked volume rollback", "fileVolume", "FileVolume", "halfbakedVolumeRollback", ",".join(params))
+
+
+@pytest.fixture
+def spm(tmp_path: Path) -> Iterator[StorageRoom]:
+    made = StorageRoom(tmp_path).make()
+    yield made
+    made.stop()
+
+
+def taken_over(spm: StorageRoom) -> StorageRoom:
+    """The same host, after it had lost the role for a while."""
+    spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
+    return spm
+
+
+def test_a_volume_that_was_there_before_stays_when_its_second_creation_is_undone(spm: StorageRoom) -> None:
+    """VDSM stores how to undo the file, then finds that the volume exists, then forgets; it may die in between."""
+    image_id, volume_id = spm.create(volFormat=RAW)
+    taken_over(spm)
+    before = {path.name: path.stat().st_ino for path in spm.image(image_id).iterdir()}
+    where = f"/rhev/data-center/mnt/other/{spm.sd_id}/images/{image_id}/{volume_id}"
+    tasks = [leave(spm, "running", half_made(spm.sd_id, volume_id, where)), leave(spm, "queued", half_made(where))]
+    spm.take_role()
+    for task_id in tasks:
+        assert spm.ended(task_id)["taskResult"] == "cleanSuccess"
+    assert {path.name: path.stat().st_ino for path in spm.image(image_id).iterdir()} == before
+
+
+def test_a_file_that_never_got_metadata_goes(spm: StorageRoom) -> None:
+    image_id, _ = spm.create()
+    taken_over(spm)
+    volume_id = new_id()
+    file = spm.image(image_id) / volume_id
+    file.write_bytes(bytes(4096))
+    task_id = leave(spm, "running", half_made(spm.sd_id, volume_id, str(file)))
+    spm.take_role()
+    assert spm.ended(task_id)["taskResult"] == "cleanSuccess"
+    assert not file.exists()
+
+
+def test_a_task_whose_state_vdsm_did_not_understand_is_set_aside_and_may_be_cleared(spm: StorageRoom) -> None:
+    taken_over(spm)
+    task_id = leave(spm, "unknown")
+    spm.take_role()
+    assert "not known" in spm.call("Host.getAllTasks")[task_id]["message"]
+    spm.call("Task.clear", taskID=task_id)
+    assert not (spm.domain / "master/tasks" / task_id).exists()
+    spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
