@@ -134,7 +134,9 @@ def from_files(task_id: str, files: Mapping[str, bytes]) -> TaskRecord:
     try:
         state = TaskState(head.get("state", ""))
     except ValueError:
-        raise TaskNotLoaded(task_id, f"state {head.get('state')!r} is not known") from None
+        state = TaskState.UNKNOWN
+    if state is TaskState.UNKNOWN:  # VDSM writes this word for a state that it did not understand
+        raise TaskNotLoaded(task_id, f"state {head.get('state')!r} is not known")
     if state is TaskState.FINISHED and f"{task_id}.result" not in files:
         raise TaskNotLoaded(task_id, "it is finished but has no result file")
     result: Mapping[str, str] = {}
