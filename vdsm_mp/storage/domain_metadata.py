@@ -220,11 +220,12 @@ def decode_pool(sd_id: str, pairs: Mapping[str, str]) -> PoolMetadata:
     """Raises: DomainMetadataInvalid."""
     domains: dict[str, str] = {}
     for item in filter(None, pairs.get("POOL_DOMAINS", "").split(",")):
-        member, _, word = item.partition(":")
+        # VDSM takes both parts in quotes, too.
+        member, word = (part.strip().strip("'") for part in item.partition(":")[::2])
         status = status_word(word)
         if status is not None:
-            domains[member.strip()] = status
-        elif word.strip().lower() not in _NOT_ATTACHED:
+            domains[member] = status
+        elif word.lower() not in _NOT_ATTACHED:
             raise _invalid(sd_id, "POOL_DOMAINS", pairs)
     return PoolMetadata(
         name=pairs.get("POOL_DESCRIPTION", ""),

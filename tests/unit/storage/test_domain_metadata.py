@@ -176,6 +176,12 @@ def test_a_pool_with_an_unreadable_member_is_refused_whole() -> None:
     assert dm.decode_pool(SD, {"POOL_DOMAINS": words}).domains == {SD: "Active"}
 
 
+def test_members_in_quotes_are_members_as_well() -> None:
+    """VDSM takes both forms; a list is written anew only when a domain comes or goes."""
+    quoted = f"'{SD}':'Active','{POOL}':'attached'"
+    assert dm.decode_pool(SD, {"POOL_DOMAINS": quoted}).domains == {SD: "Active", POOL: "Attached"}
+
+
 def test_a_line_that_is_read_can_be_written_again_however_odd() -> None:
     """Otherwise such a domain could never be changed."""
     pairs = {"": "no key", "NUL": "a\0b", **dm.parse(SD, EXAMPLE)}
