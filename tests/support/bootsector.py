@@ -3,6 +3,7 @@
 
 It halts between ticks, so it costs next to nothing, runs in 4 MiB, and its counter lives in a register: a guest that
 was migrated, or left alone by a dying agent, goes on counting where it was; one that was rebooted says HELLO again.
+One that `releases` lets a PCI device of its root bus go when it is asked to, at the next tick.
 """
 
 from pathlib import Path
@@ -11,6 +12,8 @@ _ORIGIN = 0x7C00
 _UART = 0x3F8
 #: BIOS timer interrupts (18.2 a second) between two ticks.
 _PAUSE = 18
+#: QEMU's interface for ACPI: which slots are asked to go, which go, on which bus (docs/specs/acpi_pci_hotplug).
+_PCI_DOWN, _PCI_EJECT, _PCI_BUS = 0xAE04, 0xAE08, 0xAE10
 
 
 class _Assembler:
@@ -57,7 +60,7 @@ class _Assembler:
         return bytes(self._code).ljust(510, b"\0") + b"\x55\xaa"
 
 
-def boot_sector() -> bytes:
+def boot_sector(*, releases: bool = False) -> bytes:
     """The 512 bytes."""
     a = _Assembler()
     a.emit(0xFA, 0x31, 0xC0, 0x8E, 0xD8, 0x8E, 0xD0)  # cli; xor ax,ax; mov ds,ax; mov ss,ax
@@ -67,6 +70,13 @@ def boot_sector() -> bytes:
     a.load_si("hello")
     a.call("print")
     a.label("tick")
+    if releases:
+        a.emit(0x66, 0x31, 0xC0, 0xBA, *_PCI_BUS.to_bytes(2, "little"), 0x66, 0xEF)  # xor eax,eax; out bus,eax
+        a.emit(0xBA, *_PCI_DOWN.to_bytes(2, "little"), 0x66, 0xED)  # in eax,down
+        a.emit(0x66, 0x09, 0xC0)  # or eax,eax
+        a.jump(0x74, "none")
+        a.emit(0xBA, *_PCI_EJECT.to_bytes(2, "little"), 0x66, 0xEF)  # out eject,eax
+        a.label("none")
     a.emit(0x66, 0x43)  # inc ebx
     a.load_si("word")
     a.call("print")
@@ -106,9 +116,9 @@ def boot_sector() -> bytes:
     return a.finish()
 
 
-def write_boot_disk(path: Path, size_bytes: int = 1 << 20) -> Path:
+def write_boot_disk(path: Path, size_bytes: int = 1 << 20, *, releases: bool = False) -> Path:
     """A raw disk that boots the guest."""
-    path.write_bytes(boot_sector().ljust(size_bytes, b"\0"))
+    path.write_bytes(boot_sector(releases=releases).ljust(size_bytes, b"\0"))
     return path
 
 

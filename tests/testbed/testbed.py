@@ -43,6 +43,20 @@ class Result:
     seconds: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """Of qemu hosts that are not like the others; they are booted, because saved states know only the others.
+
+    devices: more words for QEMU, "{folder}" in them is the host's own. modules: words for the kernel. folders: of the
+    machine, seen in the host under the same paths, read-only.
+    """
+
+    machine: str = "q35"
+    devices: tuple[str, ...] = ()
+    kernel: str = ""
+    folders: tuple[str, ...] = ()
+
+
 def size_bytes(text: str) -> int:
     return int(text[:-1]) * SIZES[text[-1].upper()] if text[-1].upper() in SIZES else int(text)
 
@@ -209,6 +223,9 @@ class Host:
                 mounts.append(
                     (source, "/project", kind, noatime | (readonly if self.bed.project_mode == "ro" else 0), data)
                 )
+        for n, folder in enumerate(self.bed.hardware.folders if self.bed.hardware else ()):
+            kind, source, data = self.share(f"folder{n}", Path(folder))
+            mounts.append((source, folder, kind, noatime | readonly, data))
         kind, source, data = self.share("testbed", self.bed.folder / "testbed")
         mounts.append((source, "/testbed", kind, noatime, data))
         result = self.channel.request({"setup": setup}, 60)
@@ -306,7 +323,7 @@ class QemuHost(Host):
             "none",
             "-no-reboot",
             "-machine",
-            "pc,accel=tcg,memory-backend=ram,hpet=off",
+            f"{bed.hardware.machine if bed.hardware else 'pc'},accel=tcg,memory-backend=ram,hpet=off",
             "-cpu",
             "max",
             "-smp",
@@ -338,7 +355,20 @@ class QemuHost(Host):
             + (",readonly=on" if bed.project_mode != "rw" else ""),
             "-device",
             "virtio-9p-pci,fsdev=project,mount_tag=project",
+            *self.more_argv(),
         ]
+
+    def more_argv(self) -> list[str]:
+        hardware = self.bed.hardware
+        if hardware is None:
+            return []
+        words = [word.format(folder=self.folder) for word in hardware.devices]
+        for n, folder in enumerate(hardware.folders):
+            words += [
+                *("-fsdev", f"local,id=folder{n},path={folder},security_model=none,readonly=on"),
+                *("-device", f"virtio-9p-pci,fsdev=folder{n},mount_tag=folder{n}"),
+            ]
+        return words
 
     def start(self):
         bed, built = self.bed, self.bed.built
@@ -363,7 +393,7 @@ class QemuHost(Host):
             "-drive",
             f"file={root},if=none,id=root,format=qcow2,cache=unsafe,discard=unmap{unlocked}",
             "-device",
-            "virtio-blk-pci,drive=root,bus=pci.0,addr=0x10",
+            f"virtio-blk-pci,drive=root,bus={'pcie' if bed.hardware else 'pci'}.0,addr=0x10",
         ]
         init = "/usr/lib/testbed/init" if bed.init == "tiny" else "/sbin/init"
         argv += [
@@ -373,7 +403,8 @@ class QemuHost(Host):
             f"{built}/initrd.testbed",
             "-append",
             f"root=/dev/vda rw init={init} console=ttyS0 quiet panic=1 net.ifnames=0 mitigations=off tsc=unstable "
-            "random.trust_cpu=1 nowatchdog audit=0 systemd.show_status=0 no_timer_check",
+            "random.trust_cpu=1 nowatchdog audit=0 systemd.show_status=0 no_timer_check "
+            + (bed.hardware.kernel if bed.hardware else ""),
         ]
         with (self.folder / "qemu.log").open("wb") as log:
             self.process = subprocess.Popen(
@@ -502,12 +533,14 @@ class Testbed:
         start_timeout=180,
         save_to=None,
         built=None,
+        hardware: Hardware | None = None,
     ):
-        self.built = built
+        self.built, self.hardware = built, hardware
         self.count, self.backend, self.disks, self.nics = hosts, backend, list(disks), nics
         self.memory = memory or 1024
         self.cpus, self.init, self.verbose, self.keep = cpus, init, verbose, keep
-        self.resume, self.save_to = resume and backend == "qemu" and save_to is None, save_to
+        self.resume = resume and backend == "qemu" and save_to is None and hardware is None
+        self.save_to = save_to
         self.project = Path(project).resolve() if project else None
         self.project_mode = project_mode
         self.start_timeout = start_timeout
