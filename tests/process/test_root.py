@@ -449,3 +449,13 @@ def parent_of(pid: int) -> int:
 
 def helper_pid(place: Place, name: str) -> int:
     return eventually(lambda: pids(place, name))[0]
+
+
+def test_devices_that_are_not_there_are_refused(place: Place) -> None:
+    network, virt = place.root_of("network"), place.root_of("virt")
+    with pytest.raises(PrivilegedFailed, match="no virtual functions"):
+        network.do("vfs-set", card="ffff:ff:1f.7", number=1)
+    with pytest.raises(PrivilegedFailed, match="makes no mediated devices"):
+        virt.do("mdev-create", card="ffff:ff:1f.7", type="nvidia-11", uuid=VM)
+    virt.do("mdev-remove", uuid=VM)
+    place.close_roots()

@@ -207,6 +207,13 @@ class SecretUnregistrationFailed(_Sentence, Failed):
     msg = "Cannot unregister the secrets: {self.reason}"
 
 
+class HostdevDetachFailed(_Sentence, Failed):
+    """Nothing was plugged, and what had been taken from the host for it is the host's again."""
+
+    code = 83
+    msg = "Cannot take a device from the host: {self.reason}"
+
+
 class HotplugLeaseFailed(_Sentence, Failed):
     """The VM does not hold it."""
 

@@ -12,6 +12,7 @@ from vdsm_mp.api.errors_virt import (
     CpuTuneFailed,
     DeviceNotFound,
     DiskNotFound,
+    HostdevDetachFailed,
     HotplugDiskFailed,
     HotplugLeaseFailed,
     HotplugMemoryFailed,
@@ -89,17 +90,43 @@ class UpdateVmDevice(Message, frozen=True, kw_only=True):
     params: dict[str, Any]
 
 
-@verb("VM.hotplugHostdev", owner="virt", reply=list[str], lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
+@verb(
+    "VM.hotplugHostdev",
+    owner="virt",
+    reply=list[str],
+    lane=Lane.KEYED,
+    key="vm_id",
+    deadline_s=180,
+    tier=3,
+    raises=(*RUNNING_ONLY, HostdevDetachFailed),
+)
 class HotplugVmHostdev(Message, frozen=True, kw_only=True):
-    """Plug devices of the host into a running VM."""
+    """Plug PCI, USB and SCSI devices of the host into a running VM; those that it has afterwards, in their order.
+
+    Names as Host.hostdevListByCaps has them. If one cannot be taken from the host nothing is plugged (83); one that
+    QEMU refuses is left out of the answer and is the host's again.
+    """
 
     vm_id: Uuid = field(name="vmID")
     devices: list[str]
 
 
-@verb("VM.hotunplugHostdev", owner="virt", reply=list[str], lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
+@verb(
+    "VM.hotunplugHostdev",
+    owner="virt",
+    reply=list[str],
+    lane=Lane.KEYED,
+    key="vm_id",
+    deadline_s=90,
+    tier=3,
+    raises=RUNNING_ONLY,
+)
 class HotunplugVmHostdev(Message, frozen=True, kw_only=True):
-    """Unplug devices of the host from a running VM."""
+    """Unplug devices of the host from a running VM; those that went. They are the host's again.
+
+    One that the VM does not have, or that the guest does not release in 30 s, is left out of the answer. Should it be
+    released later, it goes back to the host then.
+    """
 
     vm_id: Uuid = field(name="vmID")
     devices: list[str]

@@ -6,6 +6,7 @@ from typing import Any
 from msgspec import field
 
 from vdsm_mp.api.errors_host import HostHookFailed
+from vdsm_mp.api.errors_network import BadNetworkParameters, NetworkStepFailed, UsedNic
 from vdsm_mp.api.errors_virt import (
     BadSecretRequest,
     SecretRegistrationFailed,
@@ -95,16 +96,31 @@ class ListHostDevices(Message, frozen=True, kw_only=True):
     caps: list[str] | None = None
 
 
-@verb("Host.hostdevChangeNumvfs", owner="network", tier=3, planned=True)
+@verb(
+    "Host.hostdevChangeNumvfs",
+    owner="network",
+    lane=Lane.KEYED,
+    key="device_name",
+    deadline_s=90,
+    tier=3,
+    raises=(BadNetworkParameters, UsedNic, NetworkStepFailed),
+)
 class ChangeNumvfs(Message, frozen=True, kw_only=True):
-    """Set the number of virtual functions of an SR-IOV card."""
+    """Set the number of virtual functions of an SR-IOV card, named as in Host.hostdevListByCaps, `pci_0000_02_00_0`.
+
+    Those that it had go first, so nothing changes while a guest has one of them (24). Kept over a reboot by
+    Host.setSafeNetworkConfig.
+    """
 
     device_name: str = field(name="deviceName")
     numvfs: int
 
 
-@verb("Host.hostdevReattach", owner="virt", tier=3, planned=True)
+@verb("Host.hostdevReattach", owner="virt", tier=3, safe=True, raises=(VmOperationFailed,))
 class ReattachHostDevice(Message, frozen=True, kw_only=True):
-    """Give a device that a VM had back to the host."""
+    """Give a device that a VM had back to the host's own driver; nothing to do for USB and SCSI devices.
+
+    One that a VM has now stays with it (100).
+    """
 
     device_name: str = field(name="deviceName")

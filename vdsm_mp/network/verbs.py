@@ -16,6 +16,7 @@ from vdsm_mp.api.network import (
     SetupNetworks,
 )
 from vdsm_mp.api.verb import DONE, Status, handles
+from vdsm_mp.api.vm_host import ChangeNumvfs
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.hooks import HookFailed, Hooks
 from vdsm_mp.common.options import Vars
@@ -26,6 +27,7 @@ from vdsm_mp.network.details import nameservers
 from vdsm_mp.network.dummy import DummyBridge
 from vdsm_mp.network.mirrors import Mirrors
 from vdsm_mp.network.neighbours import Neighbours
+from vdsm_mp.network.sriov import VirtualFunctions
 from vdsm_mp.network.upkeep import Upkeep
 from vdsm_mp.network.watch import Watch
 
@@ -60,8 +62,14 @@ def ping(networks: Networks, ask: Ping) -> None:
 
 
 @handles(SetSafeNetworkConfig)
-def set_safe_network_config(networks: Networks, ask: SetSafeNetworkConfig) -> None:
+def set_safe_network_config(networks: Networks, functions: VirtualFunctions, ask: SetSafeNetworkConfig) -> None:
     networks.keep_safe()
+    functions.keep_safe()
+
+
+@handles(ChangeNumvfs)
+def change_numvfs(functions: VirtualFunctions, ask: ChangeNumvfs) -> None:
+    functions.set(ask.device_name, ask.numvfs)
 
 
 @handles(GetNetworkFacts)

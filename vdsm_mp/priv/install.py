@@ -23,6 +23,7 @@ ROOT_SIDE = (
     "child.py",
     "confine.py",
     "context.py",
+    "devices.py",
     "dhcp.py",
     "gluster.py",
     "hardware.py",

@@ -114,6 +114,8 @@ VM = Text(UUID, max_length=36)
 VM_NAME = Text(r"[^/\x00-\x1f\x7f]+", max_length=240, optional=True)
 PIECE = Text(r"[A-Za-z0-9+/=]*", max_length=48 * 1024)
 TABLE = Whole(1, 2**32 - 1, optional=True)
+#: Of a PCI device, as sysfs names it.
+CARD = Text(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", max_length=16)
 
 #: POSIX file systems that a storage domain may live on. Nothing of FUSE that runs a program of the caller's choice.
 POSIX_TYPES = ("btrfs", "ceph", "ext2", "ext3", "ext4", "gfs2", "glusterfs", "lustre", "nfs", "nfs4", "ocfs2", "xfs")
@@ -260,6 +262,14 @@ _ROWS = (
         {"name": LINK, "six": Flag(optional=True)},
         "End that dhclient and give the address back; idempotent.",
     ),
+    Operation(
+        "vfs-set",
+        "network",
+        {"card": CARD, "number": Whole(0, 65535)},
+        "Give an SR-IOV card so many virtual functions, unless a guest may have one of those that it has; idempotent.",
+        deadline_s=60,
+        at_once=1,
+    ),
     Operation("hardware-info", "virt", {}, "The machine's DMI identity, which only root may read in full."),
     Operation(
         "ksm-tune",
@@ -273,6 +283,19 @@ _ROWS = (
         "Set kernel same-page merging.",
         at_once=1,
     ),
+    Operation(
+        "mdev-create",
+        "virt",
+        {
+            "card": CARD,
+            "type": Text(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", max_length=80),
+            "uuid": VM,
+            "parameters": Text(r"[A-Za-z0-9_][A-Za-z0-9_=.,:; -]*", max_length=512, optional=True),
+        },
+        "Have a card make a mediated device of one of its types; idempotent.",
+        at_once=1,
+    ),
+    Operation("mdev-remove", "virt", {"uuid": VM}, "Remove a mediated device that no guest has; idempotent."),
     Operation("read-nvram", "virt", {"vm_id": VM, "vm_name": VM_NAME}, "A VM's UEFI variables, in base64."),
     Operation("read-tpm", "virt", {"vm_id": VM, "vm_name": VM_NAME}, "A VM's TPM state: base64 of a tar."),
     Operation(

@@ -15,6 +15,7 @@ from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.dummynet import DummyNet
+from vdsm_mp.virt.hostdev_taken import HostDevices
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
@@ -35,6 +36,7 @@ class Devices(msgspec.Struct, frozen=True):
     dummynet: DummyNet
     transients: Transients
     turns: Turns
+    hostdevs: HostDevices
 
     def live(self, vm_id: str) -> tuple[Any, ET.Element]:
         """(virDomain, its live XML)."""

@@ -18,6 +18,7 @@ from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.common import xml
 from vdsm_mp.virt import domxml_host
 from vdsm_mp.virt.domxml_parse import drive, source_path
+from vdsm_mp.virt.hostdev_xml import is_scsi_disk
 from vdsm_mp.virt.hostfacts import HostFacts
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import Drive
@@ -45,7 +46,8 @@ def check(domain: ET.Element, metadata: Metadata, policy: Policy) -> None:
     """Refuse what no engine needs and what would hand the host to a guest. Raises: CannotCreateVm."""
     check_commandline(domain, policy)
     for disk in domain.iterfind("devices/disk"):
-        check_disk(disk, drive(disk, metadata), policy)
+        if not is_scsi_disk(disk, metadata):
+            check_disk(disk, drive(disk, metadata), policy)
     for element in domain.iterfind("devices/graphics"):
         if element.get("type") not in ("vnc", "spice", "egl-headless"):
             raise CannotCreateVm(f"unknown display type {element.get('type')!r}")

@@ -22,6 +22,7 @@ from vdsm_mp.virt.connection import Connection, translate, translated
 from vdsm_mp.virt.cpupool import CpuPool
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.drives import Drives
+from vdsm_mp.virt.hostdev_taken import HostDevices
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import Do, VmStatus
 from vdsm_mp.virt.mirrors import Mirrors
@@ -63,6 +64,7 @@ class Ender:
         transients: Transients,
         pool: CpuPool,
         mirrors: Mirrors,
+        hostdevs: HostDevices,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -76,6 +78,7 @@ class Ender:
         self._transients = transients
         self._pool = pool
         self._mirrors = mirrors
+        self._hostdevs = hostdevs
 
     # -- destroy
 
@@ -156,7 +159,7 @@ class Ender:
             self._background.later(_RETRY_S, name, run)
 
     def _release(self, record: VmRecord) -> None:
-        """Write the exit down, then give the disks back. A failure to write must not keep the disks."""
+        """Write the exit down, then give disks and host devices back. A failure to write must not keep them."""
         end = record.life.exit
         try:
             if end is not None:
@@ -167,6 +170,7 @@ class Ender:
             if not record.external:
                 self._payloads.remove(record.vm_id)
                 self._transients.remove(record.vm_id)
+                self._hostdevs.give_back(record.vm_id)
                 for ids in _held(record):
                     self._drives.teardown(ids)
             self._hooks.after_destroy(record)

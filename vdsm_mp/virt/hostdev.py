@@ -2,7 +2,8 @@
 """Node devices of the host as the engine lists them, from libvirt."""
 
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -11,11 +12,15 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_host import ListHostDevices
 from vdsm_mp.common import log, xml
 from vdsm_mp.virt.connection import Connection, translated
+from vdsm_mp.virt.hostdev_xml import pci_name
 from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
 Params = dict[str, Any]
+
+_BRIDGES = ("pci-bridge", "cardbus-bridge")
+_DESCRIPTION_LIMIT = 4096
 
 
 @handles(ListHostDevices)
@@ -23,18 +28,34 @@ def list_host_devices(connection: Connection, hooks: VmHooks, ask: ListHostDevic
     """{device name: {"params": {"capability":…, "parent":…, …}}}. caps: only these capabilities."""
     with translated():
         nodes = connection.get().listAllDevices(0)
-    found: dict[str, Any] = {}
+    described: list[ET.Element] = []
     for node in nodes:
         try:
-            described = xml.parse(node.XMLDesc(0))
+            described.append(xml.parse(node.XMLDesc(0)))
         except libvirt.libvirtError as error:
             logger.debug("a node device went away: %s", error)
-            continue
-        params = describe(described)
-        if params and (not ask.caps or params["capability"] in ask.caps):
-            found[xml.text_of(described, "name")] = {"params": params}
+    found = {
+        name: {"params": params}
+        for name, params in describe_all(described).items()
+        if not ask.caps or params["capability"] in ask.caps
+    }
     changed = hooks.hooks.json("after_hostdev_list_by_caps", found, raises=False)
     return changed if isinstance(changed, dict) else found
+
+
+def describe_all(devices: list[ET.Element]) -> dict[str, Params]:
+    """{name: params}. What a SCSI device is called, and where it is found below /dev, is known to its children."""
+    found = {xml.text_of(device, "name"): params for device in devices if (params := describe(device))}
+    for params in list(found.values()):
+        parent = found.get(params.get("parent", ""), {})
+        if parent.get("capability") != "scsi":
+            continue
+        if params["capability"] == "storage":
+            taken = {"vendor": "vendor", "product": "product", "block_path": "block_path"}
+        else:
+            taken = {"udev_path": "udev_path"} if params["capability"] == "scsi_generic" else {}
+        parent.update({key: params[told] for key, told in taken.items() if params.get(told)})
+    return found
 
 
 def describe(device: ET.Element) -> Params:
@@ -60,6 +81,8 @@ def describe(device: ET.Element) -> Params:
             if element.get("id"):
                 params[f"{tag}_id"] = element.get("id")
     params |= _BY_KIND.get(kind, _nothing)(capability)
+    if kind == "pci":
+        params |= _mdev_types(capability, Path(xml.text_of(device, "path") or "/nowhere"))
     return params
 
 
@@ -80,21 +103,34 @@ def _pci(capability: ET.Element) -> Params:
     if numa is not None:
         params["numa_node"] = numa.get("node", "")
     # Bridges and the like cannot be given to a guest: their header is not that of an endpoint.
-    if any(inner.get("type") == "pci-bridge" for inner in capability.iterfind("capability")):
+    if any(inner.get("type") in _BRIDGES for inner in capability.iterfind("capability")):
         params["is_assignable"] = "false"
     for inner in capability.iterfind("capability"):
         if inner.get("type") == "virt_functions" and inner.get("maxCount"):
             params["totalvfs"] = int(inner.get("maxCount", "0"))
+            params["numvfs"] = len(inner.findall("address"))
         if inner.get("type") == "phys_function":
             address = inner.find("address")
             if address is not None:
-                params["physfn"] = _pci_name(address)
+                params["physfn"] = pci_name(address.attrib)
     return params
 
 
-def _pci_name(address: ET.Element) -> str:
-    parts = [int(address.get(name, "0"), 16) for name in ("domain", "bus", "slot", "function")]
-    return "pci_{:04x}_{:02x}_{:02x}_{:x}".format(*parts)
+def _mdev_types(capability: ET.Element, path: Path) -> Params:
+    """{"mdev": {type: {name, available_instances, description}}}; what it cannot tell instances of is left out."""
+    types: dict[str, Mapping[str, str]] = {}
+    for found in capability.iterfind("capability[@type='mdev_types']/type"):
+        kind, instances = found.get("id", ""), xml.text_of(found, "availableInstances")
+        if not kind or not instances:
+            continue
+        told = {"name": xml.text_of(found, "name") or kind, "available_instances": instances}
+        try:
+            with (path / "mdev_supported_types" / kind / "description").open(encoding="utf-8", errors="replace") as f:
+                told["description"] = f.read(_DESCRIPTION_LIMIT).strip()
+        except OSError:
+            pass  # a driver need not have one
+        types[kind] = told
+    return {"mdev": types} if types else {}
 
 
 def _usb(capability: ET.Element) -> Params:
@@ -110,7 +146,13 @@ def _net(capability: ET.Element) -> Params:
 
 
 def _storage(capability: ET.Element) -> Params:
-    return {"block_path": xml.text_of(capability, "block")}
+    model = xml.text_of(capability, "model")
+    return {"block_path": xml.text_of(capability, "block")} | ({"product": model} if model else {})
+
+
+def _scsi_generic(capability: ET.Element) -> Params:
+    path = xml.text_of(capability, "char")
+    return {"udev_path": path} if path else {}
 
 
 _BY_KIND: dict[str, Callable[[ET.Element], Params]] = {
@@ -119,4 +161,5 @@ _BY_KIND: dict[str, Callable[[ET.Element], Params]] = {
     "scsi": _scsi,
     "net": _net,
     "storage": _storage,
+    "scsi_generic": _scsi_generic,
 }

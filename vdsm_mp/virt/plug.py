@@ -8,12 +8,12 @@ the device stays, and the caller is told so.
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import libvirt
 
-from vdsm_mp.api.errors_virt import LibvirtUnavailable, MissingVmParameter
+from vdsm_mp.api.errors_virt import LibvirtUnavailable, MissingVmParameter, VmOperationFailed
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.connection import translated
@@ -112,6 +112,31 @@ class Plugger:
             if not gone.wait(self._unplug_s) and self._still_there(vm_id, device.tag, alias):
                 raise failed(f"the guest did not release {alias} within {self._unplug_s:g} s")
         logger.info("vm=%s %s unplugged took=%dms", vm_id, alias, (clock.mono_s() - began) * 1000)
+
+    def release(self, vm_id: str, devices: Mapping[str, ET.Element]) -> list[str]:
+        """Ask for all of them, then wait for all together. devices: {name: live element}; names of those that went."""
+        dom = self.devices.connection.domain(vm_id)
+        asked: dict[str, threading.Event] = {}
+        until = clock.mono_s() + self._unplug_s
+        with ExitStack() as waits:
+            for name, device in devices.items():
+                gone = waits.enter_context(self._removals.expected(vm_id, alias_of(device)))
+                try:
+                    with translated(vm_id):
+                        dom.detachDeviceFlags(xml.dump(device), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                    asked[name] = gone
+                except VmOperationFailed as error:
+                    logger.warning("vm=%s %s stays: %s", vm_id, name, error)
+            went = []
+            for name, gone in asked.items():
+                device = devices[name]
+                if gone.wait(max(0.0, until - clock.mono_s())) or not self._still_there(
+                    vm_id, device.tag, alias_of(device)
+                ):
+                    went.append(name)
+                else:
+                    logger.warning("vm=%s the guest did not release %s within %g s", vm_id, name, self._unplug_s)
+        return went
 
     def _still_there(self, vm_id: str, tag: str, alias: str) -> bool:
         _, domain = self.devices.live(vm_id)

@@ -10,6 +10,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_devices import HotplugVmNic, HotunplugVmNic
 from vdsm_mp.common import log
 from vdsm_mp.virt.devices import alias_of, find
+from vdsm_mp.virt.hostdev_xml import pci_names
 from vdsm_mp.virt.mirrors import KEY, Mirrors, wanted
 from vdsm_mp.virt.nic import mac_of
 from vdsm_mp.virt.plug import Plugger, wanted_device
@@ -30,7 +31,8 @@ def hotplug_nic(plugger: Plugger, mirrors: Mirrors, ask: HotplugVmNic) -> dict[s
     plugger.devices.dummynet.ensure(card, HotplugNicFailed)
     data = metadata.device(mac_address=mac)
     mirrored = wanted(data.get(KEY))
-    with plugger.remembered(ask.vm_id, {"mac_address": mac}, data):
+    lent = plugger.devices.hostdevs.lent(ask.vm_id, card, HotplugNicFailed)
+    with lent, plugger.remembered(ask.vm_id, {"mac_address": mac}, data):
         plugger.attach(ask.vm_id, card, HotplugNicFailed, data)
         now = plugger.devices.changed(ask.vm_id)
         if mirrored:
@@ -51,7 +53,9 @@ def hotunplug_nic(plugger: Plugger, mirrors: Mirrors, ask: HotunplugVmNic) -> di
     if card is None:
         raise HotunplugNicFailed(f"there is no card {mac or alias}")
     mac = mac_of(card)
-    plugger.detach(ask.vm_id, card, HotunplugNicFailed, record.metadata.device(mac_address=mac))
+    with plugger.devices.hostdevs.changing(ask.vm_id):
+        plugger.detach(ask.vm_id, card, HotunplugNicFailed, record.metadata.device(mac_address=mac))
+        plugger.devices.hostdevs.give_back(ask.vm_id, pci_names(card))
     now = plugger.forget(ask.vm_id, {"mac_address": mac})
     mirrors.changed()
     return short_status(now or record)

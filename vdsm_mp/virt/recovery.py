@@ -57,6 +57,7 @@ class Recovery:
         arrival: Callable[[str, int, int], None],
         job_completed: Callable[[str, Mapping[str, Any]], None],
         console_left: Callable[[str], None],
+        device_gone: Callable[[str], None],
         background: Background,
     ) -> None:
         self._connection = connection
@@ -68,6 +69,7 @@ class Recovery:
         self._removals = removals
         self._unfinished = unfinished
         self._ended = ended
+        self._device_gone = device_gone
         self._callbacks = Callbacks(
             vms, self.look_at, self._device_removed, block_job, arrival, job_completed, console_left
         )
@@ -234,6 +236,7 @@ class Recovery:
 
     def _refresh(self, vm_id: str) -> None:
         self._keeper.refresh(vm_id, tell=("hash",))
+        self._device_gone(vm_id)
 
     def _in_background(self, name: str, job: Callable[[], None]) -> None:
         def run() -> None:

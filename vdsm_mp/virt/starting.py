@@ -37,6 +37,7 @@ from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives, with_sizes
 from vdsm_mp.virt.dummynet import DummyNet
 from vdsm_mp.virt.guesttime import GuestTime
+from vdsm_mp.virt.hostdev_taken import HostDevices
 from vdsm_mp.virt.hostfacts import HostFacts
 from vdsm_mp.virt.keeping import Keeper, with_devices
 from vdsm_mp.virt.launch import Launches
@@ -85,6 +86,7 @@ class Starter:
         dummynet: DummyNet,
         times: GuestTime,
         mirrors: Mirrors,
+        hostdevs: HostDevices,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -101,6 +103,7 @@ class Starter:
         self._dummynet = dummynet
         self._times = times
         self._mirrors = mirrors
+        self._hostdevs = hostdevs
         self._ends: dict[str, threading.Event] = {}
 
     def accept(self, vm_id: str, params: Mapping[str, Any]) -> VmRecord:
@@ -170,6 +173,7 @@ class Starter:
             leases.fill(domain, prepared.values(), self._drives)
             externaldata.put(self._root, record, contents)
             self._payloads.fill(domain, record.metadata, vm_id)
+            self._hostdevs.take_all(vm_id, domain, record.metadata)
             if memory is not None:
                 image = self._drives.prepare(memory)
             self._run(record, domain, prepared, serial, image)
@@ -259,6 +263,7 @@ class Starter:
             end_domain(self._connection, vm_id)
             self._payloads.remove(vm_id)
             self._transients.remove(vm_id)
+            self._hostdevs.give_back(vm_id)
 
     def _define_placeholder(self, record: VmRecord, memory_kib: int) -> None:
         conn = self._connection.get()

@@ -14,6 +14,7 @@ from vdsm_mp.network.dummy import DummyBridge
 from vdsm_mp.network.mirrors import Mirrors
 from vdsm_mp.network.neighbours import Neighbours
 from vdsm_mp.network.persist import Store
+from vdsm_mp.network.sriov import VirtualFunctions
 from vdsm_mp.network.upkeep import Upkeep
 from vdsm_mp.network.watch import Watch
 from vdsm_mp.workers.base import Room
@@ -26,6 +27,7 @@ def build(config: Config, ports: Ports) -> Room:
     store = Store(house.vdsm_run_dir, house.state_dir)
     networks = Networks(ports.root, watch, store, lambda: ports.background.draining)
     upkeep, mirrors = Upkeep(networks), Mirrors(ports.root)
+    functions = VirtualFunctions(ports.root, house.vdsm_run_dir, house.state_dir)
     return Room(
         state=(
             *(
@@ -39,9 +41,10 @@ def build(config: Config, ports: Ports) -> Room:
                 DummyBridge(ports.root),
             ),
             Neighbours(ports.root, enabled=config.vars.enable_lldp),
+            functions,
         ),
         handlers=(verbs,),
-        before_ready=(hooks.prepare, watch.open, upkeep.start),
+        before_ready=(hooks.prepare, watch.open, functions.start, upkeep.start),
         on_drain=(watch.close,),
         vitals=lambda: {"problems": [*upkeep.problems(), *mirrors.problems()]},
     )

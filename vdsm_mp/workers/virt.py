@@ -37,6 +37,7 @@ from vdsm_mp.virt import (
     nic,
     nwfilter,
     plug_disk,
+    plug_hostdev,
     plug_nic,
     power,
     replicate,
@@ -63,6 +64,8 @@ from vdsm_mp.virt.ending import Ender
 from vdsm_mp.virt.externaldata import ExternalData
 from vdsm_mp.virt.guesttime import GuestTime
 from vdsm_mp.virt.hibernation import Hibernations
+from vdsm_mp.virt.hostdev_mdev import Mdevs
+from vdsm_mp.virt.hostdev_taken import HostDevices
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.launch import Launches
 from vdsm_mp.virt.livemerge import Merges
@@ -118,9 +121,12 @@ def build(config: Config, ports: Ports) -> Room:
     launches, facts = Launches(ports.background), hostfacts.gather(house.vdsm_id_file)
     hooks = VmHooks(Hooks(house.hooks_dir, f"{house.vdsm_run_dir}/hooks"), connection, house.vdsm_run_dir)
     turns = Turns()
-    times, mirrors = (
+    times, mirrors, hostdevs = (
         GuestTime(connection, vms, turns, ports.background),
         Mirrors(ports.call, vms, ports.background),
+        HostDevices(
+            *(connection, vms, keeper, ports.background), Mdevs(ports.root), Path(house.vdsm_run_dir) / "hostdev"
+        ),
     )
     starter = Starter(
         connection,
@@ -138,6 +144,7 @@ def build(config: Config, ports: Ports) -> Room:
         dummynet=dummynet,
         times=times,
         mirrors=mirrors,
+        hostdevs=hostdevs,
     )
     pool = CpuPool(connection, vms, keeper, ports.background)
     ender = Ender(
@@ -153,15 +160,17 @@ def build(config: Config, ports: Ports) -> Room:
         transients=transients,
         pool=pool,
         mirrors=mirrors,
+        hostdevs=hostdevs,
     )
     powers = Power(connection, vms, keeper, ports.background, config.vars, hooks, times)
-    devices = Devices(connection, vms, keeper, drives, policy, dummynet, transients, turns)
-    agents = Agents(connection, vms, devices.turns, ports.background, partial(guestdisks.learn, keeper))
-    external = ExternalData(vms, ports.root)
+    devices = Devices(connection, vms, keeper, drives, policy, dummynet, transients, turns, hostdevs)
+    agents, external = (
+        Agents(connection, vms, devices.turns, ports.background, partial(guestdisks.learn, keeper)),
+        ExternalData(vms, ports.root),
+    )
     resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
-    removals = Removals()
+    removals, jobs = Removals(), Jobs(ports.background, ports.publish, "virt")
     plugger = Plugger(devices, removals, hooks.devices)
-    jobs = Jobs(ports.background, ports.publish, "virt")
 
     conversions = Conversions(Path(house.vdsm_run_dir) / "v2v", Slots(ports.background, _CONVERSIONS))
     converter = Converter(drives, conversions.folder, Path(house.state_dir) / "v2v")
@@ -210,6 +219,7 @@ def build(config: Config, ports: Ports) -> Room:
         replications.look(vm_id)
         power.go_on_shutting_down(powers, vm_id)
         ports.background.later(_SETTLED_S, f"leftovers of {vm_id}", partial(leftovers.clear, devices, vm_id))
+        ports.background.later(_SETTLED_S, f"host devices of {vm_id}", partial(hostdevs.compare, vm_id))
 
     recovery = Recovery(
         connection,
@@ -224,6 +234,7 @@ def build(config: Config, ports: Ports) -> Room:
         arrival=arrivals.event,
         job_completed=migrations.completed,
         console_left=Consoles(powers, ports.background).left,
+        device_gone=hostdevs.compare,
         background=ports.background,
     )
     vms.describe = numbers.running
@@ -235,6 +246,7 @@ def build(config: Config, ports: Ports) -> Room:
         nwfilter.ensure(conn)
         recovery.take_stock(conn)
         transients.keep_only([record.vm_id for record in vms.all()])
+        hostdevs.look()
         pool.changed()
         mirrors.changed()
 
@@ -268,6 +280,7 @@ def build(config: Config, ports: Ports) -> Room:
             mirrors,
             conversions,
             converter,
+            hostdevs,
         ),
         handlers=(
             backup,
@@ -276,6 +289,7 @@ def build(config: Config, ports: Ports) -> Room:
             migration_source,
             migration_target,
             plug_disk,
+            plug_hostdev,
             plug_nic,
             disk,
             ending,

@@ -39,6 +39,10 @@ def test_every_worker_has_at_most_one_helper() -> None:
         ("storage", "gluster-volume", {"remote": "server:/data/sub dir"}),
         ("network", "bridge-create", {"name": "ovirtmgmt", "stp": None}),
         ("virt", "read-tpm", {"vm_id": VM, "vm_name": "a vm"}),
+        ("network", "vfs-set", {"card": "0000:02:00.0", "number": 0}),
+        ("network", "vfs-set", {"card": "10000:e1:1f.7", "number": 64}),
+        ("virt", "mdev-create", {"card": "0000:06:00.0", "type": "i915-GVTg_V5_4", "uuid": VM, "parameters": None}),
+        ("virt", "mdev-create", {"card": "0000:06:00.0", "type": "nvidia-11", "uuid": VM, "parameters": "a=1,b=2"}),
     ],
 )
 def test_honest_requests_are_let_through(helper: str, operation: str, params: dict[str, object]) -> None:
@@ -71,6 +75,15 @@ def test_honest_requests_are_let_through(helper: str, operation: str, params: di
         ("virt", "read-nvram", {"vm_id": VM + "\n"}),
         ("virt", "read-nvram", {"vm_id": VM, "vm_name": "../x"}),
         ("virt", "ksm-tune", {"run": 3}),
+        ("network", "vfs-set", {"card": "0000:02:00.0/..", "number": 1}),
+        ("network", "vfs-set", {"card": "..", "number": 1}),
+        ("network", "vfs-set", {"card": "0000:02:00.0", "number": -1}),
+        ("network", "vfs-set", {"card": "0000:02:00.0", "number": "1"}),
+        ("network", "vfs-set", {"card": "0000:02:00.0\n", "number": 1}),
+        ("virt", "mdev-create", {"card": "0000:06:00.0", "type": "..", "uuid": VM}),
+        ("virt", "mdev-create", {"card": "0000:06:00.0", "type": "a/b", "uuid": VM}),
+        ("virt", "mdev-create", {"card": "0000:06:00.0", "type": "nvidia-11", "uuid": VM, "parameters": "a\nb"}),
+        ("virt", "mdev-remove", {"uuid": "../../pci/devices/0000:02:00.0"}),
     ],
 )
 def test_hostile_requests_are_refused(helper: str, operation: str, params: dict[str, object]) -> None:
