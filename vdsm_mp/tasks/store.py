@@ -8,16 +8,20 @@ On storage ID/ is the task, ID.temp/ one that is being written, ID.backup/ the o
 its ID.task file is a task whose clearing was cut short.
 """
 
+import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import msgspec
 
+from vdsm_mp.api.errors_storage import IoChildDied
 from vdsm_mp.api.errors_task import TaskNotCleared, TaskNotLoaded, TaskNotSaved
 from vdsm_mp.api.types import UUID_PATTERN
 from vdsm_mp.common.errors import Error
 from vdsm_mp.tasks.record import TaskRecord, from_files, to_files
+
+_log = logging.getLogger("storage.tasks")
 
 _ID = re.compile(UUID_PATTERN)
 _MAX_FILE_BYTES = 64 * 1024
@@ -73,8 +77,9 @@ class TaskStore:
 
     def save(self, task: TaskRecord) -> None:
         """Raises: TaskNotSaved; the stored task is then what it was, or (power cut, dead peer) already the new one."""
+        files = to_files(task, self._store)
         try:
-            self._files.save_directory(f"{self._path}/{task.id}", to_files(task, self._store))
+            _once_more(lambda: self._files.save_directory(f"{self._path}/{task.id}", files))
         except Error as e:
             raise TaskNotSaved(task.id, str(e)) from e
 
@@ -82,7 +87,7 @@ class TaskStore:
         """Forget a task; absent is fine. Raises: TaskNotCleared; it may come back with the next SPM."""
         try:
             # The name that makes it a task goes first: whatever is left without it is swept by the next load.
-            self._files.drop_directory(f"{self._path}/{task_id}", f"{task_id}.task")
+            _once_more(lambda: self._files.drop_directory(f"{self._path}/{task_id}", f"{task_id}.task"))
         except Error as e:
             raise TaskNotCleared(task_id, str(e)) from e
 
@@ -116,6 +121,16 @@ class TaskStore:
             # Cleared, or never told to anybody: its first saving was cut short.
             self.remove(task_id)
         return tasks, aside
+
+
+def _once_more(act: Callable[[], None]) -> None:
+    """Both calls end the same when they are made twice. A child that died is replaced for the next call; a task that is
+    done must not fail for that."""
+    try:
+        act()
+    except IoChildDied as e:
+        _log.info("once more: %s", e)
+        act()
 
 
 def _first_readable(task_id: str, forms: Mapping[str, Mapping[str, bytes]]) -> TaskRecord:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks as clients see them, with a real directory behind them."""
 
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,13 +40,18 @@ class Undone(list[str]):
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Iterator[DomainIO]:
-    children = LocalChildren()
+def files(tmp_path: Path, children: LocalChildren) -> Iterator[DomainIO]:
     (tmp_path / "master/tasks").mkdir(parents=True)
     io = DomainIO(children, "tasks", str(tmp_path), deadline_s=10)
     yield io
     io.close()
-    children.stop()
+
+
+@pytest.fixture
+def children() -> Iterator[LocalChildren]:
+    made = LocalChildren()
+    yield made
+    made.stop()
 
 
 @pytest.fixture
@@ -341,6 +347,25 @@ def test_a_finished_task_can_be_reverted(files: DomainIO, background: HeldBackgr
     background.run_all()
     assert undone == ["7"]
     assert seen(tasks, task_id)[:2] == ("finished", "cleanSuccess")
+
+
+def test_a_task_that_is_done_does_not_fail_because_a_child_died_while_that_was_stored(
+    files: DomainIO, children: LocalChildren, background: HeldBackground, undone: Undone
+) -> None:
+    tasks = spm(files, background, undone)
+    [name] = children.pids
+    stopped: list[threading.Timer] = []
+
+    def job(run: TaskRun) -> None:
+        children.signal(*name, signal.SIGSTOP)
+        stopped.append(threading.Timer(0.2, lambda: children.kill(*name)))
+        stopped[0].start()
+
+    task_id = tasks.start("switchMaster", job, spm=True)
+    background.run_all()
+    stopped[0].join()
+    assert seen(tasks, task_id) == ("finished", "success", 0)
+    assert seen(spm(files, HeldBackground(), undone), task_id) == ("finished", "success", 0)
 
 
 @pytest.mark.parametrize("dies", ["before", "after"])
