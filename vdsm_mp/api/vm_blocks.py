@@ -27,6 +27,7 @@ from vdsm_mp.api.errors_virt import (
     ThawFailed,
     TransientDisk,
     VmNotResponding,
+    VmOperationFailed,
 )
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, Status, verb
@@ -150,9 +151,19 @@ class FinishDiskReplication(Message, frozen=True, kw_only=True):
     dst_disk: dict[str, Any] = field(name="dstDisk")
 
 
-@verb("VM.getDiskAlignment", owner="virt", reply=dict[str, Any], safe=True, tier=3, planned=True)
+@verb(
+    "VM.getDiskAlignment",
+    owner="virt",
+    reply=dict[str, bool],
+    safe=True,
+    tier=3,
+    raises=(DiskNotFound, VmOperationFailed),
+)
 class GetVmDiskAlignment(Message, frozen=True, kw_only=True):
-    """Deprecated by the API itself."""
+    """Do partitions begin at multiples of 64 KiB? {"/dev/sda1": true, …}. Deprecated by the API itself.
+
+    disk: poolID, domainID, imageID, volumeID of one that no VM uses here.
+    """
 
     vm_id: Uuid = field(name="vmID")
     disk: dict[str, Any]

@@ -6,19 +6,21 @@ from typing import Any
 from msgspec import field
 
 from vdsm_mp.api.errors_task import JobExists, TaskAborted
-from vdsm_mp.api.errors_virt import SealFailed
+from vdsm_mp.api.errors_virt import RUNNING_ONLY, InvalidVmParameter, NoGuestAgent, SealFailed
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
+_SPEAKS = (*RUNNING_ONLY, NoGuestAgent, InvalidVmParameter)
 
-@verb("VM.desktopLock", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
+
+@verb("VM.desktopLock", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, raises=_SPEAKS)
 class LockDesktop(Message, frozen=True, kw_only=True):
-    """Lock the session of the guest's user."""
+    """Lock the session of the guest's user. By the old oVirt agent, like all of VM.desktop…; 19 without one."""
 
     vm_id: Uuid = field(name="vmID")
 
 
-@verb("VM.desktopLogin", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
+@verb("VM.desktopLogin", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, raises=_SPEAKS)
 class LoginDesktop(Message, frozen=True, kw_only=True):
     """Log a user into the guest (single sign-on)."""
 
@@ -28,7 +30,7 @@ class LoginDesktop(Message, frozen=True, kw_only=True):
     password: str
 
 
-@verb("VM.desktopLogoff", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
+@verb("VM.desktopLogoff", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, raises=_SPEAKS)
 class LogoffDesktop(Message, frozen=True, kw_only=True):
     """Log the guest's user off."""
 
@@ -36,7 +38,7 @@ class LogoffDesktop(Message, frozen=True, kw_only=True):
     force: bool
 
 
-@verb("VM.desktopSendHcCommand", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, planned=True)
+@verb("VM.desktopSendHcCommand", owner="virt", lane=Lane.KEYED, key="vm_id", tier=3, raises=_SPEAKS)
 class SendDesktopCommand(Message, frozen=True, kw_only=True):
     """Hand a vendor's message to the guest's agent."""
 

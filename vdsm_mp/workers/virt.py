@@ -15,8 +15,10 @@ from vdsm_mp.common.options import Config
 from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.tasks.slots import Slots
 from vdsm_mp.virt import (
+    alignment,
     backup,
     cpu,
+    desktop,
     disk,
     ending,
     externaldata,
@@ -283,8 +285,10 @@ def build(config: Config, ports: Ports) -> Room:
             hostdevs,
         ),
         handlers=(
+            alignment,
             backup,
             cpu,
+            desktop,
             memory,
             migration_source,
             migration_target,

@@ -4,6 +4,7 @@
 One guest is booted for all tests that run in one process, on a volume of a file domain; none needs another's traces.
 """
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.linuxguest import LinuxGuest
 from tests.support.needs import needs_program, needs_root
 from vdsm_mp.common import xml
+from vdsm_mp.virt.desktop import channel_state
 from vdsm_mp.virt.metadata import Metadata
 
 pytestmark = [
@@ -40,6 +42,7 @@ class Life:
     def __init__(self, house: RunningHouse, libvirtd: PrivateLibvirtd) -> None:
         self.engine = Engine(house.client())
         self.ask = self.engine.ask
+        self.log = house.log_text
         path = house.root / "data"
         path.mkdir()
         shutil.chown(path, "vdsm", "kvm")
@@ -77,6 +80,7 @@ class Life:
 
 DEVICES = (
     f'<interface type="user"><mac address="{MAC}"/><model type="virtio"/><alias name="ua-card"/></interface>'
+    '<channel type="unix"><target type="virtio" name="com.redhat.rhevm.vdsm"/></channel>'
     '<controller type="scsi" model="virtio-scsi" index="0"/>'
     '<disk type="file" device="cdrom"><target dev="sdc" bus="scsi"/><readonly/></disk>'
 )
@@ -105,6 +109,46 @@ def test_the_agent_tells_of_its_guest(life: Life) -> None:
     assert stats["guestCPUCount"] == 1
     assert [(fs["path"], fs["fs"]) for fs in stats["disksUsage"]] == [("/mnt/data", "ext4")]
     eventually(lambda: int(life.stats.get("memoryStats", {}).get("mem_total", 0)) > 0, within_s=30, every_s=0.5)
+
+
+#: An agent of the old kind, as small as it gets: it tells its state when asked for it, and writes down what it hears.
+OLD_AGENT = """exec 3<>/dev/virtio-ports/com.redhat.rhevm.vdsm
+while :; do
+    read -r line <&3 || { sleep 0.1; continue; }  # nobody there
+    echo "$line" >>/tmp/heard
+    case $line in *refresh*) echo '{"__name__": "heartbeat", "free-ram": "100", "apiVersion": 3}' >&3 ;; esac
+done"""
+
+
+def test_the_old_agent_is_told_what_a_client_wants_and_one_that_is_not_there_is_an_error(life: Life) -> None:
+    def refused(why: str) -> None:
+        with pytest.raises(sequences.Refused, match=why) as error:
+            life.vm("desktopLock")
+        assert error.value.code == 19
+
+    refused("nobody in the guest listens")
+    # It has the channel open, and does nothing with it.
+    life.guest.leave("echo $$ >/tmp/pid; exec sleep 1000 </dev/virtio-ports/com.redhat.rhevm.vdsm")
+    eventually(lambda: channel_state(life.xml) == "connected", within_s=10, every_s=0.2)
+    refused("said nothing")
+    life.guest.run("kill $(cat /tmp/pid)")
+    eventually(lambda: channel_state(life.xml) == "disconnected", within_s=10, every_s=0.2)
+    life.guest.leave(f"echo $$ >/tmp/pid\n{OLD_AGENT}")
+    eventually(lambda: channel_state(life.xml) == "connected", within_s=10, every_s=0.2)
+    life.vm("desktopLock")
+    life.vm("desktopLogin", domain="example.com", username="alice", password="pass w0rd \"'\\")
+    life.vm("desktopLogoff", force=True)
+    life.vm("desktopSendHcCommand", message="vendor-thing")
+    heard = eventually(lambda: t if "vendor" in (t := life.guest.run("cat /tmp/heard")) else "", within_s=10)
+    told = [json.loads(line) for line in heard.splitlines()]
+    assert [one for one in told if one["__name__"] != "refresh"] == [
+        {"__name__": "lock-screen"},
+        {"__name__": "login", "username": "alice@example.com", "password": "pass w0rd \"'\\"},
+        {"__name__": "log-off"},
+        {"__name__": "vendor-thing"},
+    ]
+    assert "w0rd" not in life.log()
+    life.guest.run("kill $(cat /tmp/pid); rm /tmp/heard")
 
 
 def test_file_systems_freeze_and_thaw(life: Life) -> None:
