@@ -17,6 +17,7 @@ MIB = 2**20
 COW, RAW, PREALLOCATED, SPARSE = 4, 5, 1, 2
 TEMPLATE, LEAF = 6, 8
 _PATIENCE_S = 120.0
+_NOT_UNDONE = ("Volume.extendSize", "Image.delete")
 #: In the first MiB, 64 KiB apart.
 _OFFSETS = [n * 65536 for n in range(16)]
 
@@ -39,6 +40,7 @@ class Worker:
     rng: random.Random
     most: int = 4
     depth: int = 5
+    ovfs: bool = True
     own: set[str] = field(default_factory=set)
     templates: set[str] = field(default_factory=set)
 
@@ -47,11 +49,12 @@ class Worker:
 
     def step(self) -> str:
         """One operation to its end; what it was. Raises: what the calls raise (it is open then), Failed."""
-        images = sorted(self.own)
+        images = sorted(key for key in self.own if key.partition("/")[0] in self.storage.domains)
         if len(images) < 2:
             return self.create()
         key = self.rng.choice(images)
-        acts: list[Callable[[], str]] = [self.ovf, lambda: self.describe(key)]
+        acts: list[Callable[[], str]] = [lambda: self.describe(key), *self.more(key)]
+        acts += [self.ovf] if self.ovfs else []
         if len(images) < self.most:
             acts += [self.create, lambda: self.duplicate(key)]
         if self.is_template(key):
@@ -64,6 +67,10 @@ class Worker:
         if len(self.storage.domains) > 1 and not self.is_template(key) and not self.on_template(key):
             acts.append(lambda: self.move(key))
         return self.rng.choice(acts)()
+
+    def more(self, key: str) -> list[Callable[[], str]]:
+        """Whatever else could be done with an image of one's own, or without one."""
+        return []
 
     # What is known
 
@@ -123,7 +130,7 @@ class Worker:
         leaf, template = leaf_of(before), self.rng.random() < 0.3
         sd_id = self.rng.choice(list(self.storage.domains))
         target = f"{sd_id}/{new_id()}"
-        made = before[leaf] | {"parent": BLANK, "format": "COW", "writes": content(before, leaf)}
+        made = anew(before[leaf]) | {"parent": BLANK, "format": "COW", "writes": content(before, leaf)}
         params = {
             **self.storage.names(key, leaf),
             "dstSdUUID": sd_id,
@@ -208,7 +215,8 @@ class Worker:
         target = f"{to}/{image_id}"
         view = self.view(key)
         params = {**self.storage.names(key), "dstSdUUID": to, "operation": 2, "postZero": False, "force": False}
-        self._task("move", {key: view, target: None}, {key: None, target: view}, "Image.move", **params)
+        moved = {volume_id: anew(one) for volume_id, one in view.items()}
+        self._task("move", {key: view, target: None}, {key: None, target: moved}, "Image.move", **params)
         self.own.discard(key)
         self.own.add(target)
         return "move"
@@ -222,6 +230,9 @@ class Worker:
             "capacity": str(capacity),
             "format": "COW" if form == COW else "RAW",
             "description": text,
+            "legality": "LEGAL",
+            "generation": 0,
+            "bitmaps": [],
             "writes": {},
         }
 
@@ -241,6 +252,25 @@ class Worker:
         }
         self._task("create", {key: before}, {key: after}, "Volume.create", **params)
 
+    def task_of(self, number: int, verb: str, **params: Any) -> dict[str, Any]:
+        """Its last status, written down as far as it is certain; cleared."""
+        task_id = self.storage.call(verb, **params)
+        self.ledger.note(number, task=task_id)
+        until = time.monotonic() + _PATIENCE_S
+        while (status := self.storage.call("Task.getStatus", taskID=task_id))["taskState"] != "finished":
+            assert time.monotonic() < until, (verb, status)
+            time.sleep(0.01)
+        one = self.ledger.operations[number]
+        # What cannot be undone is done when it was done and its success could not be stored; asking again is harmless.
+        if status["taskResult"] == "success" or not (one.again or verb in _NOT_UNDONE):
+            self.ledger.note(number, result=status["taskResult"])
+        self.ledger.note(number, cleared="clearing")
+        self.storage.call("Task.clear", taskID=task_id)
+        self.ledger.note(number, cleared="cleared")
+        if status["taskResult"] != "success":
+            raise Failed(f"{one.what}: {status}")
+        return status
+
     def _at_once(self, what: str, before: dict[str, Any], after: dict[str, Any], verb: str, **params: Any) -> None:
         number = self.ledger.begin(f"{self.name}: {what}", before, after)
         self.storage.call(verb, **params)
@@ -248,17 +278,9 @@ class Worker:
 
     def _task(self, what: str, before: dict[str, Any], after: dict[str, Any], verb: str, **params: Any) -> None:
         number = self.ledger.begin(f"{self.name}: {what}", before, after)
-        task_id = self.storage.call(verb, **params)
-        self.ledger.note(number, task=task_id)
-        until = time.monotonic() + _PATIENCE_S
-        while (status := self.storage.call("Task.getStatus", taskID=task_id))["taskState"] != "finished":
-            assert time.monotonic() < until, (what, status)
-            time.sleep(0.01)
-        # What cannot be undone is done when it was done and its success could not be stored; asking again is harmless.
-        if status["taskResult"] == "success" or what not in ("extend", "delete"):
-            self.ledger.note(number, result=status["taskResult"])
-        self.ledger.note(number, cleared="clearing")
-        self.storage.call("Task.clear", taskID=task_id)
-        self.ledger.note(number, cleared="cleared")
-        if status["taskResult"] != "success":
-            raise Failed(f"{what}: {status}")
+        self.task_of(number, verb, **params)
+
+
+def anew(volume: dict[str, Any]) -> dict[str, Any]:
+    """What a copy of a volume has of its own."""
+    return volume | {"generation": 0, "bitmaps": []}
