@@ -109,6 +109,21 @@ def test_a_change_behind_our_back_is_seen_at_once(host: Namespace) -> None:
     assert (nic["mtu"], nic["addr"]) == ("1300", "203.0.113.5")
 
 
+def test_what_the_kernel_told_too_fast_is_read_again(host: Namespace) -> None:
+    host.do("facts")
+    pairs = range(250)
+    storm = [f"link add name v{number} type veth peer name w{number}\n" for number in pairs]
+    storm += [f"link delete v{number}\n" for number in pairs] + ["link set veth_b mtu 1300\n"]
+    batch = host.place / "storm"
+    batch.write_text("".join(storm))
+    host.ip("-batch", str(batch))
+    facts = host.do("facts")
+    assert facts["nics"]["veth_b"]["mtu"] == "1300"
+    assert set(host.do("counters")) == {"veth_a", "veth_b"}
+    host.ip("link", "set", "veth_b", "mtu", "1400")
+    assert host.do("facts")["nics"]["veth_b"]["mtu"] == "1400", "told again after the queue ran over"
+
+
 def test_a_bad_wish_changes_nothing(host: Namespace) -> None:
     before = host.links()
     with pytest.raises(Refused) as refused:
@@ -163,6 +178,18 @@ def test_everything_about_a_network_is_applied_reported_and_undone(host: Namespa
     host.do("setup", {"ovirtmgmt": {"remove": True}}, {}, {})
     assert set(host.links()) == {"lo", "veth_a", "veth_b"}
     assert "32000" not in host.ip("rule", "show")
+
+
+def test_a_network_may_be_smaller_than_ipv6_allows(host: Namespace) -> None:
+    host.do("setup", {"ovirtmgmt": MANAGEMENT}, {}, {})
+    six = {"ipv6addr": "2001:db8::2/64", "ipv6gateway": "2001:db8::1"}
+    for wanted in ({**MANAGEMENT, "mtu": 68}, {**MANAGEMENT, **six}, {**MANAGEMENT, "mtu": 1279}, MANAGEMENT):
+        before = host.do("seen")
+        with pytest.raises(Refused, match="No confirmation"):
+            host.do("setup", {"ovirtmgmt": wanted}, {}, CHECK)
+        assert host.do("seen") == before
+        host.do("setup", {"ovirtmgmt": wanted}, {}, {})
+        assert host.do("look") == []
 
 
 def test_replies_go_out_through_the_network_that_was_asked(host: Namespace) -> None:

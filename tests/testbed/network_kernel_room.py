@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,13 +21,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from tests.support.eventually import eventually
 from tests.testbed.network_room import LIBEXEC, reaches
 from vdsm_mp.api.errors_network import ConnectivityLost
 from vdsm_mp.common.options import Vars
 from vdsm_mp.network import caps
 from vdsm_mp.network.commit import Networks
-from vdsm_mp.network.details import nameservers
+from vdsm_mp.network.details import nameservers, shapes
 from vdsm_mp.network.drift import drift
 from vdsm_mp.network.neighbours import Neighbours
 from vdsm_mp.network.persist import Store
@@ -104,7 +107,9 @@ class Host:
         return [links[name].mtu for name in names]
 
     def facts(self) -> dict[str, Any]:
-        return caps.facts(self.watch.now(), self.networks.config, Vars(fake_nics="nic*"), nameservers())
+        state = self.watch.now()
+        state = replace(state, shaped=shapes(state))
+        return caps.facts(state, self.networks.config, Vars(fake_nics="nic*"), nameservers())
 
     def clear(self) -> None:
         config = self.networks.config
@@ -167,6 +172,38 @@ def modes(host: Host) -> None:
     assert host.facts()["bondings"]["bond0"]["hwaddr"] == "52:54:00:aa:bb:cc"
 
 
+def options(host: Host) -> None:
+    """A bond keeps its ports, its VLANs and what is on them while its options change; those of somebody else, too."""
+    six = {"ipv6addr": "2001:db8:100::2/64", "ipv6gateway": "2001:db8:100::1"}
+    plain = {"bonding": "bond0", "bridged": False, "ipaddr": "10.5.0.2", "netmask": "24", "gateway": "10.5.0.1", **six}
+    first = {**BOND, "options": "mode=1 miimon=100 primary=nic1"}
+    host.set({"red": RED, "plain": {**plain, "defaultRoute": True}}, {"bond0": first})
+    made = _indexes("bond0", "bond0.100", "red")
+    for options in (
+        "mode=1 miimon=150 updelay=300 downdelay=150 primary=nic2 primary_reselect=2",
+        "mode=1 miimon=150 updelay=150 primary=nic1 num_grat_arp=3 resend_igmp=2",
+        "mode=1 miimon=100 primary=nic1 all_slaves_active=1",
+    ):
+        host.back_and_forth({}, {"bond0": {**BOND, "options": options}})
+        assert _indexes("bond0", "bond0.100", "red") == made, options
+        eventually(lambda: reaches("10.100.0.1"), within_s=30)
+    host.set({}, {"bond0": {**BOND, "options": "mode=4 miimon=100"}})
+    made = _indexes("bond0", "bond0.100", "red")
+    for options in (
+        "mode=4 miimon=100 lacp_rate=1 ad_select=bandwidth",
+        "mode=4 miimon=100 xmit_hash_policy=layer3+4 min_links=1",
+    ):
+        host.back_and_forth({}, {"bond0": {**BOND, "options": options}})
+        assert _indexes("bond0", "bond0.100", "red") == made, options
+    subprocess.run(["ip", "link", "set", "bond0", "type", "bond", "miimon", "50"], check=True)
+    assert drift(host.networks.state(), host.networks.config)
+    host.set({}, {"bond0": {**BOND, "options": options}})
+
+
+def _indexes(*names: str) -> list[int]:
+    return [json.loads(output("ip", "-j", "link", "show", "dev", name))[0]["ifindex"] for name in names]
+
+
 def others(host: Host) -> None:
     """A bond that somebody else made is used, taken over, and removed."""
     make = "ip link add name bond5 type bond mode 1 miimon 100; ip link set nic1 down; ip link set nic1 master bond5"
@@ -212,6 +249,16 @@ def shaping(host: Host) -> None:
     host.back_and_forth({"plain": {"bonding": "bond0", "hostQos": fast}})
     host.back_and_forth({}, {"bond0": {**BOND, "options": "mode=2 miimon=100"}})
     assert [line.split()[2] for line in queues("bond0")] == ["5001:", "5001:1388", "5001:138a", "5001:64", "5001:c8"]
+    assert host.facts()["networks"]["blue"]["hostQos"] == fast
+    # By somebody's hand: told, and mended when the network is asked for again.
+    change = ["tc", "class", "change", "dev", "bond0", "parent", "5001:", "classid", "5001:c8", "hfsc"]
+    subprocess.run([*change, "ls", "m2", "240bit", "rt", "m1", "2Mbit", "d", "20ms", "m2", "1Mbit"], check=True)
+    assert drift(host.networks.state(), host.networks.config) == {
+        "blue": "network blue: its traffic is shaped otherwise"
+    }
+    other = {"ls": {"m2": 30}, "rt": {"m1": 2_000_000, "d": 20_000, "m2": 1_000_000}}
+    assert host.facts()["networks"]["blue"]["hostQos"] == {"out": other}
+    host.back_and_forth({"blue": {**BLUE, "hostQos": fast}})
     assert host.facts()["networks"]["blue"]["hostQos"] == fast
     host.back_and_forth({"plain": {"remove": True}, "red": RED, "blue": {**BLUE}})
     assert queues("bond0") == []
@@ -318,6 +365,74 @@ def deaths(host: Host) -> None:
     assert len(outcomes) > 4 and outcomes[0] == old
 
 
+def management(host: Host) -> None:
+    """The way to the host: from a NIC to a bridge, a bond, a VLAN on it, and over boots that lack NICs."""
+    for words in (
+        "-n far addr add 10.5.0.1/24 dev sw",
+        "addr add 10.5.0.2/24 dev nic1",
+        "route add default via 10.5.0.1",
+    ):
+        output("ip", *words.split())
+    way = {"ipaddr": "10.5.0.2", "netmask": "255.255.255.0", "gateway": "10.5.0.1", "defaultRoute": True}
+    host.back_and_forth({"ovirtmgmt": {**way, "nic": "nic1"}})
+    assert reaches("10.5.0.1")
+    host.back_and_forth({"ovirtmgmt": {**way, "bonding": "bond0"}}, {"bond0": BOND})
+    eventually(lambda: reaches("10.5.0.1"), within_s=30)
+    assert _gateway() == ("10.5.0.1", "ovirtmgmt")
+    host.back_and_forth({"ovirtmgmt": {**RED, "defaultRoute": True}})
+    eventually(lambda: reaches("10.100.0.1"), within_s=30)
+    assert _gateway() == ("10.100.0.1", "ovirtmgmt")
+    host.set({"blue": BLUE, "store": {"nic": "nic3", "bridged": False}})
+    host.networks.keep_safe()
+    safe, seen = host.networks.config, host.seen()
+
+    _reboot(host, "nic2")
+    assert host.networks.config == safe
+    assert host.facts()["bondings"]["bond0"]["slaves"] == ["nic1"]
+    eventually(lambda: reaches("10.100.0.1") and reaches("10.200.0.1"), within_s=30)
+    assert host.upkeep.problems() == ["bond0 waits for NIC nic2"]
+    # Under another name nobody knows it; under its own it is a port again.
+    output("ip", "link", "set", "lost", "name", "other")
+    host.upkeep.look(host.watch.now())
+    assert host.upkeep.problems() == ["bond0 waits for NIC nic2"]
+    output("ip", "link", "set", "other", "name", "nic2")
+    host.upkeep.look(host.watch.now())
+    assert (host.upkeep.problems(), host.seen()) == ([], seen)
+
+    # Without any of its NICs the way is not there, what does not stand on them is, and all of it when they are back.
+    _reboot(host, "nic1", "nic2")
+    assert set(host.facts()["networks"]) == {"store"}
+    for name in ("nic1", "nic2"):
+        output("ip", "link", "set", f"lost{name}", "name", name)
+    host.upkeep.look(host.watch.now())
+    assert (host.upkeep.problems(), host.seen()) == ([], seen)
+    host.clear()
+    assert _gateway() == ("", "")
+
+
+def _gateway() -> tuple[str, str]:
+    (found, *_) = [*json.loads(output("ip", "-j", "-4", "route", "show", "default") or "[]"), {}]
+    return found.get("gateway", ""), found.get("dev", "")
+
+
+def _reboot(host: Host, *lost: str) -> None:
+    """As after one with other names for these NICs."""
+    for name in ("ovirtmgmt", "bond0.100", "bond0.200", "bond0"):
+        output("ip", "link", "delete", name)
+    for name in ("nic1", "nic2", "nic3"):
+        output("ip", "addr", "flush", "dev", name)
+        output("ip", "link", "set", name, "down")
+    for name in lost:
+        output("ip", "link", "set", name, "name", "lost" if len(lost) == 1 else f"lost{name}")
+    for rule in json.loads(output("ip", "-j", "rule", "show")):
+        if rule["priority"] == 32000:
+            output("ip", "rule", "del", "priority", "32000")
+    shutil.rmtree("/run/agent/network")
+    host.networks = Networks(host.root, host.watch, Store("/run/agent", "/var/lib/agent"))
+    host.upkeep = Upkeep(host.networks)
+    host.upkeep.start()
+
+
 def _dies(moment: int, change: tuple[dict[str, Any], dict[str, Any]]) -> bool:
     place = Path("/tmp/place")
     place.mkdir(exist_ok=True)
@@ -331,7 +446,7 @@ def _dies(moment: int, change: tuple[dict[str, Any], dict[str, Any]]) -> bool:
 
 
 SCENES: Mapping[str, Callable[[Host], None]] = {
-    scene.__name__: scene for scene in (chain, modes, others, shaping, dynamic, lldp, deaths)
+    scene.__name__: scene for scene in (chain, modes, options, management, others, shaping, dynamic, lldp, deaths)
 }
 
 

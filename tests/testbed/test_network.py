@@ -54,7 +54,9 @@ def _inside(host: Host, role: str) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("scene", ["chain", "modes", "others", "shaping", "dynamic", "lldp", "deaths"])
+@pytest.mark.parametrize(
+    "scene", ["chain", "modes", "options", "management", "others", "shaping", "dynamic", "lldp", "deaths"]
+)
 def test_a_full_kernel_does_what_networks_ask_for(scene: str) -> None:
     with Testbed(hosts=1, project=str(Path(__file__).parents[2])) as bed:
         (host,) = bed.hosts

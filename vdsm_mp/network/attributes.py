@@ -12,6 +12,7 @@ from vdsm_mp.priv.linkoptions import bridge_fault
 
 #: What the resolver takes.
 _NAMESERVERS_MOST = 3
+_EVERYBODY = "255.255.255.255"
 
 
 def nameservers(name: str, given: Any) -> tuple[str, ...]:
@@ -19,12 +20,7 @@ def nameservers(name: str, given: Any) -> tuple[str, ...]:
         return ()
     if not isinstance(given, list) or len(given) > _NAMESERVERS_MOST:
         raise BadNetworkParameters(f"{name}: nameservers are a list of up to {_NAMESERVERS_MOST} addresses")
-    try:
-        for server in given:
-            ipaddress.ip_address(str(server))
-    except ValueError as error:
-        raise BadAddress(name, f"nameserver {error}") from error
-    return tuple(str(server) for server in given)
+    return tuple(str(_ip(name, server)) for server in given)
 
 
 def qos(name: str, given: Any) -> dict[str, Any]:
@@ -96,6 +92,19 @@ def address(name: str, given: Mapping[str, Any]) -> str:
     return _of_a_host(name, interface)
 
 
+def _ip(name: str, value: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """One that a host can be asked at."""
+    try:
+        found = ipaddress.ip_address(str(value))
+    except ValueError as error:
+        raise BadAddress(name, str(error)) from error
+    if "%" in str(value):
+        raise BadAddress(name, f"{value} names a device, which the network does by itself")
+    if found.is_multicast or found.is_unspecified or str(found) == _EVERYBODY:
+        raise BadAddress(name, f"{found} is not the address of a host")
+    return found
+
+
 def address6(name: str, value: Any) -> str:
     if not value:
         return ""
@@ -107,18 +116,20 @@ def address6(name: str, value: Any) -> str:
 
 
 def _of_a_host(name: str, interface: ipaddress.IPv4Interface | ipaddress.IPv6Interface) -> str:
-    if interface.ip.is_multicast or interface.ip.is_unspecified or interface.ip.is_loopback:
-        raise BadAddress(name, f"{interface.ip} is not the address of a host")
+    ip, net = _ip(name, str(interface).partition("/")[0]), interface.network
+    if ip.is_loopback or (ip.version == 6 and ip.is_link_local):
+        raise BadAddress(name, f"{ip} is an address that the kernel gives")
+    if not net.prefixlen or (isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None):
+        raise BadAddress(name, f"{interface} is not the address of a host")
+    if ip.version == 4 and net.prefixlen < 31 and ip in (net.network_address, net.broadcast_address):
+        raise BadAddress(name, f"{interface} is the network's own address or its broadcast")
     return str(interface)
 
 
 def gateway(name: str, value: Any, version: int) -> str:
     if not value:
         return ""
-    try:
-        found = ipaddress.ip_address(str(value))
-    except ValueError as error:
-        raise BadAddress(name, str(error)) from error
+    found = _ip(name, value)
     if found.version != version:
         raise BadAddress(name, f"{value} is of the wrong family")
     return str(found)

@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from vdsm_mp.common.options import Vars
+from vdsm_mp.network.shaping import same, told
 from vdsm_mp.network.state import Link, State
 from vdsm_mp.network.wanted import Config, Network
 
@@ -19,7 +20,7 @@ _MODES = ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", 
 
 
 def facts(state: State, config: Config, options: Vars, nameservers: list[str]) -> dict[str, Any]:
-    """{networks, nics, bridges, vlans, bondings, nameservers}"""
+    """{networks, nics, bridges, vlans, bondings, nameservers}. state: with `shaped` if any network has hostQos."""
     links = {name: link for name, link in state.links.items() if not hidden(link, options)}
     found = _facts(state, links, config, nameservers)
     for network in config.networks.values():
@@ -112,7 +113,7 @@ def _bond(state: State, link: Link, config: Config) -> dict[str, Any]:
         "opts": shown,
         "active_slave": str(options.get("active_slave", "")),
         "ad_partner_mac": str(options.get("ad_info", {}).get("ad_partner_mac", "")),
-        "speed": max((state.links[port].speed for port in ports), default=0),
+        "speed": state.speed(link.name),
         "switch": "legacy",
     }
 
@@ -126,6 +127,12 @@ def _bridge(state: State, link: Link) -> dict[str, Any]:
     return {**_addresses(state, link), "ports": state.ports(link.name), "stp": stp, "opts": {}}
 
 
+def _qos(state: State, network: Network) -> dict[str, Any]:
+    """As the kernel has it; in the engine's words as long as that is the same, because it compares."""
+    found = state.curves(network.base, network.vlan)
+    return network.host_qos if same(network.curves, found) else told(found)
+
+
 def _network(state: State, network: Network, top: Link) -> dict[str, Any]:
     found = {
         **_addresses(state, top),
@@ -134,7 +141,7 @@ def _network(state: State, network: Network, top: Link) -> dict[str, Any]:
         "switch": "legacy",
         "southbound": network.lower,
         "nameservers": list(network.nameservers),
-        "hostQos": network.host_qos,
+        "hostQos": _qos(state, network),
         "bootproto4": "dhcp" if network.dhcp4 else "none",
         **_ways(network),
     }

@@ -3,7 +3,16 @@
 
 from collections.abc import Mapping, Set
 
-from vdsm_mp.api.errors_network import BadBond, BadBridge, BadNetworkParameters, BadNic, BadVlan, UsedBond, UsedNic
+from vdsm_mp.api.errors_network import (
+    BadAddress,
+    BadBond,
+    BadBridge,
+    BadNetworkParameters,
+    BadNic,
+    BadVlan,
+    UsedBond,
+    UsedNic,
+)
 from vdsm_mp.network.state import State
 from vdsm_mp.network.wanted import Bond, Config, Network
 
@@ -32,7 +41,20 @@ def check(state: State, old: Config, new: Config, asked: Set[str]) -> None:
             _check_bridge(state, net, old)
         if net.lower and (other := users.setdefault(net.lower, net.name)) != net.name:
             raise BadNetworkParameters(f"{net.name}: network {other} has {net.lower}")
+        _check_addresses(net, new, asked)
     _check_default_route(new)
+
+
+def _check_addresses(net: Network, new: Config, asked: Set[str]) -> None:
+    """The kernel would take one address twice, and answer by one of the two."""
+    mine = _ips(net)
+    for other in new.networks.values():
+        if other.name != net.name and net.name in asked and (twice := mine & _ips(other)):
+            raise BadAddress(net.name, f"network {other.name} has {min(twice)}")
+
+
+def _ips(net: Network) -> set[str]:
+    return {address.partition("/")[0] for address in (net.address, net.address6) if address}
 
 
 def _check_default_route(new: Config) -> None:

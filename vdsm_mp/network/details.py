@@ -13,6 +13,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from vdsm_mp.common import command
+from vdsm_mp.network.shaping import Curves
+from vdsm_mp.network.shaping import read as read_classes
 from vdsm_mp.network.state import Source, State, ask_ip
 from vdsm_mp.network.state import read as read_state
 
@@ -39,7 +41,7 @@ def complete(state: State) -> State:
         sources=sources(ask_ip("-4", "rule", "show"), ask_ip("-4", "route", "show", "table", "all")),
         ipv6={name: mode for name in state.links if (mode := ipv6_mode(name)) is not None},
         nameservers=tuple(nameservers()),
-        shaped=_shaped(),
+        shaped=shapes(state),
     )
 
 
@@ -96,9 +98,19 @@ def nameservers(path: Path = _RESOLV) -> list[str]:
     return [words[1] for line in lines if (words := line.split())[:1] == ["nameserver"] and len(words) > 1]
 
 
-def _shaped() -> frozenset[str]:
+def shapes(state: State) -> dict[str, dict[str, Curves]]:
+    """{NIC that has our queue: {number of a class: its curves}}. Raises: CommandFailed, CommandOverdue."""
     # As text: what tc writes of such a queue with -j is no JSON.
-    return shaped(command.run([_TC, "qdisc", "show"], deadline_s=_DEADLINE_S).out.decode(errors="replace"))
+    queues = command.run([_TC, "qdisc", "show"], deadline_s=_DEADLINE_S).out.decode(errors="replace")
+    return {nic: _classes(nic) for nic in sorted(shaped(queues) & state.links.keys())}
+
+
+def _classes(nic: str) -> dict[str, Curves]:
+    try:
+        out = command.run([_TC, "class", "show", "dev", nic], deadline_s=_DEADLINE_S).out
+    except command.CommandFailed:
+        return {}  # the NIC has gone meanwhile, and its classes with it
+    return read_classes(out.decode(errors="replace"))
 
 
 def shaped(queues: str) -> frozenset[str]:

@@ -10,9 +10,17 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from vdsm_mp.network.options import as_shown, bridge_text, options_text
+from vdsm_mp.network.options import (
+    SWITCHED_OFF,
+    as_shown,
+    bond_as_shown,
+    bond_before,
+    bridge_text,
+    options_text,
+)
+from vdsm_mp.network.shaping import same, text_of
 from vdsm_mp.network.state import Link, Source, State
-from vdsm_mp.network.wanted import Bond, Config, Network
+from vdsm_mp.network.wanted import IPV6_MTU, Bond, Config, Network
 
 Operation = tuple[str, dict[str, Any]]
 
@@ -39,9 +47,11 @@ class Draft:
         self._ipv6 = dict(state.ipv6)
         self._has_ipv6 = bool(state.ipv6)
         self._nameservers = state.nameservers
-        self._shaped = {
-            (net.base, net.vlan): net.curves for net in old.networks.values() if net.curves and net.base in state.shaped
-        }
+        #: {(NIC, VLAN): curves of ours, or what others made of them}
+        self._shaped: dict[tuple[str, int | None], str] = {}
+        for net in old.networks.values():
+            if net.curves and (found := state.curves(net.base, net.vlan)):
+                self._shaped[net.base, net.vlan] = net.curves if same(net.curves, found) else text_of(found)
 
     def ports(self, master: str) -> list[str]:
         return sorted(link.name for link in self.links.values() if link.master == master)
@@ -54,7 +64,7 @@ class Draft:
     def create(self, link: Link, do: Operation) -> None:
         self._step(do, ("link-remove", {"name": link.name}))
         self.links[link.name] = link
-        if self._has_ipv6:
+        if self._has_ipv6 and link.mtu >= IPV6_MTU:
             self._ipv6[link.name] = _NEW_IPV6
 
     def remove(self, name: str) -> None:
@@ -117,14 +127,28 @@ class Draft:
         link = self.links[name]
         if link.mtu == mtu:
             return
-        undo: list[Operation] = [("mtu-set", {"name": name, "mtu": link.mtu})]
-        self.links[name] = replace(link, mtu=mtu)
+        undo: list[Operation] = [("mtu-set", {"name": name, "mtu": link.mtu}), *self._resized(name, mtu)]
         for above in list(self.links.values()):
             # The kernel takes VLAN devices down with their base, and does not bring them up again.
             if above.base == name and above.mtu > mtu:
-                undo.append(("mtu-set", {"name": above.name, "mtu": above.mtu}))
-                self.links[above.name] = replace(above, mtu=mtu)
+                undo += [("mtu-set", {"name": above.name, "mtu": above.mtu}), *self._resized(above.name, mtu)]
         self._step(("mtu-set", {"name": name, "mtu": mtu}), *undo)
+
+    def _resized(self, name: str, mtu: int) -> list[Operation]:
+        """What brings IPv6 back: the kernel drops all of it on a device that is too small, and forgets how it was."""
+        mode, link = self._ipv6.get(name), replace(self.links[name], mtu=mtu)
+        self.links[name] = link
+        if mtu >= IPV6_MTU and mode is None and self._has_ipv6:
+            self._ipv6[name] = _NEW_IPV6
+        if mtu >= IPV6_MTU or mode is None:
+            return []
+        del self._ipv6[name]
+        lost = tuple(address for address in link.addresses if family_of(address) == "6")
+        gateway = self._gateways.get(name, {}).pop("6", "")
+        self.links[name] = replace(link, addresses=tuple(a for a in link.addresses if a not in lost))
+        back: list[Operation] = [("ipv6-set", {"name": name, "mode": mode})] if mode != _NEW_IPV6 else []
+        back += [("address-add", {"name": name, "address": address}) for address in lost]
+        return back + ([("route-set", {"name": name, "gateway": gateway})] if gateway else [])
 
     def stp(self, name: str, enabled: bool) -> None:
         link = self.links[name]
@@ -145,6 +169,35 @@ class Draft:
             undo.append(("bridge-set", {"name": name, "options": bridge_text(back)}))
         self._step(("bridge-set", {"name": name, "options": bridge_text(different)}), *undo)
         self.links[name] = replace(self.links[name], options={**self.links[name].options, **as_shown(different)})
+
+    def bond_options(self, name: str, mode: str, change: Mapping[str, str]) -> None:
+        """change: see options.in_place. A bond that has to be switched off for that gets back what it loses by it."""
+        link = self.links[name]
+        off = link.up and bool(change.keys() & SWITCHED_OFF.keys())
+        lost = self._lost_when_off(name) if off else []
+        before = bond_before(link.options, change)
+        if off:
+            self._step(("link-down", {"name": name}), ("link-up", {"name": name}), *lost)
+        undo: list[Operation] = [_bond_set(name, mode, before)] if before else []
+        self._step(_bond_set(name, mode, change), *undo)
+        if off:
+            self._step(("link-up", {"name": name}), ("link-down", {"name": name}))
+            for operation in lost:
+                self._step(operation)
+        self.links[name] = replace(link, options={**link.options, **bond_as_shown(change)})
+
+    def _lost_when_off(self, name: str) -> list[Operation]:
+        """What brings back routes and IPv6 addresses of a device and of the VLAN devices on it."""
+        found: list[Operation] = []
+        for link in [self.links[name], *(link for link in self.links.values() if link.base == name)]:
+            if link.name != name and link.up:
+                found.append(("link-up", {"name": link.name}))
+            for address in link.addresses:
+                if family_of(address) == "6" and "6" not in link.dynamic:
+                    found.append(("address-add", {"name": link.name, "address": address}))
+            found += [("route-set", {"name": link.name, "gateway": g}) for g in self.gateways_of(link.name).values()]
+            found += [_source_set(a, source) for a, source in self._sources.items() if source.device == link.name]
+        return found
 
     # Addresses, routes, clients
 
@@ -287,6 +340,10 @@ def bond_create(bond: Bond) -> Operation:
     if bond.mac:
         given["mac"] = bond.mac
     return ("bond-create", given)
+
+
+def _bond_set(name: str, mode: str, options: Mapping[str, str]) -> Operation:
+    return ("bond-set", {"name": name, "options": options_text({"mode": mode, **options})})
 
 
 def _source_set(address: str, source: Source) -> Operation:

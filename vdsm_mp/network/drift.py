@@ -5,6 +5,7 @@ Told, never mended: whoever changed it may have had a reason, and an engine asks
 """
 
 from vdsm_mp.network.options import same_bond
+from vdsm_mp.network.shaping import same
 from vdsm_mp.network.state import State
 from vdsm_mp.network.wanted import Bond, Config, Network
 
@@ -83,6 +84,8 @@ def _beside(state: State, net: Network, where: str) -> str:
         return f"{where}: replies to what comes to {net.address} may go elsewhere, its rules or routes are gone"
     if net.curves and net.base not in state.shaped:
         return f"{where}: its traffic is not shaped any more"
+    if net.curves and not same(net.curves, state.curves(net.base, net.vlan)):
+        return f"{where}: its traffic is shaped otherwise"
     if state.ipv6.get(net.top, net.ipv6) != net.ipv6:
         return f"{where}: IPv6 is {state.ipv6[net.top]} instead of {net.ipv6}"
     if net.default_route and net.nameservers and net.nameservers != state.nameservers:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of bonds and bridges, from what clients write and from what `ip` shows. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vdsm_mp.priv.linkoptions import BRIDGE, BRIDGE_WORDS, bond_word
@@ -81,7 +81,60 @@ def shown_bond(data: Mapping[str, Any]) -> dict[str, str]:
 
 def same_bond(data: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
     """Has a bond of which `ip -d` shows this what is wanted?"""
-    return all(_shows(data, key) == bond_word(key, value) for key, value in {"mode": "0", **wanted}.items())
+    return all(_same(data, key, value) for key, value in {"mode": "0", **wanted}.items())
+
+
+#: Of a bond: what the kernel changes while it works, and what it changes while it is switched off; each with what it is
+#: when nobody says anything. Everything else asks for an empty bond, or is not taken back by any word of `ip`.
+_LIVE = {
+    **{"miimon": "0", "updelay": "0", "downdelay": "0", "xmit_hash_policy": "layer2", "primary_reselect": "always"},
+    **{"resend_igmp": "1", "num_grat_arp": "1", "num_unsol_na": "1", "all_slaves_active": "0", "use_carrier": "1"},
+    **{"min_links": "0", "lp_interval": "1", "packets_per_slave": "1"},
+}
+SWITCHED_OFF = {"lacp_rate": "slow", "ad_select": "stable", "tlb_dynamic_lb": "1"}
+_DELAYS = ("updelay", "downdelay")
+
+
+def in_place(data: Mapping[str, Any], was: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str] | None:
+    """Options to set on a bond of which `ip -d` shows this, so that it has what is wanted. None: make it anew.
+
+    was: what it was made with; of that goes what is not wanted any more.
+    """
+    known = {**_LIVE, **SWITCHED_OFF}
+    dropped = {key for key in was if key not in wanted and key != "mode"}
+    if not _same(data, "mode", wanted.get("mode", "0")) or dropped - known.keys():
+        return None
+    whole = {**{key: known[key] for key in dropped}, **wanted}
+    different = {key: value for key, value in whole.items() if not _same(data, key, value)}
+    # No word of `ip` takes a primary away again.
+    may_differ = known.keys() | ({"primary"} if _shows(data, "primary") != "0" else set())
+    if different.keys() - may_differ:
+        return None
+    if different.keys() & {"miimon", *_DELAYS} and not _can_watch(data, whole):
+        return None
+    return different
+
+
+def _can_watch(data: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
+    """The kernel switches miimon off for ARP and the other way round, and takes a delay only while miimon is on."""
+    delayed = any(_shows(data, key) != "0" or wanted.get(key, "0") != "0" for key in _DELAYS)
+    always = _shows(data, "miimon") != "0" and wanted.get("miimon", "1") != "0"
+    return _shows(data, "arp_interval") == "0" and (always or not delayed)
+
+
+def bond_as_shown(options: Mapping[str, str]) -> dict[str, str]:
+    """As `ip -d` shows them."""
+    return {_BOND_ELSEWHERE.get(key, key): bond_word(key, value) for key, value in options.items()}
+
+
+def bond_before(data: Mapping[str, Any], options: Iterable[str]) -> dict[str, str]:
+    """What these are on a bond of which `ip -d` shows this; without a primary that it does not have."""
+    values = {key: _shows(data, key) for key in options}
+    return {key: value for key, value in values.items() if key != "primary" or value != "0"}
+
+
+def _same(data: Mapping[str, Any], key: str, value: str) -> bool:
+    return _shows(data, key) == bond_word(key, value)
 
 
 def _shows(data: Mapping[str, Any], option: str) -> str:

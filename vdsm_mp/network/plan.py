@@ -5,12 +5,12 @@ Only what is asked for is touched: a network that somebody changed by hand stays
 Bridges that keep their name are changed in place, because guests are plugged into them.
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 
 from vdsm_mp.api.errors_network import UsedNic
 from vdsm_mp.network.checks import check
 from vdsm_mp.network.draft import Draft, Operation, Step, bond_create, client_options, family_of
-from vdsm_mp.network.options import same_bond
+from vdsm_mp.network.options import in_place
 from vdsm_mp.network.state import Link, State
 from vdsm_mp.network.wanted import Bond, Config, Network
 
@@ -37,7 +37,7 @@ def plan(state: State, old: Config, new: Config, asked: Set[str] | None = None, 
     _take_down(draft, old, new)
     for bond in new.bonds.values():
         if bond.name in asked and any(nic in draft.links for nic in bond.nics):
-            _bond(draft, bond, rebuild=bond.name in rebuilt)
+            _bond(draft, bond, old.bonds.get(bond.name), rebuild=bond.name in rebuilt)
     for net in wanted:
         if not net.base or net.base in draft.links:
             _network(draft, net, old.networks.get(net.name), old, new)
@@ -49,10 +49,13 @@ def _rebuild(state: State, old: Config, bond: Bond) -> bool:
     was, there = old.bonds.get(bond.name), state.links.get(bond.name)
     if there is None:
         return False
-    if was is not None:
-        return (was.options, was.mac) != (bond.options, bond.mac)
-    # Somebody else's, which is ours from now on.
-    return not same_bond(there.options, bond.options)
+    return (was is not None and was.mac != bond.mac) or _change(state.links, was, bond) is None
+
+
+def _change(links: Mapping[str, Link], was: Bond | None, bond: Bond) -> dict[str, str] | None:
+    """Options to set, None = it has to be made anew. was: None when it is somebody else's until now."""
+    wanted = {key: value for key, value in bond.options.items() if key != "primary" or value in links}
+    return in_place(links[bond.name].options, was.options if was is not None else {}, wanted)
 
 
 def _take_down(draft: Draft, old: Config, new: Config) -> None:
@@ -111,15 +114,17 @@ def _free_ports(draft: Draft, bond: str, nics: Iterable[str]) -> None:
             draft.detach(nic)
 
 
-def _bond(draft: Draft, bond: Bond, *, rebuild: bool) -> None:
+def _bond(draft: Draft, bond: Bond, was: Bond | None, *, rebuild: bool) -> None:
     if bond.name in draft.links and rebuild:
-        # The kernel changes a bond's mode only while it is empty: make it anew, with what stands on it.
+        # The kernel changes some options only while a bond is empty: make it anew, with what stands on it.
         for above in [link.name for link in draft.links.values() if link.base == bond.name]:
             draft.remove(above)
         _free_ports(draft, bond.name, draft.ports(bond.name))
         draft.remove(bond.name)
     if bond.name not in draft.links:
         draft.create(Link(bond.name, kind="bond"), bond_create(bond))
+    elif change := _change(draft.links, was, bond):
+        draft.bond_options(bond.name, bond.options.get("mode", "0"), change)
     for nic in draft.ports(bond.name):
         if nic not in bond.nics:
             draft.detach(nic)

@@ -14,6 +14,8 @@ import msgspec
 
 from vdsm_mp.common import command
 from vdsm_mp.network.options import shown_bond, shown_bridge
+from vdsm_mp.network.shaping import Curves
+from vdsm_mp.priv.shape import class_number
 
 _IP = "/usr/sbin/ip"
 _DEADLINE_S = 5.0
@@ -72,7 +74,8 @@ class State(msgspec.Struct, frozen=True):
     """links by name; gateways: {device: {"4": gateway, "6": gateway}} of the main table.
 
     The others are there only after `details.complete`. sources: {"192.0.2.1/24": Source}. ipv6: {device: how it treats
-    IPv6}, empty on a kernel without. nameservers: of the resolver. shaped: NICs and bonds that have our queues.
+    IPv6}, empty on a kernel without. nameservers: of the resolver. shaped: {NIC or bond that has our queue:
+    {number of a class: its curves}}.
     """
 
     links: Mapping[str, Link]
@@ -80,10 +83,27 @@ class State(msgspec.Struct, frozen=True):
     sources: Mapping[str, Source] = msgspec.field(default_factory=dict)
     ipv6: Mapping[str, str] = msgspec.field(default_factory=dict)
     nameservers: tuple[str, ...] = ()
-    shaped: frozenset[str] = frozenset()
+    shaped: Mapping[str, Mapping[str, Curves]] = msgspec.field(default_factory=dict)
 
     def ports(self, master: str) -> list[str]:
         return sorted(link.name for link in self.links.values() if link.master == master)
+
+    def curves(self, nic: str, tag: int | None) -> Curves:
+        """Of what the NIC sends for a VLAN, or without one."""
+        return self.shaped.get(nic, {}).get(class_number(tag), {})
+
+    def speed(self, name: str) -> int:
+        """Mb/s of a NIC, bond or VLAN device, as engines divide by it; 0 when nobody knows, and of everything else."""
+        link = self.links.get(name)
+        if link is None or link.kind in ("", "veth", "dummy"):
+            return link.speed if link is not None else 0
+        if link.kind == "vlan":
+            return self.speed(link.base) if link.base != name else 0
+        if link.kind != "bond":
+            return 0
+        if link.options.get("mode") in ("active-backup", "broadcast"):
+            return self.speed(str(link.options.get("active_slave") or ""))
+        return sum(self.speed(port) for port in self.ports(name))
 
     def gateway(self, device: str, family: str) -> str:
         return self.gateways.get(device, {}).get(family, "")

@@ -21,7 +21,7 @@ def counters(state: State, options: Vars, table: Mapping[str, list[int]]) -> dic
             "name": name,
             "state": "up" if link.up and link.carrier else "down",
             # Unknown is said to be 1000: an engine divides by it.
-            "speed": str(link.speed or 1000),
+            "speed": str(state.speed(name) or 1000),
             "rx": str(table[name][0]),
             "rxErrors": str(table[name][2]),
             "rxDropped": str(table[name][3]),

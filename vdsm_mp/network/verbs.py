@@ -3,6 +3,8 @@
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from vdsm_mp.api.errors_host import HostHookFailed
 from vdsm_mp.api.errors_network import BadNetworkParameters
 from vdsm_mp.api.host import Ping
@@ -23,7 +25,7 @@ from vdsm_mp.common.options import Vars
 from vdsm_mp.network import caps, stats
 from vdsm_mp.network.commit import Networks
 from vdsm_mp.network.connectivity import Connectivity
-from vdsm_mp.network.details import nameservers
+from vdsm_mp.network.details import nameservers, shapes
 from vdsm_mp.network.dummy import DummyBridge
 from vdsm_mp.network.mirrors import Mirrors
 from vdsm_mp.network.neighbours import Neighbours
@@ -125,4 +127,8 @@ def get_network_statistics(watch: Watch, options: Vars, ask: GetNetworkStatistic
 
 
 def _facts(watch: Watch, networks: Networks, options: Vars) -> dict[str, Any]:
-    return caps.facts(watch.now(), networks.config, options, nameservers())
+    state, config = watch.now(), networks.config
+    if any(network.host_qos for network in config.networks.values()):
+        # Queues tell nobody when they change.
+        state = replace(state, shaped=shapes(state))
+    return caps.facts(state, config, options, nameservers())

@@ -19,7 +19,9 @@ _NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}\Z")
 #: A bridge is named after its network: no dot (it would look like a VLAN device).
 _BRIDGE = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_-]{0,14}\Z")
 #: The kernel keeps settings of all devices under these.
-_RESERVED = frozenset({"all", "default", "lo"})
+_RESERVED = frozenset({"all", "default", "lo", "bonding_masters"})
+#: A device that is smaller has no IPv6.
+IPV6_MTU = 1280
 _MAC = re.compile(r"\A[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 _BOND_KNOWN = frozenset({"nics", "options", "hwaddr", "switch", "remove", "custom"})
 _KNOWN = frozenset(
@@ -174,7 +176,7 @@ def _check_shape(name: str, given: Mapping[str, Any], *, bridged: bool) -> None:
 
 
 def _check_switch(name: str, given: Mapping[str, Any]) -> None:
-    if given.get("switch", "legacy") != "legacy":
+    if (given.get("switch") or "legacy") != "legacy":
         raise BadNetworkParameters(f"{name}: switch type {given['switch']!r} is not supported here, only legacy is")
 
 
@@ -188,6 +190,11 @@ def _check_addresses(net: Network) -> None:
         raise BadAddress(name, "both a static IPv6 address and DHCPv6 or autoconfiguration")
     if net.gateway6 and not net.address6:
         raise BadAddress(name, "an IPv6 gateway and no address")
+    for address, gateway in ((net.address, net.gateway), (net.address6, net.gateway6)):
+        if gateway and address.partition("/")[0] == gateway:
+            raise BadAddress(name, f"{gateway} is its own gateway")
+    if net.mtu is not None and net.mtu < IPV6_MTU and net.ipv6 != "off":
+        raise BadAddress(name, f"IPv6 needs an MTU of {IPV6_MTU}, and this is {net.mtu}")
 
 
 def bond(name: str, given: Mapping[str, Any]) -> Bond:

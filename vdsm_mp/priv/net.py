@@ -83,6 +83,14 @@ def _bond_create(context: Context, p: Mapping[str, Any]) -> None:
     _ip(context, "link", "add", "name", _plain(p["name"]), *mac, "type", "bond", *words, *primary)
 
 
+def _bond_set(context: Context, p: Mapping[str, Any]) -> None:
+    # The mode tells which others there are; it is not changed.
+    words = bond_words(p["options"])
+    if words[:1] != ["mode"] or not words[2:]:
+        raise Refused("options of a bond without its mode, or nothing but the mode")
+    _ip(context, "link", "set", "dev", _plain(p["name"]), "type", "bond", *words[2:])
+
+
 def _bridge_set(context: Context, p: Mapping[str, Any]) -> None:
     options = dict(pairs(p["options"]))
     if fault := bridge_fault(options):
@@ -202,6 +210,7 @@ HANDLERS: Mapping[str, Callable[[Context, Mapping[str, Any]], None]] = {
     "dummy-bridge": _dummy_bridge,
     "bridge-set": _bridge_set,
     "bond-create": _bond_create,
+    "bond-set": _bond_set,
     "vlan-create": _vlan_create,
     "link-remove": _link_remove,
     "port-attach": _port_attach,

@@ -42,8 +42,8 @@ def _curves(text: str) -> list[str]:
     return words
 
 
-def _id(p: Mapping[str, Any]) -> str:
-    tag = p.get("tag")
+def class_number(tag: int | None) -> str:
+    """Of the class of a VLAN, or of what has none."""
     if tag is None:
         return _UNTAGGED
     return f"{tag:x}" if tag else _TAG_0
@@ -82,7 +82,7 @@ def _delete(context: Context, nic: str, number: str) -> None:
 
 
 def _set(context: Context, p: Mapping[str, Any]) -> None:
-    nic, number, curves = _plain(p["nic"]), _id(p), _curves(p["curves"])
+    nic, number, curves = _plain(p["nic"]), class_number(p.get("tag")), _curves(p["curves"])
     if not _ours(context, nic):
         _tc(context, "qdisc", "replace", "dev", nic, "root", "handle", _ROOT, "hfsc", "default", _NOBODYS)
     there = _there(context, nic)
@@ -101,7 +101,7 @@ def _set(context: Context, p: Mapping[str, Any]) -> None:
 
 
 def _remove(context: Context, p: Mapping[str, Any]) -> None:
-    nic, number = _plain(p["nic"]), _id(p)
+    nic, number = _plain(p["nic"]), class_number(p.get("tag"))
     if not _ours(context, nic):
         return
     if number == _UNTAGGED:

@@ -161,6 +161,7 @@ _ROWS = (
     Operation("dummy-bridge", "network", {}, "Make the bridge of cards that belong to no network; idempotent."),
     Operation("bridge-set", "network", {"name": LINK, "options": OPTIONS}, "Set options of a bridge."),
     Operation("bond-create", "network", {"name": LINK, "options": OPTIONS, "mac": MAC}, "Make a bond."),
+    Operation("bond-set", "network", {"name": LINK, "options": OPTIONS}, "Set options of a bond; its mode stays."),
     Operation(
         "vlan-create",
         "network",

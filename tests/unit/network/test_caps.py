@@ -87,6 +87,26 @@ def test_a_bond_tells_its_ports_and_its_mode_as_a_number(facts: dict[str, Any]) 
     assert "permhwaddr" not in facts["nics"]["eth0"]
 
 
+@pytest.mark.parametrize(
+    ("mode", "active", "speed"),
+    [("802.3ad", "", 35000), ("balance-rr", "", 35000), ("active-backup", "eth2", 25000), ("broadcast", "", 0)],
+)
+def test_the_speed_of_a_bond_is_what_it_can_carry_and_a_vlan_has_that_of_its_base(
+    mode: str, active: str, speed: int
+) -> None:
+    ports = [
+        Link(name, up=True, carrier=True, master="bond0", speed=s) for name, s in (("eth1", 10000), ("eth2", 25000))
+    ]
+    bond = Link("bond0", kind="bond", up=True, carrier=True, options={"mode": mode, "active_slave": active})
+    links = (*ports, Link("eth3", master="bond0", up=True), bond, VLAN, BRIDGE)
+    state = State({link.name: link for link in links}, {})
+    assert caps.facts(state, Config(), Vars(), [])["bondings"]["bond0"]["speed"] == speed
+    told = stats.counters(state, Vars(), {link.name: [0] * 16 for link in links})
+    # Unknown is said to be 1000.
+    assert [told[name]["speed"] for name in ("bond0", "bond0.7")] == [str(speed or 1000)] * 2
+    assert [told[name]["speed"] for name in ("eth2", "eth3", "ovirtmgmt")] == ["25000", "1000", "1000"]
+
+
 def test_guests_devices_and_hidden_nics_are_nobodys_business() -> None:
     links = {link.name: link for link in (TAP, Link("usb0"), Link("wlan0"), Link("veth_a", kind="veth"))}
     links |= {"vethx": Link("vethx", kind="veth"), "lo": Link("lo", kind="loopback")}

@@ -2,6 +2,7 @@
 """From a state and a wish to steps; every plan is played on a model of the kernel, forwards and backwards."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,10 +18,12 @@ from vdsm_mp.api.errors_network import (
     UsedBond,
     UsedNic,
 )
+from vdsm_mp.network.options import bond_as_shown, in_place
 from vdsm_mp.network.plan import Operation, Step, plan
 from vdsm_mp.network.state import Link, Source, State
 from vdsm_mp.network.wanted import Config, changed
-from vdsm_mp.priv.linkoptions import pairs
+from vdsm_mp.priv.linkoptions import bond_word, pairs
+from vdsm_mp.priv.shape import class_number
 
 
 class Kernel:
@@ -38,7 +41,10 @@ class Kernel:
 
     def state(self) -> State:
         gateways = {d: dict(g) for d, g in self.gateways.items()}
-        shaped = frozenset(self.shaped)
+        shaped = {
+            nic: {class_number(tag): dict(_curves(text)) for tag, text in found.items()}
+            for nic, found in self.shaped.items()
+        }
         return State(dict(self.links), gateways, dict(self.sources), dict(self.ipv6), self.nameservers, shaped)
 
     def twin(self) -> "Kernel":
@@ -82,7 +88,8 @@ class Kernel:
 
     def _made(self, link: Link) -> None:
         self.links[link.name] = link
-        self.ipv6[link.name] = "auto"
+        if link.mtu >= 1280:
+            self.ipv6[link.name] = "auto"
 
     def bridge_set(self, name: str, options: str) -> None:
         changed = {key: int(value) for key, value in pairs(options)}
@@ -90,7 +97,15 @@ class Kernel:
 
     def bond_create(self, name: str, options: str = "", mac: str = "") -> None:
         assert name not in self.links
-        self._made(Link(name, kind="bond", options={"mode": "balance-rr", **dict(pairs(options))}))
+        self._made(Link(name, kind="bond", options=bond_as_shown({"mode": "0", **dict(pairs(options))})))
+
+    def bond_set(self, name: str, options: str) -> None:
+        given = {key: bond_word(key, value) for key, value in pairs(options)}
+        assert given.pop("mode") == bond_word("mode", str(self.links[name].options["mode"]))
+        off = given.keys() & {"lacp_rate", "ad_select", "tlb_dynamic_lb"}
+        assert not off or not self.links[name].up
+        assert not given.keys() & {"fail_over_mac", "arp_interval", "arp_ip_target"}, "needs an empty bond"
+        self._change(name, options={**self.links[name].options, **bond_as_shown(given)})
 
     def vlan_create(self, name: str, nic: str, tag: int) -> None:
         assert name not in self.links and nic in self.links
@@ -102,7 +117,7 @@ class Kernel:
         assert not [link for link in self.links.values() if name in (link.master, link.base)]
         assert name not in self.dhcp, "a client would be left behind"
         assert name not in [source.device for source in self.sources.values()], "rules would be left behind"
-        del self.ipv6[name]
+        self.ipv6.pop(name, None)
         self.shaped.pop(name, None)
 
     def port_attach(self, port: str, to: str) -> None:
@@ -119,20 +134,35 @@ class Kernel:
 
     def link_down(self, name: str) -> None:
         self._change(name, up=False)
+        for link in list(self.links.values()):
+            if name in (link.name, link.base):
+                self._change(link.name, up=False, addresses=tuple(a for a in link.addresses if ":" not in a))
+                self.gateways.pop(link.name, None)
+                self.sources = {a: source for a, source in self.sources.items() if source.device != link.name}
 
     def mtu_set(self, name: str, mtu: int) -> None:
         if self.links[name].kind == "vlan":
             assert mtu <= self.links[self.links[name].base].mtu
-        self._change(name, mtu=mtu)
+        self._resize(name, mtu)
         for link in list(self.links.values()):
             if link.base == name and link.mtu > mtu:
-                self._change(link.name, mtu=mtu)
+                self._resize(link.name, mtu)
+
+    def _resize(self, name: str, mtu: int) -> None:
+        self._change(name, mtu=mtu)
+        if mtu < 1280:
+            self.ipv6.pop(name, None)
+            self._change(name, addresses=tuple(a for a in self.links[name].addresses if ":" not in a))
+            self.gateways.get(name, {}).pop("6", None)
+        elif name not in self.ipv6:
+            self.ipv6[name] = "auto"
 
     def stp_set(self, name: str, enabled: bool) -> None:
         assert self.links[name].kind == "bridge"
         self._change(name, options={**self.links[name].options, "stp_state": int(enabled)})
 
     def ipv6_set(self, name: str, mode: str) -> None:
+        assert name in self.ipv6, "the kernel has no IPv6 there"
         if mode == "off":
             assert not [address for address in self.links[name].addresses if ":" in address]
         self.ipv6[name] = "auto" if mode == "default" else mode
@@ -156,6 +186,8 @@ class Kernel:
             del self.shaped[nic]
 
     def address_add(self, name: str, address: str, valid_s: int = 0) -> None:
+        if address in self.links[name].addresses:
+            return
         if ":" in address:
             assert self.ipv6[name] != "off"
         self._change(name, addresses=(*self.links[name].addresses, address))
@@ -173,6 +205,13 @@ class Kernel:
 
     def route_remove(self, name: str, gateway: str) -> None:
         self.gateways.get(name, {}).pop("6" if ":" in gateway else "4", None)
+
+
+def _curves(text: str) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    for curve in text.split(","):
+        name, _, numbers = curve.partition("=")
+        first, after_us, then = map(int, numbers.split(":"))
+        yield name, (first, after_us, then)
 
 
 class Host:
@@ -293,6 +332,54 @@ def test_a_bond_in_new_mode_takes_its_vlans_along() -> None:
     assert host.kernel.links["bond0.5"].master == "red"
 
 
+def test_a_bond_keeps_its_ports_while_its_options_change() -> None:
+    host = managed_host()
+    lacp = {"nics": ["eth1", "eth2"], "options": "mode=4 miimon=100"}
+    plain = {"bonding": "bond0", "bridged": False, "ipaddr": "198.51.100.2", "netmask": "24", "gateway": "198.51.100.1"}
+    red = {"bonding": "bond0", "vlan": 5, "bridged": False, "ipv6addr": "2001:db8::2/64"}
+    host.set({"plain": plain, "red": red, "blue": {"bonding": "bond0", "vlan": 6}}, {"bond0": lacp})
+    steps = host.set({}, {"bond0": {**lacp, "options": "mode=802.3ad miimon=150 xmit_hash_policy=layer2+3"}})
+    assert [step.do for step in steps] == [
+        ("bond-set", {"name": "bond0", "options": "mode=802.3ad,miimon=150,xmit_hash_policy=layer2+3"})
+    ]
+    # Switched off for a moment, and everything on it is as it was.
+    before = host.kernel.seen()
+    steps = host.set({}, {"bond0": {**lacp, "options": "mode=4 miimon=150 lacp_rate=1"}})
+    assert {step.do[0] for step in steps} >= {"link-down", "bond-set", "link-up", "address-add", "source-route-set"}
+    assert not {step.do[0] for step in steps} & {"link-remove", "port-detach", "address-remove"}
+    assert host.kernel.seen() == before
+    assert host.kernel.links["bond0"].options["xmit_hash_policy"] == "layer2", "what is not named any more"
+    # Somebody changed it by hand: who asks for it gets it.
+    host.kernel.bond_set("bond0", "mode=4,miimon=77")
+    assert [step.do[0] for step in host.set({}, {"bond0": {**lacp, "options": "mode=4 miimon=150 lacp_rate=1"}})] == [
+        "bond-set"
+    ]
+
+
+SHOWN = {"mode": "active-backup", "miimon": 100, "updelay": 200, "primary": "eth1", "fail_over_mac": "none"}
+
+
+@pytest.mark.parametrize(
+    ("was", "wanted", "change"),
+    [
+        ("miimon=100 updelay=200", "mode=1 miimon=100 updelay=200", {}),
+        ("miimon=100 updelay=200", "mode=1 miimon=100", {"updelay": "0"}),
+        ("miimon=100", "mode=1 miimon=100 primary=eth2", {"primary": "eth2"}),
+        # There is no word that takes it back, nor one that would undo it.
+        ("miimon=100 primary=eth9", "mode=4 miimon=100 primary=eth9", None),
+        ("miimon=100 primary=eth1", "mode=1 miimon=100", None),
+        ("miimon=100", "mode=2 miimon=100", None),
+        ("miimon=100", "mode=1 miimon=100 fail_over_mac=1", None),
+        # The kernel takes a delay only while it watches.
+        ("miimon=100 updelay=200", "mode=1", None),
+        ("miimon=100", "mode=1 arp_interval=100 arp_ip_target=192.0.2.1", None),
+    ],
+)
+def test_what_of_a_bond_can_be_changed_while_it_has_ports(was: str, wanted: str, change: dict[str, str] | None) -> None:
+    first, then = ({key: value for key, _, value in (w.partition("=") for w in text.split())} for text in (was, wanted))
+    assert in_place(SHOWN, first, then) == change
+
+
 def test_a_nic_moves_from_a_network_into_a_bond() -> None:
     host = managed_host()
     host.set({"red": {"nic": "eth1"}})
@@ -369,6 +456,36 @@ def test_a_dhcp_client_goes_with_its_device_and_its_address_is_left_to_it() -> N
         ({"red": {"nic": "eth1", "hostQos": {"out": {"ul": {"m2": 1000}}}}}, {}, BadNetworkParameters),
         ({"red": {"nic": "eth1", "hostQos": {"out": {"ls": {"m2": "50"}}}}}, {}, BadNetworkParameters),
         ({"red": {"hostQos": {"out": {"ls": {"m2": 50}}}}}, {}, BadNetworkParameters),
+        *(
+            ({"red": {"nic": "eth1", "ipaddr": ip, "prefix": prefix}}, {}, BadAddress)
+            for ip, prefix in (
+                *(("198.51.100.0", 24), ("198.51.100.255", "24"), ("255.255.255.255", 32), ("198.51.100.7", 33)),
+                *(("127.0.0.5", 8), ("224.0.0.5", 24), ("0.0.0.0", 8)),
+            )
+        ),
+        *(
+            ({"red": {"nic": "eth1", "ipv6addr": address}}, {}, BadAddress)
+            for address in (
+                *("fe80::2/64", "2001:db8::2%eth1/64", "::ffff:192.0.2.9/96", "2001:db8::2/0", "ff02::1/64", "::/64"),
+                *("::1/64", ["2001:db8::2/64"]),
+            )
+        ),
+        *(
+            ({"red": {"nic": "eth1", "ipaddr": "198.51.100.2", "netmask": "24", "gateway": way}}, {}, BadAddress)
+            for way in ("198.51.100.2", "0.0.0.0", "255.255.255.255", "224.0.0.1", "2001:db8::1", "198.51.100.1/24", 5)
+        ),
+        *(
+            ({"red": {"nic": "eth1", "ipv6addr": "2001:db8::2/64", "ipv6gateway": way}}, {}, BadAddress)
+            for way in ("2001:db8::2", "::", "fe80::1%eth1", "ff02::2", "198.51.100.1")
+        ),
+        ({"red": {"nic": "eth1", "nameservers": ["fe80::53%eth1"]}}, {}, BadAddress),
+        ({"red": {"nic": "eth1", "nameservers": ["0.0.0.0"]}}, {}, BadAddress),
+        ({"red": {"nic": "eth1", "mtu": 1279, "ipv6addr": "2001:db8::2/64"}}, {}, BadAddress),
+        ({"red": {"nic": "eth1", "mtu": 1000, "ipv6autoconf": True}}, {}, BadAddress),
+        ({"red": {"nic": "eth1", "ipaddr": "192.0.2.2", "prefix": 25}}, {}, BadAddress),
+        ({n: {"ipv6addr": a} for n, a in (("red", "2001:db8::2/64"), ("blue", "2001:DB8:0::0:2/48"))}, {}, BadAddress),
+        ({"bonding_masters": {"nic": "eth1"}}, {}, BadBridge),
+        ({}, {"bonding_masters": {"nics": ["eth1"]}}, BadBond),
         ({"red": {"nic": "eth1", "custom": {"bridge_opts": "forward_delay"}}}, {}, BadBridge),
         ({"red": {"nic": "eth1", "custom": {"bridge_opts": "forward_delay=x"}}}, {}, BadBridge),
         ({"red": {"nic": "eth1", "custom": {"bridge_opts": "up=1"}}}, {}, BadBridge),
@@ -469,6 +586,20 @@ def test_the_mtu_of_a_nic_is_that_of_its_largest_network_and_shrinks_again() -> 
     assert host.kernel.links["eth1"].mtu == 1500
 
 
+def test_a_device_that_is_too_small_for_ipv6_gets_it_again_as_it_was() -> None:
+    host = managed_host()
+    six = {"ipv6addr": "2001:db8::2/64", "ipv6gateway": "2001:db8::1", "defaultRoute": True}
+    host.set({"ovirtmgmt": {**MANAGEMENT, **six}})
+    host.set({"ovirtmgmt": {**MANAGEMENT, "mtu": 1000}})
+    assert "ovirtmgmt" not in host.kernel.ipv6
+    host.set({"ovirtmgmt": {**MANAGEMENT, **six, "mtu": 1400}})
+    assert (host.kernel.ipv6["ovirtmgmt"], host.kernel.gateways["ovirtmgmt"]["6"]) == ("static", "2001:db8::1")
+    host.set({"red": {"nic": "eth1", "vlan": 5, "mtu": 1200}, "blue": {"nic": "eth1", "vlan": 6, "ipv6autoconf": True}})
+    host.set({"red": {"nic": "eth1", "vlan": 5, "mtu": 9000}})
+    host.set({"ovirtmgmt": MANAGEMENT})
+    assert host.kernel.ipv6["ovirtmgmt"] == "off"
+
+
 def test_a_smaller_nic_takes_its_vlans_down_and_the_way_back_brings_them_up() -> None:
     host = managed_host()
     host.set({"red": {"nic": "eth1", "vlan": 10, "bridged": False, "mtu": 9000}})
@@ -533,6 +664,12 @@ def test_shaping_follows_the_network_and_survives_a_new_bond() -> None:
         {"bond0": bond},
     )
     curves = "ls=0:0:50,ul=0:0:10000000"
+    assert host.kernel.shaped == {"bond0": {5: curves, None: curves}}
+    # By somebody's hand: mended when the network is asked for again.
+    del host.kernel.shaped["bond0"][5]
+    host.kernel.shaped["bond0"][None] = "ls=0:0:70"
+    host.set({"blue": {"bonding": "bond0", "hostQos": QOS}})
+    host.set({"red": {"bonding": "bond0", "vlan": 5, "hostQos": QOS}})
     assert host.kernel.shaped == {"bond0": {5: curves, None: curves}}
     host.set({}, {"bond0": {**bond, "options": "mode=4"}})
     assert host.kernel.shaped == {"bond0": {5: curves, None: curves}}
