@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.ledger import Ledger, Storage, View, content, leaf_of, run
+from tests.support.ledger import Ledger, Storage, View, content, is_image, leaf_of, run
 from vdsm_mp.api.types import BLANK
 
 MIB = 2**20
@@ -83,7 +83,7 @@ class Worker:
         """Go on with what is there of one's own, by the ledger; what became of open operations is known."""
         mine = [one for one in self.ledger.operations.values() if one.what.startswith(f"{self.name}:")]
         there = {key for one in mine for key in one.after if self.ledger.things.get(key) is not None}
-        self.own = {key for key in there if not key.startswith("vm/")}
+        self.own = {key for key in there if is_image(key)}
         self.templates = {key for one in mine if one.what.endswith("template") for key in one.after} & self.own
 
     def is_template(self, key: str) -> bool:
