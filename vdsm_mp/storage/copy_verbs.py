@@ -83,6 +83,8 @@ def move_image(volumes: Volumes, ask: MoveImage) -> str:
             image_copy.clone_structure(target, volumes.leases_of(target), image, chain, run.progress, legal=False)
             own = image_copy.layers_of(image, chain, "ALL")
             image_copy.copy_layers(source, target, image, chain, own, run.progress)
+            for template in (one for one in own if image.metadata(one).shared):
+                fake_template.relink(target, ask.image_id, template)
             run.settle()
             if ask.operation == _MOVE:
                 # Not before the success is stored: until then the copy is what would be undone.

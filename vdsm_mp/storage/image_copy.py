@@ -22,7 +22,7 @@ from vdsm_mp.api.errors_volume import (
 )
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
-from vdsm_mp.storage import fake_template, qemuimg, volume_create, volume_delete, volume_undo
+from vdsm_mp.storage import fake_template, image_delete, qemuimg, volume_create, volume_undo
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.image_prepare import check_chain
 from vdsm_mp.storage.volume_create import QEMU_FORMAT, LeaseWriter, VolumeSpec
@@ -34,7 +34,6 @@ from vdsm_mp.storage.volume_file import (
     read_image,
     read_volume,
     share,
-    unlink_volume,
     volume_path,
 )
 from vdsm_mp.storage.volume_metadata import VolumeMetadata
@@ -92,9 +91,8 @@ def collapse_recoveries(spec: CopySpec) -> tuple[Recovery, ...]:
         known = image.volumes.get(target.volume_id)
         if not spec.force and (known is None or known.legality == "LEGAL"):
             raise VolumeAlreadyExists(target.volume_id)
-    steps = [] if image is not None else [volume_undo.image_created(target.domain, target.image_id)]
     return (
-        *steps,
+        volume_undo.image_created(target.domain, target.image_id),
         volume_undo.volume_half_made(target.domain, target.image_id, target.volume_id),
         volume_undo.metadata_made(target.domain, target.image_id, target.volume_id),
     )
@@ -109,7 +107,8 @@ def collapse(spec: CopySpec, run: TaskRun) -> dict[str, str]:
         if not image.metadata(one).legal:
             raise PrepareIllegalVolume(one)
     check_chain(source.domain, image, chain)
-    _remove_old(target, run.progress)
+    if spec.force or target.metadata is not None:
+        _remove_image(target.domain, target.image_id, run.progress)
     metadata = image.metadata(source.volume_id)
     wanted = VolumeSpec(
         image_id=target.image_id,
@@ -122,29 +121,26 @@ def collapse(spec: CopySpec, run: TaskRun) -> dict[str, str]:
         legal=False,
         sequence=metadata.sequence,
     )
-    new_image = any(r.function == "create_image_rollback" for r in run.recoveries)
     volume_create.make(target.domain, target.leases, wanted, run.progress)
     convert(source.path, metadata, target.path, wanted.format, run.progress, known_zero=True)
     target.domain.io.fsync(volume_path(target.image_id, target.volume_id))
     change_metadata(target.domain, target.image_id, target.volume_id, legality="LEGAL", voltype=spec.vol_type)
     if spec.vol_type == "SHARED":
         fake_template.relink(target.domain, target.image_id, target.volume_id)
-    done = [volume_undo.volume_created(target.domain, target.image_id, target.volume_id)]
-    if new_image:
-        done.insert(0, volume_undo.image_created(target.domain, target.image_id))
-    run.settle(*done)
+    run.settle(
+        volume_undo.image_created(target.domain, target.image_id),
+        volume_undo.volume_created(target.domain, target.image_id, target.volume_id),
+    )
     return {"uuid": target.volume_id}
 
 
-def _remove_old(target: Place, progress: Progress) -> None:
-    old = target.metadata
-    if old is not None and old.legality == "FAKE":  # images that stand on it have links of their own meanwhile
-        unlink_volume(target.domain, target.image_id, target.volume_id)
-        return
+def _remove_image(target: FileDomain, image_id: str, progress: Progress) -> None:
+    """All of it, not only what comes anew: a volume of an older chain would be a second leaf."""
     try:
-        volume_delete.delete(target.domain, target.image_id, target.volume_id, progress, force=True)
-    except (ImageDoesNotExist, VolumeDoesNotExist):
+        remnant = image_delete.take_away(target, image_id, wipe=False)
+    except ImageDoesNotExist:  # or nothing but a template's links, which are made anew
         return
+    image_delete.remove_remnant(target, remnant, progress)
 
 
 def convert(
@@ -203,7 +199,7 @@ def clone_recoveries(
         there = None
     if there is not None and not force and any(one.legality == "LEGAL" for one in there.volumes.values()):
         raise VolumeAlreadyExists(next(iter(there.volumes)))
-    steps = [] if there is not None else [volume_undo.image_created(target, image_id)]
+    steps = [volume_undo.image_created(target, image_id)]
     for one in chain:
         if image.metadata(one).image_id == image_id:
             steps.append(volume_undo.volume_half_made(target, image_id, one, one_of_many=True))
@@ -227,12 +223,7 @@ def clone_structure(
     legal: a VM may write to them at once (live storage migration); otherwise ILLEGAL until their data is there.
     """
     image_id = image.image_id
-    try:
-        there = read_image(target, image_id)
-    except ImageDoesNotExist:
-        there = None
-    for one in reversed([] if there is None else [one for one in there.volumes if one in chain]):
-        volume_delete.delete(target, image_id, one, progress, force=True)
+    _remove_image(target, image_id, progress)
     for n, one in enumerate(chain):
         progress.check()
         metadata = image.metadata(one)

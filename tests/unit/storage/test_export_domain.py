@@ -37,7 +37,9 @@ def export(spm: StorageRoom) -> str:
     return spm.add_domain(domain_class=3, version=0)
 
 
-def move(spm: StorageRoom, image_id: str, source: str, target: str, operation: int = COPY) -> tuple[str, int]:
+def move(
+    spm: StorageRoom, image_id: str, source: str, target: str, operation: int = COPY, *, force: bool = False
+) -> tuple[str, int]:
     return spm.outcome(
         "Image.move",
         imageID=image_id,
@@ -46,11 +48,13 @@ def move(spm: StorageRoom, image_id: str, source: str, target: str, operation: i
         dstSdUUID=target,
         operation=operation,
         postZero=False,
-        force=False,
+        force=force,
     )
 
 
-def collapse(spm: StorageRoom, image_id: str, volume_id: str, source: str, target: str) -> tuple[str, int]:
+def collapse(
+    spm: StorageRoom, image_id: str, volume_id: str, source: str, target: str, *, force: bool = False, role: int = 6
+) -> tuple[str, int]:
     """As an engine copies a template to another domain."""
     return spm.outcome(
         "Volume.copy",
@@ -59,11 +63,11 @@ def collapse(spm: StorageRoom, image_id: str, volume_id: str, source: str, targe
         dstImgUUID=image_id,
         dstVolUUID=volume_id,
         desc="",
-        volType=6,
+        volType=role,
         volFormat=3,
         preallocate=0,
         postZero=False,
-        force=False,
+        force=force,
     )
 
 
@@ -160,6 +164,55 @@ def test_the_real_template_takes_the_place_of_its_placeholder(spm: StorageRoom, 
     # Not twice, as it is real now.
     with pytest.raises(Exception, match="exists"):
         collapse(spm, template_image, template, spm.sd_id, export)
+
+
+def test_a_placeholder_gives_way_to_the_template_as_an_image_as_well(spm: StorageRoom, export: str) -> None:
+    template_image, template, image_id, _ = vm_on_template(spm)
+    assert move(spm, image_id, spm.sd_id, export) == OK
+    assert move(spm, template_image, spm.sd_id, export) == OK
+    images = spm.domain_of(export) / "images"
+    for suffix in ("", ".meta"):
+        assert (images / image_id / f"{template}{suffix}").samefile(images / template_image / f"{template}{suffix}")
+    real = spm.info(template_image, template, export)
+    assert (real["legality"], real["voltype"], real["format"]) == ("LEGAL", "SHARED", "RAW")
+    assert set((images / template_image / template).read_bytes()[:MIB]) == {0x11}
+
+
+@pytest.mark.parametrize("with_template", [True, False])
+def test_an_image_is_exported_over_its_last_export(spm: StorageRoom, export: str, *, with_template: bool) -> None:
+    template_image, template, image_id, volume_id = vm_on_template(spm)
+    if with_template:
+        assert collapse(spm, template_image, template, spm.sd_id, export) == OK
+    assert move(spm, image_id, spm.sd_id, export) == OK
+    write_pattern(spm.image(image_id) / volume_id, "qcow2", 0x44, 2 * MIB, MIB)
+    assert move(spm, image_id, spm.sd_id, export, force=True) == OK
+    there = spm.domain_of(export) / "images" / image_id
+    assert (there / template).samefile(there.with_name(template_image) / template)
+    assert {path.name for path in there.iterdir()} == {path.name for path in spm.image(image_id).iterdir()}
+    if with_template:
+        assert same_content(there / volume_id, "qcow2", spm.image(image_id) / volume_id, "qcow2")
+
+
+def test_nothing_of_the_last_export_is_left_when_the_chain_is_another_now(spm: StorageRoom, export: str) -> None:
+    image_id, base = spm.create()
+    _, gone = spm.create(image_id, srcImgUUID=image_id, srcVolUUID=base)
+    assert move(spm, image_id, spm.sd_id, export) == OK
+    names = {"storagepoolID": spm.pool_id, "storagedomainID": spm.sd_id, "imageID": image_id}
+    assert spm.outcome("Image.deleteVolumes", **names, volumeList=[gone], postZero=False, force=False) == OK
+    _, leaf = spm.create(image_id, srcImgUUID=image_id, srcVolUUID=base)
+    assert move(spm, image_id, spm.sd_id, export, force=True) == OK
+    found = spm.call("Image.getVolumes", **names | {"storagedomainID": export})
+    assert sorted(found) == sorted([base, leaf])
+    assert move(spm, image_id, export, spm.add_domain()) == OK
+
+
+def test_a_whole_chain_gives_way_to_the_one_volume_that_it_is_now(spm: StorageRoom, export: str) -> None:
+    image_id, base = spm.create()
+    _, leaf = spm.create(image_id, srcImgUUID=image_id, srcVolUUID=base)
+    assert move(spm, image_id, spm.sd_id, export) == OK
+    assert collapse(spm, image_id, leaf, spm.sd_id, export, force=True, role=8) == OK
+    assert {path.name for path in (spm.domain_of(export) / "images" / image_id).iterdir()} == {leaf, f"{leaf}.meta"}
+    assert move(spm, image_id, export, spm.add_domain()) == OK
 
 
 def test_a_template_that_is_used_may_go_from_an_export_domain_and_leaves_a_placeholder(
