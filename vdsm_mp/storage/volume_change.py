@@ -11,6 +11,7 @@ from vdsm_mp.api.errors_volume import (
     VolumeResizeRefused,
 )
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
+from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import qemuimg
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_io import FileStat
@@ -61,7 +62,11 @@ def _extend_raw(domain: FileDomain, image_id: str, volume_id: str, to_bytes: int
     path = volume_path(image_id, volume_id)
     if file.size_bytes < to_bytes:
         if metadata.type == "PREALLOCATED":
-            qemuimg.fallocate(domain.io.path_of(path), file.size_bytes, to_bytes - file.size_bytes, progress)
+            try:
+                qemuimg.fallocate(domain.io.path_of(path), file.size_bytes, to_bytes - file.size_bytes, progress)
+            except Error:  # a full file system lets it grow as far as there is room
+                domain.io.truncate(path, file.size_bytes)
+                raise
         domain.io.truncate(path, to_bytes)
     # From here on the metadata is what is behind; preparing the image, too, would correct it.
     change_metadata(domain, image_id, volume_id, capacity=to_bytes)

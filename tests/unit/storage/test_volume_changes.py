@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Changing, measuring and deleting single volumes, through the room's verbs on a real local domain."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,23 @@ def test_a_leaf_grows_and_never_shrinks(house: StorageRoom, fmt: int, allocation
         assert path.stat().st_blocks * 512 >= 32 * MIB
     assert outcome(house, "Volume.extendSize", **names, newSize=str(32 * MIB)) == ("success", 0)
     assert outcome(house, "Volume.extendSize", **names, newSize=str(16 * MIB)) == ("cleanSuccess", 232)
+
+
+def test_an_extension_that_finds_no_room_leaves_the_disk_as_large_as_it_was(
+    house: StorageRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_id, leaf = house.create(volFormat=RAW, preallocate=PREALLOCATED)
+    program = tmp_path / "fallocate"  # as on a file system that gets full: a part, then the error
+    program.write_text(
+        f'#!/bin/sh\neval path=\\${{$#}}\ntruncate -s {20 * MIB} "$path"\necho "No space left" >&2\nexit 1\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert (
+        outcome(house, "Volume.extendSize", **house.names(image_id, leaf), newSize=str(32 * MIB))[0] == "cleanSuccess"
+    )
+    assert (house.image(image_id) / leaf).stat().st_size == 16 * MIB
+    assert house.info(image_id, leaf)["capacity"] == str(16 * MIB)
 
 
 def test_a_raw_base_may_grow_under_its_children_but_nothing_between(
