@@ -252,6 +252,31 @@ def test_all_who_do_not_read_together_hold_no_more_than_the_limit_for_all(files:
             assert client.call("Host.ping2") is True
 
 
+def test_frames_that_begin_and_do_not_end_hold_no_more_than_the_limit_for_all(files: Files) -> None:
+    limit = 2 << 20
+    head = b"SEND\ndestination:x\ncontent-length:%d\n\n" % (stomp.MAX_FRAME - 1000)
+    with open_door(files, limits=Limits(unfinished_all_bytes=limit)) as door, contextlib.ExitStack() as stack:
+        giants = []
+        for _ in range(6):
+            giant = stack.enter_context(Records(door.address, files))
+            giant.send(b"CONNECT\naccept-version:1.2\n\n\0")
+            assert giant.next().octets.startswith(b"CONNECTED")
+            with contextlib.suppress(OSError):
+                giant.send(head + bytes(900_000))
+            giants.append(giant)
+            inside = min(len(giants), 2)
+            eventually(lambda inside=inside: vital(door, "connections") == inside)
+            assert vital(door, "unfinished_bytes") <= limit
+        # Those who began first had to go, and a whole frame is still taken from somebody else.
+        assert [was_reset(giant.sock) for giant in giants[:4]] == [True] * 4
+        with door.client(files) as client:
+            large = [b'{"x":"%b"}' % (b"y" * 500_000)] * 5
+            assert [client.call_raw("Host.ping2", params, timeout_s=30) for params in large] == [b"true"] * 5
+        for giant in giants:
+            giant.close()
+        eventually(lambda: vital(door, "unfinished_bytes") == 0)
+
+
 def test_one_reply_larger_than_the_limit_may_be_sent(files: Files) -> None:
     answers = {"Host.getStats": always("x" * 3_000_000)}
     limits = Limits(unread_hard_bytes=100_000)

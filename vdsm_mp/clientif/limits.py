@@ -35,6 +35,8 @@ class Limits(msgspec.Struct, frozen=True):
     # Beyond these the client does not read at all and is dropped. One larger frame alone may always be sent.
     unread_hard_bytes: int = 16 * MIB
     unread_all_bytes: int = 64 * MIB
+    # Of large frames that have begun to arrive, all together: four of the largest. Each might never end.
+    unfinished_all_bytes: int = 64 * MIB
     subscriptions_per_connection: int = 64
     # Frames of one connection handled before the others have their turn.
     frames_per_turn: int = 16

@@ -3,7 +3,7 @@
 
 When no more calls may start, sessions wait in a row and go on one after the other, one turn each: a client with a
 thousand requests gets no more turns than one with a single request. When too much is unread, the one that holds most
-of it is dropped.
+of it is dropped; when too many frames have begun and do not end, the one that began first.
 """
 
 from collections import deque
@@ -12,6 +12,9 @@ from typing import Protocol
 
 from vdsm_mp.clientif.limits import Limits
 from vdsm_mp.clientif.stream import Unread
+
+#: Less of a frame than this is not counted: the number of connections bounds it.
+_SMALL = 64 * 1024
 
 
 class Stream(Protocol):
@@ -37,6 +40,9 @@ class Quota:
         self._sessions = sessions
         self._unread = unread
         self._waiting: deque[Taker] = deque()
+        #: {session: octets it has of a large frame}; who began first is first
+        self._unfinished: dict[Taker, int] = {}
+        self.unfinished_bytes = 0
         self.calls = 0
 
     def may_call(self, session: Taker) -> bool:
@@ -64,6 +70,25 @@ class Quota:
         """The session has ended."""
         if session in self._waiting:
             self._waiting.remove(session)
+        self._finished(session)
+
+    def waits_for_rest(self, session: Taker, octets: int) -> None:
+        """A session has so many octets of a frame and needs more. Whoever began long ago is dropped for those who do
+        not mean to come to an end: an honest frame takes a moment."""
+        if octets <= _SMALL:
+            self._finished(session)
+            return
+        self.unfinished_bytes += octets - self._unfinished.get(session, 0)
+        self._unfinished[session] = octets
+        while self.unfinished_bytes > self._limits.unfinished_all_bytes and len(self._unfinished) > 1:
+            first = next(iter(self._unfinished))
+            had = self._finished(first)
+            first.drop(f"{had} octets of a frame are here, its end does not come, and memory is short")
+
+    def _finished(self, session: Taker) -> int:
+        octets = self._unfinished.pop(session, 0)
+        self.unfinished_bytes -= octets
+        return octets
 
     def check_unread(self) -> None:
         """Drop the worst readers while all of them together hold too much."""

@@ -307,6 +307,7 @@ class Server:
             "calls_waiting": self._router.waiting,
             "waiting_sessions": 0 if self._quota is None else self._quota.waiting,
             "unread_bytes": self._unread.octets,
+            "unfinished_bytes": 0 if self._quota is None else self._quota.unfinished_bytes,
             "served": self._router.served,
             "failed": self._router.failed,
             **self.counts,

@@ -103,6 +103,7 @@ class Session:
                 self._refuse(str(error))
                 return
             if frame is None:
+                self._quota.waits_for_rest(self, self._parser.pending)
                 self.stream.resume()
                 return
             self._handle(frame)
