@@ -62,6 +62,8 @@ class Arrival:
     ) -> None:
         self._loop = loop
         self.sock: socket.socket | ssl.SSLSocket = sock
+        #: The same with TLS. asyncio gets numbers: of a socket it describes both ends each time it is new to it.
+        self._fd = sock.fileno()
         self.address = address
         self.port = port
         self.peer = NOBODY
@@ -81,11 +83,11 @@ class Arrival:
         if self._context is None:
             self._identified()
         else:
-            self._loop.add_reader(self.sock, self._knocks)
+            self._loop.add_reader(self._fd, self._knocks)
 
     def _knocks(self) -> None:
         """It has said something; go on when it is our turn, so that many newcomers do not delay those inside."""
-        self._loop.remove_reader(self.sock)
+        self._loop.remove_reader(self._fd)
         self._knocked(self)
 
     def step(self) -> None:
@@ -99,9 +101,9 @@ class Arrival:
                 sock = self.sock = self._context().wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             sock.do_handshake()
         except ssl.SSLWantReadError:
-            self._loop.add_reader(self.sock, self._knocks)
+            self._loop.add_reader(self._fd, self._knocks)
         except ssl.SSLWantWriteError:
-            self._loop.add_writer(self.sock, self._can_write)
+            self._loop.add_writer(self._fd, self._can_write)
         except OSError as error:
             self._refuse(f"TLS: {_reason(error)}")
         except Exception as error:
@@ -111,7 +113,7 @@ class Arrival:
             self._inside()
 
     def _can_write(self) -> None:
-        self._loop.remove_writer(self.sock)
+        self._loop.remove_writer(self._fd)
         self._knocked(self)
 
     def _inside(self) -> None:
@@ -132,7 +134,7 @@ class Arrival:
     def _identified(self) -> None:
         self._deadline.cancel()
         self._deadline = self._loop.call_later(self._limits.detect_s, self._late)
-        self._loop.add_reader(self.sock, self._readable)
+        self._loop.add_reader(self._fd, self._readable)
         if self._context is not None:
             # The first frame often comes together with the end of the handshake.
             self._readable()
@@ -172,8 +174,8 @@ class Arrival:
         self._deadline.cancel()
         if self._checking is not None and self._checking is not asyncio.current_task(self._loop):
             self._checking.cancel()
-        self._loop.remove_reader(self.sock)
-        self._loop.remove_writer(self.sock)
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
 
     def reset(self) -> None:
         """Throw it out, quietly."""

@@ -64,6 +64,7 @@ class Stream:
     __slots__ = (
         "_all_unread",
         "_drained",
+        "_fd",
         "_free_at",
         "_loop",
         "_lost",
@@ -85,6 +86,7 @@ class Stream:
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, all_unread: Unread | None = None) -> None:
         self._loop = loop
         self._sock = sock
+        self._fd = sock.fileno()
         self._all_unread = all_unread or Unread()
         self._queue: deque[bytes] = deque()
         self._partial: memoryview | None = None
@@ -112,13 +114,13 @@ class Stream:
         """Read no more for now; the peer's window fills and it has to wait."""
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self._sock)
+            self._loop.remove_reader(self._fd)
 
     def resume(self) -> None:
         """Read again."""
         if not self._reading and self.open:
             self._reading = True
-            self._loop.add_reader(self._sock, self._readable)
+            self._loop.add_reader(self._fd, self._readable)
 
     @property
     def reading(self) -> bool:
@@ -173,7 +175,7 @@ class Stream:
             return
         self._partial = memoryview(frame)[sent:]
         self._count(len(self._partial))
-        self._loop.add_writer(self._sock, self._writable)
+        self._loop.add_writer(self._fd, self._writable)
 
     def _writable(self) -> None:
         assert self._partial is not None
@@ -191,7 +193,7 @@ class Stream:
             return
         self._partial = None
         self._gone()
-        self._loop.remove_writer(self._sock)
+        self._loop.remove_writer(self._fd)
         if self._queue and self.gap_s:
             self._timer = self._loop.call_later(self.gap_s, self._next)
         else:
@@ -253,9 +255,9 @@ class Stream:
         self.open = False
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self._sock)
+            self._loop.remove_reader(self._fd)
         if self._partial is not None:
-            self._loop.remove_writer(self._sock)
+            self._loop.remove_writer(self._fd)
             self._partial = None
         if self._timer is not None:
             self._timer.cancel()
