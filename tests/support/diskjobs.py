@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.support.diskwork import Failed, Worker, anew, new_id
+from tests.support.diskwork import COW, SPARSE, Failed, Worker, anew, new_id
 from tests.support.ledger import JOB_OVER, Storage, View, content, leaf_of, run
 from vdsm_mp.api.types import BLANK
 
@@ -91,6 +91,10 @@ class BusyWorker(Worker):
         view = self.view(key)
         alone = not self.is_template(key) and not self.on_template(key)
         acts: list[Callable[[], str]] = self._exports(key)
+        if len(self.own) < self.most and self.storage.jobs:
+            acts.append(lambda: self.copy_data(key))
+        if alone and len(self.storage.domains) > 1:
+            acts.append(lambda: self.migrate(key))
         if self.one_host:
             acts += [lambda: self.prepare(key), lambda: self.serve(key)]
         if self.storage.jobs and self.merges(key):
@@ -161,6 +165,41 @@ class BusyWorker(Worker):
         params = {**self.storage.names(key), "volumeList": gone}
         self.again("delete merged", key, before, after, "Image.deleteVolumes", **params)
         return "delete merged"
+
+    # Copies
+
+    def copy_data(self, key: str) -> str:
+        """As engines copy disks: a new volume, then a job that fills it."""
+        before, volume_id = self.view(key), new_id()
+        leaf, sd_id = leaf_of(before), self.rng.choice(list(self.storage.domains))
+        target = f"{sd_id}/{new_id()}"
+        made: View = {volume_id: self._new(BLANK, COW, int(before[leaf]["capacity"]))}
+        self._create(target, None, made, volume_id, COW, SPARSE, BLANK, BLANK)
+        self.own.add(target)
+        filled = copy.deepcopy(made)
+        filled[volume_id] |= {"writes": content(before, leaf), "generation": 1}
+        ends = {
+            "source": {"endpoint_type": "div", **self.ref(key, leaf)},
+            "destination": {"endpoint_type": "div", **self.ref(target, volume_id)},
+        }
+        self.job("copy data", target, made, filled, "SDM.copy_data", again=True, **ends)
+        return "copy data"
+
+    def migrate(self, key: str) -> str:
+        """To another domain as under a running VM: the empty chain, then its data, then the source goes."""
+        sd_id, _, image_id = key.partition("/")
+        to = self.rng.choice([one for one in self.storage.domains if one != sd_id])
+        target, view = f"{to}/{image_id}", self.view(key)
+        if target in self.own:
+            return "nothing"
+        empty: View = {volume_id: anew(one) | {"writes": {}} for volume_id, one in view.items()}
+        params = {**self.storage.names(key), "dstSdUUID": to}
+        both = {key: view, target: None}
+        self._task("clone structure", both, {key: view, target: empty}, "Image.cloneStructure", **params)
+        self.own.add(target)
+        full = {volume_id: anew(one) for volume_id, one in view.items()}
+        self.again("sync data", target, empty, full, "Image.syncData", **params, syncType="ALL")
+        return self.delete(key)
 
     # Jobs on one volume
 

@@ -213,6 +213,8 @@ class Worker:
         sd_id, _, image_id = key.partition("/")
         to = self.rng.choice([one for one in self.storage.domains if one != sd_id])
         target = f"{to}/{image_id}"
+        if target in self.own:
+            return "nothing"
         view = self.view(key)
         params = {**self.storage.names(key), "dstSdUUID": to, "operation": 2, "postZero": False, "force": False}
         moved = {volume_id: anew(one) for volume_id, one in view.items()}
