@@ -114,9 +114,12 @@ class HostDevices:
             try:
                 ours = how(name, failed)
             except BaseException:
-                # What another VM had left is still to be given back.
                 if not owner:
                     files.remove(claim)
+                elif owner != vm_id:
+                    # What another VM has left is still to be given back.
+                    files.replace(claim, owner.encode())
+                    self.look()
                 raise
             if not ours and not owner:
                 files.remove(claim)

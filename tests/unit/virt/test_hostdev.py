@@ -293,7 +293,10 @@ def test_what_a_dead_vm_left_is_still_given_back_when_the_next_one_is_refused(ho
     host.nodes[CARD].driver, host.nodes[CARD].fails = "", True
     with pytest.raises(HostdevDetachFailed):
         host.devices.take(OTHER_VM, [CARD], HostdevDetachFailed)
-    assert list(host.taken()) == [CARD]
+    assert host.taken() == {CARD: VM}
+    host.nodes[CARD].fails = False
+    host.timers.pop()()
+    assert (host.taken(), host.nodes[CARD].driver) == ({}, "e1000e")
 
 
 def test_others_bindings_are_used_and_kept(host: Host) -> None:
