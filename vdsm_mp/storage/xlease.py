@@ -68,6 +68,8 @@ class Index:
         if state != b"-" and not updating:
             raise LeaseIndexInvalid(sd_id, "it was being formatted or rebuilt; rebuild it")
         self.updating = state != b"-"
+        #: Whose index it says it is; what stands there matters to VDSM alone.
+        self.lockspace = data[10:58].rstrip(b"\0")
         self._data = data
 
     def raw(self, number: int) -> bytes:
@@ -207,7 +209,7 @@ def rebuild(domain: FileDomain, formatter: LeaseFormatter) -> None:
         if after != index.raw(number):
             _log.warning("domain %s: record %d is written anew", domain.sd_id, number)
             _write(domain, read_index(domain, updating=True), number, after)
-    if index.updating:
+    if index.updating or index.lockspace != domain.sd_id.encode():
         _finish(domain, read_index(domain, updating=True))
 
 
@@ -217,7 +219,8 @@ def _agreed(formatter: LeaseFormatter, place: Lease, raw: bytes, known: Record |
     if known is not None:
         if written != known.lease_id:
             formatter.write_lease(place)
-        return record(known.lease_id, place.offset, updating=False)
+        # One that was half made stays so: it counts as absent, and may be added again.
+        return record(known.lease_id, place.offset, updating=known.updating)
     if raw != FREE_RECORD and written and written not in names:
         return record(written, place.offset, updating=False)
     if written:

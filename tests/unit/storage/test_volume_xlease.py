@@ -178,6 +178,28 @@ def test_rebuilding_makes_leases_follow_the_index(domain: FileDomain, path: Path
     assert path.read_bytes() == again
 
 
+def test_a_lease_that_was_half_made_is_absent_after_rebuilding_as_before(
+    domain: FileDomain, path: Path, formatter: Formatter
+) -> None:
+    """As for VDSM: an engine that was told of a failure adds it again, and would be refused."""
+    poke(path, HEADER_BYTES, record(FIRST, 3 * MIB, updating=True))
+    xlease.rebuild(domain, formatter)
+    with pytest.raises(NoSuchLease):
+        xlease.find(domain, FIRST)
+    assert xlease.add(domain, formatter, FIRST).offset == 3 * MIB
+
+
+def test_an_index_that_names_another_domain_names_this_one_after_rebuilding(
+    domain: FileDomain, path: Path, formatter: Formatter
+) -> None:
+    """VDSM takes the name of the lockspace from there."""
+    records = path.read_bytes()[MIB + HEADER_BYTES :]
+    poke(path, 10, b"\xff")
+    xlease.rebuild(domain, formatter)
+    assert path.read_bytes()[MIB + 10 : MIB + 58].rstrip(b"\0") == domain.sd_id.encode()
+    assert path.read_bytes()[MIB + HEADER_BYTES :] == records
+
+
 def test_an_index_that_was_left_while_it_was_changed_waits_for_a_rebuild(
     domain: FileDomain, path: Path, formatter: Formatter
 ) -> None:
