@@ -13,7 +13,8 @@ import threading
 import time
 from collections import Counter
 
-from bench.guests import cpu_s, percentile
+from bench.guests import percentile
+from bench.processes import cpu_s
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse, forget_program
 

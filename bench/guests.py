@@ -5,7 +5,6 @@ import contextlib
 import os
 import shutil
 import signal
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,9 +14,6 @@ from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.virt_room import vm_xml
 from vdsm_mp.wire.client import Client
-
-#: A process's CPU time in nanoseconds, not in ticks of 10 ms: see clock_getcpuclockid(3).
-_CPU_CLOCK = 2
 
 
 class Guests:
@@ -69,15 +65,6 @@ def running(client: Client) -> set[str]:
     """The VMs that have been started."""
     listed = client.call("Host.getVMList", timeout_s=30)
     return {entry["vmId"] for entry in listed if entry["status"] not in ("WaitForLaunch", "Down")}
-
-
-def cpu_s(pids: Iterable[int]) -> float:
-    """User and system seconds of all threads, ended ones too. Processes that are gone count as nothing."""
-    total = 0.0
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            total += time.clock_gettime(~pid << 3 | _CPU_CLOCK)
-    return total
 
 
 def percentile(values: list[float], part: float) -> float:

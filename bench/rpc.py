@@ -6,13 +6,13 @@
 Every server is a process of its own, the client another. "echo" is an asyncio protocol that sends back what comes;
 it gets the very frames that the door gets. "ping2" is answered by the door, "loop" and "pool" are verbs of another
 worker that cross the bus, answered on its loop and in its pool. "zmq" is a bare DEALER/ROUTER round trip over
-zmq.asyncio. Rounds are interleaved, so that what else the machine does hits all alike; figures are medians.
+zmq.asyncio. New connections are compared with `openssl s_server`, too, which has the same certificate and no Python.
+Rounds are interleaved, so that what else the machine does hits all alike; figures are medians.
 """
 
 import argparse
 import asyncio
 import json
-import os
 import selectors
 import socket
 import ssl
@@ -23,6 +23,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +31,10 @@ from pathlib import Path
 import zmq
 import zmq.asyncio
 
+from bench.processes import cpu_s
 from tests.support.certificates import make_authority
+from tests.support.eventually import eventually
+from tests.support.house import free_port
 from vdsm_mp.api.verb import Lane, Message, handles, verb
 from vdsm_mp.clientif import builtin
 from vdsm_mp.clientif.gate import Authorisation, Gate
@@ -44,6 +48,8 @@ from vdsm_mp.wire import jsonrpc, stomp
 from vdsm_mp.wire.tls import Files, ServerTls, client_context, server_context
 
 TOKEN = "bench"
+#: Clients that come at the same time: enough to keep the server busy while one of them computes.
+AT_ONCE = 4
 QUEUE = "jms.topic.vdsm_requests"
 REPLY_TO = "2d7f5a40-0c50-4a5e-b5a8-7d0f55d0c203"
 
@@ -135,10 +141,24 @@ def process(name: str, *arguments: str, listener: socket.socket | None = None) -
         made.wait(10)
 
 
-def cpu_s(pid: int) -> float:
-    """User and system seconds of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+@contextmanager
+def openssl_server(files: Files) -> Iterator[tuple[int, int]]:
+    """OpenSSL's own server with the agent's demands; it answers with lines turned around. (pid, port)"""
+    port = free_port()
+    argv = ["openssl", "s_server", "-rev", "-accept", f"127.0.0.1:{port}", "-cert", str(files.cert), "-key"]
+    argv += [str(files.key), "-CAfile", str(files.ca), "-Verify", "1", "-verify_return_error", "-num_tickets", "0"]
+    made = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: _listens(port))
+        yield made.pid, port
+    finally:
+        made.kill()
+        made.wait(10)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 # The client
@@ -216,7 +236,7 @@ def closed_loop(connections: list[Connection], frame: bytes, seconds: float, pid
             connection.sock.setblocking(False)
             selector.register(connection.sock, selectors.EVENT_READ, connection)
         latencies: list[float] = []
-        before = sum(map(cpu_s, pids))
+        before = cpu_s(pids)
         began = time.perf_counter()
         until = began + seconds
         for connection in connections:
@@ -233,7 +253,7 @@ def closed_loop(connections: list[Connection], frame: bytes, seconds: float, pid
                     else:
                         open_calls -= 1
         took_s = time.perf_counter() - began
-    return figures(latencies, took_s, sum(map(cpu_s, pids)) - before)
+    return figures(latencies, took_s, cpu_s(pids) - before)
 
 
 def open_loop(connections: list[Connection], frame: bytes, seconds: float, rate: float, pids: list[int]) -> Figures:
@@ -244,7 +264,7 @@ def open_loop(connections: list[Connection], frame: bytes, seconds: float, rate:
             selector.register(connection.sock, selectors.EVENT_READ, connection)
         free = list(connections)
         latencies: list[float] = []
-        before = sum(map(cpu_s, pids))
+        before = cpu_s(pids)
         began = time.perf_counter()
         asked, total = 0, int(seconds * rate)
         while len(latencies) < total:
@@ -260,23 +280,34 @@ def open_loop(connections: list[Connection], frame: bytes, seconds: float, rate:
                     latencies.append(time.perf_counter() - key.data.due)
                     free.append(key.data)
         took_s = time.perf_counter() - began
-    return figures(latencies, took_s, sum(map(cpu_s, pids)) - before)
+    return figures(latencies, took_s, cpu_s(pids) - before)
 
 
 def new_connections(
-    port: int, context: ssl.SSLContext, seconds: float, pid: int, first: Callable[[Connection], None]
+    port: int,
+    context: ssl.SSLContext,
+    seconds: float,
+    pid: int,
+    first: Callable[[Connection], None],
+    at_once: int = 1,
 ) -> Figures:
-    """TCP, TLS and the first answer, one after the other."""
-    latencies: list[float] = []
-    before = cpu_s(pid)
+    """TCP, TLS and the first answer, one after the other in each of `at_once` threads."""
+    before = cpu_s([pid])
     began = time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        started = time.perf_counter()
-        connection = Connection(port, context)
-        first(connection)
-        latencies.append(time.perf_counter() - started)
-        connection.sock.close()
-    return figures(latencies, time.perf_counter() - began, cpu_s(pid) - before)
+
+    def come(_: int) -> list[float]:
+        latencies: list[float] = []
+        while time.perf_counter() - began < seconds:
+            started = time.perf_counter()
+            connection = Connection(port, context)
+            first(connection)
+            latencies.append(time.perf_counter() - started)
+            connection.sock.close()
+        return latencies
+
+    with ThreadPoolExecutor(at_once) as threads:
+        latencies = [one for each in threads.map(come, range(at_once)) for one in each]
+    return figures(latencies, time.perf_counter() - began, cpu_s([pid]) - before)
 
 
 async def zmq_round_trips(path: str, seconds: float) -> Figures:
@@ -313,6 +344,7 @@ def measure(seconds: float, rounds: int, counts: list[int]) -> dict[str, Figures
         peer_pid = stack.enter_context(process("peer", str(run_dir)))
         echo_pid = stack.enter_context(process("echo", pki, listener=echo))
         door_pid = stack.enter_context(process("door", pki, str(run_dir), listener=door))
+        openssl_pid, openssl_port = stack.enter_context(openssl_server(files))
         zmq_path = f"ipc://{folder}/bare"
         stack.enter_context(process("zmq", zmq_path))
         echo_port, door_port = echo.getsockname()[1], door.getsockname()[1]
@@ -344,6 +376,14 @@ def measure(seconds: float, rounds: int, counts: list[int]) -> dict[str, Figures
             found.setdefault("echo, new connections", []).append(one)
             one = new_connections(door_port, context, seconds, door_pid, Connection.subscribe)
             found.setdefault("new connections", []).append(one)
+            for name, port, pid, first in (
+                ("echo, ", echo_port, echo_pid, Connection.greet),
+                ("", door_port, door_pid, Connection.subscribe),
+            ):
+                one = new_connections(port, context, seconds, pid, first, AT_ONCE)
+                found.setdefault(f"{name}new connections, {AT_ONCE} at once", []).append(one)
+            one = new_connections(openssl_port, context, seconds, openssl_pid, Connection.greet)
+            found.setdefault("openssl, new connections", []).append(one)
     return {name: median(each) for name, each in found.items()}
 
 
@@ -357,9 +397,10 @@ def ratios(found: dict[str, Figures], counts: list[int]) -> dict[str, float]:
     said["a crossing (loop), in bare zmq.asyncio round trips"] = crossing / found["zmq"].p50_ms
     crossing = found[f"pool x{counts[0]}"].p50_ms - found[f"ping2 x{counts[0]}"].p50_ms
     said["a crossing (pool), in bare zmq.asyncio round trips"] = crossing / found["zmq"].p50_ms
-    said["new connections, part of the echo's rate"] = (
-        found["new connections"].per_s / found["echo, new connections"].per_s
-    )
+    fresh = found["new connections"]
+    said["new connections, part of the echo's rate"] = fresh.per_s / found["echo, new connections"].per_s
+    said["new connections, part of OpenSSL's own rate"] = fresh.per_s / found["openssl, new connections"].per_s
+    said["server CPU of a new connection / OpenSSL's own"] = fresh.cpu_ms / found["openssl, new connections"].cpu_ms
     return {name: round(value, 2) for name, value in said.items()}
 
 

@@ -25,8 +25,9 @@ from pathlib import Path
 import libvirt
 
 from bench import vms_bare
-from bench.guests import Guests, cpu_s, percentile, running
-from bench.house import smaps_kib
+from bench.guests import Guests, percentile, running
+from bench.house import everybody
+from bench.processes import cpu_s, smaps_kib
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse, forget_program
 from tests.support.libvirtd import PrivateLibvirtd
@@ -131,14 +132,14 @@ def _complete(client: Client, vm_id: str) -> bool:
 
 def _watching(house: RunningHouse) -> Found:
     """One whole cycle in which nobody asks anything."""
-    virt, everybody = house.pid_of("virt"), house.all_pids()
-    before = cpu_s([virt]), cpu_s(everybody)
+    virt, pids = house.pid_of("virt"), everybody(house)
+    before = cpu_s([virt]), cpu_s(pids)
     time.sleep(CYCLE_S)
     return {
         "virt, CPU in 15 s, ms": (cpu_s([virt]) - before[0]) * 1000,
-        "all our processes, CPU in 15 s, ms": (cpu_s(everybody) - before[1]) * 1000,
+        "all our processes, CPU in 15 s, ms": (cpu_s(pids) - before[1]) * 1000,
         "virt, PSS, MiB": pss_mib([virt]),
-        "all our processes, PSS, MiB": pss_mib(everybody),
+        "all our processes, PSS, MiB": pss_mib(pids),
     }
 
 
