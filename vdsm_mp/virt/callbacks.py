@@ -154,6 +154,8 @@ class Callbacks:
             return replace(record, devices=devices, agent_since_mono=since)
 
         self._vms.change(dom.UUIDString(), said)
+        if connected:
+            self._vms.move(dom.UUIDString(), lambda life: machine.on_agent(life, clock.mono_s()))
 
     def _block_job(self, conn: Any, dom: Any, drive: str, kind: int, status: int, opaque: object) -> None:
         logger.info("vm=%s block job of kind %d on %s: status %d", dom.UUIDString(), kind, drive, status)

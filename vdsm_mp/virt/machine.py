@@ -3,7 +3,8 @@
 
     status                  means
     WaitForLaunch           accepted and persisted; its disks are being prepared, or it waits for its turn
-    Powering up, Up         runs; `Powering up` for 60 s after the start, `RebootInProgress` for 60 s after a reboot
+    Powering up, Up         runs; `Powering up` after the start, `RebootInProgress` after a reboot: until its agent is
+                            there, or for 60 s
     Powering down           runs and was asked to shut down less than 300 s ago
     Paused                  its CPUs stand still; `pause_code` says why
     Saving State            its memory is being written out          Restoring state    and read back
@@ -128,6 +129,8 @@ class Life(msgspec.Struct, frozen=True):
     #: The guest's own last doing and when: Powering up after a start, RebootInProgress after a reboot.
     guest_status: VmStatus = VmStatus.UP
     guest_event_mono: float | None = None
+    #: When its agent came last: then it is over with what it did.
+    guest_up_mono: float | None = None
     powerdown_mono: float | None = None
     destroy_requested: bool = False
     destroy_on_reboot: bool = False
@@ -165,7 +168,8 @@ def reported(life: Life, now: float) -> VmStatus:
     if life.powerdown_mono is not None and now - life.powerdown_mono < POWERDOWN_S:
         return VmStatus.POWERING_DOWN
     if life.guest_event_mono is not None and now - life.guest_event_mono < GUEST_EVENT_S:
-        return life.guest_status
+        up = life.guest_up_mono is not None and life.guest_up_mono > life.guest_event_mono
+        return VmStatus.UP if up else life.guest_status
     return VmStatus.UP
 
 
@@ -267,6 +271,11 @@ def on_reboot(life: Life, now: float) -> Move:
         return go_down(life, Exit.because(ExitReason.DESTROYED_ON_REBOOT), (Do.DESTROY,))
     rebooted = replace(life, guest_status=VmStatus.REBOOTING, guest_event_mono=now, powerdown_mono=None)
     return rebooted, (Do.TELL_RUNNING,)
+
+
+def on_agent(life: Life, now: float) -> Move:
+    """libvirt: an agent in the guest opened its channel. It is up; seen in polls only, as upstream has it."""
+    return replace(life, guest_up_mono=now), ()
 
 
 def on_powerdown_request(life: Life, now: float) -> Move:

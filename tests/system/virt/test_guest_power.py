@@ -25,11 +25,13 @@ pytestmark = [
 def test_the_agent_reboots_its_guest_and_the_vm_stays(life: Life) -> None:
     pid, boots = life.guest.libvirtd.qemu_pid(f"vm-{life.vm_id[:8]}"), life.guest.said.count("GUEST: ready")
     life.vm("shutdown", delay="0", message="", timeout="60", force=False, reboot=True)
+    eventually(lambda: life.stats["status"] == "RebootInProgress", within_s=60, every_s=0.1)
     eventually(lambda: life.guest.said.count("GUEST: ready") == boots + 1, within_s=90, every_s=0.3)
     assert "GUEST: shutdown -h -r" in life.guest.said
     eventually(lambda: life.guest.agent("guest-fsfreeze-status") == "thawed", within_s=60, every_s=0.3)
     assert float(life.guest.run("cat /proc/uptime").split()[0]) < 90
-    assert life.stats["status"] != "Down"
+    # Not only a minute after it: its agent is there.
+    eventually(lambda: life.stats["status"] == "Up", within_s=5, every_s=0.1)
     assert life.guest.libvirtd.qemu_pid(f"vm-{life.vm_id[:8]}") == pid
 
 

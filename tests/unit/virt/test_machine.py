@@ -27,6 +27,7 @@ MOVES: dict[str, Callable[[Life], Move]] = {
     "I/O error": lambda life: machine.on_io_error(life, 10, "EIO"),
     "resumed": machine.on_resumed,
     "reboot": lambda life: machine.on_reboot(life, 10),
+    "agent": lambda life: machine.on_agent(life, 10),
     "powerdown asked": lambda life: machine.on_powerdown_request(life, 10),
     "start failed": lambda life: machine.on_start_failed(life, Exit.because(ExitReason.START_FAILED)),
     "destroy on reboot asked": machine.on_destroy_on_reboot,
@@ -134,6 +135,19 @@ def test_a_request_to_power_down_shows_for_five_minutes_or_until_the_guest_reboo
     assert reported(life, 401) is VmStatus.UP
     life, _ = machine.on_reboot(life, 200)
     assert reported(life, 201) is VmStatus.REBOOTING
+
+
+def test_a_guest_is_up_as_soon_as_its_agent_is_there_after_the_start_and_after_each_reboot() -> None:
+    life, _ = machine.on_started(Life(), 100, paused=False)
+    assert reported(life, 105) is VmStatus.POWERING_UP
+    life, todo = machine.on_agent(life, 105)
+    assert todo == ()
+    assert reported(life, 106) is VmStatus.UP
+    life, _ = machine.on_reboot(life, 200)
+    assert reported(life, 201) is VmStatus.REBOOTING
+    life, _ = machine.on_agent(life, 210)
+    assert reported(life, 211) is VmStatus.UP
+    assert reported(machine.on_suspended(life, 212)[0], 213) is VmStatus.PAUSED
 
 
 def test_a_reboot_is_the_end_when_that_was_asked_for() -> None:
