@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two whole houses, each with a libvirtd of its own and a cable between them: VMs can move from one to the other."""
+"""Two whole houses, each with a libvirtd of its own and a cable between them: VMs can move from one to the other.
 
+Each finds its own files at the same place, as two hosts have them in /run/vdsm: namespaces of mounts keep them apart.
+"""
+
+import ctypes
 import os
 import shutil
+import subprocess
 import tempfile
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +29,7 @@ from vdsm_mp.wire.tls import Files
 MEMORY_MIB = 64
 #: What lies in the guest's memory takes so many times longer than any step of a test.
 SLOW_MIB_S = 2
+_CLONE_NEWNS, _CLONE_FS = 0x00020000, 0x00000200
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,8 @@ def two_hosts() -> Iterator[Two]:
         for daemon in daemons:
             let_qemu_encrypt(daemon, authority.issue(f"qemu-{daemon.name}", "localhost"))
         houses = []
+        run_dir = shared / "vrun"
+        run_dir.mkdir()
         for mine, daemon, other in zip(files, daemons, reversed(addresses), strict=True):
             options = {
                 "vars": {"ssl": True, "migration_monitor_interval": 1, "migration_retry_timeout": 1},
@@ -79,12 +88,15 @@ def two_hosts() -> Iterator[Two]:
                 "vdsm_mp": {
                     "pki_dir": mine.key.parents[1],
                     "migration_libvirt_uri": f"qemu+tcp://{other}/system",
+                    "vdsm_run_dir": run_dir,
                 },
             }
             house = RunningHouse(options, tls=False, table="tests.support.stepped_table", libvirt_uri=daemon.uri)
             stack.callback(house.stop)
             house.files = mine
-            house.begin()
+            inside = ["nsenter", "--target", str(daemon.inner_pid), "--mount"]
+            subprocess.run([*inside, *_bind(house.root / "vrun", run_dir)], check=True, timeout=10)
+            _begin_with(house.begin, _bind(house.root / "vrun", run_dir))
             houses.append(house)
         (shared / "repo").mkdir()
         shutil.chown(shared / "repo", "vdsm", "kvm")
@@ -92,6 +104,31 @@ def two_hosts() -> Iterator[Two]:
             house.wait_ready()
         sides = [Side(h, d, address) for h, d, address in zip(houses, daemons, addresses, strict=True)]
         yield Two(sides[0], sides[1], shared)
+
+
+def _bind(own: Path, place: Path) -> list[str]:
+    return ["mount", "--bind", str(own), str(place)]
+
+
+def _begin_with(begin: Callable[[], None], mount: list[str]) -> None:
+    """Call it where that mount is; only what it starts sees it."""
+    failed: list[BaseException] = []
+
+    def apart() -> None:
+        try:
+            if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS | _CLONE_FS):
+                raise OSError(ctypes.get_errno(), "no mount namespace of its own")
+            subprocess.run(["mount", "--make-rprivate", "/"], check=True, timeout=10)
+            subprocess.run(mount, check=True, timeout=10)
+            begin()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=apart)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 def let_qemu_encrypt(daemon: PrivateLibvirtd, files: Files) -> None:
@@ -117,7 +154,7 @@ _CUSTOM = (
 class Guest:
     """A VM that both hosts may run; begins on one of them."""
 
-    def __init__(self, two: Two, home: Side) -> None:
+    def __init__(self, two: Two, home: Side, *, devices: str = "", metadata: str = "") -> None:
         self.vm_id = str(uuid.uuid4())
         self.name = f"vm-{self.vm_id[:8]}"
         folder = two.shared / self.vm_id
@@ -129,9 +166,9 @@ class Guest:
         disk.chmod(0o660)
         # Read only: libvirt takes a writable file on a local file system for one that the other host does not see.
         xml = vm_xml(
-            self.vm_id, serial=self.serial, memory_mib=MEMORY_MIB, metadata=_CUSTOM,
+            self.vm_id, serial=self.serial, memory_mib=MEMORY_MIB, metadata=_CUSTOM + metadata,
             devices=f'<disk type="file" device="disk"><driver name="qemu" type="raw" cache="none"/>'
-            f'<source file="{disk}"/><target dev="vda" bus="virtio"/><readonly/></disk>',
+            f'<source file="{disk}"/><target dev="vda" bus="virtio"/><readonly/></disk>{devices}',
         )  # fmt: skip
         home.house.call("VM.create", {"vmID": self.vm_id, "vmParams": {"vmId": self.vm_id, "xml": xml}})
         eventually(lambda: last_tick(self.serial) > 0, within_s=30)

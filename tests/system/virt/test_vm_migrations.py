@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,6 +120,38 @@ def way_of(side: Side, guest: Guest) -> dict[str, Any]:
     if "multifd" in on:
         return {"parallel": found["multifd-channels"]}
     return {"compressed": "true"} if {"xbzrle", "compress"} & on else {"tunneled": "true"}
+
+
+def test_a_payload_is_made_anew_where_its_guest_goes_and_goes_where_it_was(two: Two) -> None:
+    cd = '<disk type="file" device="cdrom"><source file="PAYLOAD:"/><target dev="hdc" bus="ide"/><readonly/></disk>'
+    data = (
+        '<ovirt-vm:device devtype="disk" name="hdc"><ovirt-vm:payload><ovirt-vm:volId>config-2</ovirt-vm:volId>'
+        '<ovirt-vm:file path="openstack/latest/user_data">I2Nsb3VkLWNvbmZpZw==</ovirt-vm:file></ovirt-vm:payload>'
+        "</ovirt-vm:device>"
+    )
+    guest = Guest(two, two.a, devices=cd, metadata=data)
+    try:
+        (here,) = payloads(two.a)
+        for home, to in ((two.a, two.b), (two.b, two.a)):
+            guest.move(home, to)
+            becomes(home, guest, "Down")
+            becomes(to, guest, "Up", "Powering up")
+            guest.lives_only_at(to, home)
+            assert payloads(home) == []
+            (there,) = payloads(to)
+            assert (there.name, b"#cloud-config" in there.read_bytes()) == (here.name, True)
+            opened = [path.readlink() for path in Path(f"/proc/{to.libvirtd.qemu_pid(guest.name)}/fd").iterdir()]
+            assert two.shared / "vrun/payload" / there.name in opened
+            home.house.call("VM.destroy", {"vmID": guest.vm_id})
+    finally:
+        for side in (two.a, two.b):
+            with contextlib.suppress(RemoteError):
+                side.house.call("VM.destroy", {"vmID": guest.vm_id, "gracefulAttempts": 0})
+    assert payloads(two.a) == payloads(two.b) == []
+
+
+def payloads(side: Side) -> list[Path]:
+    return list((side.house.root / "vrun/payload").glob("*.img"))
 
 
 def test_hooks_see_a_vm_leave_and_arrive_and_may_refuse(two: Two, guest: Guest) -> None:
