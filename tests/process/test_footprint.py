@@ -15,7 +15,7 @@ from tests.support.needs import needs_root
 #: Large, and of no use to a worker that is idle; each was once a megabyte of somebody's.
 NOT_WANTED = {"libvirt", "unittest", "doctest", "pdb", "multiprocessing", "pkg_resources", "setuptools", "pytest",
               "hypothesis", "xml.dom", "xml.sax", "sqlite3", "http.server", "importlib.metadata", "_strptime",
-              "supervisor"}  # fmt: skip
+              "supervisor", "http.client", "email"}  # fmt: skip
 #: Of a worker's own, not shared with the master: twice of what an idle one has would mean that sharing is broken.
 MOST_OWN_KIB = 14 * 1024
 #: Each worker's heartbeat may wake the master, and one more thing.

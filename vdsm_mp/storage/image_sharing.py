@@ -6,13 +6,13 @@ is redirected, and what https is must be provable by the host's certificates. He
 and are told nowhere.
 """
 
-import http.client
 import logging
 import re
 import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from vdsm_mp.api.errors_volume import CopyImageFailed, InvalidVolumeParameter, SharedVolumeNotWritable
@@ -27,6 +27,10 @@ from vdsm_mp.storage.volume_create import COW_OVERHEAD
 from vdsm_mp.storage.volume_file import ImageFiles, change_metadata, read_image, volume_path
 from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.tasks.registry import TaskRun
+
+if TYPE_CHECKING:
+    # Else where it is needed: with all that it has of mail it is a megabyte, and few hosts ever share an image.
+    import http.client
 
 _log = logging.getLogger("storage.sharing")
 
@@ -112,8 +116,10 @@ class _Server:
     @contextmanager
     def request(
         self, method: str, progress: Progress, length: int | None = None
-    ) -> Iterator[http.client.HTTPConnection]:
+    ) -> Iterator["http.client.HTTPConnection"]:
         """The headers are sent; `stop` of the task ends the connection. Raises: OSError, HTTPException, TaskAborted."""
+        import http.client
+
         if self._secure:
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(
                 self._host, self._port, timeout=_CONNECT_S, context=ssl.create_default_context()
@@ -154,6 +160,8 @@ def _cut(sock: socket.socket) -> None:
 
 @contextmanager
 def _as_failure(server: _Server, volume_id: str, progress: Progress) -> Iterator[None]:
+    import http.client
+
     try:
         yield
     except (OSError, http.client.HTTPException, ValueError) as e:
@@ -202,7 +210,7 @@ def _fetch(server: _Server, domain: FileDomain, image_id: str, volume_id: str, p
     _log.info("volume %s: %d bytes from %s", volume_id, done, server.name)
 
 
-def _length_of(answer: http.client.HTTPResponse, volume_id: str, server: _Server) -> int | None:
+def _length_of(answer: "http.client.HTTPResponse", volume_id: str, server: _Server) -> int | None:
     """How many bytes will come, None = not told. Raises: TransferFailed (it is refused)."""
     if not 200 <= answer.status < 300:
         raise TransferFailed(volume_id, f"{server.name} answers {answer.status} {answer.reason}")

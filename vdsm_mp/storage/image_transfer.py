@@ -4,7 +4,6 @@
 A ticket says who may read or write which URL for how long. Nothing is kept here; the daemon is asked each time.
 """
 
-import http.client
 import json
 import socket
 from typing import Any
@@ -27,9 +26,15 @@ class ImageDaemon:
 
     def ask(self, method: str, ticket_id: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Raises: ImageDaemonUnreachable (481), ImageDaemonRefused (482)."""
-        connection = _Connection(self._socket)
+        # Not before: with all that it has of mail, HTTP is a megabyte.
+        import http.client
+
+        connection = http.client.HTTPConnection("localhost", timeout=_DEADLINE_S)
         data = None if body is None else json.dumps(body).encode()
         try:
+            connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.sock.settimeout(_DEADLINE_S)
+            connection.sock.connect(self._socket)
             connection.request(method, f"/tickets/{ticket_id}", data, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             content = answer.read(_MAX_ANSWER)
@@ -46,19 +51,6 @@ class ImageDaemon:
         except ValueError as e:
             raise ImageDaemonRefused(ticket_id, f"its answer is no JSON: {e}") from e
         return found if isinstance(found, dict) else {}
-
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_DEADLINE_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_DEADLINE_S)
-        self.sock.connect(self._path)
 
 
 @handles(AddImageTicket)
