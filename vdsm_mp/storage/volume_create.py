@@ -319,5 +319,10 @@ def _add_lease(domain: FileDomain, leases: LeaseWriter | None, spec: VolumeSpec)
     lease = lease_of(domain, spec.image_id, spec.volume_id)
     if lease is None or leases is None:
         return
-    domain.io.create(volume_path(spec.image_id, spec.volume_id) + LEASE, mode=VOLUME_MODE)
+    path = volume_path(spec.image_id, spec.volume_id) + LEASE
+    try:
+        domain.io.create(path, mode=VOLUME_MODE)
+    except StorageFileExists:  # VDSM leaves it when it undoes a volume; this one has just been made
+        domain.io.unlink(path)
+        domain.io.create(path, mode=VOLUME_MODE)
     leases.write_lease(lease)

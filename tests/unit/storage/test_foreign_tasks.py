@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import domains
+from tests.support.children import LocalChildren
 from tests.support.needs import needs_program
-from tests.support.storage_room import RAW, StorageRoom, new_id
+from tests.support.storage_room import MIB, RAW, StorageRoom, new_id
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.domain_io import DomainIO
+from vdsm_mp.storage.locks import Lease
+from vdsm_mp.storage.volume_create import VolumeSpec, make
+from vdsm_mp.tasks.progress import Progress
 
 pytestmark = [needs_program("qemu-img"), pytest.mark.timeout(60)]
 
@@ -84,3 +91,36 @@ def test_a_task_whose_state_vdsm_did_not_understand_is_set_aside_and_may_be_clea
     spm.call("Task.clear", taskID=task_id)
     assert not (spm.domain / "master/tasks" / task_id).exists()
     spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
+
+
+class Leases:
+    """sanlock's part: it writes into the file that is there."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[str, int]] = []
+
+    def write_lease(self, lease: Lease) -> None:
+        self.written.append((lease.name, Path(lease.path).stat().st_size))
+
+
+def test_a_volume_is_made_again_where_vdsm_has_undone_one(tmp_path: Path, children: LocalChildren) -> None:
+    """It leaves the lease, and with it the image's directory: a disk could never be moved there again."""
+    root = domains.unpack(tmp_path)["shared"].root
+    domain = FileDomain(root.name, DomainIO(children, "shared", str(root), deadline_s=10))
+    spec = VolumeSpec(
+        image_id=new_id(),
+        volume_id=new_id(),
+        capacity=MIB,
+        format="RAW",
+        type="SPARSE",
+        disk_type="DATA",
+        description="",
+    )
+    image = root / "images" / spec.image_id
+    image.mkdir()
+    (image / f"{spec.volume_id}.lease").write_bytes(bytes(2 * MIB))
+    leases = Leases()
+    make(domain, leases, spec, Progress())
+    domain.io.close()
+    assert leases.written == [(spec.volume_id, 0)]
+    assert {path.name for path in image.iterdir()} == {spec.volume_id + end for end in ("", ".meta", ".lease")}
