@@ -164,6 +164,28 @@ def is_size(size: int) -> Callable[[StorageRoom], None]:
     return check
 
 
+def with_larger_leaf(house: StorageRoom) -> None:
+    house.create(IMAGE, LEAF, srcImgUUID=IMAGE, srcVolUUID=BASE, size=str(32 * MIB))
+
+
+def prepare_merge(house: StorageRoom) -> str:
+    subchain = {"sd_id": house.sd_id, "img_id": IMAGE, "base_id": BASE, "top_id": LEAF}
+    task_id: str = house.call("StoragePool.prepareMerge", storagepoolID=house.pool_id, subchainInfo=subchain)
+    return task_id
+
+
+def base_is(size: int) -> Callable[[StorageRoom], None]:
+    """Metadata and file tell the same."""
+
+    def check(house: StorageRoom) -> None:
+        path = house.image(IMAGE) / BASE
+        found = int(qemu_info(path)["virtual-size"]), int(house.info(IMAGE, BASE)["capacity"])
+        assert found == (size, size), found
+        qemu_check(path)
+
+    return check
+
+
 def finalize(house: StorageRoom) -> str:
     subchain = {"sd_id": house.sd_id, "img_id": IMAGE, "base_id": BASE, "top_id": LEAF}
     task_id: str = house.call("StoragePool.finalizeMerge", storagepoolID=house.pool_id, subchainInfo=subchain)
@@ -209,6 +231,7 @@ SCENARIOS = {
     "delete volume": Scenario(delete_leaf, as_before, leaf_not_deleted, with_snapshot),
     "copy": Scenario(copy, created(OTHER, extra={OTHER: both(LEAF)}), as_before),
     "extend": Scenario(extend, is_size(32 * MIB), is_size(16 * MIB)),
+    "prepare merge": Scenario(prepare_merge, base_is(32 * MIB), base_is(16 * MIB), with_larger_leaf),
     "finalize": Scenario(finalize, merged, not_merged, with_two_snapshots),
 }
 

@@ -30,6 +30,7 @@ _QUICK = {
     ("delete volume", "ENOSPC"): 7,
     ("copy", "kill"): 7,
     ("extend", "kill"): 5,
+    ("prepare merge", "kill"): 4,
     ("finalize", "kill"): 5,
     ("finalize", "EROFS"): 7,
     ("snapshot", "cut"): 9,

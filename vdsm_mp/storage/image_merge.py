@@ -20,6 +20,7 @@ from vdsm_mp.storage import bitmaps, qemuimg
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.image_prepare import check_chain, header_of
 from vdsm_mp.storage.qcow2 import HEADER_BYTES, lost_bitmaps
+from vdsm_mp.storage.volume_change import grow_raw
 from vdsm_mp.storage.volume_create import QEMU_FORMAT
 from vdsm_mp.storage.volume_file import ImageFiles, change_metadata, read_image, volume_path
 from vdsm_mp.tasks.progress import Progress
@@ -57,10 +58,8 @@ def prepare(domain: FileDomain, subchain: Subchain, progress: Progress) -> None:
             if base.cow:
                 qemuimg.resize(absolute, "qcow2", top.capacity)
             else:
-                if base.type == "PREALLOCATED":
-                    size = image.stat(subchain.base_id).size_bytes
-                    qemuimg.fallocate(absolute, size, top.capacity - size, progress)
-                domain.io.truncate(path, top.capacity)
+                size = image.stat(subchain.base_id).size_bytes
+                grow_raw(domain, path, size, top.capacity, progress, allocate=base.type == "PREALLOCATED")
             change_metadata(domain, subchain.image_id, subchain.base_id, capacity=top.capacity)
     except (CommandFailed, CommandOverdue) as e:
         raise VolumeExtendFailed(subchain.base_id, str(e)) from e

@@ -4,7 +4,7 @@
 from vdsm_mp.api.cold_merge import FinalizeMerge, PrepareMerge
 from vdsm_mp.api.image import ReconcileImageVolumeChain
 from vdsm_mp.api.verb import handles
-from vdsm_mp.storage import image_merge
+from vdsm_mp.storage import image_merge, volume_undo
 from vdsm_mp.storage.volume_access import Volumes, key_of
 from vdsm_mp.tasks.registry import TaskRun
 
@@ -17,8 +17,11 @@ def prepare_merge(volumes: Volumes, ask: PrepareMerge) -> str:
     def job(run: TaskRun) -> None:
         with volumes.changing(f"prepareMerge {subchain.top_id}", domain, subchain.image_id):
             image_merge.prepare(domain, subchain, run.progress)
+        run.settle()
 
-    return volumes.tasks.start("prepareMerge", job, spm=True, key=key_of(subchain.image_id))
+    # The base may have grown without its metadata.
+    steps = (volume_undo.size_changed(domain, subchain.image_id, subchain.base_id),)
+    return volumes.tasks.start("prepareMerge", job, spm=True, key=key_of(subchain.image_id), recoveries=steps)
 
 
 @handles(FinalizeMerge)

@@ -60,16 +60,24 @@ def extend(domain: FileDomain, image_id: str, volume_id: str, to_bytes: int, pro
 def _extend_raw(domain: FileDomain, image_id: str, volume_id: str, to_bytes: int, progress: Progress) -> None:
     metadata, file = read_volume(domain, image_id, volume_id)
     path = volume_path(image_id, volume_id)
-    if file.size_bytes < to_bytes:
-        if metadata.type == "PREALLOCATED":
-            try:
-                qemuimg.fallocate(domain.io.path_of(path), file.size_bytes, to_bytes - file.size_bytes, progress)
-            except Error:  # a full file system lets it grow as far as there is room
-                domain.io.truncate(path, file.size_bytes)
-                raise
-        domain.io.truncate(path, to_bytes)
+    grow_raw(domain, path, file.size_bytes, to_bytes, progress, allocate=metadata.type == "PREALLOCATED")
     # From here on the metadata is what is behind; preparing the image, too, would correct it.
     change_metadata(domain, image_id, volume_id, capacity=to_bytes)
+
+
+def grow_raw(
+    domain: FileDomain, path: str, now_bytes: int, to_bytes: int, progress: Progress, *, allocate: bool
+) -> None:
+    """A raw file, never smaller than it is. Raises: CommandFailed (no room; it is as it was), TaskAborted, …"""
+    if now_bytes >= to_bytes:
+        return
+    if allocate:
+        try:
+            qemuimg.fallocate(domain.io.path_of(path), now_bytes, to_bytes - now_bytes, progress)
+        except Error:  # a full file system lets it grow as far as there is room
+            domain.io.truncate(path, now_bytes)
+            raise
+    domain.io.truncate(path, to_bytes)
 
 
 def _extend_cow(domain: FileDomain, image_id: str, volume_id: str, to_bytes: int) -> None:
