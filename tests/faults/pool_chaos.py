@@ -3,13 +3,14 @@
 
     python -m tests.faults.pool_chaos ROUNDS [SEED [disk]]
 
-A round: a volume is made, the engine asks for one change of the pool, and meanwhile a storage worker, an I/O child, a
-master, a sanlock daemon or a whole host is killed. Then the engine does what engines do (connects again, rebuilds the
-master when it is refused, elects an SPM) and asks for the change again until it is done. In the end of each round disk,
-both hosts and a reader of its own must tell the same, and every volume that was ever told as made must be there.
+A round: a volume is made, the engine asks for one change of the pool while clients work on disks and leases, and
+meanwhile a storage worker, an I/O child, a master, a root helper, a sanlock daemon or a whole host is killed. Then the
+engine does what engines do (connects again, rebuilds the master when it is refused, elects an SPM) and asks for the
+change again until it is done. In the end of each round disk, both hosts and a reader of its own must tell the same,
+every volume that was ever told as made must be there, and disks and leases are what their clients were told.
 
 With `disk` the list of domains is that on the master, not the engine's. Prints one JSON line:
-{"rounds", "seed", "deaths": {what: n}, "changes": {what: n}, "problems": […]}.
+{"rounds", "seed", "deaths": {what: n}, "changes": {what: n}, "disks": {what: n}, "problems": […]}.
 """
 
 import contextlib
@@ -28,10 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.pool_changes import changes
+from tests.faults.pool_disks import ALONE, Disks
 from tests.faults.pool_engine import LEASE_S, MIB, Engine, again
 from tests.support.eventually import eventually
 from tests.support.neighbour import Neighbour
 from tests.support.storage_hosts import StorageHost, storage_hosts
+from vdsm_mp.common import kernel
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_metadata import decode_pool
 from vdsm_mp.storage.mailbox_format import Extend, failed
@@ -45,6 +48,9 @@ def die(engine: Engine, what: str, host: StorageHost) -> None:
         children = host.house.status()["children"]
         if children:
             os.kill(engine.random.choice(children)["pid"], signal.SIGKILL)
+    elif what == "helper":
+        for pid in helpers(host.house.pid_of("storage")):
+            os.kill(pid, signal.SIGKILL)
     elif what == "master":
         assert host.house.process is not None
         host.house.process.kill()
@@ -57,10 +63,21 @@ def die(engine: Engine, what: str, host: StorageHost) -> None:
         host.begin_sanlock()
 
 
-DEATHS = ("storage", "storage", "storage", "io", "io", "master", "host", "sanlock", "none")
+DEATHS = ("storage", "storage", "storage", "io", "io", "helper", "master", "host", "sanlock", "none")
 
 
-def play(engine: Engine, outcome: dict[str, Any]) -> None:
+def helpers(session: int) -> list[int]:
+    """Programs of root's that work for a storage worker."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        facts = kernel.process(int(path.name))
+        with contextlib.suppress(OSError):
+            if facts is not None and facts.session == session and b"helper-storage" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+def play(engine: Engine, disks: Disks, outcome: dict[str, Any]) -> None:
     for _ in range(engine.random.choice((0, 1, 2))):
         engine.make_volume(clear=engine.random.random() < 0.5)
     change = engine.random.choice(changes(engine))
@@ -76,6 +93,9 @@ def play(engine: Engine, outcome: dict[str, Any]) -> None:
         except (Error, OSError, AssertionError, RuntimeError) as e:
             errors.append(f"{type(e).__name__}: {e}")
 
+    if change.name not in ALONE:
+        disks.begin()
+        time.sleep(engine.random.uniform(0.0, 1.5))
     asking = threading.Thread(target=ask)
     asking.start()
     time.sleep(engine.random.choice((0.0, 0.02, 0.05, 0.1, 0.2, 0.4)))
@@ -83,6 +103,7 @@ def play(engine: Engine, outcome: dict[str, Any]) -> None:
         die(engine, what, host)
     asking.join(LEASE_S + 60)
     assert not asking.is_alive(), f"{change.name} is never answered"
+    disks.end()
     if what == "sanlock" and was_spm:
         # The lease is gone, and whoever had it must notice within the watchdog's pause.
         eventually(lambda: noticed(engine, host, pid), within_s=40)
@@ -101,6 +122,7 @@ def play(engine: Engine, outcome: dict[str, Any]) -> None:
                 engine.settle()
     change.know()
     engine.settle()
+    disks.settle()
     outcome["deaths"][what] += 1
     outcome["changes"][change.name] += 1
 
@@ -204,16 +226,20 @@ def main() -> None:
     outcome: dict[str, Any] = {"rounds": 0, "seed": seed, "deaths": Counter(), "changes": Counter(), "problems": []}
     with storage_hosts(devices=3) as (hosts, devices):
         engine = Engine(hosts, devices, seed, memory="disk" not in sys.argv[3:])
+        disks = Disks(engine, hosts[0].house.root / "ledger")
         try:
             engine.make()
             check(engine)
             for outcome["rounds"] in range(1, rounds + 1):
-                play(engine, outcome)
+                play(engine, disks, outcome)
                 check(engine)
         except Exception:
             outcome["problems"].append(traceback.format_exc()[-3000:])
             for host in hosts:
                 print(f"--- host {host.host_id}\n{host.house.log_text()[-15000:]}", file=sys.stderr)
+        finally:
+            disks.server.stop()
+        outcome["disks"] = disks.told
     print(json.dumps(outcome))
 
 

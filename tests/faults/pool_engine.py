@@ -147,17 +147,23 @@ class Engine:
         host = next(one for one in self.hosts if self.spm_status(one)["spmStatus"] == "Free")
         names = {"hostId": host.host_id, "name": "pool", "masterSdUUID": master}
         domains = {sd_id: status.lower() for sd_id, status in pool.status.items()}
-        again(
-            lambda: host.call(
+
+        def ask() -> None:
+            host.call(
                 "StoragePool.reconstructMaster",
                 storagepoolID=pool.pool_id,
                 masterVersion=pool.master_version + 1,
                 domainDict=domains,
                 **names,
                 **_NUMBERS,
-            ),
-            within_s=LEASE_S,
-        )
+            )
+
+        try:
+            again(ask, within_s=LEASE_S / 3)
+        except Error:  # it is well, and keeps the lease as long as it is
+            for one in self.hosts:
+                self.stop_role(one)
+            again(ask, within_s=LEASE_S)
         pool.master, pool.master_version = master, pool.master_version + 1
 
     def _elect(self) -> None:
