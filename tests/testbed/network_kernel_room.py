@@ -33,6 +33,7 @@ from vdsm_mp.network.details import nameservers, shapes
 from vdsm_mp.network.drift import drift
 from vdsm_mp.network.neighbours import Neighbours
 from vdsm_mp.network.persist import Store
+from vdsm_mp.network.state import Source
 from vdsm_mp.network.upkeep import Upkeep
 from vdsm_mp.network.watch import Watch
 from vdsm_mp.priv import install
@@ -286,13 +287,22 @@ def dynamic(host: Host) -> None:
         assert (told["dhcpv4"], told["dhcpv6"], told["ipv6autoconf"]) == (True, True, True)
         eventually(lambda: host.facts()["networks"]["dyn"]["ipv6gateway"].startswith("fe80"), within_s=30)
         assert "10.99.0.53" in eventually(nameservers, within_s=10)
+        assert _answers(host) == [Source("dyn", "10.99.0.1")]
         host.set({"dyn": {**by_server, "defaultRoute": True, "nameservers": ["10.99.0.54"]}})
         assert nameservers() == ["10.99.0.54"]
         host.set({"dyn": {**by_server, "defaultRoute": False}})
         told = host.facts()["networks"]["dyn"]
         assert (told["addr"][:9], told["gateway"]) == ("10.99.0.1", "")
+        assert _answers(host) == [Source("dyn", "10.99.0.1")]
+        assert "via 10.99.0.1 dev dyn" in output("ip", "route", "get", "203.0.113.7", "from", told["addr"])
+        assert "10.99.0.1" not in output("ip", "-4", "route", "show", "default")
+        host.set({"dyn": {**by_server, "defaultRoute": False}})
+        assert list(host.networks.state().sources.values()) == [Source("dyn", "10.99.0.1")]
+        output("ip", "rule", "del", "priority", "32000")
+        assert _answers(host) == [Source("dyn", "10.99.0.1")]
         eventually(lambda: host.facts()["networks"]["dyn"]["ipv6gateway"] == "::", within_s=30)
         host.set({"dyn": {"nic": "nic3", "dhcpv6": True, "blockingdhcp": True}})
+        assert not host.networks.state().sources
         (only,) = host.facts()["networks"]["dyn"]["ipv6addrs"]
         assert only.startswith("2001:db8:99::1"), only
         host.root.close()
@@ -315,6 +325,13 @@ def dynamic(host: Host) -> None:
         raise AssertionError("no server answers")
     assert host.seen() == seen
     assert subprocess.run(["pgrep", "dhclient"], capture_output=True, check=False).stdout == b""
+
+
+def _answers(host: Host) -> list[Source]:
+    """By which ways what came to addresses of servers is answered, after a beat."""
+    host.upkeep = Upkeep(host.networks)
+    host.upkeep.look(host.watch.now())
+    return list(host.networks.state().sources.values())
 
 
 def lldp(host: Host) -> None:

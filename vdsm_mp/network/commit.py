@@ -129,6 +129,12 @@ class Networks:
         with self._alone():
             self._store.keep_safe(self._config)
 
+    def do_alone(self, operations: Iterable[Operation]) -> None:
+        """While no change is under way. Raises: Busy, what ports.Root says."""
+        with self._alone():
+            for operation in operations:
+                self.do(operation)
+
     def do(self, operation: Operation) -> None:
         """One of root's operations. Raises: what ports.Root says."""
         name, params = operation

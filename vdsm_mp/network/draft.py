@@ -4,7 +4,7 @@
 Every method leaves the draft as the kernel will be, so that later steps see what earlier ones did.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -58,6 +58,11 @@ class Draft:
 
     def gateways_of(self, device: str) -> dict[str, str]:
         return dict(self._gateways.get(device, {}))
+
+    def source_of(self, device: str, addresses: Iterable[str]) -> str:
+        """The gateway through which what came to one of them is answered; "" when there is no such rule."""
+        found = (self._sources.get(address) for address in addresses)
+        return next((source.gateway for source in found if source is not None and source.device == device), "")
 
     # Devices
 
@@ -196,7 +201,7 @@ class Draft:
                 if family_of(address) == "6" and "6" not in link.dynamic:
                     found.append(("address-add", {"name": link.name, "address": address}))
             found += [("route-set", {"name": link.name, "gateway": g}) for g in self.gateways_of(link.name).values()]
-            found += [_source_set(a, source) for a, source in self._sources.items() if source.device == link.name]
+            found += [source_set(a, source) for a, source in self._sources.items() if source.device == link.name]
         return found
 
     # Addresses, routes, clients
@@ -216,6 +221,8 @@ class Draft:
         if start:
             self._step(begin, end)
         else:
+            if not six:
+                self._set_source(net.top, "", "")
             # Undoing does not wait: a server that is silent now must not stop it.
             self._step(end, begin)
             if not six and net.top in self.links:
@@ -275,15 +282,15 @@ class Draft:
             return
         undo: list[Operation] = [("source-route-remove", {"name": name, "address": address})]
         if (before := self._sources.get(address)) is not None:
-            undo.append(_source_set(address, before))
-        self._step(_source_set(address, Source(name, gateway)), *undo)
+            undo.append(source_set(address, before))
+        self._step(source_set(address, Source(name, gateway)), *undo)
         self._sources[address] = Source(name, gateway)
 
     def _drop_source(self, name: str, address: str) -> None:
         source = self._sources.get(address)
         if source is None or source.device != name:
             return
-        self._step(("source-route-remove", {"name": name, "address": address}), _source_set(address, source))
+        self._step(("source-route-remove", {"name": name, "address": address}), source_set(address, source))
         del self._sources[address]
 
     def _route(self, name: str, gateway: str, before: str | None) -> None:
@@ -346,7 +353,7 @@ def _bond_set(name: str, mode: str, options: Mapping[str, str]) -> Operation:
     return ("bond-set", {"name": name, "options": options_text({"mode": mode, **options})})
 
 
-def _source_set(address: str, source: Source) -> Operation:
+def source_set(address: str, source: Source) -> Operation:
     return ("source-route-set", {"name": source.device, "address": address, "gateway": source.gateway})
 
 

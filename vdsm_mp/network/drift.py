@@ -58,7 +58,7 @@ def _network(state: State, net: Network) -> str:
         return f"{where}: its MTU is {top.mtu} instead of {net.mtu}"
     if net.bridged and bool(top.options.get("stp_state")) != net.stp:
         return f"{where}: its spanning tree is {'off' if net.stp else 'on'}"
-    if net.bridged and any(top.bridge_options.get(key) != value for key, value in net.bridge_options.items()):
+    if net.bridged and any(top.bridge_options.get(key, value) != value for key, value in net.bridge_options.items()):
         return f"{where}: its bridge has other options"
     return _addresses(state, net, where) or _beside(state, net, where)
 

@@ -59,7 +59,9 @@ def bridge_words(options: Mapping[str, str]) -> dict[str, str]:
 def shown_bridge(data: Mapping[str, Any]) -> dict[str, str]:
     """{word of `ip`: value} from what `ip -d` shows."""
     found = {}
-    for word in BRIDGE:
+    # While its spanning tree changes, the kernel shows the bridge's age for that and not the one that was set.
+    passing = {"ageing_time"} if data.get("topology_change") else set()
+    for word in BRIDGE.keys() - passing:
         value = data.get(_BRIDGE_SHOWN.get(word, word))
         if value is not None:
             found[word] = str(int(value, 0)) if isinstance(value, str) else str(int(value))
@@ -81,7 +83,7 @@ def shown_bond(data: Mapping[str, Any]) -> dict[str, str]:
 
 def same_bond(data: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
     """Has a bond of which `ip -d` shows this what is wanted?"""
-    return all(_same(data, key, value) for key, value in {"mode": "0", **wanted}.items())
+    return all(_same(data, key, value) for key, value in {"mode": "0", **_rounded(wanted)}.items())
 
 
 #: Of a bond: what the kernel changes while it works, and what it changes while it is switched off; each with what it is
@@ -104,7 +106,7 @@ def in_place(data: Mapping[str, Any], was: Mapping[str, str], wanted: Mapping[st
     dropped = {key for key in was if key not in wanted and key != "mode"}
     if not _same(data, "mode", wanted.get("mode", "0")) or dropped - known.keys():
         return None
-    whole = {**{key: known[key] for key in dropped}, **wanted}
+    whole = {**{key: known[key] for key in dropped}, **_rounded(wanted)}
     different = {key: value for key, value in whole.items() if not _same(data, key, value)}
     # No word of `ip` takes a primary away again.
     may_differ = known.keys() | ({"primary"} if _shows(data, "primary") != "0" else set())
@@ -113,6 +115,13 @@ def in_place(data: Mapping[str, Any], was: Mapping[str, str], wanted: Mapping[st
     if different.keys() & {"miimon", *_DELAYS} and not _can_watch(data, whole):
         return None
     return different
+
+
+def _rounded(wanted: Mapping[str, str]) -> dict[str, str]:
+    """The kernel counts delays in looks at the port."""
+    every = int(wanted.get("miimon", "0"))
+    whole = {key: str(int(wanted[key]) // every * every) for key in _DELAYS if key in wanted and every}
+    return {**wanted, **whole}
 
 
 def _can_watch(data: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:

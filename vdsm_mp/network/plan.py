@@ -180,7 +180,9 @@ def _addresses(draft: Draft, net: Network, was: Network | None, gateways: dict[s
         draft.ipv6(net.top, net.ipv6)
     mine = tuple(address for address in (net.address, net.address6) if address)
     kept = _kept(draft, net, was, by_others)
-    draft.set_addresses(net.top, (*kept, *(a for a in mine if a not in kept)), gateways, net.gateway)
+    # The one of a server's address is set when there is one; see upkeep.
+    source = net.gateway or (draft.source_of(net.top, kept) if net.dhcp4 else "")
+    draft.set_addresses(net.top, (*kept, *(a for a in mine if a not in kept)), gateways, source)
     if net.ipv6 == "off":
         draft.ipv6(net.top, net.ipv6)
     if net.dhcp4 and not _keeps_dhcp(was, net, six=False):

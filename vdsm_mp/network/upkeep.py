@@ -13,11 +13,11 @@ from vdsm_mp.common import log
 from vdsm_mp.common.clock import mono_s
 from vdsm_mp.common.errors import Error
 from vdsm_mp.network.commit import Networks
-from vdsm_mp.network.draft import client_options
+from vdsm_mp.network.draft import Operation, client_options, source_set
 from vdsm_mp.network.drift import drift, missing_nics
-from vdsm_mp.network.state import State
+from vdsm_mp.network.state import Source, State
 from vdsm_mp.network.wanted import Config, Network
-from vdsm_mp.priv.dhcp import client_pid
+from vdsm_mp.priv.dhcp import client_pid, router_of
 
 logger = log.named(__name__)
 
@@ -69,7 +69,9 @@ class Upkeep:
                     self._looked_at = self._clock()
                     self._try_again()
                 self._bring_back(seen)
-                self._drift = drift(self._networks.state(), self._networks.config)
+                state = self._networks.state()
+                self._answer_by_source(state)
+                self._drift = drift(state, self._networks.config)
         finally:
             self._lock.release()
 
@@ -80,6 +82,16 @@ class Upkeep:
         for name in sorted(failed):
             self._apply(config, {name})
         self._keep_clients()
+
+    def _answer_by_source(self, state: State) -> None:
+        """What came to an address of a DHCP server is answered through the router that the server told with it."""
+        todo = [o for net in self._networks.config.networks.values() if net.dhcp4 for o in _sources(state, net)]
+        if todo:
+            try:
+                self._networks.do_alone(todo)
+            except Error as error:
+                # The lease may have ended, or a change begun, in between: the next look is not far.
+                logger.warning("answers by source: %s", error)
 
     def _bring_back(self, seen: State) -> None:
         config = self._networks.config
@@ -149,3 +161,16 @@ class Upkeep:
             return
         if client_pid(net.top, six=six) is None:
             self._clients[net.name, six] = f"network {net.name} has no DHCP client: nobody is at the end of its wire"
+
+
+def _sources(state: State, net: Network) -> list[Operation]:
+    """Steps to the rules of a network whose address comes from a server."""
+    link = state.links.get(net.top)
+    address = next((a for a in link.addresses if ":" not in a), "") if link is not None else ""
+    gateway = router_of(net.top, address.partition("/")[0]) if address else ""
+    wanted = {address: Source(net.top, gateway)} if gateway else {}
+    there = {a: source for a, source in state.sources.items() if source.device == net.top}
+    gone: list[Operation] = [
+        ("source-route-remove", {"name": net.top, "address": a}) for a in there.keys() - wanted.keys()
+    ]
+    return gone + [source_set(a, source) for a, source in wanted.items() if there.get(a) != source]

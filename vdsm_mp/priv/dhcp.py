@@ -5,6 +5,7 @@ They leave our session and outlive us on purpose: an address has to be renewed w
 """
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,16 @@ from vdsm_mp.priv.child import OperationFailed, OutOfTime, Refused
 from vdsm_mp.priv.context import Context
 
 _DHCLIENT = "/usr/sbin/dhclient"
+#: dhclient's script reads what lies here before it applies an answer. Routers of a network without the default route
+#: are asked for, because its answers by source need them, and must not become the host's way out.
+_HOOK = Path("/etc/dhcp/dhclient-enter-hooks.d/vdsm-mp")
+_NO_ROUTE = "VDSM_MP_NO_ROUTE"
+_HOOK_TEXT = f"""# Written by vdsm-mp: the gateway of this network is not the host's.
+if [ -n "${_NO_ROUTE}" ]; then
+    new_routers=""
+    old_routers=""
+fi
+"""
 _IPV6_ADDRESSES = Path("/proc/self/net/if_inet6")
 #: IFA_F_TENTATIVE: the kernel still looks whether somebody else has the address.
 _TENTATIVE = 0x40
@@ -56,6 +67,25 @@ def client_pid(name: str, *, six: bool) -> int | None:
     return pid if words[0].endswith(b"dhclient") and name.encode() in words else None
 
 
+def router_of(name: str, ip: str) -> str:
+    """The first router of the last lease of this IPv4 address; "" when the server told none. Anybody may look."""
+    try:
+        text = Path(f"/var/lib/dhcp/{_own(name, six=False)}.leases").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+    return lease_router(text, ip)
+
+
+def lease_router(leases: str, ip: str) -> str:
+    """From dhclient's file, the last lease last: "lease { … fixed-address 192.0.2.9; option routers 192.0.2.1; … }"."""
+    found = ""
+    for lease in re.findall(r"^lease \{(.*?)^\}", leases, re.MULTILINE | re.DOTALL):
+        if re.search(rf"^\s*fixed-address {re.escape(ip)};", lease, re.MULTILINE):
+            told = re.search(r"^\s*option routers ([0-9.]+)", lease, re.MULTILINE)
+            found = told[1] if told is not None else ""
+    return found
+
+
 def _own(name: str, *, six: bool) -> str:
     return f"dhclient{'6' if six else ''}-vdsm-{name}"
 
@@ -69,22 +99,39 @@ def _start(context: Context, p: Mapping[str, Any]) -> None:
             raise OperationFailed(f"{client.name} has no link-local IPv6 address, without which DHCPv6 is mute")
         return  # nobody at the other end of the wire: the caller looks again
     config = Path(f"/var/lib/dhcp/{client.own}.conf")
-    config.write_text(_asks(p), encoding="ascii")
+    kept_out = not client.six and not p.get("routes") and _hook()
+    config.write_text(_asks(p, routers=bool(p.get("routes")) or kept_out), encoding="ascii")
     words = ["-1"] if p.get("wait") else ["-nw"]
+    if kept_out:
+        words += ["-e", f"{_NO_ROUTE}=yes"]
     context.children.run(client.argv(*words, "-cf", str(config)), context.deadline_mono)
     until = time.monotonic() + _SETTLES_S
     while client.pid() is None and time.monotonic() < until:
         time.sleep(0.05)
 
 
-def _asks(p: Mapping[str, Any]) -> str:
+def _hook() -> bool:
+    """False where dhclient's script reads no hooks."""
+    if not _HOOK.parent.is_dir():
+        return False
+    if not _HOOK.exists() or _HOOK.read_text(encoding="ascii", errors="replace") != _HOOK_TEXT:
+        new = _HOOK.parent / ".vdsm-mp.new"
+        new.write_text(_HOOK_TEXT, encoding="ascii")
+        new.chmod(0o644)
+        new.replace(_HOOK)
+    return True
+
+
+def _asks(p: Mapping[str, Any], *, routers: bool) -> str:
     """What is asked of the server; Debian's script applies whatever the answer has."""
     if p.get("six"):
         # Of routes routers tell, not servers. An empty list would be the standard one.
         return f"request {'dhcp6.name-servers, dhcp6.domain-search' if p.get('dns') else 'dhcp6.fqdn'};\n"
     asked = ["subnet-mask", "broadcast-address", "interface-mtu"]
+    if routers:
+        asked += ["routers"]
     if p.get("routes"):
-        asked += ["routers", "rfc3442-classless-static-routes"]
+        asked += ["rfc3442-classless-static-routes"]
     if p.get("dns"):
         asked += ["domain-name-servers", "domain-name", "domain-search"]
     option = "option rfc3442-classless-static-routes code 121 = array of unsigned integer 8;\n"

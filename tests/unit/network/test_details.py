@@ -8,6 +8,7 @@ import pytest
 
 from vdsm_mp.network.details import ipv6_mode, nameservers, shaped, sources
 from vdsm_mp.network.state import Source
+from vdsm_mp.priv.dhcp import lease_router
 
 TABLE = "3221225986"  # 192.0.2.2
 RULES: list[dict[str, Any]] = [
@@ -30,6 +31,32 @@ def test_answers_by_source_count_only_when_they_are_whole() -> None:
         assert sources([rule for rule in RULES if rule is not RULES[missing]], ROUTES) == {}
     for missing in (0, 1):
         assert sources(RULES, [route for route in ROUTES if route is not ROUTES[missing]]) == {}
+
+
+LEASES = """\
+lease {
+  interface "red";
+  fixed-address 192.0.2.9;
+  option routers 192.0.2.1;
+}
+lease {
+  interface "red";
+  fixed-address 198.51.100.9;
+  option subnet-mask 255.255.255.0;
+}
+lease {
+  interface "red";
+  fixed-address 192.0.2.9;
+  option routers 192.0.2.254,192.0.2.253;
+  renew 4 2026/11/26 10:00:00;
+}
+"""
+
+
+def test_the_router_of_an_address_is_what_its_last_lease_says() -> None:
+    assert lease_router(LEASES, "192.0.2.9") == "192.0.2.254"
+    assert lease_router(LEASES, "198.51.100.9") == ""
+    assert lease_router(LEASES, "192.0.2.90") == lease_router("lease {", "192.0.2.9") == ""
 
 
 def test_rules_of_others_are_not_ours() -> None:

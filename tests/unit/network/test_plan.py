@@ -18,6 +18,7 @@ from vdsm_mp.api.errors_network import (
     UsedBond,
     UsedNic,
 )
+from vdsm_mp.network.drift import drift
 from vdsm_mp.network.options import bond_as_shown, in_place
 from vdsm_mp.network.plan import Operation, Step, plan
 from vdsm_mp.network.state import Link, Source, State
@@ -364,6 +365,7 @@ SHOWN = {"mode": "active-backup", "miimon": 100, "updelay": 200, "primary": "eth
     [
         ("miimon=100 updelay=200", "mode=1 miimon=100 updelay=200", {}),
         ("miimon=100 updelay=200", "mode=1 miimon=100", {"updelay": "0"}),
+        ("miimon=100 updelay=250", "mode=1 miimon=100 updelay=250", {}),
         ("miimon=100", "mode=1 miimon=100 primary=eth2", {"primary": "eth2"}),
         # There is no word that takes it back, nor one that would undo it.
         ("miimon=100 primary=eth9", "mode=4 miimon=100 primary=eth9", None),
@@ -631,6 +633,18 @@ def test_replies_leave_by_the_gateway_of_the_network_they_answer() -> None:
     assert set(host.kernel.sources) == {"192.0.2.2/24"}
 
 
+def test_rules_of_a_servers_address_stay_with_its_client() -> None:
+    host = managed_host()
+    dynamic = {"nic": "eth1", "bootproto": "dhcp"}
+    host.set({"red": dynamic})
+    host.kernel.address_add("red", "198.51.100.9/24")
+    host.kernel.sources["198.51.100.9/24"] = Source("red", "198.51.100.1")
+    assert host.set({"red": {**dynamic, "mtu": 1400}})
+    assert host.kernel.sources["198.51.100.9/24"] == Source("red", "198.51.100.1")
+    host.set({"red": {"nic": "eth1"}})
+    assert "198.51.100.9/24" not in host.kernel.sources
+
+
 def test_ipv6_is_off_unless_a_network_wants_it() -> None:
     host = managed_host()
     assert host.kernel.ipv6["ovirtmgmt"] == "off"
@@ -685,6 +699,18 @@ def test_options_of_a_bridge_are_set_by_the_kernels_names() -> None:
     host.set({"red": {"custom": {"bridge_opts": "forward_delay=400"}}})
     assert host.kernel.links["red"].bridge_options["forward_delay"] == "400"
     host.set({"red": {"remove": True}})
+
+
+def test_an_age_that_passes_with_a_change_of_the_tree_is_no_drift_and_not_brought_back() -> None:
+    host = managed_host()
+    host.set({"red": {"nic": "eth1", "stp": True, "custom": {"bridge_opts": "ageing_time=100"}}})
+    red = host.kernel.links["red"]
+    host.kernel.links["red"] = replace(red, options={**red.options, "ageing_time": 0, "topology_change": 1})
+    state = host.kernel.state()
+    assert drift(state, host.config) == {}
+    wanted = changed(host.config, {"red": {"nic": "eth1", "custom": {"bridge_opts": "ageing_time=200"}}}, {})
+    (step,) = [step for step in plan(state, host.config, wanted, {"red"}) if step.do[0] == "bridge-set"]
+    assert step.undo == ()
 
 
 def test_a_device_name_that_would_be_too_long_is_refused() -> None:
