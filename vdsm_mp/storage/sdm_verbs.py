@@ -73,10 +73,13 @@ def _copy(volumes: Volumes, source: VolumeRef, target: VolumeRef, progress: Prog
     # A new file is exactly as sparse as the data; what has a parent or must stay allocated keeps its shape.
     sparse = target_metadata.type == "SPARSE"
     anew = sparse and not target_metadata.has_parent
+    with_bitmaps = with_bitmaps and source_metadata.cow and target_metadata.cow
     with (
         operation(volumes, other, target.image_id, target.volume_id, generation=target.generation, set_illegal=True),
         as_copy_failure(source.volume_id),
     ):
+        if with_bitmaps and not anew:
+            bitmaps.clear(_path(other, target))  # of a copy that was cut short: qemu-img adds to none that is there
         qemuimg.convert(
             _path(one, source),
             QEMU_FORMAT[source_metadata.format],
@@ -86,7 +89,7 @@ def _copy(volumes: Volumes, source: VolumeRef, target: VolumeRef, progress: Prog
             create=anew,
             compat=other.format.qcow2_compat if target_metadata.cow else "",
             backing=target_metadata.parent if target_metadata.has_parent else "",
-            bitmaps=with_bitmaps and source_metadata.cow and target_metadata.cow,
+            bitmaps=with_bitmaps,
         )
         if not sparse:  # qemu-img punches holes where the source has zeros
             qemuimg.fallocate(_path(other, target), 0, target_metadata.capacity, progress)

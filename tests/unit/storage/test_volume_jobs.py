@@ -303,6 +303,22 @@ def test_a_copy_into_a_snapshot_brings_only_the_difference(house: StorageRoom, l
     assert qemu_info(layers.path(over))["backing-filename"] == layers.leaf
 
 
+def test_a_copy_that_was_cut_short_behind_its_bitmaps_can_be_asked_for_again(house: StorageRoom) -> None:
+    name = new_id()
+    image_id, base = house.create()
+    _, leaf = house.create(image_id, srcImgUUID=image_id, srcVolUUID=base, bitmap=name)
+    target_image, target_base = house.create()
+    _, target = house.create(target_image, srcImgUUID=target_image, srcVolUUID=target_base, bitmap=name)
+    ends = (("source", image_id, leaf), ("destination", target_image, target))
+    refs = {
+        end: {"endpoint_type": "div", "sd_id": house.sd_id, "img_id": image, "vol_id": volume, "generation": 0}
+        for end, image, volume in ends
+    }
+    done = run_job(house, "SDM.copy_data", **refs, copy_bitmaps=True)
+    assert done["status"] == "done", done
+    assert names_of_bitmaps(house.image(target_image) / target) == [name]
+
+
 def test_a_job_id_is_used_once_and_an_event_tells_its_end(house: StorageRoom, layers: Layers) -> None:
     job_id = new_id()
     params = {"job_id": job_id, "vol_info": layers.ref(layers.leaf), "bitmap": "once"}
