@@ -180,6 +180,14 @@ def test_everything_about_a_network_is_applied_reported_and_undone(host: Namespa
     assert "32000" not in host.ip("rule", "show")
 
 
+def test_a_default_route_of_ipv6_goes_with_its_network(host: Namespace) -> None:
+    six = {"ipv6addr": "2001:db8::2/64", "ipv6gateway": "2001:db8::1", "defaultRoute": True}
+    host.do("setup", {"red": {"nic": "veth_b", "bridged": False, **six}}, {}, {})
+    assert "2001:db8::1 dev veth_b" in host.ip("-6", "route", "show", "default")
+    host.do("setup", {"red": {"remove": True}}, {}, {})
+    assert "2001:db8::1" not in host.ip("-6", "route", "show", "default")
+
+
 def test_a_network_may_be_smaller_than_ipv6_allows(host: Namespace) -> None:
     host.do("setup", {"ovirtmgmt": MANAGEMENT}, {}, {})
     six = {"ipv6addr": "2001:db8::2/64", "ipv6gateway": "2001:db8::1"}

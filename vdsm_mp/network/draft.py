@@ -234,13 +234,19 @@ class Draft:
     def set_addresses(
         self, name: str, wanted: tuple[str, ...], gateways: Mapping[str, str], source: str = "", ours: bool = True
     ) -> None:
-        """Exactly these, and the default routes through them. Removing an address takes its routes along.
+        """Exactly these, and the default routes through them.
+
+        Removing the last IPv4 address takes its routes along; any other leaves them.
 
         source: the gateway of the first IPv4 address, by which what came to it is answered. ours: default routes that
         `gateways` does not name are removed, too.
         """
-        link, routes = self.links[name], self._gateways.get(name, {})
+        link, routes = self.links[name], self.gateways_of(name)
         lost = tuple(address for address in link.addresses if address not in wanted)
+        for family in sorted(set(map(family_of, lost)) & routes.keys()):
+            if family == "6" or "4" in map(family_of, set(link.addresses) - set(lost)):
+                stale: dict[str, Any] = {"name": name, "gateway": routes.pop(family)}
+                self._step(("route-remove", stale), ("route-set", stale))
         for address in lost:
             self._lose(link, address, routes)
         for address in wanted:

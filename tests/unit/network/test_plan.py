@@ -166,6 +166,7 @@ class Kernel:
         assert name in self.ipv6, "the kernel has no IPv6 there"
         if mode == "off":
             assert not [address for address in self.links[name].addresses if ":" in address]
+            self.gateways.get(name, {}).pop("6", None)
         self.ipv6[name] = "auto" if mode == "default" else mode
 
     def source_route_set(self, name: str, address: str, gateway: str) -> None:
@@ -195,8 +196,8 @@ class Kernel:
 
     def address_remove(self, name: str, address: str) -> None:
         self._change(name, addresses=tuple(a for a in self.links[name].addresses if a != address))
-        family = "6" if ":" in address else "4"
-        self.gateways.get(name, {}).pop(family, None)
+        if not [a for a in self.links[name].addresses if ":" not in a]:
+            self.gateways.get(name, {}).pop("4", None)
 
     def route_set(self, name: str, gateway: str) -> None:
         family = "6" if ":" in gateway else "4"
@@ -607,6 +608,26 @@ def test_a_smaller_nic_takes_its_vlans_down_and_the_way_back_brings_them_up() ->
     host.set({"red": {"nic": "eth1", "vlan": 10, "bridged": False, "mtu": 9000}})
     host.set({"red": {"nic": "eth1", "vlan": 10, "bridged": False, "mtu": 1500}})
     assert host.kernel.links["eth1.10"].mtu == 1500
+
+
+def test_default_routes_leave_with_their_network() -> None:
+    host = managed_host()
+    plain = {
+        "bridged": False,
+        "ipaddr": "198.51.100.2",
+        "netmask": "24",
+        "gateway": "198.51.100.1",
+        "defaultRoute": True,
+    }
+    host.set({"ovirtmgmt": {**MANAGEMENT, "defaultRoute": False}})
+    host.set({"red": {"nic": "eth1", **plain, "ipv6addr": "2001:db8::2/64", "ipv6gateway": "2001:db8::1"}})
+    host.kernel.address_add("eth1", "198.51.100.77/24")
+    host.set({"red": {"remove": True}})
+    assert not host.kernel.gateways["eth1"]
+    host.set({"red": {"nic": "eth1", **plain}})
+    host.kernel.address_add("eth1", "198.51.100.77/24")
+    host.set({"red": {"nic": "eth1", "ipaddr": "203.0.113.2", "netmask": "24", "bridged": False}})
+    assert not host.kernel.gateways["eth1"]
 
 
 def test_the_default_route_leaves_with_its_role() -> None:
