@@ -6,6 +6,7 @@ import contextlib
 import resource
 import select
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 
@@ -18,6 +19,7 @@ from tests.support.wirepeers import EngineReader, Records, was_closed, was_reset
 from vdsm_mp.api.catalogue import VERBS
 from vdsm_mp.api.events import HostConnectivityChanged, JobChanged
 from vdsm_mp.api.verb import Lane
+from vdsm_mp.clientif.arrival import Arrival
 from vdsm_mp.clientif.limits import Limits
 from vdsm_mp.wire import stomp
 from vdsm_mp.wire.client import ConnectionLost
@@ -105,6 +107,50 @@ def test_a_handshake_that_does_not_end_is_cut_off(files: Files) -> None:
         assert was_reset(silent)
         assert was_reset(slow)
         assert vital(door, "connections") == 0
+
+
+def hello() -> bytes:
+    """The first record of a handshake, as OpenSSL sends it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing).do_handshake()
+    return outgoing.read()
+
+
+def arrivals(door: Door) -> list[Arrival]:
+    assert door.server._newcomers is not None
+    return list(door.server._newcomers)
+
+
+def test_who_only_begins_a_handshake_costs_no_tls_object_and_no_turn(files: Files) -> None:
+    octets = hello()
+    with open_door(files) as door, many(door.address, 40) as socks:
+        for number, sock in enumerate(socks):
+            sock.sendall(octets[: (1, 4, 5, len(octets) - 1)[number % 4]])
+        eventually(lambda: len(door.call(arrivals, door)) == 40)
+        with door.client(files) as client:
+            assert client.call("Host.ping2") is True
+        assert {type(arrival.sock) for arrival in door.call(arrivals, door)} == {socket.socket}
+        # The rest, in whatever pieces, is answered as ever.
+        for number, sock in enumerate(socks):
+            rest = octets[(1, 4, 5, len(octets) - 1)[number % 4] :]
+            for octet in (rest[:1], rest[1:7], rest[7:]):
+                sock.sendall(octet)
+            sock.settimeout(10)
+            assert sock.recv(1) == b"\x16"
+
+
+def test_who_says_goodbye_in_the_middle_of_its_hello_is_gone_at_once(files: Files) -> None:
+    octets = hello()
+    with open_door(files) as door, many(door.address, 3) as socks:
+        for sock, count in zip(socks, (0, 3, 100), strict=True):
+            sock.sendall(octets[:count])
+        eventually(lambda: len(door.call(arrivals, door)) == 3)
+        for sock in socks:
+            sock.shutdown(socket.SHUT_WR)
+        eventually(lambda: vital(door, "connections") == 0, within_s=5)
 
 
 def test_a_client_that_says_nothing_after_the_handshake_is_cut_off(files: Files) -> None:

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A connection from accept until it is known what it speaks: TLS handshake, who it is, its first octets.
 
-Nothing is spent on a client before it has said something: the TLS object is made when the first octets are there.
-Both parts have a deadline. No octet of a client without a valid certificate reaches any parser.
+Nothing is spent on a client before its first record is there as a whole, by the length it begins with: somebody who
+only begins costs neither a TLS object nor a turn. Both parts have a deadline. No octet of a client without a valid
+certificate reaches any parser.
 """
 
 import asyncio
+import fcntl
 import socket
 import ssl
+import sys
+import termios
 from collections.abc import Awaitable, Callable
 from enum import Enum
 
@@ -19,6 +23,8 @@ _COMMANDS = (b"CONNECT", b"SEND", b"SUBSCRIBE", b"UNSUBSCRIBE", b"DISCONNECT", b
 _METHODS = (b"PUT /", b"GET /")
 #: Enough to tell them all apart.
 _ENOUGH = 5
+#: A TLS record begins with its type, its version and its length.
+_HEAD, _HANDSHAKE = 5, 22
 
 
 class Protocol(Enum):
@@ -74,6 +80,8 @@ class Arrival:
         self._ready = ready
         self._refused = refused
         self._octets = b""
+        #: Octets that the kernel waits for before it says that there is something to read.
+        self._awaits = 1
         #: It is somebody else's now, or gone.
         self.done = False
         self._checking: asyncio.Task[None] | None = None
@@ -87,8 +95,38 @@ class Arrival:
 
     def _knocks(self) -> None:
         """It has said something; go on when it is our turn, so that many newcomers do not delay those inside."""
+        if not isinstance(self.sock, ssl.SSLSocket):
+            try:
+                if not self._record_is_here(self.sock):
+                    return
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._refuse(_reason(error))
+                return
         self._loop.remove_reader(self._fd)
         self._knocked(self)
+
+    def _record_is_here(self, sock: socket.socket) -> bool:
+        """Is the whole first record there, or what will never be one? If not, the kernel waits for the rest.
+
+        It is waited for once for the head and once for the rest: who is woken after that by less has said all it will.
+        """
+        head = sock.recv(_HEAD, socket.MSG_PEEK)
+        if len(head) < _HEAD:
+            needs = _HEAD
+        elif head[0] == _HANDSHAKE:
+            needs = _HEAD + int.from_bytes(head[3:5], "big")
+        else:
+            needs = 1
+        if head and self._awaits < needs and _waiting_octets(self._fd) < needs:
+            self._awaits = needs
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needs)
+            return False
+        if self._awaits > 1:
+            self._awaits = 1
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        return True
 
     def step(self) -> None:
         """The next step of the handshake, unless it is over."""
@@ -182,6 +220,10 @@ class Arrival:
         if not self.done:
             self._forget()
             reset(self.sock)
+
+
+def _waiting_octets(fd: int) -> int:
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _reason(error: OSError) -> str:

@@ -4,20 +4,32 @@
 A step of a handshake costs a millisecond, and an engine gives up a handshake after half a second, however many a
 stranger has begun. So each address has its turn, those that have somebody inside have every other one, and steps get a
 small part of each turn of the loop. When it is full, the oldest of the address that holds the most goes: an honest
-handshake takes milliseconds, those who hold out want to keep others from coming in.
+handshake takes milliseconds, those who hold out want to keep others from coming in. All strangers of one IPv6 network
+count as one address: whoever has one of them has 2^64.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
+from ipaddress import IPv6Address
 
 from vdsm_mp.clientif.arrival import Arrival
 
 #: Of one turn of the loop; at least one step is done.
 _STEPS_S = 0.002
 
-#: {address: arrivals whose handshake could go on}
+#: {neighbourhood: arrivals whose handshake could go on}
 _Row = dict[str, deque[Arrival]]
+
+
+def neighbourhood(address: str) -> str:
+    """The address, or the /64 that an IPv6 address is in (as text, for telling them apart only)."""
+    if ":" not in address:
+        return address
+    try:
+        return IPv6Address(address).packed[:8].hex()
+    except ValueError:
+        return address
 
 
 class Newcomers:
@@ -26,7 +38,7 @@ class Newcomers:
     def __init__(self, loop: asyncio.AbstractEventLoop, known: Callable[[str], bool]) -> None:
         self._loop = loop
         self._known = known
-        #: {address: its arrivals in the order in which they came}
+        #: {neighbourhood: its arrivals in the order in which they came}
         self._by_address: dict[str, dict[Arrival, None]] = {}
         self._strangers: _Row = {}
         self._acquaintances: _Row = {}
@@ -41,18 +53,19 @@ class Newcomers:
         return iter([arrival for arrivals in self._by_address.values() for arrival in arrivals])
 
     def add(self, arrival: Arrival) -> None:
-        self._by_address.setdefault(arrival.address, {})[arrival] = None
+        self._by_address.setdefault(neighbourhood(arrival.address), {})[arrival] = None
         self._count += 1
 
     def remove(self, arrival: Arrival) -> None:
         """It is inside, or gone. Unknown ones are fine."""
-        arrivals = self._by_address.get(arrival.address)
+        place = neighbourhood(arrival.address)
+        arrivals = self._by_address.get(place)
         if arrivals is None or arrival not in arrivals:
             return
         del arrivals[arrival]
         self._count -= 1
         if not arrivals:
-            del self._by_address[arrival.address]
+            del self._by_address[place]
 
     def one_to_push_out(self) -> Arrival:
         """There must be one."""
@@ -61,8 +74,10 @@ class Newcomers:
 
     def queue_step(self, arrival: Arrival) -> None:
         """Call its `step` when it is its address's turn."""
-        row = self._acquaintances if self._known(arrival.address) else self._strangers
-        row.setdefault(arrival.address, deque()).append(arrival)
+        if self._known(arrival.address):
+            self._acquaintances.setdefault(arrival.address, deque()).append(arrival)
+        else:
+            self._strangers.setdefault(neighbourhood(arrival.address), deque()).append(arrival)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._run_steps)

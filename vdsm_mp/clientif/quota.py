@@ -66,11 +66,11 @@ class Quota:
         for _ in range(min(calls, len(self._waiting))):
             self._waiting.popleft().go_on()
 
-    def gone(self, session: Taker) -> None:
-        """The session has ended."""
+    def gone(self, session: Taker) -> int:
+        """The session has ended; the octets it had of a large frame."""
         if session in self._waiting:
             self._waiting.remove(session)
-        self._finished(session)
+        return self._finished(session)
 
     def waits_for_rest(self, session: Taker, octets: int) -> None:
         """A session has so many octets of a frame and needs more. Whoever began long ago is dropped for those who do

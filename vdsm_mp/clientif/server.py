@@ -267,8 +267,7 @@ class Server:
         self._leave(address)
         if isinstance(session, Session):
             assert self._quota is not None and self._trim is not None
-            self._quota.gone(session)
-            if session.dropped:
+            if self._quota.gone(session) or session.dropped:
                 self._trim.large_one_left()
 
     def _leave(self, address: str) -> None:

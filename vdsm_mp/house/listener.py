@@ -9,8 +9,9 @@ from vdsm_mp.common.options import Config
 
 logger = log.named("master")
 
-#: An engine that reconnects to all hosts at once, and every tool of this host, fit in.
-BACKLOG = 1024
+#: An engine that reconnects to all hosts at once, and every tool of this host, fit in; so does the beginning of a
+#: flood, which is taken in faster than a client tries again that found no place (after a second).
+BACKLOG = 2048
 
 
 def bind(config: Config) -> socket.socket:

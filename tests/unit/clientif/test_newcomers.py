@@ -111,3 +111,25 @@ def test_the_oldest_of_the_greediest_address_goes_first() -> None:
     newcomers.remove(strangers[0])
     assert newcomers.one_to_push_out() is strangers[1]
     assert len(newcomers) == len(list(newcomers)) == 4
+
+
+def test_one_ipv6_network_has_one_turn_and_is_greedy_as_a_whole() -> None:
+    done: list[str] = []
+
+    def queue(newcomers: Newcomers) -> None:
+        for number in range(50):
+            newcomers.queue_step(somebody(f"2001:db8::{number:x}", lambda number=number: done.append(str(number))))
+        newcomers.queue_step(somebody("2001:db8:0:1::1", lambda: done.append("another network")))
+        newcomers.queue_step(somebody("192.0.2.1", lambda: done.append("IPv4")))
+        newcomers.queue_step(somebody("2001:db8::abc", lambda: done.append("engine")))
+
+    run(queue, done, 53, known=("2001:db8::abc",))
+    assert done[:5] == ["engine", "0", "another network", "IPv4", "1"]
+
+    loop = asyncio.new_event_loop()
+    newcomers = Newcomers(loop, lambda address: False)
+    loop.close()
+    other, *many = (somebody(name) for name in ("192.0.2.1", "2001:db8::1", "2001:db8::2"))
+    for one in (other, *many):
+        newcomers.add(one)
+    assert newcomers.one_to_push_out() is many[0]
