@@ -5,7 +5,8 @@ import re
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from vdsm_mp.common import xml
 from vdsm_mp.virt.metadata import Metadata
@@ -20,8 +21,7 @@ _SCSI_BLOCK = re.compile(r"/dev/(sd[a-z]{1,4}|sr[0-9]{1,3})", re.ASCII)
 _PCI_PARTS = ("domain", "bus", "slot", "function")
 
 
-@dataclass(frozen=True, slots=True)
-class Mdev:
+class Mdev(msgspec.Struct, frozen=True):
     """A mediated device that a VM wants. kind: "" = it must be there. placement: compact or separate."""
 
     uuid: str

@@ -7,8 +7,9 @@ Source: virt-v2v(1), sections "-o vdsm" and "MACHINE READABLE OUTPUT".
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from vdsm_mp.api.errors_virt import BadConversion
 from vdsm_mp.api.v2v import ConvertedVm
@@ -23,8 +24,7 @@ _PERCENT = re.compile(rb"(\d{1,3})(?:/100|%)|\((\d{1,3}(?:\.\d+)?)/100%\)")
 _LINE_BYTES = 64 << 10
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """Where a VM comes from. words: its part of the command line; last: what stands at its very end."""
 
     words: tuple[str, ...]

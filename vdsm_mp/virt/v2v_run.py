@@ -10,8 +10,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from vdsm_mp.api.errors_virt import BadConversion
 from vdsm_mp.api.internal import PreparedDrive
@@ -33,17 +34,18 @@ _LONG_S = 48 * 3600.0
 _CHECK_S = 120.0
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(msgspec.Struct, frozen=True):
     """At a foreign hypervisor; the password does not show."""
 
     uri: str
     username: str
-    password: str = field(repr=False)
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Account({self.uri}, {self.username})"
 
 
-@dataclass(frozen=True)
-class Converter:
+class Converter(msgspec.Struct, frozen=True):
     """folder: links, password files and descriptions, in memory. work_dir: what virt-v2v needs meanwhile, on a disk."""
 
     drives: Drives

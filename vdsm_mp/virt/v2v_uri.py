@@ -7,8 +7,9 @@ has its own alphabet.
 """
 
 import re
-from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
 
 from vdsm_mp.api.errors_virt import ForeignHypervisorFailed
 
@@ -33,8 +34,7 @@ _PARAMETERS = {
 }
 
 
-@dataclass(frozen=True)
-class Hypervisor:
+class Hypervisor(msgspec.Struct, frozen=True):
     """A URI that passed. copies: its disks are taken as they are, virt-v2v is for other makes."""
 
     uri: str
