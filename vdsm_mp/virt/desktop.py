@@ -39,29 +39,29 @@ _API_VERSION = 3
 
 @handles(LockDesktop)
 def lock(devices: Devices, ask: LockDesktop) -> None:
-    _tell(devices, ask.vm_id, "lock-screen")
+    tell(devices, ask.vm_id, "lock-screen")
 
 
 @handles(LoginDesktop)
 def login(devices: Devices, ask: LoginDesktop) -> None:
     """The password is in the message and nowhere else."""
     username = f"{ask.username}@{ask.domain}" if ask.domain else ask.username
-    _tell(devices, ask.vm_id, "login", username=username, password=ask.password)
+    tell(devices, ask.vm_id, "login", username=username, password=ask.password)
 
 
 @handles(LogoffDesktop)
 def logoff(devices: Devices, ask: LogoffDesktop) -> None:
     """`force` means nothing to the agent."""
-    _tell(devices, ask.vm_id, "log-off")
+    tell(devices, ask.vm_id, "log-off")
 
 
 @handles(SendDesktopCommand)
 def send_command(devices: Devices, ask: SendDesktopCommand) -> None:
-    _tell(devices, ask.vm_id, ask.message)
+    tell(devices, ask.vm_id, ask.message)
 
 
-def _tell(devices: Devices, vm_id: str, name: str, **values: str) -> None:
-    """Raises: NoGuestAgent, InvalidVmParameter, what `running` and libvirt raise."""
+def tell(devices: Devices, vm_id: str, name: str, **values: str) -> None:
+    """One message. Raises: NoGuestAgent, InvalidVmParameter, what `running` and libvirt raise."""
     devices.vms.running(vm_id, "speak with its agent")
     message = _line(name, **values)
     if len(message) > _MESSAGE_BYTES:

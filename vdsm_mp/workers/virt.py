@@ -235,7 +235,7 @@ def build(config: Config, ports: Ports) -> Room:
         block_job=merges.event,
         arrival=arrivals.event,
         job_completed=migrations.completed,
-        console_left=Consoles(powers, ports.background).left,
+        console_left=Consoles(powers, ports.background, partial(desktop.tell, devices)).left,
         device_gone=hostdevs.compare,
         background=ports.background,
     )
