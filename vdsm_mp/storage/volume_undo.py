@@ -33,7 +33,7 @@ from vdsm_mp.storage.volume_file import (
 )
 from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.tasks.record import FINISH, Recovery
-from vdsm_mp.tasks.registry import unknown_recovery
+from vdsm_mp.tasks.undoing import unknown_recovery
 
 _log = logging.getLogger("storage.undo")
 

@@ -1,52 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tasks of this host: started, run in the background, listed, stopped, cleared. Knows no storage.
+"""The tasks of this host: started, run in the background, stopped, reverted. Knows no storage.
 
 Two tags. "hsm": in memory only (spmStart and the like). "spm": kept in a `TaskStore` from before the id is told to
 the client until it is cleared; they come with the SPM role (`take_over`, then `recover`) and go with it (`let_go`).
-A failed or interrupted task runs its recoveries, last pushed first, each gone from the store once it has run.
-
-Locking: one lock for the table. Records are replaced. A record is saved before anybody can see it, so what a client
-was told is on storage.
+The table of them is in `table.py`, what becomes of those that fail in `undoing.py`.
 """
 
 import logging
-import threading
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec.structs import replace
 
-from vdsm_mp.api.errors_task import (
-    RecoveryInvalid,
-    TaskAborted,
-    TaskInProgress,
-    TaskNotFinished,
-    TaskNotLoaded,
-    TaskStateRefuses,
-    TooManyTasks,
-    UnknownTask,
-)
+from vdsm_mp.api.errors_task import TaskAborted, TaskNotFinished, TooManyTasks, UnknownTask
 from vdsm_mp.api.ports import Background
 from vdsm_mp.common.errors import Error
-from vdsm_mp.tasks.kept import Kept
-from vdsm_mp.tasks.machine import DONE, TaskState, begin_recovery, needs_recovery, reported
+from vdsm_mp.tasks.machine import DONE, TaskState, needs_recovery
 from vdsm_mp.tasks.progress import Progress
-from vdsm_mp.tasks.record import Recovery, TaskRecord, status
-from vdsm_mp.tasks.store import SetAside, TaskStore
+from vdsm_mp.tasks.record import Recovery, TaskRecord
+from vdsm_mp.tasks.table import TaskTable
+from vdsm_mp.tasks.undoing import Undo, Undoing
 
 _log = logging.getLogger("storage.tasks")
 
 #: VDSM's `irs.max_tasks`.
 MAX_TASKS = 500
-#: A step that cannot be undone now may be in a moment: a full disk, a server that restarts.
-UNDO_ATTEMPTS = 3
-UNDO_PAUSE_S = 2.0
 
 #: What a task does. Returns what goes into the result ({"uuid": …} or None).
 Job = Callable[["TaskRun"], Any]
-#: Runs one recovery of a task. Raises: any Error; the task then ends as failed.
-Undo = Callable[[Recovery, str], None]
 
 
 class TaskRun:
@@ -86,18 +68,15 @@ class TaskRun:
             self.settled = recoveries
 
 
-class Tasks:
+class Tasks(TaskTable):
     def __init__(self, background: Background, undo: Undo, long_work: Background | None = None) -> None:
         """long_work: where SPM tasks run; the rest (taking the role, undoing) never waits behind them."""
+        super().__init__()
         self._background = background
         self._long_work = long_work or background
-        self._undo = undo
-        self._lock = threading.Lock()
-        self._records: dict[str, TaskRecord] = {}
+        self._undoing = Undoing(self, background, undo)
         self._running: dict[str, Progress] = {}
         self._begun: set[str] = set()
-        self._aside: tuple[SetAside, ...] = ()
-        self._kept = Kept()
         #: Called in the background once the role is ours and the stored tasks are being dealt with.
         self.after_recovery: Callable[[], None] | None = None
 
@@ -192,34 +171,9 @@ class Tasks:
         if run.finish is None:
             self.put(done, save=True)
         else:
-            self._save(replace(done, recoveries=(*done.recoveries, run.finish)))
-            self._finish(done, run.finish)
+            self.save(replace(done, recoveries=(*done.recoveries, run.finish)))
+            self._undoing.finish(done, run.finish)
         return result
-
-    def _finish(self, done: TaskRecord, step: Recovery) -> None:
-        """The step that is left of a task that is done; then it is forgotten. A step that fails stays stored."""
-        try:
-            self._undo(step, done.id)
-        except Exception as e:  # the task is done, whatever comes of this
-            foreseen = isinstance(e, Error)
-            _log.error("task %s succeeded, what was to follow did not: %s", done.id, e, exc_info=not foreseen)
-            self.put(replace(done, recoveries=(*done.recoveries, step)), save=False)
-            return
-        self._put_even_unsaved(done)
-
-    def _finish_later(self, task: TaskRecord) -> None:
-        """What a worker that died left of a task that is done."""
-        steps = [one for one in task.recoveries if one.finishes]
-        rest = replace(task, recoveries=tuple(one for one in task.recoveries if not one.finishes))
-        for step in steps:
-            name = f"finish {task.id}"
-            self._background.start(name, lambda step=step: self._finish_if_kept(rest, step))  # type: ignore[misc]
-
-    def _finish_if_kept(self, done: TaskRecord, step: Recovery) -> None:
-        try:
-            self._finish(done, step)
-        except UnknownTask:  # the role went meanwhile
-            return
 
     def _fail(self, task_id: str, code: int, message: str) -> None:
         if self._background.draining:
@@ -232,66 +186,7 @@ class Tasks:
             return
         _log.warning("task %s (%s) failed: %s", task_id, record.verb, message)
         self.put(replace(record, code=code, message=message), save=False)
-        self._roll_back_safely(task_id)
-
-    def _roll_back(self, task_id: str, attempt: int = 1) -> None:
-        """Run what is left of the recoveries, last pushed first. What fails is tried again a little later.
-
-        Raises: UnknownTask (the role went meanwhile).
-        """
-        record = self.record(task_id)
-        record = replace(record, state=begin_recovery(record.state))
-        self.put(record, save=False)
-        try:
-            while record.recoveries:
-                self._undo(record.recoveries[-1], task_id)
-                record = replace(self.record(task_id), recoveries=record.recoveries[:-1])
-                self.put(record, save=True)
-            self.put(record.moved(TaskState.RECOVERED), save=True)
-        except UnknownTask:
-            raise
-        except Error as e:
-            if attempt < UNDO_ATTEMPTS and not isinstance(e, RecoveryInvalid) and not self._background.draining:
-                _log.warning("task %s is not rolled back yet (%d): %s", task_id, attempt, e)
-                again = lambda: self._roll_back_safely(task_id, attempt + 1)  # noqa: E731 -- named for what it does
-                self._background.later(UNDO_PAUSE_S * attempt, f"recover {task_id}", again)
-                return
-            _log.error("task %s could not be rolled back: %s", task_id, e)
-            failed = self.record(task_id).moved(TaskState.FAILED)
-            if not failed.code:
-                failed = replace(failed, code=e.kept_code, message=str(e))
-            self._put_even_unsaved(failed)
-
-    def _put_even_unsaved(self, record: TaskRecord) -> None:
-        try:
-            self.put(record, save=True)
-        except Error as e:
-            # What is on storage is an earlier state of the same roll-back, which the next SPM runs again.
-            _log.error("task %s ended, but this is not on storage: %s", record.id, e)
-            self.put(record, save=False)
-
-    # --- the table
-
-    def record(self, task_id: str) -> TaskRecord:
-        """Raises: UnknownTask."""
-        try:
-            return self._records[task_id]
-        except KeyError:
-            raise UnknownTask(task_id) from None
-
-    def put(self, record: TaskRecord, *, save: bool) -> None:
-        """Replace a record. save: on storage first, when it is an SPM task. Raises: TaskNotSaved, UnknownTask."""
-        if record.tag == "spm":
-            if save:
-                self._save(record)
-            elif not self._kept.active:
-                raise UnknownTask(record.id)
-        with self._lock:
-            self._records[record.id] = record
-
-    def _save(self, record: TaskRecord) -> None:
-        """On storage; what clients see stays. Raises: TaskNotSaved, UnknownTask."""
-        self._kept.save(record)
+        self._undoing.roll_back(task_id)
 
     def _forget(self, record: TaskRecord) -> None:
         """It did not begin. Saving it may have failed half way, or only its answer was lost."""
@@ -304,57 +199,7 @@ class Tasks:
             except Error as e:  # the next SPM rolls back, or sweeps, what is left of it
                 _log.warning("task %s did not begin, but a part of it is stored: %s", record.id, e)
 
-    # --- what clients ask
-
-    def status(self, task_id: str) -> dict[str, object]:
-        """Task.getStatus. Raises: UnknownTask."""
-        record = self.record(task_id)
-        return status(record, reported(record.state))
-
-    def info(self, task_id: str) -> dict[str, object]:
-        """Task.getInfo: {"id", "verb"}. Raises: UnknownTask."""
-        return {"id": task_id, "verb": self.record(task_id).verb}
-
-    def statuses(self) -> dict[str, dict[str, object]]:
-        """{task id: Task.getStatus} of the SPM tasks."""
-        return {task.id: status(task, reported(task.state)) for task in self._spm_tasks()}
-
-    def infos(self) -> dict[str, dict[str, object]]:
-        """{task id: {"id", "verb"}} of the SPM tasks."""
-        return {task.id: {"id": task.id, "verb": task.verb} for task in self._spm_tasks()}
-
-    def all_tasks(self) -> dict[str, dict[str, object]]:
-        """{task id: …} of every task of this host, and of those set aside (state "unknown", with the reason)."""
-        found: dict[str, dict[str, object]] = {
-            task.id: {**status(task, reported(task.state)), "verb": task.verb, "tag": task.tag, "id": task.id}
-            for task in list(self._records.values())
-        }
-        for aside in self._aside:
-            found[aside.id] = {
-                "taskID": aside.id,
-                "id": aside.id,
-                "verb": "unknown",
-                "tag": "spm",
-                "taskState": "unknown",
-                "taskResult": "",
-                "code": TaskNotLoaded.code,
-                "message": f"set aside: {aside.reason}",
-            }
-        return found
-
-    def clear(self, task_id: str) -> None:
-        """Forget a task that is over, or one set aside. Raises: UnknownTask, TaskStateRefuses, TaskNotCleared."""
-        if any(aside.id == task_id for aside in self._aside):
-            self._kept.remove(task_id)
-            self._aside = tuple(aside for aside in self._aside if aside.id != task_id)
-            return
-        record = self.record(task_id)
-        if record.state not in DONE:
-            raise TaskStateRefuses(task_id, record.state.value)
-        if record.tag == "spm":
-            self._kept.remove(task_id)
-        with self._lock:
-            self._records.pop(task_id, None)
+    # --- what clients ask for
 
     def stop(self, task_id: str) -> None:
         """Ask a task to end; it then rolls back. No effect when it is over. Raises: UnknownTask."""
@@ -376,80 +221,22 @@ class Tasks:
             return
         undone = tuple(one for one in record.recoveries if not one.finishes)
         self.put(replace(record.moved(TaskState.RACQUIRING), recoveries=undone), save=True)
-        self._background.start(f"revert {task_id}", lambda: self._roll_back_safely(task_id))
+        self._background.start(f"revert {task_id}", lambda: self._undoing.roll_back(task_id))
 
     # --- the SPM role
-
-    def take_over(self, store: TaskStore) -> None:
-        """The role is being taken: the stored tasks are ours now and listed; none is touched yet.
-
-        Tasks that cannot be read are set aside and logged. Raises: the storage's errors; nothing was taken.
-        """
-        found, aside = store.load()
-        for one in aside:
-            _log.error("stored task %s is set aside: %s", one.id, one.reason)
-        with self._lock:
-            self._kept.take(store, found)
-            self._aside = tuple(aside)
-            self._records.update((task.id, task) for task in found)
-
-    def begin_move(self, store: TaskStore) -> None:
-        """The master role is about to move to where `store` is, which is empty: it has all SPM tasks from now on, too.
-
-        Tasks set aside are the caller's to copy. `end_move` once the role has moved, `cancel_move` when it did not.
-        Raises: TaskNotSaved.
-        """
-        self._kept.begin_move(store)
-
-    def end_move(self) -> None:
-        self._kept.end_move()
-
-    def cancel_move(self) -> None:
-        self._kept.cancel_move()
-
-    def set_aside(self) -> set[str]:
-        """Ids of stored tasks that could not be read."""
-        return {one.id for one in self._aside}
 
     def recover(self) -> list[str]:
         """The role is ours: tasks whose worker is gone are rolled back in the background. Returns their ids."""
         begun = []
-        for task in self._spm_tasks():
+        for task in self.spm_tasks():
             if task.id not in self._running and needs_recovery(task.state):
                 begun.append(task.id)
-                self._background.start(f"recover {task.id}", lambda task_id=task.id: self._roll_back_safely(task_id))  # type: ignore[misc]
+                self._background.start(f"recover {task.id}", lambda task_id=task.id: self._undoing.roll_back(task_id))  # type: ignore[misc]
             elif task.state is TaskState.FINISHED:
-                self._finish_later(task)
+                self._undoing.finish_later(task)
         if self.after_recovery is not None:
             self._background.start("after recovery", self.after_recovery)
         return begun
-
-    def _roll_back_safely(self, task_id: str, attempt: int = 1) -> None:
-        try:
-            self._roll_back(task_id, attempt)
-        except UnknownTask:  # the role went meanwhile
-            return
-        except Exception as e:
-            _log.exception("task %s could not be rolled back", task_id)
-            record = replace(self.record(task_id), state=TaskState.FAILED)
-            self._put_even_unsaved(replace(record, code=record.code or 100, message=f"roll-back failed: {e!r}"))
-
-    def unfinished_about(self, thing_id: str) -> str | None:
-        """Id of an SPM task that is not over and would undo something about this volume or image."""
-        for task in self._spm_tasks():
-            if task.state not in DONE and any(thing_id in param for r in task.recoveries for param in r.params):
-                return task.id
-        return None
-
-    def uncleared(self) -> list[str]:
-        """Ids of SPM tasks that are running or that nobody has cleared."""
-        return sorted(task.id for task in self._spm_tasks())
-
-    def refuse_while_uncleared(self) -> None:
-        """Raises: TaskInProgress (406)."""
-        ids = self.uncleared()
-        if ids:
-            raise TaskInProgress(", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else ""))
 
     def let_go(self) -> None:
         """The role is gone (given up, or lost): SPM tasks leave the memory, those that run are stopped unsaved."""
@@ -463,23 +250,6 @@ class Tasks:
         for one in progress:
             one.stop("this host is not SPM any more")
 
-    def vitals(self) -> dict[str, int]:
-        """For status: how many run, wait to be cleared, were set aside."""
-        records = list(self._records.values())
-        return {
-            "running": sum(task.state not in DONE for task in records),
-            "finished": sum(task.state in DONE for task in records),
-            "set_aside": len(self._aside),
-        }
-
-    def _spm_tasks(self) -> list[TaskRecord]:
-        return [task for task in list(self._records.values()) if task.tag == "spm"]
-
 
 def _text(result: Any) -> str:
     return "" if result is None else repr(result)
-
-
-def unknown_recovery(recovery: Recovery) -> RecoveryInvalid:
-    """For an `Undo` that does not know a name."""
-    return RecoveryInvalid(recovery.name, f"{recovery.module}.{recovery.owner}.{recovery.function} is not known here")

@@ -26,6 +26,7 @@ from vdsm_mp.tasks.machine import TaskState
 from vdsm_mp.tasks.record import FINISH, Recovery, TaskRecord
 from vdsm_mp.tasks.registry import TaskRun, Tasks
 from vdsm_mp.tasks.store import TaskStore
+from vdsm_mp.tasks.undoing import Undo
 
 
 def undo(n: int) -> Recovery:
@@ -64,9 +65,9 @@ def background() -> HeldBackground:
     return HeldBackground()
 
 
-def spm(files: DomainIO, background: HeldBackground | ThreadBackground, undone: Undone) -> Tasks:
+def spm(files: DomainIO, background: HeldBackground | ThreadBackground, undo_step: Undo) -> Tasks:
     """A host that has just taken the role."""
-    tasks = Tasks(background, undone)
+    tasks = Tasks(background, undo_step)
     tasks.take_over(TaskStore(files, store="/master/tasks"))
     return tasks
 
@@ -186,9 +187,6 @@ def test_the_next_spm_lists_what_is_over_and_rolls_back_what_was_running(
 def test_a_roll_back_that_was_cut_short_goes_on_where_it_was(
     files: DomainIO, background: HeldBackground, undone: Undone
 ) -> None:
-    first = spm(files, background, undone)
-    task_id = first.start("x", lambda run: 1 // 0, spm=True, recoveries=[undo(1), undo(2)])
-
     class Killed(BaseException):
         pass
 
@@ -197,7 +195,8 @@ def test_a_roll_back_that_was_cut_short_goes_on_where_it_was(
         if recovery == undo(1):
             raise Killed
 
-    first._undo = die_in_the_first
+    first = spm(files, background, die_in_the_first)
+    task_id = first.start("x", lambda run: 1 // 0, spm=True, recoveries=[undo(1), undo(2)])
     with pytest.raises(Killed):
         background.run_all()
     assert undone == ["2", "1"]

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of this host's tasks: their records, where SPM tasks are stored, and what clients are told of them.
+
+One lock for the table. Records are replaced. A record is saved before anybody can see it, so what a client was told is
+on storage. What runs, and what is undone, is not known here.
+"""
+
+import logging
+import threading
+
+from vdsm_mp.api.errors_task import TaskInProgress, TaskNotLoaded, TaskStateRefuses, UnknownTask
+from vdsm_mp.tasks.kept import Kept
+from vdsm_mp.tasks.machine import DONE, reported
+from vdsm_mp.tasks.record import TaskRecord, status
+from vdsm_mp.tasks.store import SetAside, TaskStore
+
+_log = logging.getLogger("storage.tasks")
+
+
+class TaskTable:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._records: dict[str, TaskRecord] = {}
+        self._aside: tuple[SetAside, ...] = ()
+        self._kept = Kept()
+
+    def record(self, task_id: str) -> TaskRecord:
+        """Raises: UnknownTask."""
+        try:
+            return self._records[task_id]
+        except KeyError:
+            raise UnknownTask(task_id) from None
+
+    def put(self, record: TaskRecord, *, save: bool) -> None:
+        """Replace a record. save: on storage first, when it is an SPM task. Raises: TaskNotSaved, UnknownTask."""
+        if record.tag == "spm":
+            if save:
+                self.save(record)
+            elif not self._kept.active:
+                raise UnknownTask(record.id)
+        with self._lock:
+            self._records[record.id] = record
+
+    def save(self, record: TaskRecord) -> None:
+        """On storage; what clients see stays. Raises: TaskNotSaved, UnknownTask."""
+        self._kept.save(record)
+
+    def spm_tasks(self) -> list[TaskRecord]:
+        return [task for task in list(self._records.values()) if task.tag == "spm"]
+
+    # --- what clients ask
+
+    def status(self, task_id: str) -> dict[str, object]:
+        """Task.getStatus. Raises: UnknownTask."""
+        record = self.record(task_id)
+        return status(record, reported(record.state))
+
+    def info(self, task_id: str) -> dict[str, object]:
+        """Task.getInfo: {"id", "verb"}. Raises: UnknownTask."""
+        return {"id": task_id, "verb": self.record(task_id).verb}
+
+    def statuses(self) -> dict[str, dict[str, object]]:
+        """{task id: Task.getStatus} of the SPM tasks."""
+        return {task.id: status(task, reported(task.state)) for task in self.spm_tasks()}
+
+    def infos(self) -> dict[str, dict[str, object]]:
+        """{task id: {"id", "verb"}} of the SPM tasks."""
+        return {task.id: {"id": task.id, "verb": task.verb} for task in self.spm_tasks()}
+
+    def all_tasks(self) -> dict[str, dict[str, object]]:
+        """{task id: …} of every task of this host, and of those set aside (state "unknown", with the reason)."""
+        found: dict[str, dict[str, object]] = {
+            task.id: {**status(task, reported(task.state)), "verb": task.verb, "tag": task.tag, "id": task.id}
+            for task in list(self._records.values())
+        }
+        for aside in self._aside:
+            found[aside.id] = {
+                "taskID": aside.id,
+                "id": aside.id,
+                "verb": "unknown",
+                "tag": "spm",
+                "taskState": "unknown",
+                "taskResult": "",
+                "code": TaskNotLoaded.code,
+                "message": f"set aside: {aside.reason}",
+            }
+        return found
+
+    def clear(self, task_id: str) -> None:
+        """Forget a task that is over, or one set aside. Raises: UnknownTask, TaskStateRefuses, TaskNotCleared."""
+        if any(aside.id == task_id for aside in self._aside):
+            self._kept.remove(task_id)
+            self._aside = tuple(aside for aside in self._aside if aside.id != task_id)
+            return
+        record = self.record(task_id)
+        if record.state not in DONE:
+            raise TaskStateRefuses(task_id, record.state.value)
+        if record.tag == "spm":
+            self._kept.remove(task_id)
+        with self._lock:
+            self._records.pop(task_id, None)
+
+    def unfinished_about(self, thing_id: str) -> str | None:
+        """Id of an SPM task that is not over and would undo something about this volume or image."""
+        for task in self.spm_tasks():
+            if task.state not in DONE and any(thing_id in param for r in task.recoveries for param in r.params):
+                return task.id
+        return None
+
+    def uncleared(self) -> list[str]:
+        """Ids of SPM tasks that are running or that nobody has cleared."""
+        return sorted(task.id for task in self.spm_tasks())
+
+    def refuse_while_uncleared(self) -> None:
+        """Raises: TaskInProgress (406)."""
+        ids = self.uncleared()
+        if ids:
+            raise TaskInProgress(", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else ""))
+
+    def vitals(self) -> dict[str, int]:
+        """For status: how many run, wait to be cleared, were set aside."""
+        records = list(self._records.values())
+        return {
+            "running": sum(task.state not in DONE for task in records),
+            "finished": sum(task.state in DONE for task in records),
+            "set_aside": len(self._aside),
+        }
+
+    # --- where SPM tasks are stored
+
+    def take_over(self, store: TaskStore) -> None:
+        """The role is being taken: the stored tasks are ours now and listed; none is touched yet.
+
+        Tasks that cannot be read are set aside and logged. Raises: the storage's errors; nothing was taken.
+        """
+        found, aside = store.load()
+        for one in aside:
+            _log.error("stored task %s is set aside: %s", one.id, one.reason)
+        with self._lock:
+            self._kept.take(store, found)
+            self._aside = tuple(aside)
+            self._records.update((task.id, task) for task in found)
+
+    def begin_move(self, store: TaskStore) -> None:
+        """The master role is about to move to where `store` is, which is empty: it has all SPM tasks from now on, too.
+
+        Tasks set aside are the caller's to copy. `end_move` once the role has moved, `cancel_move` when it did not.
+        Raises: TaskNotSaved.
+        """
+        self._kept.begin_move(store)
+
+    def end_move(self) -> None:
+        self._kept.end_move()
+
+    def cancel_move(self) -> None:
+        self._kept.cancel_move()
+
+    def set_aside(self) -> set[str]:
+        """Ids of stored tasks that could not be read."""
+        return {one.id for one in self._aside}

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks that failed or were cut short are rolled back, and what follows a success is done. In the background.
+
+Recoveries run last pushed first, each gone from the store once it has run. What fails is tried again a little later.
+"""
+
+import logging
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from vdsm_mp.api.errors_task import RecoveryInvalid, UnknownTask
+from vdsm_mp.api.ports import Background
+from vdsm_mp.common.errors import Error
+from vdsm_mp.tasks.machine import TaskState, begin_recovery
+from vdsm_mp.tasks.record import Recovery, TaskRecord
+from vdsm_mp.tasks.table import TaskTable
+
+_log = logging.getLogger("storage.tasks")
+
+#: A step that cannot be undone now may be in a moment: a full disk, a server that restarts.
+UNDO_ATTEMPTS = 3
+UNDO_PAUSE_S = 2.0
+
+#: Runs one recovery of a task. Raises: any Error; the task then ends as failed.
+Undo = Callable[[Recovery, str], None]
+
+
+class Undoing:
+    def __init__(self, table: TaskTable, background: Background, undo: Undo) -> None:
+        self._table = table
+        self._background = background
+        self._undo = undo
+
+    def finish(self, done: TaskRecord, step: Recovery) -> None:
+        """The step that is left of a task that is done; then it is forgotten. A step that fails stays stored."""
+        try:
+            self._undo(step, done.id)
+        except Exception as e:  # the task is done, whatever comes of this
+            foreseen = isinstance(e, Error)
+            _log.error("task %s succeeded, what was to follow did not: %s", done.id, e, exc_info=not foreseen)
+            self._table.put(replace(done, recoveries=(*done.recoveries, step)), save=False)
+            return
+        self._put_even_unsaved(done)
+
+    def finish_later(self, task: TaskRecord) -> None:
+        """What a worker that died left of a task that is done."""
+        steps = [one for one in task.recoveries if one.finishes]
+        rest = replace(task, recoveries=tuple(one for one in task.recoveries if not one.finishes))
+        for step in steps:
+            name = f"finish {task.id}"
+            self._background.start(name, lambda step=step: self._finish_if_kept(rest, step))  # type: ignore[misc]
+
+    def _finish_if_kept(self, done: TaskRecord, step: Recovery) -> None:
+        try:
+            self.finish(done, step)
+        except UnknownTask:  # the role went meanwhile
+            return
+
+    def roll_back(self, task_id: str, attempt: int = 1) -> None:
+        try:
+            self._attempt(task_id, attempt)
+        except UnknownTask:  # the role went meanwhile
+            return
+        except Exception as e:
+            _log.exception("task %s could not be rolled back", task_id)
+            record = replace(self._table.record(task_id), state=TaskState.FAILED)
+            self._put_even_unsaved(replace(record, code=record.code or 100, message=f"roll-back failed: {e!r}"))
+
+    def _attempt(self, task_id: str, attempt: int = 1) -> None:
+        """Run what is left of the recoveries, last pushed first. What fails is tried again a little later.
+
+        Raises: UnknownTask (the role went meanwhile).
+        """
+        record = self._table.record(task_id)
+        record = replace(record, state=begin_recovery(record.state))
+        self._table.put(record, save=False)
+        try:
+            while record.recoveries:
+                self._undo(record.recoveries[-1], task_id)
+                record = replace(self._table.record(task_id), recoveries=record.recoveries[:-1])
+                self._table.put(record, save=True)
+            self._table.put(record.moved(TaskState.RECOVERED), save=True)
+        except UnknownTask:
+            raise
+        except Error as e:
+            if attempt < UNDO_ATTEMPTS and not isinstance(e, RecoveryInvalid) and not self._background.draining:
+                _log.warning("task %s is not rolled back yet (%d): %s", task_id, attempt, e)
+                again = lambda: self.roll_back(task_id, attempt + 1)  # noqa: E731 -- named for what it does
+                self._background.later(UNDO_PAUSE_S * attempt, f"recover {task_id}", again)
+                return
+            _log.error("task %s could not be rolled back: %s", task_id, e)
+            failed = self._table.record(task_id).moved(TaskState.FAILED)
+            if not failed.code:
+                failed = replace(failed, code=e.kept_code, message=str(e))
+            self._put_even_unsaved(failed)
+
+    def _put_even_unsaved(self, record: TaskRecord) -> None:
+        try:
+            self._table.put(record, save=True)
+        except Error as e:
+            # What is on storage is an earlier state of the same roll-back, which the next SPM runs again.
+            _log.error("task %s ended, but this is not on storage: %s", record.id, e)
+            self._table.put(record, save=False)
+
+
+def unknown_recovery(recovery: Recovery) -> RecoveryInvalid:
+    """For an `Undo` that does not know a name."""
+    return RecoveryInvalid(recovery.name, f"{recovery.module}.{recovery.owner}.{recovery.function} is not known here")
