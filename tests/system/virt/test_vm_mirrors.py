@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cards that mirror networks, from an engine's XML to the kernel's filters on a bridge with a guest's tap."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +95,25 @@ def test_a_card_mirrors_what_its_metadata_name_as_long_as_it_is_there(
     room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
     eventually(lambda: not side.copies("red") and not side.copies("green"), within_s=10)
     assert "clsact" not in side.run("tc", "qdisc", "show")
+
+
+@pytest.mark.timeout(300)
+def test_whoever_dies_a_network_is_mirrored_as_long_as_the_vm_lives(libvirtd: PrivateLibvirtd) -> None:
+    for bridge in ("red", "blue"):
+        libvirtd.add_bridge(bridge)
+    argv = ["nsenter", "--target", str(libvirtd.inner_pid), "--net", "--", sys.executable, "-m"]
+    done = subprocess.run(
+        [*argv, "tests.support.mirror_house", libvirtd.uri], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "started": 1,
+        "without network": 1,
+        "told again": 1,
+        "bridge made anew": 1,
+        "swept": 0,
+        "problems": [],
+    }
 
 
 def test_a_vm_that_is_to_see_a_network_does_not_start_blind(
