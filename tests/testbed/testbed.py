@@ -370,6 +370,8 @@ class QemuHost(Host):
             ]
         return words
 
+    qmp: "Qmp | None" = None
+
     def start(self):
         bed, built = self.bed, self.bed.built
         state = bed.saved_state() if bed.resume else None
@@ -423,6 +425,14 @@ class QemuHost(Host):
             self.qmp("cont")
             threading.Thread(target=self.knock, daemon=True).start()
 
+    def kill(self):
+        super().kill()
+        if self.channel:
+            # Its reader closes the socket when it has read to the end.
+            self.channel.closed.wait(5)
+        if self.qmp:
+            self.qmp.close()
+
     def knock(self):
         """A resumed agent said its `ready` long ago: ask."""
         while not self.channel.ready.wait(0.2) and not self.channel.closed.is_set():
@@ -460,12 +470,14 @@ class QemuHost(Host):
 
     def connect(self, name: str) -> socket.socket:
         path = self.folder / name
-        for _ in range(200):
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            s = socket.socket(socket.AF_UNIX)
             try:
-                s = socket.socket(socket.AF_UNIX)
                 s.connect(str(path))
                 return s
             except OSError:
+                s.close()
                 if self.process.poll() is not None:
                     raise TestbedError(f"QEMU ended: {(self.folder / 'qemu.log').read_text()}") from None
                 time.sleep(0.02)
@@ -485,6 +497,7 @@ class QemuHost(Host):
 class Qmp:
     def __init__(self, sock: socket.socket):
         self.file = sock.makefile("rwb")
+        sock.close()  # when the file is
         self.read()
         self("qmp_capabilities")
 
@@ -503,6 +516,9 @@ class Qmp:
                 return answer["return"]
             if "error" in answer:
                 raise TestbedError(f"{command}: {answer['error']['desc']}")
+
+    def close(self):
+        self.file.close()
 
     def wait_migrated(self, seconds: float = 60):
         end = time.monotonic() + seconds
