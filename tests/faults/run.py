@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Injects faults into a whole house under load and says what was kept and what was not.
 
-    python -m tests.faults.run [--full] [--scenario A1 …] [--repeat N] [--minutes N] [--json FILE] [--html FILE]
+    python -m tests.faults.run [--full] [--scenario A1 …] [--repeat N] [--minutes N] [--soak MINUTES] [--json FILE] …
 
 Rounds: each scenario is spread evenly over as many rounds as the most frequent one has, in an order of its own in each;
 deaths of the master come last in a round, because they begin the back-off anew. Only injections that really happened
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults import checker, clients, page, report
+from tests.faults import checker, clients, crowd, page, report, soak
 from tests.faults.injections import CannotRun
 from tests.faults.report import Row
 from tests.faults.scenarios import BY_TESTS, NOT_HERE, UNDER_LOAD, ByTests, Scenario
@@ -38,6 +38,10 @@ ROOT = Path(__file__).parents[2]
 PAUSE_S, LONG_PAUSE_S, LONG_EVERY = 0.8, 5.0, 10
 #: Of clients that take too much, in full runs.
 CONNECTIONS = 10_000
+#: Of a quick run, with the limits as shipped only; more than the door lets in of those who say nothing.
+FEW_CONNECTIONS, PROCESSES = 600, 4
+#: Of a soak in a full run, unless told otherwise.
+SOAK_MINUTES = 30.0
 #: Where a line about the progress goes.
 Say = Callable[[str], None]
 #: Last in a round.
@@ -55,6 +59,8 @@ class Wish:
     callers: int = 50
     per_s: float = 50.0
     seed: int = 1
+    #: Minutes of a soak, 0 = none.
+    soak: float = 0.0
 
     def times(self, scenario: Scenario) -> int:
         return self.repeat or (scenario.full if self.full else scenario.quick)
@@ -216,6 +222,13 @@ def run(wish: Wish, wanted: Sequence[str] = (), say: Say = lambda line: print(li
         found["broken"] += broken
     if asked("F1c") and wish.full:
         found["rows"] += [row.as_json() for row in clients.as_report(clients.measure(CONNECTIONS, wish.repeat or 3))]
+    if asked("F1d"):
+        rows = crowd.run(CONNECTIONS, PROCESSES) if wish.full else crowd.run(FEW_CONNECTIONS, PROCESSES, ["as shipped"])
+        found["rows"] += [row.as_json() for row in crowd.as_report(rows)]
+    if wish.soak and asked("E11"):
+        row = soak.as_row(soak.run(wish.soak))
+        found["rows"].append(row.as_json())
+        found["broken"] += [f"E11: {line}" for line in row.broken]
     found |= {
         "executed": sum(row["executed"] for row in found["rows"]),
         "took_s": round(time.monotonic() - began, 1),
@@ -233,13 +246,17 @@ def main() -> int:
     parser.add_argument("--scenario", nargs="+", default=[], metavar="ID", help="only these")
     parser.add_argument("--repeat", type=int, default=0, help="so often, whatever the table says")
     parser.add_argument("--minutes", type=float, default=0.0, help="begin nothing under load after that time")
+    parser.add_argument("--soak", type=float, help=f"minutes of a soak (E11); {SOAK_MINUTES:g} in full runs, else none")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--strict", action="store_true", help="a limit that was exceeded is a failure too")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--html", type=Path)
     asked = parser.parse_args()
     more = {"guests": 8, "per_s": 100.0} if asked.full else {}
-    wish = Wish(full=asked.full, repeat=asked.repeat, minutes=asked.minutes, seed=asked.seed, **more)
+    soaked = asked.soak if asked.soak is not None else SOAK_MINUTES * asked.full
+    if 0 < soaked < soak.SHORTEST_MINUTES:
+        parser.error(f"a soak judges processes after {soak.SHORTEST_MINUTES:.0f} minutes")
+    wish = Wish(soak=soaked, full=asked.full, repeat=asked.repeat, minutes=asked.minutes, seed=asked.seed, **more)
     try:
         found = run(wish, asked.scenario)
     finally:

@@ -163,6 +163,10 @@ BY_TESTS: tuple[ByTests, ...] = (
             ("process/test_master_kernel.py::test_a_worker_that_runs_out_of_memory_dies_alone_and_says_why",
              "process/test_master_kernel.py::test_a_kill_by_hand_is_not_taken_for_want_of_memory")),
     ByTests("E10w", "a log disk that hangs, a log writer that dies", ("process/test_log_writer.py",)),
+    ByTests("F1h", "handshakes and frames that begin and do not end", (
+        "process/test_door_limits.py::test_who_only_begins_a_handshake_costs_no_tls_object_and_no_turn",
+        "process/test_door_limits.py::test_frames_that_begin_and_do_not_end_hold_no_more_than_the_limit_for_all",
+        "unit/clientif/test_newcomers.py::test_one_ipv6_network_has_one_turn_and_is_greedy_as_a_whole")),
     ByTests("F2", "clients that do not read", (
         "process/test_door_limits.py::test_a_subscriber_that_never_reads_is_dropped_and_others_hear_on",
         "process/test_door_limits.py::test_a_hundred_thousand_requests_unread_are_held_back_not_stored",
@@ -181,6 +185,7 @@ BY_TESTS: tuple[ByTests, ...] = (
         "process/test_bus.py::test_a_frame_larger_than_the_limit_drops_only_itself")),
     ByTests("G6", "a hostile caller at root's doors, real sudo", ("process/test_root.py",)),
     ByTests("G8", "hooks that are not to be trusted", ("process/test_hooks.py",)),
+    ByTests("G9c", "real cores of workers that hold secrets", ("system/test_cores.py",)),
     ByTests("G9", "passwords in logs, arguments, answers and files", ("system/test_secrets.py",)),
     ByTests("H3", "a stop with a child that cannot be killed", (
         "process/test_master_kernel.py::test_a_stop_with_a_child_that_cannot_be_killed_ends_in_time_and_names_it",
@@ -190,6 +195,8 @@ BY_TESTS: tuple[ByTests, ...] = (
              "process/test_master_kernel.py::test_a_stop_does_not_wait_for_a_worker_that_is_not_ready_yet")),
     ByTests("H6", "single workers beside an upgrade", ("process/test_upgrade.py",)),
     ByTests("H7", "configurations, folders and files that are wrong", ("process/test_master_start.py",)),
+    ByTests("H11", "what the master was given, and what is taken away from it while it runs",
+            ("process/test_master_inheritance.py", "process/test_premises.py")),
     ByTests("H10", "supervisorctl, a supervisord that is killed, a start without room",
             ("process/test_supervised.py",)),
 )  # fmt: skip
@@ -198,7 +205,7 @@ NOT_HERE: Mapping[str, str] = {
     "D9, D10": "iSCSI and device-mapper faults: block storage is not built",
     "D8": "NFS outages run in throw-away hosts: make testbed",
     "E7": "a clock that is set by hours and months runs in a throw-away host: make testbed",
-    "E11": "a day of load: growth is judged over the run at hand",
+    "E11, a whole day": "growth is told from the slope of half an hour (tests/faults/soak.py), in full runs",
     "H5": "no VDSM here to take over from",
     "H9": "packages of distributions do not exist yet",
 }

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from tests.faults import page, report
+from tests.faults import crowd, page, report, soak
 from tests.faults.report import Row
 from tests.faults.scenarios import BY_TESTS, NOT_HERE, UNDER_LOAD
 from tests.faults.world import Fault
@@ -93,3 +93,21 @@ def test_the_page_shows_what_is_wrong_and_lets_nobody_write_into_it() -> None:
     assert "<script>" not in shown and "&lt;script&gt;" in shown
     assert "<circle" in shown and "no router" in shown and "at most 1 was promised" in shown
     assert "BROKEN: <script>" in report.text(found)
+
+
+def test_a_crowd_that_takes_more_memory_than_was_promised_is_over_its_limit() -> None:
+    few, more = (
+        crowd.Row("as shipped", "giants", 100, 100, 4, 9.0, 36.0, worst, 37.0, 100.0, 20.0, 0.0)
+        for worst in (120.0, 1500.0)
+    )
+    good, bad = crowd.as_report([few, more])
+    assert (good.executed, good.missed) == (1, [])
+    assert bad.missed == ["memory MiB: 1464.00, at most 160 was promised"]
+    assert {limits for limits, _ in crowd.MEMORY_MIB} == set(crowd.TABLES)
+    assert {kind for _, kind in crowd.MEMORY_MIB} == set(crowd.KINDS)
+
+
+def test_what_a_soak_found_broken_is_in_its_row() -> None:
+    trend = {"name": "virt", "pid": 7, "kind": "rss_kib", "seconds": 600.0, "median": 1.0, "an_hour": 12.0, "rose": 2.0}
+    row = soak.as_row({"minutes": 22.0, "broken": ["virt grew"], "trends": [trend]})
+    assert row.broken == ["virt grew"] and row.measures == {"memory KiB an hour": [12.0]}
