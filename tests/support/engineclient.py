@@ -6,8 +6,9 @@
         engine.event()
 
 One thread is its loop. A pass takes what the kernel has into a buffer of 16,709 octets and unwraps ONE record of it; it
-comes round again when the kernel has more, when something is to be sent, or after a second. `lag_s` is the time that
-the loop is busy with other hosts before each pass, so that records lie together. FIN and close_notify are not seen.
+comes round again when the kernel has more, when something is to be sent, or after a second. Then it writes one message,
+however long that takes: it does not read meanwhile. `lag_s` is the time that the loop is busy with other hosts before
+each pass, so that records lie together. FIN and close_notify are not seen.
 What the library would choke on is an `EngineConfused`: it closes, and every call in flight fails with 5022. The next
 call connects again, with heart-beats as the last connection left them; what was not sent yet goes out after CONNECT.
 """
@@ -16,7 +17,6 @@ import contextlib
 import json
 import select
 import socket
-import ssl
 import threading
 import time
 import uuid
@@ -27,7 +27,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from tests.support.enginereader import EngineConfused, FrameReader, JavaHeaders, Message
-from vdsm_mp.wire.tls import Files, client_context
+from tests.support.memorytls import MemoryTls, cut_record
+from vdsm_mp.wire.tls import Files
 
 NETWORK_ERROR = 5022
 #: What one read of the socket takes: JSSE's packet buffer.
@@ -154,7 +155,7 @@ class EngineClient:
         began = time.monotonic()
         try:
             if self._files is not None:
-                tls = Tls(sock, self._files)
+                tls = MemoryTls(sock, self._files)
                 tls.handshake()
         except BaseException:
             sock.close()
@@ -216,7 +217,7 @@ class EngineClient:
     def _wake(self) -> None:
         self._wake_in.send(b"x")
 
-    def _loop(self, sock: socket.socket, tls: "Tls | None") -> None:
+    def _loop(self, sock: socket.socket, tls: MemoryTls | None) -> None:
         reader = FrameReader(Records(sock, tls))
         heard_at = time.monotonic()
         why = "closed by itself"
@@ -302,50 +303,10 @@ def _refuse(word: str) -> Any:
     raise ValueError(word)
 
 
-class Tls:
-    """TLS 1.2 over memory, so that each record can be looked at by itself."""
-
-    def __init__(self, sock: socket.socket, files: Files) -> None:
-        context = client_context(files)
-        context.maximum_version = ssl.TLSVersion.TLSv1_2
-        self._sock = sock
-        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._in, self._out)
-
-    def handshake(self) -> None:
-        while True:
-            try:
-                self._tls.do_handshake()
-                return
-            except ssl.SSLWantReadError:
-                self._flush()
-                octets = self._sock.recv(65536)
-                if not octets:
-                    raise ConnectionResetError("closed during the handshake") from None
-                self._in.write(octets)
-            finally:
-                self._flush()
-
-    def _flush(self) -> None:
-        if octets := self._out.read():
-            self._sock.sendall(octets)
-
-    def send(self, octets: bytes) -> None:
-        self._tls.write(octets)
-        self._flush()
-
-    def unwrap(self, record: bytes) -> bytes:
-        """The plain text of one record; empty for those that carry none."""
-        self._in.write(record)
-        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
-            return self._tls.read(32 * 1024)
-        return b""
-
-
 class Records:
     """The receiving side below frames: packet buffer, one record a pass, application buffer."""
 
-    def __init__(self, sock: socket.socket, tls: Tls | None) -> None:
+    def __init__(self, sock: socket.socket, tls: MemoryTls | None) -> None:
         self._sock = sock
         self._tls = tls
         self._packets = bytearray()
@@ -376,8 +337,5 @@ class Records:
             octets = bytes(self._packets)
             self._packets.clear()
             return octets
-        if len(self._packets) < 5 or len(self._packets) < (size := 5 + int.from_bytes(self._packets[3:5])):
-            return b""
-        record = bytes(self._packets[:size])
-        del self._packets[:size]
-        return self._tls.unwrap(record)
+        record = cut_record(self._packets)
+        return self._tls.unwrap(record) if record is not None else b""

@@ -7,17 +7,16 @@ would make the engine close the connection, or miss a frame, raises `EngineConfu
 cannot be told from when a busy reader gets them; `arrivals` has the times for those who look at many.
 """
 
-import contextlib
 import json
 import socket
-import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.support.memorytls import MemoryTls, cut_record
 from vdsm_mp.wire import stomp
-from vdsm_mp.wire.tls import Files, client_context
+from vdsm_mp.wire.tls import Files
 
 
 class EngineConfused(AssertionError):
@@ -39,44 +38,21 @@ class Records:
         self.sock = socket.create_connection(address, timeout=timeout_s)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._raw = bytearray()
-        self._tls: ssl.SSLObject | None = None
+        self._tls: MemoryTls | None = None
         self.at = time.monotonic()
         if files is not None:
-            context = client_context(files)
-            context.maximum_version = ssl.TLSVersion.TLSv1_2
-            self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-            self._tls = context.wrap_bio(self._incoming, self._outgoing)
+            self._tls = MemoryTls(self.sock, files)
             try:
-                self._handshake()
+                self._tls.handshake()
             except BaseException:
                 self.sock.close()
                 raise
-
-    def _handshake(self) -> None:
-        assert self._tls is not None
-        while True:
-            try:
-                self._tls.do_handshake()
-                return
-            except ssl.SSLWantReadError:
-                self._flush()
-                octets = self.sock.recv(65536)
-                if not octets:
-                    raise ConnectionResetError("closed during the handshake") from None
-                self._incoming.write(octets)
-            finally:
-                self._flush()
-
-    def _flush(self) -> None:
-        if octets := self._outgoing.read():
-            self.sock.sendall(octets)
 
     def send(self, octets: bytes) -> None:
         if self._tls is None:
             self.sock.sendall(octets)
             return
-        self._tls.write(octets)
-        self._flush()
+        self._tls.send(octets)
 
     def next(self, *, within_s: float = 10.0) -> Record:
         """The next record. Raises: TimeoutError, ConnectionError (closed: EOFError)."""
@@ -98,16 +74,9 @@ class Records:
             octets = bytes(self._raw)
             self._raw.clear()
             return Record(octets, self.at)
-        while len(self._raw) >= 5:
-            size = 5 + int.from_bytes(self._raw[3:5])
-            if len(self._raw) < size:
-                return None
-            self._incoming.write(bytes(self._raw[:size]))
-            del self._raw[:size]
-            with contextlib.suppress(ssl.SSLWantReadError):
-                octets = self._tls.read(32 * 1024)
-                if octets:
-                    return Record(octets, self.at)
+        while (record := cut_record(self._raw)) is not None:
+            if octets := self._tls.unwrap(record):
+                return Record(octets, self.at)
         return None
 
     def close(self) -> None:
