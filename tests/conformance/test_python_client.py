@@ -4,6 +4,8 @@
 import asyncio
 import json
 import ssl
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -22,6 +24,11 @@ async def echoes(params: bytes) -> bytes:
     return params
 
 
+async def hangs(_params: bytes) -> bytes:
+    await asyncio.sleep(3600)
+    raise AssertionError
+
+
 async def slow(_params: bytes) -> bytes:
     await asyncio.sleep(0.3)
     return b'"slow"'
@@ -34,7 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="module")
 def door(files: Files) -> Iterator[Door]:
-    answers = {"Host.getVMList": always([{"vmId": VM}]), "Host.getStats": echoes, "VM.cont": slow}
+    answers = {"Host.getVMList": always([{"vmId": VM}]), "Host.getStats": echoes, "VM.cont": slow, "VM.destroy": hangs}
     with open_door(files, answers=answers) as door:
         yield door
 
@@ -73,11 +80,10 @@ def test_answers_come_in_the_order_in_which_they_are_ready(door: Door, files: Fi
 
 
 def test_a_call_that_went_out_twice_is_answered_twice(door: Door, files: Files) -> None:
-    """As after a loss; the client drops the second answer."""
+    """The client drops the second answer."""
     with VdsmClient(door.address, files) as client:
-        client.close()
         before = len(door.bus.asked)
-        call = client.start("Host.getVMList")
+        call = client.start("Host.getVMList", twice=True)
         assert client.wait(call) == [{"vmId": VM}]
         client.call("Host.ping2")
         assert [answer["id"] for answer in client.unknown] == [call]
@@ -97,12 +103,36 @@ def test_it_leaves_in_the_middle_and_comes_back_with_the_same_queue(door: Door, 
         eventually(lambda: door.call(door.server.vitals)["calls_in_flight"] == 0)
         late = client.start("VM.cont", call_id="late")
         eventually(lambda: door.call(door.server.vitals)["calls_in_flight"] == 1)
-        client.close()
+        client.reconnect()
         assert client.call("Host.ping2") is True
         # Nobody tells the answer of the old connection to the new one.
         assert client.call("VM.cont") == "slow"
         assert client._answers[late] is None
         assert late not in [answer["id"] for answer in client.unknown]
+
+
+@pytest.mark.parametrize("silence_ms", [1600, 5000])
+def test_who_bears_little_silence_hears_enough_beats(door: Door, files: Files, silence_ms: int) -> None:
+    """Before VDSM 4.20 that was 5 s for all of them. They take no notice of an offer of less."""
+    with VdsmClient(door.address, files, silence_ms=silence_ms) as client:
+        with pytest.raises(TimeoutError):
+            client.wait(client.start("VM.destroy", {"vmID": VM}), within_s=2.5 * silence_ms / 1000)
+        assert client.connections == 1
+
+
+def test_after_a_silence_it_comes_back_and_its_call_is_made_once(files: Files) -> None:
+    answers = {"VM.cont": slow}
+    with open_door(files, answers=answers) as door, VdsmClient(door.address, files, silence_ms=1600) as client:
+        lost = client.start("VM.cont")
+        eventually(lambda: len(door.bus.asked) == 1)
+        frozen = threading.Thread(target=door.call, args=(time.sleep, 2.5))
+        frozen.start()
+        with pytest.raises(TimeoutError):
+            client.wait(lost, within_s=3)
+        frozen.join()
+        assert client.connections == 2
+        assert client.call("VM.cont") == "slow"
+        assert len(door.bus.asked) == 2 and not client.unknown
 
 
 def test_events_come_with_the_id_of_its_own_subscription(door: Door, files: Files) -> None:

@@ -109,7 +109,7 @@ def test_a_ping_of_the_engine_is_answered_as_vdsm_answers(engine: EngineReader) 
     )
 
 
-def test_the_heart_beat_is_never_promised_faster_than_every_15_seconds(door: Door, files: Files) -> None:
+def test_the_heart_beat_is_never_promised_to_an_engine_faster_than_every_15_seconds(door: Door, files: Files) -> None:
     for asked, promised in {
         "0,15000": "15000,0",
         "0,11250": "15000,0",
@@ -381,7 +381,7 @@ def test_a_python_client_is_not_slowed_down(client: Client) -> None:
 
 
 def test_an_idle_connection_hears_a_beat_before_it_is_due(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vdsm_mp.clientif.session.HEARTBEAT_FLOOR_MS", 200)
+    monkeypatch.setattr("vdsm_mp.clientif.session.ENGINE_BEAT_FLOOR_MS", 200)
     with open_door(files) as door, EngineReader(door.address, files, heart_beat="0,200") as engine:
         last = time.monotonic()
         for _ in range(4):

@@ -6,10 +6,13 @@
 
 A reply queue with a random name; CONNECT and SUBSCRIBE at once, no call before CONNECTED; each call an array of one.
 It reads 4,096 octets at a time, is strict about escapes and about the NUL after a body, looks its handler up by the
-header `subscription`, and dies of an ERROR. After a loss it connects once more, subscribes with new ids and sends what
-waits; a call that was made while it was closed goes out twice. `piece` cuts what it writes, `reads` what it reads.
+header `subscription`, and dies of an ERROR. What CONNECTED says of heart-beats it does not look at: when nothing came
+for as long as it had in mind, it connects again and subscribes with new ids; calls in flight are not made again. A
+connection that is closed under it leaves it deaf for good: it takes calls, and none is answered. `piece` cuts what it
+writes, `reads` what it reads.
 """
 
+import contextlib
 import json
 import re
 import socket
@@ -34,6 +37,10 @@ _ESCAPED = {"\\": "\\\\", ":": "\\c", "\n": "\\n", "\r": "\\r"}
 
 class ClientDied(AssertionError):
     """Its reader raised: what came is nothing that it understands."""
+
+
+class Deaf(TimeoutError):
+    """Its connection was closed under it, so this call would run into its time-out. Told at once."""
 
 
 class ServerError(Exception):
@@ -92,7 +99,7 @@ def cut(buffer: bytearray) -> Frame | None:
 
 
 class VdsmClient:
-    """See the module. piece: octets written at a time, 0 = a frame at once."""
+    """See the module. piece: octets written at a time, 0 = a frame at once. silence_ms: how much it bears."""
 
     def __init__(
         self,
@@ -102,6 +109,7 @@ class VdsmClient:
         piece: int = 0,
         reads: int = 4096,
         version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        silence_ms: int = SILENCE_MS,
         events: str = "",
         dial: Callable[[], socket.socket] | None = None,
     ) -> None:
@@ -110,6 +118,8 @@ class VdsmClient:
         self._piece = piece
         self._reads = reads
         self._version = version
+        self._silence_ms = silence_ms
+        self._heard_at = 0.0
         self._destinations = [str(uuid.uuid4()), *([events] if events else [])]
         #: {subscription id: destination} of this connection.
         self._subscriptions: dict[str, str] = {}
@@ -141,9 +151,10 @@ class VdsmClient:
         self._sock = sock
         self.connections += 1
         self._connected = False
+        self._heard_at = time.monotonic()
         self._buffer.clear()
         self._subscriptions = {str(uuid.uuid4()): destination for destination in self._destinations}
-        self._write(encode("CONNECT", {"accept-version": "1.2", "heart-beat": f"0,{SILENCE_MS * 4 // 5}"}))
+        self._write(encode("CONNECT", {"accept-version": "1.2", "heart-beat": f"0,{self._silence_ms * 4 // 5}"}))
         for subscription, destination in self._subscriptions.items():
             self._write(encode("SUBSCRIBE", {"destination": destination, "ack": "auto", "id": subscription}))
         until = time.monotonic() + CONNECT_S
@@ -160,12 +171,20 @@ class VdsmClient:
             time.sleep(0.0005)
 
     def _read(self, until: float) -> None:
-        """Read once and handle what came. Raises: TimeoutError, OSError, ClientDied."""
+        """Read once and handle what came, or connect again. Raises: TimeoutError, OSError, ClientDied."""
         assert self._sock is not None
-        self._sock.settimeout(max(0.001, until - time.monotonic()))
-        octets = self._sock.recv(self._reads)
+        gives_up_at = self._heard_at + self._silence_ms / 1000
+        self._sock.settimeout(max(0.001, min(until, gives_up_at) - time.monotonic()))
+        try:
+            octets = self._sock.recv(self._reads)
+        except TimeoutError:
+            if time.monotonic() < gives_up_at:
+                raise
+            self.reconnect()
+            return
         if not octets:
             raise ConnectionResetError("closed by the server")
+        self._heard_at = time.monotonic()
         self._sock.settimeout(CONNECT_S)
         self._buffer += octets
         while (frame := cut(self._buffer)) is not None:
@@ -191,9 +210,15 @@ class VdsmClient:
                     self.unknown.append(item)
 
     def start(
-        self, method: str, params: Mapping[str, Any] | None = None, *, flow_id: str = "", call_id: str = ""
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        flow_id: str = "",
+        call_id: str = "",
+        twice: bool = False,
     ) -> str:
-        """Send a call; its id."""
+        """Send a call; its id. twice: as one goes out that is made just while it connects again."""
         call_id = call_id or str(uuid.uuid4())
         body = json.dumps([{"jsonrpc": "2.0", "method": method, "params": dict(params or {}), "id": call_id}])
         headers = {"destination": REQUESTS, "content-type": "application/json", "reply-to": self._destinations[0]}
@@ -201,25 +226,25 @@ class VdsmClient:
             headers["ovirtCorrelationId"] = flow_id
         self._answers[call_id] = None
         message = encode("SEND", headers, body.encode())
-        if self._sock is None:
-            self._connect()
-            self._write(message)
-        self._write(message)
+        if self._sock is not None:
+            for _ in range(2 if twice else 1):
+                self._write(message)
         return call_id
 
     def wait(self, call_id: str, within_s: float = 60.0) -> Any:
-        """Raises: ServerError, TimeoutError; OSError when the connection ended, and then it is connected again."""
+        """Raises: ServerError, TimeoutError, Deaf."""
         until = time.monotonic() + within_s
-        try:
-            while self._answers[call_id] is None:
+        while (answer := self._answers[call_id]) is None:
+            if self._sock is None:
+                raise Deaf
+            try:
                 self._read(until)
-        except TimeoutError:
-            raise
-        except OSError:
-            self.close()
-            self._connect()
-            raise
-        answer = self._answers.pop(call_id)
+            except TimeoutError:
+                raise
+            except OSError as error:
+                self._drop()
+                raise Deaf from error
+        del self._answers[call_id]
         if "error" in answer:
             raise ServerError(answer["error"]["code"], answer["error"]["message"])
         return answer["result"]
@@ -229,14 +254,20 @@ class VdsmClient:
     ) -> Any:
         return self.wait(self.start(method, params, flow_id=flow_id), within_s)
 
+    def reconnect(self) -> None:
+        """What it does after silence. Raises: OSError."""
+        self._drop()
+        self._connect()
+
+    def _drop(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
     def close(self) -> None:
         """Unsubscribe and close at once."""
-        sock, self._sock = self._sock, None
-        if sock is None:
-            return
-        try:
-            for subscription in self._subscriptions:
-                sock.sendall(encode("UNSUBSCRIBE", {"id": subscription}))
-        except OSError:
-            pass  # the server went first
-        sock.close()
+        if self._sock is not None:
+            with contextlib.suppress(OSError):  # the server went first
+                for subscription in self._subscriptions:
+                    self._sock.sendall(encode("UNSUBSCRIBE", {"id": subscription}))
+        self._drop()

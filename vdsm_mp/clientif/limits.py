@@ -64,8 +64,11 @@ class Limits(msgspec.Struct, frozen=True):
 _OTHER_DESCRIPTORS = 256
 #: Between two frames to an engine: its reader loses track of frames that follow each other faster.
 ENGINE_GAP_S = 0.005
-#: The shortest heart-beat interval offered. The engine shortens its own limit at every reconnect when a server
+#: The shortest heart-beat interval offered to an engine, which shortens its own limit at every reconnect when a server
 #: accepts less, until any hiccup drops the host.
-HEARTBEAT_FLOOR_MS = 15000
+ENGINE_BEAT_FLOOR_MS = 15000
+#: The same for everybody else. The Python client does not look at what was offered: it closes when it hears nothing for
+#: as long as it had in mind, which was 5 s before VDSM 4.20.
+BEAT_FLOOR_MS = 1000
 #: A beat goes out a little before it is due.
 HEARTBEAT_EARLY = 0.85

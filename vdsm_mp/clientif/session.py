@@ -9,7 +9,7 @@ Heart-beats come from a timer that needs nothing but the loop.
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-from vdsm_mp.clientif.limits import ENGINE_GAP_S, HEARTBEAT_EARLY, HEARTBEAT_FLOOR_MS, Limits
+from vdsm_mp.clientif.limits import BEAT_FLOOR_MS, ENGINE_BEAT_FLOOR_MS, ENGINE_GAP_S, HEARTBEAT_EARLY, Limits
 from vdsm_mp.clientif.nudge import Nudge
 from vdsm_mp.clientif.quota import Quota
 from vdsm_mp.clientif.router import Caller, Router
@@ -156,7 +156,8 @@ class Session:
         elif not self.is_engine:
             self.stream.gap_s = 0.0
         theirs_ms, ours_ms = _heart_beat(headers.get("heart-beat", "0,0"))
-        ours_ms = min(max(ours_ms, HEARTBEAT_FLOOR_MS), _DAY_MS) if ours_ms else 0
+        floor_ms = ENGINE_BEAT_FLOOR_MS if self.is_engine else BEAT_FLOOR_MS
+        ours_ms = min(max(ours_ms, floor_ms), _DAY_MS) if ours_ms else 0
         theirs_ms = min(max(theirs_ms, 1000), _DAY_MS) if theirs_ms else 0
         self.stream.write(stomp.encode("CONNECTED", (("version", "1.2"), ("heart-beat", f"{ours_ms},{theirs_ms}"))))
         self._beat_s = ours_ms / 1000 * HEARTBEAT_EARLY
