@@ -2,6 +2,7 @@
 """The engine's client library, its weaknesses included, at the door: nothing confuses it or waits for its loop."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 
@@ -131,6 +132,27 @@ def test_answers_of_every_size_arrive(engine: EngineClient, size: int) -> None:
 def test_answers_at_the_edge_of_its_header_buffer_arrive(engine: EngineClient) -> None:
     for size in range(700, 860):
         assert len(engine.call("Host.getStats", {"size": size}).result) == size - 2
+
+
+def test_it_may_write_large_requests_while_large_answers_wait(files: Files) -> None:
+    """It does not read while it writes: who waited with reading for that would wait forever, and all hosts with it."""
+    text = "x" * 300_000
+    listener = socket.create_server(("127.0.0.1", 0))
+    for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        # As of a connection that has never carried much.
+        listener.setsockopt(socket.SOL_SOCKET, buffer, 1 << 17)
+
+    async def echoes(params: bytes) -> bytes:
+        return params
+
+    with (
+        open_door(files, answers={"Host.getStats": echoes}, listener=listener) as door,
+        EngineClient(door.address, files) as engine,
+    ):
+        calls = [engine.start("Host.getStats", {"text": text}) for _ in range(40)]
+        answers = [engine.wait(call).result for call in calls]
+        assert not engine.lost
+        assert answers == [{"text": text}] * len(calls)
 
 
 def test_in_clear_text_an_event_before_connected_does_not_hold_it_back(files: Files) -> None:

@@ -32,6 +32,9 @@ class Limits(msgspec.Struct, frozen=True):
     calls_per_worker: int = 192
     turn_s: float = 10.0
     unread_soft_bytes: int = 1 * MIB
+    # Whose answers stand still so long may be writing, and wait for us to read: the one thread of the engine, for all
+    # its hosts, writes a whole request before it reads on. Then twice as much may be unread, up to the hard limit.
+    unread_still_s: float = 0.5
     # Beyond these the client does not read at all and is dropped. One larger frame alone may always be sent.
     unread_hard_bytes: int = 16 * MIB
     unread_all_bytes: int = 64 * MIB

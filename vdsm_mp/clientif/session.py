@@ -2,7 +2,8 @@
 """One STOMP client: its frames, subscriptions, heart-beats, and calls in flight.
 
 Replies go to the connection that asked, with the id of its own subscription. A client that asks faster than it can
-be served, or does not read its answers, is not read itself until that changes; one that never reads is dropped.
+be served, or does not read its answers, is not read itself until that changes; one that writes and never reads is
+dropped.
 Heart-beats come from a timer that needs nothing but the loop.
 """
 
@@ -66,6 +67,9 @@ class Session:
         self._beat: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._beat_s = self._silence_s = 0.0
+        #: More unread than this, and it is not read itself.
+        self._unread_most = limits.unread_soft_bytes
+        self._still: asyncio.TimerHandle | None = None
         self._leaving = False
         #: Nothing more is read.
         self._full = False
@@ -114,9 +118,26 @@ class Session:
             self._more = self._loop.call_soon(self._turn)
 
     def _must_wait(self) -> bool:
-        if self.calls >= self._limits.calls_per_connection or self.stream.unread_bytes > self._limits.unread_soft_bytes:
+        if self.calls >= self._limits.calls_per_connection:
+            return True
+        if self.stream.unread_bytes > self._unread_most:
+            if self._still is None:
+                self._watch_still(self._loop.time())
             return True
         return not self._quota.may_call(self)
+
+    def _watch_still(self, since: float) -> None:
+        self._still = self._loop.call_at(since + self._limits.unread_still_s, self._still_due, since)
+
+    def _still_due(self, since: float) -> None:
+        """Maybe it does not read because it writes, which it cannot because we do not read either."""
+        self._still = None
+        if self.stream.unread_bytes > self._unread_most:
+            if self.stream.wrote_at > since:
+                self._watch_still(self.stream.wrote_at)
+                return
+            self._unread_most = 2 * self.stream.unread_bytes
+        self.go_on()
 
     def take_no_more(self) -> None:
         """Read nothing more, so that it comes to an end."""
@@ -129,6 +150,8 @@ class Session:
             self._more = self._loop.call_soon(self._turn)
 
     def _drained(self) -> None:
+        if self.stream.unread_bytes <= self._limits.unread_soft_bytes:
+            self._unread_most = self._limits.unread_soft_bytes
         self.go_on()
 
     def _handle(self, frame: stomp.Frame) -> None:
@@ -359,9 +382,10 @@ class Session:
             return
         self._leaving = True
         self._stop_timers()
-        if self._more is not None:
-            self._more.cancel()
-            self._more = None
+        for handle in (self._more, self._still):
+            if handle is not None:
+                handle.cancel()
+        self._more = self._still = None
         for subscription, destination in self._subscriptions.items():
             self._broker.remove(destination, self, subscription)
         self._subscriptions.clear()
