@@ -108,8 +108,8 @@ class ListHostDevices(Message, frozen=True, kw_only=True):
 class ChangeNumvfs(Message, frozen=True, kw_only=True):
     """Set the number of virtual functions of an SR-IOV card, named as in Host.hostdevListByCaps, `pci_0000_02_00_0`.
 
-    Those that it had go first, so nothing changes while a guest has one of them (24). Kept over a reboot by
-    Host.setSafeNetworkConfig.
+    Those that it had go first, so nothing changes while a guest or a network of the host has one of them (24). Kept
+    over a reboot by Host.setSafeNetworkConfig.
     """
 
     device_name: str = field(name="deviceName")

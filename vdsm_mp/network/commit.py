@@ -57,6 +57,12 @@ class Networks:
         """What is ours now."""
         return self._config
 
+    @property
+    def nics(self) -> set[str]:
+        """Those that our networks and bonds are on."""
+        bonds = self._config.bonds.values()
+        return {net.base for net in self._config.networks.values()} | {nic for bond in bonds for nic in bond.nics}
+
     def start(self) -> bool:
         """Undo what a killed predecessor left half done. True: this is a new boot, nothing of ours is there yet."""
         self._store.open()

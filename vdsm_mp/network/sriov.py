@@ -7,7 +7,7 @@ The kernel removes all functions of a card before it makes another number of the
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -33,10 +33,18 @@ _FILE = "virtual-functions.json"
 
 
 class VirtualFunctions:
-    """sysfs: where the kernel tells of its devices."""
+    """in_use: NICs of the host's own networks. sysfs: where the kernel tells of its devices."""
 
-    def __init__(self, root: Root, run_dir: str, state_dir: str, sysfs: Path = Path("/sys")) -> None:
+    def __init__(
+        self,
+        root: Root,
+        run_dir: str,
+        state_dir: str,
+        in_use: Callable[[], Collection[str]] = tuple,
+        sysfs: Path = Path("/sys"),
+    ) -> None:
         self._root = root
+        self._in_use = in_use
         self._running = Path(run_dir) / "network" / _FILE
         self._safe = Path(state_dir) / "network" / _FILE
         self._cards = sysfs / "bus/pci/devices"
@@ -88,16 +96,19 @@ class VirtualFunctions:
             used = [one.resolve().name for one in self._functions(card) if _link(one / "driver") == _VFIO]
             if used:
                 raise UsedNic(card, f"guests have its functions {', '.join(sorted(used))}")
+            nics = {nic for one in self._functions(card) for nic in _names(one / "net")} & {*self._in_use()}
+            if nics:
+                raise UsedNic(card, f"networks of this host are on its functions {', '.join(sorted(nics))}")
             began = mono_s()
             try:
                 self._root.do("vfs-set", card=card, number=number, deadline_s=_SET_S)
             except Error as error:
                 raise NetworkStepFailed(f"virtual functions of {card}: {error}") from error
             logger.info("card %s has %d virtual functions, took=%dms", card, number, (mono_s() - began) * 1000)
-        nics = _names(folder / "net")
-        if nics and number:
+        own = _names(folder / "net")
+        if own and number:
             self._await_devices(card)
-        for nic in nics:
+        for nic in own:
             try:
                 self._root.do("link-up", name=nic)
             except Error as error:

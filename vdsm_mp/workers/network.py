@@ -27,7 +27,7 @@ def build(config: Config, ports: Ports) -> Room:
     store = Store(house.vdsm_run_dir, house.state_dir)
     networks = Networks(ports.root, watch, store, lambda: ports.background.draining)
     upkeep, mirrors = Upkeep(networks), Mirrors(ports.root)
-    functions = VirtualFunctions(ports.root, house.vdsm_run_dir, house.state_dir)
+    functions = VirtualFunctions(ports.root, house.vdsm_run_dir, house.state_dir, lambda: networks.nics)
     return Room(
         state=(
             *(

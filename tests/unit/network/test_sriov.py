@@ -21,6 +21,7 @@ class Host:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.fails = False
         self.driver = "igbvf"
+        self.in_use: set[str] = set()
         self.card = folder / "sys/bus/pci/devices" / CARD
         (self.card / "net/enp2s0").mkdir(parents=True)
         (self.card / "sriov_totalvfs").write_text("7\n")
@@ -31,7 +32,11 @@ class Host:
 
     def functions(self, boot: int = 1) -> VirtualFunctions:
         return VirtualFunctions(
-            cast(Any, self), str(self.folder / f"run{boot}"), str(self.folder / "state"), self.folder / "sys"
+            cast(Any, self),
+            str(self.folder / f"run{boot}"),
+            str(self.folder / "state"),
+            lambda: self.in_use,
+            self.folder / "sys",
         )
 
     def do(self, operation: str, /, *, deadline_s: float = 30.0, **params: Any) -> None:
@@ -91,6 +96,14 @@ def test_functions_that_guests_have_are_not_taken_from_them(host: Host) -> None:
         host.functions().set(NAME, 3)
     host.functions().set(NAME, 2)  # as they are
     assert [name for name, _ in host.asked] == ["link-up"]
+
+
+def test_functions_under_networks_of_the_host_are_not_taken_from_it(host: Host) -> None:
+    host.functions().set(NAME, 2)
+    host.in_use = {"eth0", "vf"}
+    with pytest.raises(UsedNic, match="networks of this host are on its functions vf"):
+        host.functions().set(NAME, 0)
+    assert len(list(host.card.glob("virtfn*"))) == 2
 
 
 def test_what_root_cannot_do_is_told_and_not_kept(host: Host) -> None:
