@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,32 @@ def test_a_certificate_outside_its_time_is_refused(
 def test_a_self_signed_certificate_is_refused(door: Door, files: Files, stranger: Authority, tmp_path: Path) -> None:
     own = Files(stranger.folder / "ca.key", stranger.ca, files.ca)
     assert "UNKNOWN_CA" in refused(door, own)
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("server-only", {"extensions": "extendedKeyUsage=serverAuth\n"}),
+        ("small key", {"rsa": 1024}),
+        (
+            "ten thousand names",
+            {"extensions": "subjectAltName=" + ",".join(f"DNS:h{n}.example" for n in range(10_000))},
+        ),
+    ],
+)
+def test_a_certificate_for_something_else_or_of_a_strange_size_is_refused(
+    door: Door, files: Files, authority: Authority, name: str, how: dict[str, Any]
+) -> None:
+    theirs = authority.issue(name.replace(" ", "-"), "127.0.0.1", **how)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")  # so that only the door can object
+    context.load_verify_locations(files.ca)
+    context.load_cert_chain(theirs.cert, theirs.key)
+    with pytest.raises(ConnectionLost):
+        Client("127.0.0.1", door.port, context=context)
+    with door.client(files) as client:
+        assert client.call("Host.ping2") is True
 
 
 def test_a_client_without_certificate_is_refused(door: Door, files: Files) -> None:

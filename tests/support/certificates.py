@@ -22,32 +22,39 @@ class Authority:
     def ca(self) -> Path:
         return self.folder / "ca.pem"
 
-    def issue(self, name: str, common_name: str, *, days: int = 30, start: str = "", rsa: bool = False) -> Files:
+    def issue(
+        self, name: str, common_name: str, *, days: int = 30, start: str = "", rsa: int = 0, extensions: str = ""
+    ) -> Files:
         """A key and a certificate of this CA below `folder`/`name`, laid out as below /etc/pki/vdsm.
 
-        start: "YYYYMMDDHHMMSSZ" of notBefore; with it, `days` count from there.
+        start: "YYYYMMDDHHMMSSZ" of notBefore; with it, `days` count from there. rsa: bits, 0 = a key on a curve.
+        extensions: lines of OpenSSL's configuration.
         """
         files = Files.below(self.folder / name)
         for path in (files.key, files.cert):
             path.parent.mkdir(parents=True, exist_ok=True)
-        kind = ("rsa:2048",) if rsa else ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+        kind = (f"rsa:{rsa}",) if rsa else ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
         request = self.folder / f"{name}.csr"
         subject = f"/O=Test/CN={common_name}"
         _openssl(
             "req", "-newkey", *kind, "-nodes", "-keyout", str(files.key), "-out", str(request), "-subj", subject,
             cwd=self.folder,
         )  # fmt: skip
-        self.sign(request, files.cert, days=days, start=start)
+        self.sign(request, files.cert, days=days, start=start, extensions=extensions)
         files.ca.write_bytes(self.ca.read_bytes())
         return files
 
-    def sign(self, request: Path, cert: Path, *, days: int = 30, start: str = "") -> None:
-        dates = ("-days", str(days))
+    def sign(self, request: Path, cert: Path, *, days: int = 30, start: str = "", extensions: str = "") -> None:
+        dates: tuple[str, ...] = ("-days", str(days))
         if start:
             year = int(start[:4])
             dates = ("-startdate", start, "-enddate", f"{year + max(1, days // 365)}{start[4:]}")
+        more: tuple[str, ...] = ()
+        if extensions:
+            (self.folder / "extensions.cnf").write_text(extensions)
+            more = ("-extfile", "extensions.cnf")
         _openssl(
-            "ca", "-batch", "-config", "ca.cnf", "-in", str(request), "-out", str(cert), "-notext", *dates,
+            "ca", "-batch", "-config", "ca.cnf", "-in", str(request), "-out", str(cert), "-notext", *dates, *more,
             cwd=self.folder,
         )  # fmt: skip
 
