@@ -113,7 +113,7 @@ def test_it_leaves_in_the_middle_and_comes_back_with_the_same_queue(door: Door, 
 
 @pytest.mark.parametrize("silence_ms", [1600, 5000])
 def test_who_bears_little_silence_hears_enough_beats(door: Door, files: Files, silence_ms: int) -> None:
-    """Before VDSM 4.20 that was 5 s for all of them. They take no notice of an offer of less."""
+    """Older ones bear 5 s. They take no notice of an offer of less."""
     with VdsmClient(door.address, files, silence_ms=silence_ms) as client:
         with pytest.raises(TimeoutError):
             client.wait(client.start("VM.destroy", {"vmID": VM}), within_s=2.5 * silence_ms / 1000)

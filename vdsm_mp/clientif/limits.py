@@ -71,7 +71,7 @@ ENGINE_GAP_S = 0.005
 #: accepts less, until any hiccup drops the host.
 ENGINE_BEAT_FLOOR_MS = 15000
 #: The same for everybody else. The Python client does not look at what was offered: it closes when it hears nothing for
-#: as long as it had in mind, which was 5 s before VDSM 4.20.
+#: as long as it had in mind, which was 5 s in older ones.
 BEAT_FLOOR_MS = 1000
 #: A beat goes out a little before it is due.
 HEARTBEAT_EARLY = 0.85
