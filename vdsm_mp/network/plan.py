@@ -5,6 +5,7 @@ Only what is asked for is touched: a network that somebody changed by hand stays
 Bridges that keep their name are changed in place, because guests are plugged into them.
 """
 
+import ipaddress
 from collections.abc import Iterable, Mapping, Set
 
 from vdsm_mp.api.errors_network import UsedNic
@@ -156,7 +157,7 @@ def _network(draft: Draft, net: Network, was: Network | None, old: Config, new: 
         draft.bridge_options(net.name, net.bridge_options)
         if net.lower and draft.links[net.lower].master != net.name:
             # The default route goes away with the addresses and comes back on the bridge.
-            gateways = {**{f: g for f, g in draft.gateways_of(net.lower).items() if _family_kept(net, f)}, **gateways}
+            gateways = {**{f: g for f, g in draft.gateways_of(net.lower).items() if _reaches(net, g)}, **gateways}
             draft.set_addresses(net.lower, (), {})
             if draft.links[net.lower].master:
                 draft.detach(net.lower)
@@ -200,8 +201,13 @@ def _kept(draft: Draft, net: Network, was: Network | None, by_others: set[str]) 
     return [a for a in draft.links[net.top].addresses if family_of(a) in by_others and a not in ours]
 
 
-def _family_kept(net: Network, family: str) -> bool:
-    return bool(net.address if family == "4" else net.address6)
+def _reaches(net: Network, gateway: str) -> bool:
+    """Is a gateway that nobody named any use with the network's own address?"""
+    address = net.address if family_of(gateway) == "4" else net.address6
+    if not address:
+        return False
+    way = ipaddress.ip_address(gateway)
+    return way.is_link_local or way in ipaddress.ip_interface(address).network
 
 
 def _mtu(net: Network, was: Network | None) -> int | None:

@@ -610,6 +610,13 @@ def test_a_smaller_nic_takes_its_vlans_down_and_the_way_back_brings_them_up() ->
     assert host.kernel.links["eth1.10"].mtu == 1500
 
 
+def test_a_gateway_that_nobody_named_moves_only_with_an_address_that_reaches_it() -> None:
+    for address, gateways in (("192.0.2.9", {"ovirtmgmt": {"4": "192.0.2.1"}}), ("198.51.100.2", {})):
+        host = Host(nic(addresses=("192.0.2.2/24",)), gateways={"eth0": {"4": "192.0.2.1"}})
+        host.set({"ovirtmgmt": {"nic": "eth0", "ipaddr": address, "netmask": "24", "defaultRoute": True}})
+        assert {device: found for device, found in host.kernel.gateways.items() if found} == gateways
+
+
 def test_default_routes_leave_with_their_network() -> None:
     host = managed_host()
     plain = {
