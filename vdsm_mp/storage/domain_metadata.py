@@ -126,9 +126,9 @@ def decode(sd_id: str, pairs: Mapping[str, str]) -> DomainMetadata:
     if version not in (*OLD_VERSIONS, *VERSIONS):
         raise DomainVersionUnsupported(sd_id, f"dom_md/metadata: VERSION is {version}")
     block_size, alignment = 512, MIB
-    if version >= 5 or "BLOCK_SIZE" in pairs:
+    if "BLOCK_SIZE" in pairs:  # VDSM takes a domain of any version without the two
         block_size = _number(sd_id, pairs, "BLOCK_SIZE")
-    if version >= 5 or "ALIGNMENT" in pairs:
+    if "ALIGNMENT" in pairs:
         alignment = _number(sd_id, pairs, "ALIGNMENT")
     if version < 5 and (block_size, alignment) != (512, MIB):
         raise DomainMetadataRefused(sd_id, f"version {version} has no blocks of {block_size} aligned to {alignment}")

@@ -122,6 +122,14 @@ def test_a_version_that_nobody_knows_is_told_as_one(version: str) -> None:
         dm.decode(SD, dm.parse(SD, EXAMPLE) | {"VERSION": version})
 
 
+def test_a_domain_that_says_nothing_of_blocks_has_the_usual_ones() -> None:
+    """VDSM opens such a domain of version 5; the seal tells whether something was lost."""
+    pairs = {key: value for key, value in dm.parse(SD, EXAMPLE).items() if key not in ("BLOCK_SIZE", "ALIGNMENT")}
+    meta = dm.decode(SD, pairs)
+    assert (meta.version, meta.block_size, meta.alignment) == (5, 512, 2**20)
+    assert dm.encode(meta) == dm.parse(SD, EXAMPLE)
+
+
 @pytest.mark.parametrize("other", [{"BLOCK_SIZE": "4096"}, {"ALIGNMENT": "8388608"}])
 def test_an_old_format_has_no_other_blocks(other: dict[str, str]) -> None:
     old = dm.parse(SD, EXAMPLE) | {"VERSION": "4"}
