@@ -224,7 +224,7 @@ def main() -> None:
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(2**32)
     print(f"seed {seed}", file=sys.stderr)
     outcome: dict[str, Any] = {"rounds": 0, "seed": seed, "deaths": Counter(), "changes": Counter(), "problems": []}
-    with storage_hosts(devices=3) as (hosts, devices):
+    with storage_hosts(devices=3, table="tests.support.storage_jobs_table") as (hosts, devices):
         engine = Engine(hosts, devices, seed, memory="disk" not in sys.argv[3:])
         disks = Disks(engine, hosts[0].house.root / "ledger")
         try:

@@ -74,12 +74,14 @@ class _Handler(BaseHTTPRequestHandler):
 class BusyWorker(Worker):
     """server: for transfers, None = there are none. leases: domains that have them. nbd: servers that may run.
 
-    one_host: all calls go to the same, so that what is done on a host can be undone there.
+    one_host: all calls go to the same, so that what is done on a host can be undone there. modern: every qcow2 file has
+    compat 1.1, and so room for bitmaps.
     """
 
     server: ImageServer | None = None
     leases: tuple[str, ...] = ()
     one_host: bool = True
+    modern: bool = True
     nbd: set[str] = field(default_factory=set)
     prepared: set[str] = field(default_factory=set)
 
@@ -101,7 +103,7 @@ class BusyWorker(Worker):
             acts += [lambda: self.merge(key)] * 3
         if self.storage.jobs and not self.is_template(key):
             acts.append(lambda: self.update(key))
-            if view[leaf_of(view)]["format"] == "COW":
+            if self.modern and view[leaf_of(view)]["format"] == "COW":
                 acts += [lambda: self.add_bitmap(key), lambda: self.remove_bitmap(key), lambda: self.clear_bitmaps(key)]
                 acts.append(lambda: self.amend(key))
         if alone and len(view) == 1 and self.server is not None:
@@ -390,7 +392,7 @@ class BusyWorker(Worker):
         job_id = new_id()
         self.storage.call(verb, job_id=job_id, **params)
         until = time.monotonic() + _PATIENCE_S
-        while (job := self.storage.call(self.storage.jobs).get(job_id)) is None or job["status"] not in JOB_OVER:
+        while (job := self.storage.job_list().get(job_id)) is None or job["status"] not in JOB_OVER:
             assert job is not None, (what, _NO_JOB)
             assert time.monotonic() < until, (what, job)
             time.sleep(0.01)

@@ -129,6 +129,12 @@ class Storage:
     def master_directory(self) -> Path:
         return self.domains[self.master or next(iter(self.domains))]
 
+    def job_list(self) -> dict[str, Any]:
+        """{job id: entry of Host.getJobs}"""
+        params = {"job_type": "storage"} if self.jobs.startswith("Host.") else {}
+        found: dict[str, Any] = self.call(self.jobs, **params)
+        return found
+
     def image(self, key: str) -> Path:
         sd_id, _, image_id = key.partition("/")
         return (self.domains | self.exports)[sd_id] / "images" / image_id
@@ -267,7 +273,7 @@ def settle(ledger: Ledger, storage: Storage, *, somebody_clears: bool = False) -
 def _all_over(storage: Storage) -> list[dict[str, Any]]:
     """[statuses by task id], or nothing while a task or a job runs."""
     found = storage.call("Host.getAllTasksStatuses")
-    jobs = storage.call(storage.jobs) if storage.jobs else {}
+    jobs = storage.job_list() if storage.jobs else {}
     over = all(one["taskState"] == "finished" for one in found.values())
     return [found] if over and all(one["status"] in JOB_OVER for one in jobs.values()) else []
 
@@ -304,7 +310,7 @@ def _ask_again(one: Operation, storage: Storage, why: AssertionError) -> None:
 
 
 def _job_over(storage: Storage, job_id: str) -> dict[str, Any] | None:
-    job: dict[str, Any] = storage.call(storage.jobs)[job_id]
+    job: dict[str, Any] = storage.job_list()[job_id]
     return job if job["status"] in JOB_OVER else None
 
 

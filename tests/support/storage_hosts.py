@@ -28,7 +28,7 @@ _SANLOCK = ["/usr/sbin/sanlock", "daemon", "-D", "-w", "0", "-U", "vdsm", "-G", 
 class StorageHost:
     """One host. Its leases take a tenth of the time that they take in life (1 s I/O timeout)."""
 
-    def __init__(self, host_id: int, place: Path) -> None:
+    def __init__(self, host_id: int, place: Path, table: str) -> None:
         self.host_id = host_id
         self._run_dir = place / f"s{host_id}"
         self._run_dir.mkdir()
@@ -36,9 +36,7 @@ class StorageHost:
         self._env = {"SANLOCK_RUN_DIR": str(self._run_dir), "SANLOCK_PRIVILEGED": "0"}
         self._sanlock: subprocess.Popen[bytes] | None = None
         options: dict[str, dict[str, object]] = {"sanlock": {"io_timeout": 1}, "irs": {"sd_health_check_delay": 1}}
-        self.house = RunningHouse(
-            options, tls=False, table="tests.support.storage_table", libvirt_uri="test:///default"
-        )
+        self.house = RunningHouse(options, tls=False, table=table, libvirt_uri="test:///default")
         self.house.environment = self._env
 
     @property
@@ -104,8 +102,10 @@ class StorageHost:
 
 
 @contextlib.contextmanager
-def storage_hosts(*, devices: int, hosts: int = 2) -> Iterator[tuple[list[StorageHost], list[str]]]:
-    """The hosts, running, and the devices, each with an empty file system that user vdsm owns."""
+def storage_hosts(
+    *, devices: int, hosts: int = 2, table: str = "tests.support.storage_table"
+) -> Iterator[tuple[list[StorageHost], list[str]]]:
+    """The hosts, running, and the devices, each with an empty file system that user vdsm owns. table: of workers."""
     with contextlib.ExitStack() as stack:
         place = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
         place.chmod(0o755)
@@ -113,7 +113,7 @@ def storage_hosts(*, devices: int, hosts: int = 2) -> Iterator[tuple[list[Storag
         made = [stack.enter_context(_device(place / f"disk{number}")) for number in range(devices)]
         running = []
         for host_id in range(1, hosts + 1):
-            host = StorageHost(host_id, place)
+            host = StorageHost(host_id, place, table)
             stack.callback(host.stop)
             host.begin()
             running.append(host)

@@ -36,7 +36,7 @@ pytestmark = [
     needs_program("sudo", "qemu-img", "qemu-io", "qemu-nbd", "mkfs.ext4", "fsfreeze"),
 ]
 
-ROUNDS = int(os.environ.get("VDSM_MP_CHAOS_ROUNDS", "200" if os.environ.get("VDSM_MP_FAULTS_STRIDE") == "1" else "4"))
+ROUNDS = int(os.environ.get("VDSM_MP_CHAOS_ROUNDS", "200" if os.environ.get("VDSM_MP_FAULTS_STRIDE") == "1" else "3"))
 CLIENTS = 4
 _WORK_S = 4.0
 _DOMAIN_BYTES = 400 * 2**20
