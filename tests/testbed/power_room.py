@@ -16,7 +16,7 @@ import threading
 import traceback
 from pathlib import Path
 
-from tests.support.diskwork import Worker
+from tests.support.diskjobs import BusyWorker
 from tests.support.ledger import Ledger, Storage, settle
 from tests.support.storage_room import StorageRoom
 
@@ -29,10 +29,10 @@ def main() -> None:
     ledger = Ledger(SHARED / "ledger", sync=True)
     house = StorageRoom(BASE, sd_health_check_delay=5)
     house = house.make() if sys.argv[1] == "make" else house.take_role()
-    storage = Storage(house.call, house.pool_id, {house.sd_id: house.domain})
+    storage = Storage(house.call, house.pool_id, {house.sd_id: house.domain}, jobs="internal.storage_jobs")
     counts = settle(ledger, storage)
     seed = sys.argv[2]
-    workers = [Worker(f"client{n}", storage, ledger, random.Random(f"{seed} {n}")) for n in range(CLIENTS)]
+    workers = [BusyWorker(f"client{n}", storage, ledger, random.Random(f"{seed} {n}")) for n in range(CLIENTS)]
     for worker in workers:
         worker.take_up()
     say(f"looked {json.dumps(counts)}")
@@ -43,7 +43,7 @@ def main() -> None:
         thread.join()
 
 
-def work(worker: Worker) -> None:
+def work(worker: BusyWorker) -> None:
     try:
         while True:
             worker.step()
