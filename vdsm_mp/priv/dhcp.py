@@ -7,6 +7,7 @@ They leave our session and outlive us on purpose: an address has to be renewed w
 import os
 import re
 import signal
+import syslog
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ _DHCLIENT = "/usr/sbin/dhclient"
 _HOOK = Path("/etc/dhcp/dhclient-enter-hooks.d/vdsm-mp")
 _NO_ROUTE = "VDSM_MP_NO_ROUTE"
 _HOOK_TEXT = f"""# Written by vdsm-mp: the gateway of this network is not the host's.
-if [ -n "${_NO_ROUTE}" ]; then
+if [ -n "${{{_NO_ROUTE}:-}}" ]; then
     new_routers=""
     old_routers=""
 fi
@@ -111,14 +112,19 @@ def _start(context: Context, p: Mapping[str, Any]) -> None:
 
 
 def _hook() -> bool:
-    """False where dhclient's script reads no hooks."""
+    """False where dhclient's script reads no hooks, or nobody may write them."""
     if not _HOOK.parent.is_dir():
         return False
-    if not _HOOK.exists() or _HOOK.read_text(encoding="ascii", errors="replace") != _HOOK_TEXT:
-        new = _HOOK.parent / ".vdsm-mp.new"
-        new.write_text(_HOOK_TEXT, encoding="ascii")
-        new.chmod(0o644)
-        new.replace(_HOOK)
+    try:
+        if not _HOOK.exists() or _HOOK.read_text(encoding="ascii", errors="replace") != _HOOK_TEXT:
+            new = _HOOK.parent / ".vdsm-mp.new"
+            new.write_text(_HOOK_TEXT, encoding="ascii")
+            new.chmod(0o644)
+            new.replace(_HOOK)
+    except OSError as error:
+        # An address matters more than its answers by source.
+        syslog.syslog(syslog.LOG_WARNING, f"{_HOOK} cannot be written: {error}")
+        return False
     return True
 
 
