@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,11 +24,13 @@ _PARTS = Path("/usr/lib/x86_64-linux-gnu/guestfs/supermin.d")
 _MODULES = Path("/lib/modules")
 
 
-def prepare(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    """Let `program` run without KVM and with a kernel; skips where that cannot be had."""
+def prepare(monkeypatch: pytest.MonkeyPatch, program: str, by: ModuleType) -> None:
+    """Let the module `by` run `program` without KVM and with a kernel; skips where that cannot be had."""
     if shutil.which(program) is None:
         lacks(program)
     monkeypatch.setenv("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg")
+    # Other tests would starve what gives way to them.
+    monkeypatch.setattr(by, "NICE" if hasattr(by, "NICE") else "_NICE", ())
     if any(Path("/boot").glob("vmlinuz-*")):
         return
     kernels = sorted(demo.CACHE.glob("linux-image-*-cloud-amd64/boot/vmlinuz-*"))

@@ -9,7 +9,7 @@ import re
 import shutil
 
 from vdsm_mp.api.errors_volume import ImageActionFailed, InternalVolumeNotWritable, SharedVolumeNotWritable
-from vdsm_mp.common import command
+from vdsm_mp.common import command, guestfs
 from vdsm_mp.storage.qemuimg import LONG_S, NICE
 from vdsm_mp.storage.volume_file import ImageFiles
 from vdsm_mp.tasks.progress import Progress
@@ -46,17 +46,17 @@ def sparsify(image_id: str, path: str, fmt: str, progress: Progress) -> None:
             progress.at(100.0 * int(done) / max(int(of), 1))
 
     try:
-        command.run(
-            [*NICE, PROGRAM, "--machine-readable", "--in-place", "--format", fmt, path],
-            deadline_s=LONG_S,
-            # Not through a libvirtd: it knows nothing of this machine, and could not look for it.
-            env={"LIBGUESTFS_BACKEND": "direct"},
-            on_output=take,
-            abort=lambda: progress.interrupted,
-            end_group=True,
-        )
+        with guestfs.environment() as env:
+            command.run(
+                [*NICE, PROGRAM, "--machine-readable", "--in-place", "--format", fmt, path],
+                deadline_s=LONG_S,
+                env=env,
+                on_output=take,
+                abort=lambda: progress.interrupted,
+                end_group=True,
+            )
     except command.CommandAborted:
         progress.check()
         raise
-    except (command.CommandFailed, command.CommandOverdue) as e:
+    except (command.CommandFailed, command.CommandOverdue, OSError) as e:
         raise ImageActionFailed(image_id, str(e)) from e

@@ -13,7 +13,7 @@ from typing import Any
 from vdsm_mp.api.errors_virt import SealFailed
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_guest import SealVm
-from vdsm_mp.common import command, log
+from vdsm_mp.common import command, guestfs, log
 from vdsm_mp.common.command import CommandAborted, CommandFailed, CommandOverdue
 from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.tasks.progress import Progress
@@ -58,18 +58,18 @@ def _seal(drives: Drives, vm_id: str, images: list[VolumeIds], progress: Progres
             prepared = drives.prepare(ids, allow_illegal=True)
             # Its format is told: one that is looked for in the disk is what the guest wrote there.
             words += ["--format", "qcow2" if prepared.format == "cow" else "raw", "--add", prepared.path]
-        # Not through a libvirtd: it knows nothing of that machine, and could not look for it.
-        command.run(
-            [*_NICE, _PROGRAM, *words],
-            deadline_s=_LONG_S,
-            env={"LIBGUESTFS_BACKEND": "direct"},
-            abort=lambda: progress.interrupted,
-            end_group=True,
-        )
+        with guestfs.environment() as env:
+            command.run(
+                [*_NICE, _PROGRAM, *words],
+                deadline_s=_LONG_S,
+                env=env,
+                abort=lambda: progress.interrupted,
+                end_group=True,
+            )
     except CommandAborted:
         progress.check()
         raise
-    except (CommandFailed, CommandOverdue) as error:
+    except (CommandFailed, CommandOverdue, OSError) as error:
         raise SealFailed(str(error)) from error
     finally:
         for ids in held:

@@ -8,7 +8,6 @@ a password in a file that only it and we read; all that it leaves when it is kil
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import msgspec
 from vdsm_mp.api.errors_virt import BadConversion
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.api.v2v import ConvertedVm
-from vdsm_mp.common import command, log
+from vdsm_mp.common import command, guestfs, log
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.virt import v2v_command
@@ -81,30 +80,26 @@ class Converter(msgspec.Struct, frozen=True):
         self, source: Source, password: str | None, job_id: str, vm: ConvertedVm, progress: Progress, at: At
     ) -> None:
         output = Output(at)
-        with (
-            self._prepared(vm) as volumes,
-            self._place(job_id, vm, volumes) as place,
-            self._secret(job_id, password) as secret,
-        ):
-            self.work_dir.mkdir(parents=True, exist_ok=True)
-            # A short name: sockets are made below it.
-            work = Path(tempfile.mkdtemp(prefix="w-", dir=self.work_dir))
-            words = v2v_command.words(source, vm, job_id, place=place, ovfs=self.folder, password=secret)
-            try:
+        try:
+            with (
+                self._prepared(vm) as volumes,
+                self._place(job_id, vm, volumes) as place,
+                self._secret(job_id, password) as secret,
+                guestfs.environment(self.work_dir) as env,
+            ):
+                words = v2v_command.words(source, vm, job_id, place=place, ovfs=self.folder, password=secret)
                 command.run(
                     [*_NICE, *words],
                     deadline_s=_LONG_S,
-                    env=_environment(work, vm),
+                    env=env | ({"VIRTIO_WIN": vm.virtio_iso_path} if vm.virtio_iso_path else {}),
                     on_output=output.take,
                     abort=lambda: progress.interrupted,
                     end_group=True,
                 )
-            except CommandFailed as error:
-                raise BadConversion(v2v_command.reason((output.error, error.err), str(error))) from error
-            except CommandOverdue as error:
-                raise BadConversion(str(error)) from error
-            finally:
-                _remove(work)
+        except CommandFailed as error:
+            raise BadConversion(v2v_command.reason((output.error, error.err), str(error))) from error
+        except (CommandOverdue, OSError) as error:
+            raise BadConversion(str(error)) from error
 
     @contextlib.contextmanager
     def _prepared(self, vm: ConvertedVm) -> Iterator[list[PreparedDrive]]:
@@ -147,15 +142,6 @@ class Converter(msgspec.Struct, frozen=True):
 
 def volumes_of(vm: ConvertedVm) -> list[VolumeIds]:
     return [VolumeIds(vm.pool_id, vm.sd_id, disk.image_id, disk.volume_id) for disk in vm.disks]
-
-
-def _environment(work: Path, vm: ConvertedVm) -> dict[str, str]:
-    # Not through a libvirtd: it knows nothing of that machine. The machine itself is made once, not for every VM.
-    found = {"LIBGUESTFS_BACKEND": "direct", "TMPDIR": str(work)}
-    found["LIBGUESTFS_CACHEDIR"] = os.environ.get("LIBGUESTFS_CACHEDIR", "/var/tmp")  # noqa: S108 - theirs to check
-    if vm.virtio_iso_path is not None:
-        found["VIRTIO_WIN"] = vm.virtio_iso_path
-    return found
 
 
 def _remove(path: Path) -> None:

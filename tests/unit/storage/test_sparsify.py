@@ -14,8 +14,9 @@ from tests.support.eventually import eventually
 from tests.support.needs import needs_program
 from tests.support.storage_room import MIB, RAW, StorageRoom, new_id
 from vdsm_mp.common.errors import Error
+from vdsm_mp.storage import image_sparsify
 
-pytestmark = [needs_program("qemu-img", "mkfs.ext4"), pytest.mark.timeout(240)]
+pytestmark = [needs_program("qemu-img", "mkfs.ext4"), pytest.mark.timeout(450)]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def ended(house: StorageRoom, job_id: str) -> dict[str, Any] | None:
 def test_space_that_a_file_system_does_not_use_is_given_back(
     house: StorageRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    appliance.prepare(monkeypatch, "virt-sparsify")
+    appliance.prepare(monkeypatch, "virt-sparsify", image_sparsify)
     image_id, volume_id = house.create(volFormat=RAW, size=str(64 * MIB))
     path = house.image(image_id) / volume_id
     subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "nodiscard", path], check=True)
@@ -97,7 +98,7 @@ def test_space_that_a_file_system_does_not_use_is_given_back(
     before = path.stat().st_blocks * 512
     assert before > 20 * MIB
     job_id = sparsify(house, image_id, volume_id)
-    job = eventually(lambda: ended(house, job_id), within_s=200)
+    job = eventually(lambda: ended(house, job_id), within_s=400)
     assert job is not None
     assert job["status"] == "done", job
     assert path.stat().st_blocks * 512 < before - 15 * MIB

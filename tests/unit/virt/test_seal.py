@@ -15,6 +15,7 @@ from tests.support.eventually import eventually
 from tests.support.virt_room import VirtRoom
 from vdsm_mp.api.errors_virt import SealFailed
 from vdsm_mp.api.internal import GetVirtJobs
+from vdsm_mp.virt import seal
 
 POOL = str(uuid.uuid4())
 
@@ -43,7 +44,7 @@ def sealed(room: VirtRoom, *images: dict[str, str]) -> dict[str, Any]:
         job = room.ask(GetVirtJobs())[job_id]
         return job if job["status"] in ("done", "failed") else None
 
-    job = eventually(over, within_s=150)
+    job = eventually(over, within_s=400)
     assert isinstance(job, dict)
     return job
 
@@ -87,8 +88,10 @@ def test_what_the_program_says_is_the_error_of_the_job(
     room: VirtRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = disk(room, tmp_path)
-    in_place_of_sysprep(tmp_path, monkeypatch, "echo no operating system found >&2; exit 1")
+    said = f"echo no operating system found >&2; touch $TMPDIR/left; echo $TMPDIR > {tmp_path}/place; exit 1"
+    in_place_of_sysprep(tmp_path, monkeypatch, said)
     job = sealed(room, image)
+    assert not Path((tmp_path / "place").read_text().strip()).exists()
     assert job["status"] == "failed"
     assert "no operating system found" in job["error"]["message"]
     assert room.storage.released == [image["img_id"]]
@@ -104,9 +107,9 @@ def test_a_disk_that_is_not_there_fails_the_job_and_the_others_come_back(
     assert image["img_id"] in room.storage.released
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(450)
 def test_the_real_program_looks_into_the_disk(room: VirtRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    appliance.prepare(monkeypatch, "virt-sysprep")
+    appliance.prepare(monkeypatch, "virt-sysprep", seal)
     job = sealed(room, disk(room, tmp_path))
     assert job["status"] == "failed"
     assert "no operating systems were found" in job["error"]["message"]

@@ -18,7 +18,7 @@ from tests.support.virt_room import VirtRoom
 from vdsm_mp.api.errors_task import JobExists, JobNotDone, NoSuchJob
 from vdsm_mp.api.errors_virt import BadConversion, BadOva, ForeignHypervisorFailed, NoConvertedVm
 from vdsm_mp.api.internal import GetVirtJobs
-from vdsm_mp.virt import v2v_jobs
+from vdsm_mp.virt import v2v_jobs, v2v_run
 from vdsm_mp.virt.v2v_jobs import Conversions
 
 POOL, SD = str(uuid.uuid4()), str(uuid.uuid4())
@@ -282,11 +282,11 @@ def test_an_ova_is_looked_into_before_virt_v2v_may(room: VirtRoom, tmp_path: Pat
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(450)
 def test_the_real_program_looks_into_an_ova_and_tells_why_not(
     room: VirtRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    appliance.prepare(monkeypatch, "virt-v2v")
+    appliance.prepare(monkeypatch, "virt-v2v", v2v_run)
     raw = tmp_path / "raw"
     raw.touch()
     os.truncate(raw, 32 << 20)
@@ -296,6 +296,6 @@ def test_the_real_program_looks_into_an_ova_and_tells_why_not(
     job_id = str(uuid.uuid4())
     info = vm(volume(room, tmp_path, 32))
     room.call("Host.convertExternalVmFromOva", ova_path=str(path), vminfo=info, jobid=job_id)
-    told = ended(room, job_id, within_s=180)
+    told = ended(room, job_id, within_s=400)
     assert told["status"] == "error"
     assert re.search(r"inspection could not detect the source guest", told["description"])
