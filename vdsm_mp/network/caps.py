@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from vdsm_mp.common.options import Vars
+from vdsm_mp.network.options import same_bond
 from vdsm_mp.network.shaping import same, told
 from vdsm_mp.network.state import Link, State
 from vdsm_mp.network.wanted import Config, Network
@@ -97,12 +98,13 @@ def _nic(state: State, link: Link) -> dict[str, Any]:
 
 
 def _bond(state: State, link: Link, config: Config) -> dict[str, Any]:
-    """opts: of our bonds what the engine gave, because it compares; of others what matters most."""
-    options = link.options
+    """opts: of ours in the engine's words as long as they are so, because it compares; of others what matters most."""
+    options, ours = link.options, config.bonds.get(link.name)
     mode = str(options.get("mode", "balance-rr"))
     shown = {"mode": str(_MODES.index(mode)) if mode in _MODES else mode}
-    if link.name in config.bonds:
-        shown |= {key: value for key, value in config.bonds[link.name].options.items() if key != "mode"}
+    if ours is not None:
+        told = ours.options if same_bond(options, ours.options) else link.bond_options
+        shown |= {key: value for key, value in told.items() if key != "mode"}
     elif options.get("miimon") is not None:
         shown["miimon"] = str(options["miimon"])
     ports = state.ports(link.name)

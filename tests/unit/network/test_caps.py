@@ -107,6 +107,20 @@ def test_the_speed_of_a_bond_is_what_it_can_carry_and_a_vlan_has_that_of_its_bas
     assert [told[name]["speed"] for name in ("eth2", "eth3", "ovirtmgmt")] == ["25000", "1000", "1000"]
 
 
+def test_a_bond_that_somebody_changed_is_told_as_it_is() -> None:
+    wanted = {"bond0": {"nics": ["eth1"], "options": "mode=4 miimon=100 xmit_hash_policy=2"}}
+    config = changed(Config(), {}, wanted)
+    shown = {"mode": "802.3ad", "miimon": 100, "xmit_hash_policy": "layer2+3", "ad_lacp_rate": "slow"}
+    for changes, opts in (
+        ({}, {"mode": "4", "miimon": "100", "xmit_hash_policy": "2"}),
+        ({"miimon": 50}, {"mode": "4", "miimon": "50", "xmit_hash_policy": "layer2+3", "lacp_rate": "slow"}),
+        ({"mode": "balance-rr", "ad_lacp_rate": None}, {"mode": "0", "miimon": "100"}),
+    ):
+        bond = Link("bond0", kind="bond", up=True, options={**shown, **changes})
+        state = State({"bond0": bond}, {})
+        assert caps.facts(state, config, Vars(), [])["bondings"]["bond0"]["opts"] == opts
+
+
 def test_guests_devices_and_hidden_nics_are_nobodys_business() -> None:
     links = {link.name: link for link in (TAP, Link("usb0"), Link("wlan0"), Link("veth_a", kind="veth"))}
     links |= {"vethx": Link("vethx", kind="veth"), "lo": Link("lo", kind="loopback")}
