@@ -35,7 +35,7 @@ from vdsm_mp.api.vm_blocks import (
     StartBackup,
     StopBackup,
 )
-from vdsm_mp.common import clock, command, log, xml
+from vdsm_mp.common import clock, command, folders, log, xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import guestfs
 from vdsm_mp.virt.connection import translate, translated
@@ -319,8 +319,9 @@ def _make_folder(folder: Path) -> None:
 
 def _remove_scratch(backups: Backups, vm_id: str, backup_id: str) -> None:
     folder = backups.scratch_dir / vm_id
-    for path in folder.glob(f"{backup_id}.*"):
-        path.unlink(missing_ok=True)
+    for name in folders.names(folder):
+        if name.startswith(f"{backup_id}."):
+            (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()  # other backups' files may be in it
 

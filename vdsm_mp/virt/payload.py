@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vdsm_mp.api.errors_virt import CannotCreateVm
-from vdsm_mp.common import command, log
+from vdsm_mp.common import command, folders, log
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.virt.domxml_parse import PAYLOAD
 from vdsm_mp.virt.metadata import Metadata
@@ -49,9 +49,10 @@ class Payloads:
 
     def remove(self, vm_id: str) -> None:
         """Idempotent."""
-        for path in self._folder.glob(f"{vm_id}.*"):
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+        for name in folders.names(self._folder):
+            if name.startswith(f"{vm_id}."):
+                with contextlib.suppress(OSError):
+                    (self._folder / name).unlink(missing_ok=True)
 
     def _path(self, source: ET.Element, vm_id: str, payload: Mapping[str, Any]) -> Path:
         """A VM that comes from another host has one already, and its memory may name that."""

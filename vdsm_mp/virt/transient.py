@@ -15,7 +15,7 @@ import msgspec
 
 from vdsm_mp.api.errors_virt import CannotCreateVm
 from vdsm_mp.api.internal import PreparedDrive
-from vdsm_mp.common import command, log
+from vdsm_mp.common import command, folders, log
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import domxml_parse
@@ -65,9 +65,10 @@ class Transients:
 
     def remove(self, vm_id: str, ids: VolumeIds | None = None) -> None:
         """Those of a VM, or of one of its disks. Idempotent."""
-        which = "*" if ids is None else f"{ids.sd_id}-{ids.volume_id}"
-        for path in self._folder.glob(f"{which}.{vm_id}-*"):
-            _unlink(path)
+        which = "" if ids is None else f"{ids.sd_id}-{ids.volume_id}"
+        for name in folders.names(self._folder):
+            if name.startswith(which) and f".{vm_id}-" in name[len(which) :]:
+                _unlink(self._folder / name)
 
     def keep_only(self, vm_ids: Collection[str]) -> None:
         """After a restart: those of VMs that are not there any more go. A VM is there before its overlays."""
