@@ -115,6 +115,14 @@ def test_a_network_that_is_made_anew_is_mirrored_again(host: Namespace) -> None:
     assert seen(host, "tap1") == {"tap1": ["host", "through"]}
 
 
+def test_who_holds_the_bridges_queue_is_told(host: Namespace) -> None:
+    add_tap(host, "tap1")
+    host.run("tc", "qdisc", "add", "dev", "red", "ingress")
+    assert "another program has queue ingress on red" in host.do("mirror", {"red": ["tap1"]})["red"]
+    host.run("tc", "qdisc", "del", "dev", "red", "ingress")
+    assert host.do("mirror", {"red": ["tap1"]}) == {}
+
+
 def test_what_cannot_be_mirrored_is_told_and_costs_the_others_nothing(host: Namespace) -> None:
     add_tap(host, "tap1")
     told = host.do("mirror", {"nowhere": ["tap1"], "blue": ["veth_b"], "veth_a": ["tap1"], "red": ["tap1", "tap9"]})

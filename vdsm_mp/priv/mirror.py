@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from vdsm_mp.priv.child import Refused
+from vdsm_mp.priv.child import OperationFailed, Refused
 from vdsm_mp.priv.context import Context
 
 _TC, _IP = "/usr/sbin/tc", "/usr/sbin/ip"
@@ -34,10 +34,10 @@ def shows(bridge: str, direction: str) -> list[str]:
     return [_TC, "-j", "filter", "show", "dev", bridge, direction, "pref", DIRECTIONS[direction]]
 
 
-def queued(queues: str) -> frozenset[str]:
+def queued(queues: str, kind: str = "clsact") -> frozenset[str]:
     """Devices that have it, from `tc qdisc show` of all: "qdisc clsact ffff: dev red parent ffff:fff1", a line each."""
     lines = [line.split() for line in queues.splitlines()]
-    return frozenset(words[4] for words in lines if words[1:2] == ["clsact"] and words[3:4] == ["dev"])
+    return frozenset(words[4] for words in lines if words[1:2] == [kind] and words[3:4] == ["dev"])
 
 
 def _tc(context: Context, *words: str) -> str:
@@ -57,7 +57,11 @@ def _set(context: Context, p: Mapping[str, Any]) -> None:
     for card in cards:
         if _kind(context, card) != "tun":
             raise Refused(f"{card} is no card of a guest")
-    has_queue = bridge in queued(_tc(context, "qdisc", "show"))
+    queues = _tc(context, "qdisc", "show")
+    has_queue = bridge in queued(queues)
+    if bridge in queued(queues, "ingress"):
+        # The kernel has a place for one of the two. VDSM, for one, leaves such behind.
+        raise OperationFailed(f"another program has queue ingress on {bridge}: tc qdisc del dev {bridge} ingress")
     if cards:
         if not has_queue:
             _tc(context, "qdisc", "add", "dev", bridge, "clsact")
