@@ -83,7 +83,8 @@ class ChangeVmFloppy(Message, frozen=True, kw_only=True):
 class UpdateVmDevice(Message, frozen=True, kw_only=True):
     """Change a network card (deviceType interface: link, network, limits) or a console's password (graphics).
 
-    The device keeps its old settings when it fails. Passwords: `graphicsType`, `password`, `ttl` in seconds.
+    The device keeps its old settings when it fails. `portMirroring`: networks whose traffic the card gets a copy of.
+    Passwords: `graphicsType`, `password`, `ttl` in seconds.
     """
 
     vm_id: Uuid = field(name="vmID")
