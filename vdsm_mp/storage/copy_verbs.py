@@ -11,7 +11,7 @@ from vdsm_mp.api.errors_volume import (
 from vdsm_mp.api.image import CloneImageStructure, MoveImage, SyncImageData
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.volume import CopyVolume
-from vdsm_mp.storage import fake_template, image_copy, volume_undo
+from vdsm_mp.storage import fake_template, image_copy, image_prepare, volume_undo
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import DomainClass
 from vdsm_mp.storage.image_copy import CopySpec, Place
@@ -30,13 +30,13 @@ def copy_volume(volumes: Volumes, ask: CopyVolume) -> str:
     source = volumes.of_spm(ask.pool_id, ask.sd_id)
     target = volumes.of_spm(ask.pool_id, ask.dst_sd_id)
     spec = _copy_spec(volumes, ask, source, target)
-    steps = image_copy.collapse_recoveries(spec)
+    image_copy.check_free(spec)
 
     def job(run: TaskRun) -> dict[str, str]:
         with volumes.copying(f"copyImage {ask.volume_id}", (source, ask.image_id), (target, ask.dst_image_id)):
             return image_copy.collapse(spec, run)
 
-    return volumes.tasks.start("copyImage", job, spm=True, key=key_of(ask.dst_image_id), recoveries=steps)
+    return volumes.tasks.start("copyImage", job, spm=True, key=key_of(ask.dst_image_id))
 
 
 def _copy_spec(volumes: Volumes, ask: CopyVolume, source: FileDomain, target: FileDomain) -> CopySpec:
@@ -70,17 +70,19 @@ def move_image(volumes: Volumes, ask: MoveImage) -> str:
     if ask.operation not in (_COPY, _MOVE):
         raise InvalidVolumeParameter("operation", str(ask.operation))
     source, target = _two_domains(volumes, ask.pool_id, ask.sd_id, ask.dst_sd_id)
-    steps, image, chain = image_copy.clone_recoveries(source, target, ask.image_id, force=ask.force)
+    plan = image_copy.plan_clone(source, target, volumes.leases_of(target), ask.image_id, force=ask.force)
+    image, chain = plan.image, plan.chain
     if ask.operation == _MOVE:
         _refuse_template_in_use(source, ask.image_id)
 
     def job(run: TaskRun) -> None:
         with volumes.copying(f"moveImage {ask.image_id}", (source, ask.image_id), (target, ask.image_id)):
+            image_prepare.check_chain(source, image, chain)  # before the last export gives way
             base = image.metadata(chain[0])
             if target.meta.cls is DomainClass.BACKUP and base.image_id != ask.image_id:
                 with volumes.changing(f"moveImage {ask.image_id}", target, base.image_id):
                     fake_template.ensure(target, volumes.leases_of(target), chain[0], base, run.progress)
-            image_copy.clone_structure(target, volumes.leases_of(target), image, chain, run.progress, legal=False)
+            image_copy.clone_structure(plan, run, legal=False)
             own = image_copy.layers_of(image, chain, "ALL")
             image_copy.copy_layers(source, target, image, chain, own, run.progress)
             for template in (one for one in own if image.metadata(one).shared):
@@ -90,7 +92,7 @@ def move_image(volumes: Volumes, ask: MoveImage) -> str:
                 # Not before the success is stored: until then the copy is what would be undone.
                 run.finish = volume_undo.source_to_go(source, target, ask.image_id, wipe=ask.post_zero)
 
-    return volumes.tasks.start("moveImage", job, spm=True, key=key_of(ask.image_id), recoveries=steps)
+    return volumes.tasks.start("moveImage", job, spm=True, key=key_of(ask.image_id))
 
 
 def _refuse_template_in_use(source: FileDomain, image_id: str) -> None:
@@ -104,14 +106,14 @@ def _refuse_template_in_use(source: FileDomain, image_id: str) -> None:
 @handles(CloneImageStructure)
 def clone_structure(volumes: Volumes, ask: CloneImageStructure) -> str:
     source, target = _two_domains(volumes, ask.pool_id, ask.sd_id, ask.dst_sd_id)
-    steps, image, chain = image_copy.clone_recoveries(source, target, ask.image_id, force=False)
+    plan = image_copy.plan_clone(source, target, volumes.leases_of(target), ask.image_id, force=False)
 
     def job(run: TaskRun) -> None:
         with volumes.copying(f"cloneImageStructure {ask.image_id}", (source, ask.image_id), (target, ask.image_id)):
-            image_copy.clone_structure(target, volumes.leases_of(target), image, chain, run.progress, legal=True)
+            image_copy.clone_structure(plan, run, legal=True)
         run.settle()
 
-    return volumes.tasks.start("cloneImageStructure", job, spm=True, key=key_of(ask.image_id), recoveries=steps)
+    return volumes.tasks.start("cloneImageStructure", job, spm=True, key=key_of(ask.image_id))
 
 
 @handles(SyncImageData)

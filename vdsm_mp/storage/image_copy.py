@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Copies of volumes and images: one volume collapsed into another, and whole chains to another domain.
 
-A volume that is being filled is ILLEGAL; what a copy makes has its recoveries stored before. The caller holds the
-source shared and the destination exclusively.
+A volume that is being filled is ILLEGAL; what a copy makes has its recoveries stored before, but after what it
+replaces is gone: a copy that is stopped earlier must not take the image that was there. The caller holds the source
+shared and the destination exclusively.
 """
 
 import logging
@@ -80,8 +81,8 @@ class CopySpec(msgspec.Struct, frozen=True):
     force: bool
 
 
-def collapse_recoveries(spec: CopySpec) -> tuple[Recovery, ...]:
-    """What undoes the copy. Raises: VolumeAlreadyExists, when the destination is there and may not be replaced."""
+def check_free(spec: CopySpec) -> None:
+    """Raises: VolumeAlreadyExists, when the destination is there and may not be replaced."""
     target = spec.target
     try:
         image: ImageFiles | None = read_image(target.domain, target.image_id)
@@ -91,11 +92,6 @@ def collapse_recoveries(spec: CopySpec) -> tuple[Recovery, ...]:
         known = image.volumes.get(target.volume_id)
         if not spec.force and (known is None or known.legality == "LEGAL"):
             raise VolumeAlreadyExists(target.volume_id)
-    return (
-        volume_undo.image_created(target.domain, target.image_id),
-        volume_undo.volume_half_made(target.domain, target.image_id, target.volume_id),
-        volume_undo.metadata_made(target.domain, target.image_id, target.volume_id),
-    )
 
 
 def collapse(spec: CopySpec, run: TaskRun) -> dict[str, str]:
@@ -107,8 +103,14 @@ def collapse(spec: CopySpec, run: TaskRun) -> dict[str, str]:
         if not image.metadata(one).legal:
             raise PrepareIllegalVolume(one)
     check_chain(source.domain, image, chain)
+    check_free(spec)  # again: a task before this one may have made it
     if spec.force or target.metadata is not None:
         _remove_image(target.domain, target.image_id, run.progress)
+    run.push(
+        volume_undo.image_created(target.domain, target.image_id),
+        volume_undo.volume_half_made(target.domain, target.image_id, target.volume_id),
+        volume_undo.metadata_made(target.domain, target.image_id, target.volume_id),
+    )
     metadata = image.metadata(source.volume_id)
     wanted = VolumeSpec(
         image_id=target.image_id,
@@ -184,48 +186,59 @@ def as_copy_failure(volume_id: str) -> Iterator[None]:
 # --- whole chains
 
 
-def clone_recoveries(
-    source: FileDomain, target: FileDomain, image_id: str, *, force: bool
-) -> tuple[tuple[Recovery, ...], ImageFiles, list[str]]:
-    """(what undoes the new chain, the source image, its chain).
+class Clone(msgspec.Struct, frozen=True):
+    """chain: of image, its base first. force: a LEGAL image at the destination is replaced."""
 
-    Raises: ImageDoesNotExist, ImageIsNotLegalChain, VolumeAlreadyExists (the image is there and may not be replaced).
-    """
+    target: FileDomain
+    leases: LeaseWriter | None
+    image: ImageFiles
+    chain: list[str]
+    force: bool
+
+
+def plan_clone(
+    source: FileDomain, target: FileDomain, leases: LeaseWriter | None, image_id: str, *, force: bool
+) -> Clone:
+    """Raises: ImageDoesNotExist, ImageIsNotLegalChain, VolumeAlreadyExists (what is there may not be replaced)."""
     image = read_image(source, image_id)
-    chain = image.chain()
+    plan = Clone(target, leases, image, image.chain(), force)
+    _check_replaceable(plan)
+    return plan
+
+
+def _check_replaceable(plan: Clone) -> None:
     try:
-        there = read_image(target, image_id)
+        there = read_image(plan.target, plan.image.image_id)
     except ImageDoesNotExist:
-        there = None
-    if there is not None and not force and any(one.legality == "LEGAL" for one in there.volumes.values()):
+        return
+    if not plan.force and any(one.legality == "LEGAL" for one in there.volumes.values()):
         raise VolumeAlreadyExists(next(iter(there.volumes)))
+
+
+def _clone_recoveries(plan: Clone) -> list[Recovery]:
+    target, image_id = plan.target, plan.image.image_id
     steps = [volume_undo.image_created(target, image_id)]
-    for one in chain:
-        if image.metadata(one).image_id == image_id:
+    for one in plan.chain:
+        if plan.image.metadata(one).image_id == image_id:
             steps.append(volume_undo.volume_half_made(target, image_id, one, one_of_many=True))
             steps.append(volume_undo.metadata_made(target, image_id, one, one_of_many=True))
         else:
             steps.append(volume_undo.volume_shared(target, image_id, one))
-    return tuple(steps), image, chain
+    return steps
 
 
-def clone_structure(
-    target: FileDomain,
-    leases: LeaseWriter | None,
-    image: ImageFiles,
-    chain: list[str],
-    progress: Progress,
-    *,
-    legal: bool,
-) -> None:
+def clone_structure(plan: Clone, run: TaskRun, *, legal: bool) -> None:
     """Empty volumes by the same ids. A template, or its placeholder, must be on the target already.
 
     legal: a VM may write to them at once (live storage migration); otherwise ILLEGAL until their data is there.
     """
+    target, image, chain = plan.target, plan.image, plan.chain
     image_id = image.image_id
-    _remove_image(target, image_id, progress)
+    _check_replaceable(plan)  # again: a task before this one may have made it
+    _remove_image(target, image_id, run.progress)
+    run.push(*_clone_recoveries(plan))
     for n, one in enumerate(chain):
-        progress.check()
+        run.progress.check()
         metadata = image.metadata(one)
         if metadata.image_id != image_id:
             _share_template(target, metadata, one, image_id)
@@ -246,7 +259,7 @@ def clone_structure(
             legal=legal,
             sequence=metadata.sequence,
         )
-        volume_create.make(target, leases, spec, progress, parent=parent_metadata)
+        volume_create.make(target, plan.leases, spec, run.progress, parent=parent_metadata)
         change_metadata(target, image_id, one, voltype=metadata.voltype, ctime=metadata.ctime)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images on their way to an export domain and back, and placeholders of templates there."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.support.storage_room import (
     new_id,
     qemu_info,
     same_content,
+    slow_copies,
     write_pattern,
 )
 
@@ -213,6 +215,48 @@ def test_a_whole_chain_gives_way_to_the_one_volume_that_it_is_now(spm: StorageRo
     assert collapse(spm, image_id, leaf, spm.sd_id, export, force=True, role=8) == OK
     assert {path.name for path in (spm.domain_of(export) / "images" / image_id).iterdir()} == {leaf, f"{leaf}.meta"}
     assert move(spm, image_id, export, spm.add_domain()) == OK
+
+
+def test_the_last_export_stays_when_a_new_one_cannot_begin(spm: StorageRoom, export: str) -> None:
+    image_id, leaf = spm.create()
+    assert move(spm, image_id, spm.sd_id, export) == OK
+    there = spm.domain_of(export) / "images" / image_id
+    before = {path.name: path.stat() for path in there.iterdir()}
+    source = spm.image(image_id) / leaf
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "/etc/passwd", "-F", "raw", source, "1M"], check=True
+    )
+    assert move(spm, image_id, spm.sd_id, export, force=True) == ("cleanSuccess", 262)
+    assert collapse(spm, image_id, leaf, spm.sd_id, export, force=True, role=8) == ("cleanSuccess", 262)
+    assert {path.name: path.stat() for path in there.iterdir()} == before
+    assert move(spm, image_id, export, spm.add_domain()) == OK
+
+
+def test_a_second_export_that_waited_for_the_first_leaves_it_alone(
+    spm: StorageRoom, export: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_id, volume_id = spm.create()
+    write_pattern(spm.image(image_id) / volume_id, "qcow2", 0x51, 0, 16 * MIB)
+    monkeypatch.setenv("PATH", f"{slow_copies(tmp_path / 'bin', 16 * MIB)}:{os.environ['PATH']}")
+    first, second = (
+        spm.call(
+            "Image.move",
+            imageID=image_id,
+            storagepoolID=spm.pool_id,
+            storagedomainID=spm.sd_id,
+            dstSdUUID=export,
+            operation=COPY,
+            postZero=False,
+            force=False,
+        )
+        for _ in range(2)
+    )
+    spm.finished(first)
+    status = spm.ended(second)
+    spm.call("Task.clear", taskID=second)
+    assert (status["taskResult"], status["code"]) == ("cleanSuccess", 212)
+    there = spm.domain_of(export) / "images" / image_id / volume_id
+    assert same_content(there, "qcow2", spm.image(image_id) / volume_id, "qcow2")
 
 
 def test_a_template_that_is_used_may_go_from_an_export_domain_and_leaves_a_placeholder(
