@@ -3,12 +3,12 @@
 
 import json
 import uuid
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
+from msgspec.structs import asdict
 
 from tests.support import decode
 from tests.support.eventually import eventually
