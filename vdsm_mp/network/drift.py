@@ -13,7 +13,7 @@ from vdsm_mp.network.wanted import Bond, Config, Network
 def drift(state: State, config: Config) -> dict[str, str]:
     """{network or bond: what differs}. state: completed."""
     found = {name: says for name, bond in config.bonds.items() if (says := _bond(state, bond))}
-    found |= {name: says for name, net in config.networks.items() if (says := _network(state, net))}
+    found |= {name: says for name, net in config.networks.items() if (says := _network(state, net, config))}
     return found
 
 
@@ -42,7 +42,7 @@ def _bond(state: State, bond: Bond) -> str:
     return "" if there.up else f"bond {bond.name} is switched off"
 
 
-def _network(state: State, net: Network) -> str:
+def _network(state: State, net: Network, config: Config) -> str:
     where = f"network {net.name}"
     top = state.links.get(net.top)
     lower = state.links.get(net.lower)
@@ -54,13 +54,19 @@ def _network(state: State, net: Network) -> str:
         return f"{where}: {net.lower} is not plugged into its bridge"
     if not top.up or (lower is not None and not lower.up):
         return f"{where} is switched off"
-    if net.mtu is not None and net.mtu != top.mtu:
-        return f"{where}: its MTU is {top.mtu} instead of {net.mtu}"
+    if net.mtu is not None and (mtu := _mtu(net, config)) != top.mtu:
+        return f"{where}: its MTU is {top.mtu} instead of {mtu}"
     if net.bridged and bool(top.options.get("stp_state")) != net.stp:
         return f"{where}: its spanning tree is {'off' if net.stp else 'on'}"
     if net.bridged and any(top.bridge_options.get(key, value) != value for key, value in net.bridge_options.items()):
         return f"{where}: its bridge has other options"
     return _addresses(state, net, where) or _beside(state, net, where)
+
+
+def _mtu(net: Network, config: Config) -> int:
+    """Of the device that has its addresses: a NIC or bond is as large as the largest network on it."""
+    sharing = config.networks.values() if net.top == net.base else [net]
+    return max(other.mtu for other in sharing if other.base == net.base and other.mtu is not None)
 
 
 def _addresses(state: State, net: Network, where: str) -> str:

@@ -589,6 +589,15 @@ def test_the_mtu_of_a_nic_is_that_of_its_largest_network_and_shrinks_again() -> 
     assert host.kernel.links["eth1"].mtu == 1500
 
 
+def test_a_nic_is_as_large_as_its_largest_network_and_that_is_no_drift() -> None:
+    host = managed_host()
+    plain = {"nic": "eth1", "bridged": False, "mtu": 1300}
+    host.set({"red": {"nic": "eth1", "vlan": 5, "mtu": 1400}, "blue": plain})
+    assert (host.kernel.links["eth1"].mtu, drift(host.kernel.state(), host.config)) == (1400, {})
+    host.kernel.mtu_set("eth1", 1300)
+    assert drift(host.kernel.state(), host.config)["blue"] == "network blue: its MTU is 1300 instead of 1400"
+
+
 def test_a_device_that_is_too_small_for_ipv6_gets_it_again_as_it_was() -> None:
     host = managed_host()
     six = {"ipv6addr": "2001:db8::2/64", "ipv6gateway": "2001:db8::1", "defaultRoute": True}
