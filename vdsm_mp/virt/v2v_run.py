@@ -87,11 +87,15 @@ class Converter(msgspec.Struct, frozen=True):
                 self._secret(job_id, password) as secret,
                 guestfs.environment(self.work_dir) as env,
             ):
+                # Its overlays, as large as what it changes, go elsewhere by themselves.
+                env |= {"VIRT_V2V_TMPDIR": env["TMPDIR"]}
+                if vm.virtio_iso_path is not None:
+                    env |= {"VIRTIO_WIN": vm.virtio_iso_path}
                 words = v2v_command.words(source, vm, job_id, place=place, ovfs=self.folder, password=secret)
                 command.run(
                     [*_NICE, *words],
                     deadline_s=_LONG_S,
-                    env=env | ({"VIRTIO_WIN": vm.virtio_iso_path} if vm.virtio_iso_path else {}),
+                    env=env,
                     on_output=output.take,
                     abort=lambda: progress.interrupted,
                     end_group=True,

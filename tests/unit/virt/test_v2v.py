@@ -159,7 +159,7 @@ def test_what_virt_v2v_says_is_the_error_of_the_job(room: VirtRoom, tmp_path: Pa
 
 
 def test_an_aborted_one_ends_with_all_that_it_started(room: VirtRoom, tmp_path: Path, in_place: Any) -> None:
-    in_place(f"sleep 60 & echo $! > {tmp_path}/pid; touch $TMPDIR/leftover; wait")
+    in_place(f"touch $VIRT_V2V_TMPDIR/leftover; sleep 60 & echo $! > {tmp_path}/pid; wait")
     disk = volume(room, tmp_path)
     job_id = begin(room, vm(disk))
     eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
