@@ -41,6 +41,13 @@ def calls() -> Iterator[tuple[str, dict[str, Any]]]:
     display = f'<domain><uuid>{vm_id}</uuid><graphics type="vnc" passwd="{SECRET}"/></domain>'
     yield "VM.create", {"vmID": vm_id, "vmParams": {"vmId": vm_id, "xml": display, "password": SECRET}}
     yield "VM.desktopLogin", {"vmID": vm_id, "domain": "d", "username": "u", "password": SECRET}
+    for uri in ("qemu+tcp://127.0.0.1:1/system", "vpx://root@127.0.0.1:1/dc/esx", "test:///default"):
+        account = {"uri": uri, "username": "root", "password": SECRET}
+        yield "Host.getExternalVMs", account
+        yield "Host.getExternalVMNames", account
+        disk = {"imageID": vm_id, "volumeID": vm_id}
+        vm = {"vmName": "x", "poolID": vm_id, "domainID": vm_id, "disks": [disk]}
+        yield "Host.convertExternalVm", {**account, "vminfo": vm, "jobid": str(uuid.uuid4())}
     yield "Host.add_image_ticket", {"ticket": {"uuid": str(uuid.uuid4()), "password": SECRET}}
     yield "No.suchVerb", {"password": SECRET}
 
