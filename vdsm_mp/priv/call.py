@@ -84,7 +84,7 @@ class SudoRoot:
             with self._lock:
                 self._stuck.append(life)
             raise DeadlineExceeded(f"{operation} as root", deadline_s)
-        return self._result(operation, deadline_s, waiting.answer)
+        return self._result(operation, deadline_s, waiting.answer, life)
 
     def close(self) -> None:
         """End the helper and what it runs; returns within about three seconds."""
@@ -94,9 +94,10 @@ class SudoRoot:
             if life is not None:
                 life.end()
 
-    def _result(self, operation: str, deadline_s: float, answer: dict[str, Any] | None) -> Any:
+    def _result(self, operation: str, deadline_s: float, answer: dict[str, Any] | None, life: "_Life") -> Any:
         if answer is None:
-            raise RootHelperGone(self._worker, operation)
+            words = life.last_words()
+            raise RootHelperGone(self._worker, f"{operation}: {words}" if words else operation)
         if answer.get("error") == "timeout":
             raise DeadlineExceeded(f"{operation} as root", deadline_s)
         if "error" in answer:
@@ -129,6 +130,8 @@ class _Life:
         )
         self._lock = threading.Lock()
         self._writing = threading.Lock()
+        self._ending = threading.Lock()
+        self._words = ""
         self._waiting: dict[int, _Waiting] = {}
         self.up = True
         self.rested = False
@@ -208,16 +211,17 @@ class _Life:
             one.done.set()
 
     def last_words(self) -> str:
-        """The end of stderr of a helper that is gone; closes what is left of it."""
+        """The end of stderr of a helper that is gone, such as sudo's reason; closes what is left of it. Any thread."""
         if self._left_alone:
             return "it did not answer"
         stderr = self._process.stderr
-        text = b""
-        if stderr is not None and not stderr.closed:
-            os.set_blocking(stderr.fileno(), False)
-            text = stderr.read(4096) or b""
-        self._close()
-        return text.decode(errors="replace").strip().replace("\n", "; ")[-400:]
+        with self._ending:
+            if stderr is not None and not stderr.closed:
+                os.set_blocking(stderr.fileno(), False)
+                text = stderr.read(4096) or b""
+                self._words = text.decode(errors="replace").strip().replace("\n", "; ")[-400:]
+                self._close()
+            return self._words
 
     def end(self) -> None:
         self._close_stdin()

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why root could not be asked is told by every call that fails for it, in sudo's own words."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from vdsm_mp.api.errors import RootHelperGone
+from vdsm_mp.priv import call
+from vdsm_mp.priv.call import SudoRoot
+
+
+def refusing(says: str) -> SudoRoot:
+    """Ends as sudo does that does not let us; a moment later, so that the request has been sent."""
+    return SudoRoot("scheduler", "/nowhere", sudo=("sh", "-c", f"read line; echo '{says}' >&2; exit 1", "sudo"))
+
+
+def test_each_call_tells_what_sudo_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call, "_PAUSE_S", 0.0)
+    root = refusing("sudo: a password is required")
+    for _ in range(3):
+        with pytest.raises(RootHelperGone, match="ksm-tune: sudo: a password is required"):
+            root.do("ksm-tune", run=0)
+    root.close()
+
+
+def test_all_who_waited_are_told_and_so_is_who_comes_before_the_next_start() -> None:
+    root = refusing("sudo: unable to resolve host")
+
+    def told(_: int) -> str:
+        with pytest.raises(RootHelperGone) as caught:
+            root.do("ksm-tune", run=0)
+        return str(caught.value)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all("sudo: unable to resolve host" in said for said in pool.map(told, range(4)))
+    assert "sudo: unable to resolve host" in told(0)
+    root.close()
