@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -23,10 +24,10 @@ def house() -> Iterator[RunningHouse]:
         made.stop()
 
 
-def refused(house: RunningHouse) -> str:
+def refused(house: RunningHouse, within_s: float = 20) -> str:
     house.begin()
     assert house.process is not None
-    assert house.process.wait(20) == 3
+    assert house.process.wait(within_s) == 3
     return house.log_text()
 
 
@@ -66,6 +67,16 @@ def test_what_root_left_in_the_run_directory_is_replaced_or_named(house: Running
 def test_sudo_that_does_not_let_us_is_noticed(house: RunningHouse) -> None:
     house._sudoers.unlink()
     assert "sudo does not let us run" in refused(house)
+
+
+def test_a_helper_that_hangs_keeps_nobody_waiting_for_its_end(house: RunningHouse) -> None:
+    pid_file = house.root / "helper.pid"
+    helper = house.root / "libexec/helper-storage"
+    helper.write_text(f"#!/bin/sh\necho $$ > {pid_file}\nexec sleep 300\n")
+    try:
+        assert "sudo does not let us run" in refused(house, within_s=60)
+    finally:
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
 
 
 def test_another_user_than_the_configured_one_is_refused(house: RunningHouse) -> None:

@@ -57,6 +57,23 @@ def test_a_worker_that_dies_beside_an_upgrade_takes_the_house_with_it(house: Run
         house.wait_ready()
 
 
+def test_nothing_is_forked_of_a_program_that_is_replaced_while_the_master_starts(house: RunningHouse) -> None:
+    house.terminate()
+    forked = house.log_text().count("forked pid=")
+    hooks = house.root / "hooks/before_vdsm_start"
+    hooks.mkdir()
+    hook, begun = hooks / "wait", house.root / "state/begun"
+    hook.write_text(f"#!/bin/sh\ntouch {begun}\nwhile test -e {begun}; do sleep 0.05; done\n")
+    hook.chmod(0o755)
+    house.begin()
+    eventually(begun.exists)
+    with replaced():
+        begun.unlink()
+        assert ended(house) == 3  # under supervisord it tries again
+    assert "cannot start: another program is being installed" in house.log_text()
+    assert house.log_text().count("forked pid=") == forked
+
+
 def test_a_worker_that_fails_to_start_while_it_is_upgraded_is_not_given_up(house: RunningHouse) -> None:
     # It began with the old program and found half of the new one: an import that fails, which else is for ever.
     (house.root / "state/rogue.build").write_text("never, later")
