@@ -38,8 +38,8 @@ ROOT = Path(__file__).parents[2]
 PAUSE_S, LONG_PAUSE_S, LONG_EVERY = 0.8, 5.0, 10
 #: Of clients that take too much, in full runs.
 CONNECTIONS = 10_000
-#: Of a quick run, with the limits as shipped only; more than the door lets in of those who say nothing.
-FEW_CONNECTIONS, PROCESSES = 600, 4
+#: Of a quick run, with the limits as shipped only.
+FEW_CONNECTIONS, PROCESSES = 300, 4
 #: Of a soak in a full run, unless told otherwise.
 SOAK_MINUTES = 30.0
 #: Where a line about the progress goes.
