@@ -2,6 +2,7 @@
 """The engine's client library, its weaknesses included, at the door: nothing confuses it or waits for its loop."""
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from tests.support.certificates import make_authority
 from tests.support.door import Door, always, open_door
-from tests.support.engineclient import HOST, NETWORK_ERROR, SPM, EngineClient
+from tests.support.engineclient import HOST, NETWORK_ERROR, SPM, EngineClient, frame
 from tests.support.eventually import eventually
 from vdsm_mp.api.events import HostConnectivityChanged, VmStatusChanged
 from vdsm_mp.wire.tls import Files
@@ -181,12 +182,37 @@ def test_it_says_goodbye_and_nothing_is_left(door: Door, files: Files) -> None:
     eventually(lambda: door.server.connections == before)
 
 
-def test_half_a_request_of_the_connection_before_costs_that_connection_only(door: Door, files: Files) -> None:
-    """What was half sent when a connection ended is sent on in the next one, behind its subscriptions."""
+@pytest.mark.parametrize("rest", [b'"}\0', b'x"},"id":"x"}\0', b"x" * 16_384 + b"\0", b"x" * 100_000 + b'"}\0'])
+def test_the_rest_of_a_request_that_a_connection_begins_with_costs_nothing(
+    door: Door, files: Files, rest: bytes
+) -> None:
+    """What was half sent when a connection ended is sent on in the next one, before CONNECT."""
     with EngineClient(door.address, files) as engine:
         engine.call("Host.ping2")
         engine.drop()
-        engine._outbox.append(b'gin"},"id":"x"}\0')
+        engine._outbox.append(rest)
+        assert engine.call("Host.ping2").result is True
+        assert not engine.lost
+
+
+def test_a_request_before_connect_is_answered(door: Door, files: Files) -> None:
+    with EngineClient(door.address, files) as engine:
+        engine.call("Host.ping2")
+        engine.drop()
+        body = {"jsonrpc": "2.0", "method": "Host.getVMList", "params": {}, "id": "early"}
+        headers = {"destination": HOST.requests, "reply-to": HOST.responses}
+        engine._calls["early"] = None
+        engine._outbox.append(frame("SEND", headers, json.dumps(body).encode()))
+        engine.connect()
+        assert engine.wait("early").result == [{"vmId": VM}]
+        assert not engine.lost
+
+
+def test_half_a_request_amid_others_costs_that_connection_only(door: Door, files: Files) -> None:
+    with EngineClient(door.address, files) as engine:
+        engine.call("Host.ping2")
+        engine.drop()
+        engine._outbox.extend((b'gin"},"id":"x"}\0', b"\n"))
         engine.connect()
         eventually(lambda: engine.lost)
         assert engine.call("Host.ping2").result is True

@@ -166,6 +166,25 @@ def test_what_is_neither_stomp_nor_http_is_closed_at_once(files: Files, sent: by
         assert was_reset(raw.sock, within_s=2)
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [b"x" * 16_384, b"x" * 16_384 + b"\0", b"rest\0HELLO", b"rest\0rest\0CONNECT\naccept-version:1.2\n\n\0"],
+    ids=["no end", "nothing follows", "nonsense follows", "another rest follows"],
+)
+def test_a_rest_of_a_request_is_no_way_to_stay(files: Files, sent: bytes) -> None:
+    with open_door(files, limits=Limits(detect_s=0.5)) as door, Records(door.address, files) as raw:
+        raw.send(sent)
+        assert was_reset(raw.sock, within_s=3)
+
+
+def test_a_rest_of_a_request_that_goes_on_and_on_is_closed(files: Files) -> None:
+    with open_door(files) as door, Records(door.address, files) as raw:
+        raw.sock.settimeout(10)
+        with pytest.raises(OSError):
+            for _ in range(2000):
+                raw.send(b"x" * 16_384)
+
+
 def test_handshakes_of_many_do_not_delay_a_call_for_long(files: Files) -> None:
     with open_door(files) as door, door.client(files) as client, many(door.address, 100) as socks:
         for sock in socks:

@@ -10,7 +10,8 @@ comes round again when the kernel has more, when something is to be sent, or aft
 however long that takes: it does not read meanwhile. `lag_s` is the time that the loop is busy with other hosts before
 each pass, so that records lie together. FIN and close_notify are not seen.
 What the library would choke on is an `EngineConfused`: it closes, and every call in flight fails with 5022. The next
-call connects again, with heart-beats as the last connection left them; what was not sent yet goes out after CONNECT.
+call connects again, with heart-beats as the last connection left them; what was not sent yet goes out after CONNECT,
+but for one message.
 """
 
 import contextlib
@@ -171,7 +172,11 @@ class EngineClient:
                 raise TimeoutError("no CONNECTED")
 
     def _greet(self) -> None:
-        """Its "send now" is a stack on top of what waits, so CONNECT, which is pushed last, goes first."""
+        """Its "send now" is a stack on top of what waits, so CONNECT, which is pushed last, goes first.
+
+        But the pass that ends the handshake writes already: one of those that wait, or what is left of it, goes before.
+        """
+        first = self._outbox.pop() if self._outbox and self._files is not None else b""
         self._subscriptions = []
         for queue in (self._queues.responses, self._queues.events):
             if queue:
@@ -182,6 +187,8 @@ class EngineClient:
         self.asked_ms.append(asks_ms)
         hello = {"accept-version": "1.2", "host": self._identifier, "heart-beat": f"0,{asks_ms}"}
         self._outbox.append(frame("CONNECT", hello))
+        if first:
+            self._outbox.append(first)
 
     def leave(self) -> None:
         """Say goodbye as it does: unsubscribe, DISCONNECT with a receipt, and close without waiting for it."""

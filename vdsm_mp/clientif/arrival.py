@@ -17,6 +17,7 @@ from enum import Enum
 
 from vdsm_mp.clientif.limits import Limits
 from vdsm_mp.clientif.stream import reset
+from vdsm_mp.wire.stomp import MAX_FRAME
 from vdsm_mp.wire.tls import NOBODY, Peer, peer_of
 
 _COMMANDS = (b"CONNECT", b"SEND", b"SUBSCRIBE", b"UNSUBSCRIBE", b"DISCONNECT", b"MESSAGE", b"RECEIPT", b"ERROR")
@@ -25,6 +26,10 @@ _METHODS = (b"PUT /", b"GET /")
 _ENOUGH = 5
 #: A TLS record begins with its type, its version and its length.
 _HEAD, _HANDSHAKE = 5, 22
+#: One read takes one TLS record, and no more than it can hold.
+_RECORD = 16 * 1024
+#: Records of those who write much are larger; what else somebody may begin with is not.
+_LARGE = 4 * 1024
 
 
 class Protocol(Enum):
@@ -41,6 +46,37 @@ def detect(octets: bytes) -> Protocol | None:
     if any(start.startswith(octets) for start in (*_METHODS, *_COMMANDS)):
         return None
     raise ValueError("it speaks neither STOMP nor HTTP")
+
+
+class Beginning:
+    """The first octets of somebody with a good certificate: what they are, and those that count.
+
+    An engine whose connection ended while it wrote a large request writes the rest of it at the beginning of the next
+    one, before CONNECT. Refused, it would do so for each record of that rest, and wait 20 s each time: it is skipped.
+    """
+
+    def __init__(self) -> None:
+        self.octets = b""
+        self._rest_octets = 0
+        self._in_rest = self._was_rest = False
+
+    def take(self, octets: bytes) -> Protocol | None:
+        """None when more is needed. Raises: ValueError (nothing that is spoken here)."""
+        self.octets += octets
+        if not self._in_rest:
+            try:
+                return detect(self.octets)
+            except ValueError:
+                # Of a rest each record is as large as the engine makes them but the last, which has the NUL.
+                if self._was_rest or (len(octets) < _LARGE and b"\0" not in octets):
+                    raise
+            self._was_rest = True
+        rest, nul, self.octets = self.octets.partition(b"\0")
+        self._in_rest = not nul
+        self._rest_octets += len(rest)
+        if self._rest_octets > MAX_FRAME:
+            raise ValueError("what it begins with does not end")
+        return detect(self.octets)
 
 
 class Arrival:
@@ -79,7 +115,7 @@ class Arrival:
         self._check = check
         self._ready = ready
         self._refused = refused
-        self._octets = b""
+        self._beginning = Beginning()
         #: Octets that the kernel waits for before it says that there is something to read.
         self._awaits = 1
         #: It is somebody else's now, or gone.
@@ -179,7 +215,7 @@ class Arrival:
 
     def _readable(self) -> None:
         try:
-            octets = self.sock.recv(16 * 1024)
+            octets = self.sock.recv(_RECORD)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -189,15 +225,14 @@ class Arrival:
         if not octets:
             self._refuse("it left without a word")
             return
-        self._octets += octets
         try:
-            protocol = detect(self._octets)
+            protocol = self._beginning.take(octets)
         except ValueError as error:
             self._refuse(str(error))
             return
         if protocol is not None:
             self._forget()
-            self._ready(self, protocol, self._octets)
+            self._ready(self, protocol, self._beginning.octets)
 
     def _late(self) -> None:
         self._refuse("it took too long")

@@ -10,7 +10,7 @@ from vdsm_mp.api.catalogue import EVENTS, VERBS
 from vdsm_mp.api.errors import NotAllowed, StillStarting
 from vdsm_mp.api.events import VmMigrationProgress, VmStatusChanged
 from vdsm_mp.clientif import builtin
-from vdsm_mp.clientif.arrival import Protocol, detect
+from vdsm_mp.clientif.arrival import Beginning, Protocol, detect
 from vdsm_mp.clientif.gate import PEER_VERBS, Authorisation, Gate
 from vdsm_mp.clientif.limits import ENGINE_BEAT_FLOOR_MS, HEARTBEAT_EARLY
 from vdsm_mp.clientif.subscriptions import Broker, TooMuch, event_body, prefixes
@@ -139,6 +139,19 @@ def test_the_first_octets_tell_the_protocol(octets: bytes, protocol: Protocol | 
 def test_everything_else_is_nothing(octets: bytes) -> None:
     with pytest.raises(ValueError, match="neither"):
         detect(octets)
+
+
+# Java's records are 16,384 octets large in TLS 1.2 and 16,367 in 1.3.
+@pytest.mark.parametrize("records", [[b'"}\0'], [b"x" * 16_384, b'x"}\0'], [b"x" * 16_367, b"x" * 16_367, b'"}\0']])
+def test_the_rest_of_an_engine_s_request_is_skipped_once(records: list[bytes]) -> None:
+    for tail in (b"", b"CONNECT\n"):
+        beginning = Beginning()
+        found = [beginning.take(octets) for octets in (*records[:-1], records[-1] + tail)]
+        assert found == [None] * (len(records) - 1) + [Protocol.STOMP if tail else None]
+        assert beginning.octets == tail
+        if not tail:
+            with pytest.raises(ValueError, match="neither"):
+                beginning.take(b"rest\0")
 
 
 def test_a_beat_leaves_before_the_engines_limit() -> None:
