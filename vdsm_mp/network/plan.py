@@ -162,7 +162,7 @@ def _network(draft: Draft, net: Network, was: Network | None, old: Config, new: 
             if draft.links[net.lower].master:
                 draft.detach(net.lower)
             draft.attach(net.lower, net.name)
-        if (mtu := _mtu(net, was)) is not None:
+        if (mtu := _mtu(draft, net, was)) is not None:
             draft.mtu(net.name, mtu)
         draft.switch(net.name, up=True)
     _addresses(draft, net, was, gateways)
@@ -210,10 +210,11 @@ def _reaches(net: Network, gateway: str) -> bool:
     return way.is_link_local or way in ipaddress.ip_interface(address).network
 
 
-def _mtu(net: Network, was: Network | None) -> int | None:
+def _mtu(draft: Draft, net: Network, was: Network | None) -> int | None:
     """None: nobody ever asked."""
     if net.mtu is None and was is not None and was.mtu is not None:
-        return _MTU
+        # A VLAN cannot be larger than its base, which other networks may have made smaller.
+        return min(_MTU, draft.links[net.base].mtu) if net.base else _MTU
     return net.mtu
 
 
@@ -236,7 +237,7 @@ def _uplink(draft: Draft, net: Network, was: Network | None, old: Config, new: C
         create: Operation = ("vlan-create", {"name": net.lower, "nic": net.base, "tag": net.vlan})
         link = Link(net.lower, kind="vlan", base=net.base, tag=net.vlan, mtu=draft.links[net.base].mtu)
         draft.create(link, create)
-    if (mtu := _mtu(net, was)) is not None:
+    if (mtu := _mtu(draft, net, was)) is not None:
         draft.mtu(net.lower, mtu)
     draft.switch(net.lower, up=True)
 

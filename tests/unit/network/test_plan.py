@@ -589,6 +589,13 @@ def test_the_mtu_of_a_nic_is_that_of_its_largest_network_and_shrinks_again() -> 
     assert host.kernel.links["eth1"].mtu == 1500
 
 
+def test_a_vlan_of_which_nothing_is_said_any_more_fits_onto_its_base() -> None:
+    host = managed_host()
+    host.set({"red": {"nic": "eth1", "vlan": 5, "mtu": 1500}, "blue": {"nic": "eth2", "vlan": 6, "mtu": 1280}})
+    host.set({"red": {"nic": "eth2", "vlan": 5}})
+    assert host.kernel.links["eth2.5"].mtu == host.kernel.links["red"].mtu == 1280
+
+
 def test_a_nic_is_as_large_as_its_largest_network_and_that_is_no_drift() -> None:
     host = managed_host()
     plain = {"nic": "eth1", "bridged": False, "mtu": 1300}
