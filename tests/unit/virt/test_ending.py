@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ending what ends by itself at the same moment, on libvirt's test driver."""
 
+from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -33,8 +34,12 @@ class _Connection:
 
 
 @pytest.fixture
-def ended() -> Any:
-    conn = libvirt.open("test:///default")
+def ended(tmp_path: Path) -> Any:
+    """Of a driver of its own: the default one is shared by all tests of a process."""
+    (tmp_path / "node.xml").write_text(
+        '<node><domain type="test"><name>test</name><memory>1024</memory><os><type>hvm</type></os></domain></node>'
+    )
+    conn = libvirt.open(f"test://{tmp_path}/node.xml")
     dom = conn.lookupByName("test")
     dom.destroy()
     yield dom
