@@ -25,6 +25,7 @@ def environment(below: Path | None = None) -> Iterator[dict[str, str]]:
             # Not through a libvirtd: it knows nothing of their machine, and could not look for it.
             "LIBGUESTFS_BACKEND": "direct",
             "TMPDIR": folder,
+            "XDG_RUNTIME_DIR": folder,  # of its sockets
             # The machine itself is made once, not for every run.
             "LIBGUESTFS_CACHEDIR": os.environ.get("LIBGUESTFS_CACHEDIR", "/var/tmp"),  # noqa: S108
         }
