@@ -81,6 +81,8 @@ def two_hosts() -> Iterator[Two]:
         houses = []
         run_dir = shared / "vrun"
         run_dir.mkdir()
+        (shared / "repo").mkdir()
+        shutil.chown(shared / "repo", "vdsm", "kvm")
         for mine, daemon, other in zip(files, daemons, reversed(addresses), strict=True):
             options = {
                 "vars": {"ssl": True, "migration_monitor_interval": 1, "migration_retry_timeout": 1},
@@ -98,8 +100,6 @@ def two_hosts() -> Iterator[Two]:
             subprocess.run([*inside, *_bind(house.root / "vrun", run_dir)], check=True, timeout=10)
             _begin_with(house.begin, _bind(house.root / "vrun", run_dir))
             houses.append(house)
-        (shared / "repo").mkdir()
-        shutil.chown(shared / "repo", "vdsm", "kvm")
         for house in houses:
             house.wait_ready()
         sides = [Side(h, d, address) for h, d, address in zip(houses, daemons, addresses, strict=True)]
