@@ -335,7 +335,7 @@ def measure(seconds: float, rounds: int, counts: list[int]) -> dict[str, Figures
     found: dict[str, list[Figures]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        files = make_authority(folder / "ca").issue("host", "127.0.0.1", rsa=True)
+        files = make_authority(folder / "ca").issue("host", "127.0.0.1", rsa=2048)
         context = client_context(files)
         run_dir = folder / "run"
         run_dir.mkdir(mode=0o700)
