@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from vdsm_mp.api.errors import PeerRestarted, StillStarting
 from vdsm_mp.api.internal import PreparedDrive, PrepareDrive, TeardownDrive
 from vdsm_mp.api.lease import GetLeaseInfo, LeaseInfo, LeaseName
 from vdsm_mp.api.ports import Background, Caller
@@ -15,14 +14,12 @@ from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error, Unavailable
 from vdsm_mp.virt import domxml_parse
 from vdsm_mp.virt.metadata import Metadata
-from vdsm_mp.virt.patience import patiently
+from vdsm_mp.virt.patience import COMES_BACK_S, PEER_AWAY, patiently
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 
 logger = log.named(__name__)
 
 _PREPARE_S = 120.0
-#: So long a storage worker may take to be back, its longest usual back-off included.
-_COMES_BACK_S = 40.0
 _TEARDOWN_S = 60.0
 _LEASE_S = 60.0
 _AGAIN_S = 5.0
@@ -47,8 +44,8 @@ class Drives:
         """
         return patiently(
             lambda: self._prepare(ids, allow_illegal=allow_illegal),
-            _COMES_BACK_S,
-            away=(PeerRestarted, StillStarting),
+            COMES_BACK_S,
+            away=PEER_AWAY,
             hurry=lambda: self._background.draining,
         )
 
@@ -80,9 +77,14 @@ class Drives:
         return done
 
     def lease(self, sd_id: str, lease_id: str) -> LeaseInfo:
-        """Where a lease is that is no volume's. Raises: what storage raised, PeerRestarted, DeadlineExceeded."""
+        """Where a lease is that is no volume's. Raises: like prepare."""
         ask = GetLeaseInfo(lease=LeaseName(sd_id=sd_id, lease_id=lease_id))
-        answer = self._caller.ask(ask, deadline_s=_LEASE_S)
+        answer = patiently(
+            lambda: self._caller.ask(ask, deadline_s=_LEASE_S),
+            COMES_BACK_S,
+            away=PEER_AWAY,
+            hurry=lambda: self._background.draining,
+        )
         assert isinstance(answer, LeaseInfo)
         return answer
 

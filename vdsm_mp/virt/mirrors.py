@@ -16,6 +16,7 @@ from vdsm_mp.api.ports import Background, Caller
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.machine import Do, VmStatus
+from vdsm_mp.virt.patience import COMES_BACK_S, PEER_AWAY, patiently
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
 
@@ -72,7 +73,10 @@ class Mirrors:
             self._soon()
 
     def ensure(self, vm_id: str, failed: Callable[[str], Error]) -> None:
-        """The cards of this VM have what they are to have when it returns. Raises: what `failed` makes."""
+        """The cards of this VM have what they are to have when it returns. Raises: what `failed` makes.
+
+        A network worker that is being replaced is waited for: no VM has to end for that.
+        """
         record = self._vms.get(vm_id)
         cards = [nic for nic in record.devices.nics if nic.mirrors] if record is not None else []
         if blind := [nic.mac for nic in cards if not nic.name]:
@@ -82,7 +86,7 @@ class Mirrors:
         elif self._told == self._cards():
             return
         try:
-            faults = self._tell()
+            faults = patiently(self._tell, COMES_BACK_S, away=PEER_AWAY, hurry=lambda: self._background.draining)
         except Error as error:
             raise failed(f"its networks are not mirrored: {error}") from error
         for network in sorted({network for nic in cards for network in nic.mirrors}):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from vdsm_mp.api.errors import PeerRestarted
+from vdsm_mp.api.errors import PeerRestarted, StillStarting
 from vdsm_mp.api.errors_virt import HotplugNicFailed
 from vdsm_mp.api.internal import MirrorNetworks
 from vdsm_mp.api.verb import Message
@@ -26,11 +26,16 @@ class Ports:
     def __init__(self) -> None:
         self.told: list[dict[str, list[str]]] = []
         self.fails: Exception | None = None
+        #: How often the network worker is not there yet.
+        self.away = 0
         self.jobs: list[Callable[[], None]] = []
         self.draining = False
 
     def ask(self, message: Message, *, deadline_s: float | None = None) -> Any:
         assert isinstance(message, MirrorNetworks)
+        if self.away:
+            self.away -= 1
+            raise StillStarting
         self.told.append(message.cards)
         if self.fails is not None:
             raise self.fails
@@ -114,3 +119,13 @@ def test_a_vm_that_starts_counts_while_others_come_and_go(ports: Ports) -> None:
     assert ports.told[-1] == {"red": ["vnet7"], "blue": ["vnet7"]}
     mirrors.changed()
     assert ports.jobs == []
+
+
+def test_a_start_waits_for_a_network_worker_that_is_being_replaced(ports: Ports) -> None:
+    _, mirrors = room(ports, VmStatus.WAIT_FOR_LAUNCH, SEES)
+    ports.away = 2
+    mirrors.ensure(VM, HotplugNicFailed)
+    assert ports.told == [{"red": ["vnet7"], "blue": ["vnet7"]}]
+    ports.away, ports.draining = 1, True
+    with pytest.raises(HotplugNicFailed, match="Initializing"):
+        mirrors.ensure(VM, HotplugNicFailed)
