@@ -20,6 +20,7 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import asleep, machine
 from vdsm_mp.virt.connection import Connection, translate, translated
 from vdsm_mp.virt.cpupool import CpuPool
+from vdsm_mp.virt.definitions import UNDEFINE
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.hostdev_taken import HostDevices
@@ -30,7 +31,7 @@ from vdsm_mp.virt.payload import Payloads
 from vdsm_mp.virt.records import VmRecord, VolumeIds
 from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.replicate import replicas
-from vdsm_mp.virt.starting import UNDEFINE, Starter
+from vdsm_mp.virt.starting import Starter
 from vdsm_mp.virt.stats import Stats
 from vdsm_mp.virt.transient import Transients
 from vdsm_mp.virt.vmhooks import VmHooks
@@ -86,7 +87,7 @@ class Ender:
         """Gone when it returns. Raises: NoSuchVm, DestroyFailed, LibvirtUnavailable."""
         record = self._vms.find(vm_id)
         self._vms.move(vm_id, machine.on_destroy_request)
-        if record.life.status in (VmStatus.WAIT_FOR_LAUNCH, VmStatus.RESTORING):
+        if record.life.status in machine.UNSTARTED:
             self._starter.wait_ended(vm_id, _START_NOTICES_S)
         if record.life.status is not VmStatus.DOWN:
             self._hooks.before_destroy(record)
@@ -138,7 +139,7 @@ class Ender:
             Do.RELEASE: self._release,
             Do.READ_PAUSE_CODE: self._read_pause_code,
             Do.REMEMBER_PAUSE: self._remember_pause,
-            Do.DESTROY: lambda gone: end_if_running(self._connection, gone.vm_id),
+            Do.DESTROY: self._end_what_is_down,
         }
         job = jobs.get(what)
         if job is None:
@@ -174,6 +175,12 @@ class Ender:
                 for ids in _held(record):
                     self._drives.teardown(ids)
             self._hooks.after_destroy(record)
+
+    def _end_what_is_down(self, record: VmRecord) -> None:
+        """Unless it has begun a new life meanwhile, or is somebody else's."""
+        now = self._vms.get(record.vm_id)
+        if now is not None and now.life.status is VmStatus.DOWN and not now.external:
+            end_if_running(self._connection, record.vm_id)
 
     def _read_pause_code(self, record: VmRecord) -> None:
         with translated(record.vm_id):

@@ -153,6 +153,8 @@ _STORED_AS_IS = {
 }
 #: In these a stop is the end of something we do ourselves, not the death of the guest.
 MOVING = {VmStatus.SAVING, VmStatus.MIGRATION_SOURCE, VmStatus.MIGRATION_DESTINATION, VmStatus.RESTORING}
+#: Whoever starts these knows best what has become of them.
+UNSTARTED = {VmStatus.WAIT_FOR_LAUNCH, VmStatus.RESTORING}
 
 Move = tuple[Life, tuple[Do, ...]]
 
@@ -218,7 +220,7 @@ def on_stopped(life: Life, *, migrated: bool = False, saved: bool = False) -> Mo
         return go_down(life, Exit.because(ExitReason.MIGRATED))
     if saved:
         return go_down(life, Exit.because(ExitReason.SAVED))
-    if life.status in (VmStatus.WAIT_FOR_LAUNCH, VmStatus.RESTORING):
+    if life.status in UNSTARTED:
         return replace(life, stopped_early=True), ()
     if life.destroy_requested:
         return go_down(life, Exit.because(ExitReason.ADMIN_SHUTDOWN))
@@ -304,7 +306,9 @@ def on_destroy_on_reboot(life: Life) -> Move:
 
 def on_recovered(life: Life, found: Life) -> Move:
     """Stock was taken after a gap; what the gap swallowed is told now. found: as libvirt has it, from `recovery`."""
-    if life.status is VmStatus.DOWN or life.status is VmStatus.WAIT_FOR_LAUNCH:
+    if life.status is VmStatus.DOWN:
+        return life, () if found.status is VmStatus.DOWN else (Do.DESTROY,)  # as `on_unexpected_start`
+    if life.status in UNSTARTED:
         return life, ()
     if found.status is VmStatus.DOWN:
         end = found.exit or Exit.because(ExitReason.GENERIC_ERROR)

@@ -19,12 +19,13 @@ from vdsm_mp.api.ports import Background
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import asleep, domxml_parse, machine, moving
+from vdsm_mp.virt.awaited import Awaited
 from vdsm_mp.virt.callbacks import Callbacks
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.found import INACTIVE, life_of, may_be_starting, unknown_error
 from vdsm_mp.virt.keeping import Keeper, with_devices
-from vdsm_mp.virt.machine import Do, Exit, ExitReason, Life, VmStatus
+from vdsm_mp.virt.machine import UNSTARTED, Do, Exit, ExitReason, Life, VmStatus
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.plug import Removals
 from vdsm_mp.virt.records import VmRecord
@@ -34,9 +35,6 @@ from vdsm_mp.virt.sampling import Sampler
 logger = log.named(__name__)
 
 _CLAIM_AGAIN_S = 5.0
-#: A start that we asked for before we died may reach QEMU so much later.
-_START_MAY_COME_S = 5.0
-_LOOK_AGAIN_S = 0.25
 
 
 class Recovery:
@@ -58,6 +56,7 @@ class Recovery:
         job_completed: Callable[[str, Mapping[str, Any]], None],
         console_left: Callable[[str], None],
         device_gone: Callable[[str], None],
+        awaited: Awaited,
         background: Background,
     ) -> None:
         self._connection = connection
@@ -66,6 +65,7 @@ class Recovery:
         self._drives = drives
         self._sampler = sampler
         self._background = background
+        self._awaited = awaited
         self._removals = removals
         self._unfinished = unfinished
         self._ended = ended
@@ -80,7 +80,7 @@ class Recovery:
         """After a connect. Callbacks first, then the list: what happens in between is seen twice, never missed."""
         self._callbacks.register(self._connection, conn)
         began = clock.mono_s()
-        waiting = {r.vm_id for r in self._vms.all() if r.life.status is VmStatus.WAIT_FOR_LAUNCH}
+        waiting = {r.vm_id for r in self._vms.all() if r.life.status in UNSTARTED}
         before = {r.vm_id for r in self._vms.all()} - waiting
         there, alive = set[str](), set[str]()
         for dom in conn.listAllDomains(0):
@@ -183,8 +183,8 @@ class Recovery:
             return  # created by a call meanwhile
         logger.info("vm=%s (%s) is %s%s", vm_id, record.name, found.status, ", external" if external else "")
         if found.status is VmStatus.WAIT_FOR_LAUNCH:
-            until = clock.mono_s() + _START_MAY_COME_S
-            self._in_background(f"start of vm={vm_id}", lambda: self._await_start(vm_id, until))
+            end = Exit.because(ExitReason.GENERIC_ERROR)
+            self._awaited.watch(vm_id, end, lambda live: self.claim([vm_id] if live is not None else []))
         elif found.status is VmStatus.DOWN and metadata.get("exitCode") is None:
             self._ended(record)  # while nobody looked
             self._vms.perform(record, Do.RELEASE)
@@ -194,40 +194,6 @@ class Recovery:
             )
         elif unknown_error(state, reason):
             self._vms.perform(record, Do.READ_PAUSE_CODE)
-
-    def _await_start(self, vm_id: str, until: float) -> None:
-        """Until libvirt runs what we asked for before we died, or it is clear that it never heard of it."""
-        record = self._vms.get(vm_id)
-        if record is None or record.life.status is not VmStatus.WAIT_FOR_LAUNCH:
-            return
-        try:
-            again = self._looks_unstarted(vm_id, until)
-        except Error as error:
-            logger.info("start of vm=%s: %s", vm_id, error)
-            again = True
-        if again and not self._background.draining:
-            self._background.later(_LOOK_AGAIN_S, f"start of vm={vm_id}", lambda: self._await_start(vm_id, until))
-
-    def _looks_unstarted(self, vm_id: str, until: float) -> bool:
-        """True while nothing can be said yet."""
-        dom = self._connection.domain(vm_id)
-        with translated(vm_id):
-            state, reason = dom.state()
-            domain = xml.parse(dom.XMLDesc(0))
-        if state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_STARTING_UP:
-            return True
-        if state in INACTIVE:
-            if clock.mono_s() < until:
-                return True
-            end = Exit.because(ExitReason.GENERIC_ERROR)
-            self._vms.move(vm_id, lambda life: machine.on_start_failed(life, end))
-            return False
-        self._vms.change(vm_id, lambda record: with_devices(record, domain))
-        paused = state == libvirt.VIR_DOMAIN_PAUSED
-        self._vms.move(vm_id, lambda life: machine.on_started(life, clock.mono_s(), paused=paused))
-        self._sampler.soon(vm_id)
-        self.claim([vm_id])
-        return False
 
     def _device_removed(self, vm_id: str, alias: str) -> None:
         self._removals.gone(vm_id, alias)

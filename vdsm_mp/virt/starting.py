@@ -2,7 +2,8 @@
 """VM.create: accepted when a placeholder with its metadata is defined, answered at once, started in the background.
 
 From the answer on the VM survives us: dying in the middle leaves the placeholder, which recovery turns into Down.
-Between the steps of a start a destroy request is looked for; each failure ends in Down with an event.
+Between the steps of a start a destroy request is looked for; each failure ends in Down with an event. But for one: when
+libvirt goes away with the answer to the start itself, the VM waits for its launch until libvirt tells whether it runs.
 """
 
 import threading
@@ -31,8 +32,10 @@ from vdsm_mp.virt import (
     leases,
     machine,
 )
+from vdsm_mp.virt.awaited import Awaited, Unanswered, answered
 from vdsm_mp.virt.calling import under_way
-from vdsm_mp.virt.connection import Connection, translate, translated
+from vdsm_mp.virt.connection import Connection, translate
+from vdsm_mp.virt.definitions import define_placeholder, end_domain
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives, with_sizes
 from vdsm_mp.virt.dummynet import DummyNet
@@ -52,13 +55,6 @@ from vdsm_mp.virt.transient import Transients
 from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
-
-UNDEFINE = (
-    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-)
 
 
 class _Unwanted(Exception):
@@ -87,6 +83,7 @@ class Starter:
         times: GuestTime,
         mirrors: Mirrors,
         hostdevs: HostDevices,
+        awaited: Awaited,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -104,6 +101,7 @@ class Starter:
         self._times = times
         self._mirrors = mirrors
         self._hostdevs = hostdevs
+        self._awaited = awaited
         self._ends: dict[str, threading.Event] = {}
 
     def accept(self, vm_id: str, params: Mapping[str, Any]) -> VmRecord:
@@ -139,7 +137,7 @@ class Starter:
         # Known first: libvirt's event of the definition must not find a VM that looks like somebody else's.
         self._vms.add(record)
         try:
-            self._define_placeholder(record, who.memory_kib)
+            define_placeholder(self._connection, record, who.memory_kib)
         except BaseException:
             self._vms.forget(vm_id)
             raise
@@ -165,6 +163,7 @@ class Starter:
         prepared: dict[str, PreparedDrive] = {}
         image: PreparedDrive | None = None
         failure = str if memory is None else hibernation.failure
+        volumes = [] if memory is None else [memory]
         try:
             record = self._wanted(vm_id)
             prepared = self._hooks.devices.disks_prepared(record, self._drives.prepare_all(domain, record.metadata))
@@ -180,6 +179,11 @@ class Starter:
             logger.info("VM.create vm=%s runs, took=%dms", vm_id, (clock.mono_s() - began) * 1000)
         except _Unwanted:
             self._failed(vm_id, Exit.because(ExitReason.DESTROYED_ON_STARTUP))
+        except Unanswered as gone:
+            logger.warning("VM.create vm=%s may run: %s", vm_id, gone)
+            end = Exit.because(ExitReason.START_FAILED, failure(str(gone)))
+            held, volumes = volumes, []  # QEMU may be reading it
+            self._awaited.watch(vm_id, end, lambda live: self._found(vm_id, live, held))
         except libvirt.libvirtError as error:
             sentence = str(translate(error, vm_id))
             self._failed(vm_id, Exit.because(ExitReason.START_FAILED, failure(sentence)))
@@ -190,8 +194,8 @@ class Starter:
             self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR))
             raise
         finally:
-            if memory is not None:
-                asleep.give_back(self._keeper, self._drives, vm_id, [memory])
+            if volumes:
+                asleep.give_back(self._keeper, self._drives, vm_id, volumes)
             self._ends.pop(vm_id, threading.Event()).set()
 
     def _run(
@@ -216,13 +220,15 @@ class Starter:
         self._dummynet.ensure(final)
         dom = conn.defineXML(xml.dump(final))
         self._wanted(vm_id)
-        if image is not None:
-            hibernation.wake(conn, image, final, prepared, self.policy, record, self._hooks)
-        else:
+        with answered(vm_id):
+            if image is not None:
+                hibernation.wake(conn, image, final, prepared, self.policy, record, self._hooks)
+            else:
+                with under_way():
+                    dom.createWithFlags(flags)
             with under_way():
-                dom.createWithFlags(flags)
+                live = xml.parse(dom.XMLDesc(0))
         paused = bool(flags & libvirt.VIR_DOMAIN_START_PAUSED)
-        live = xml.parse(dom.XMLDesc(0))
 
         def started(now: VmRecord) -> VmRecord:
             fresh = with_devices(replace(now, metadata=metadata, started_wall=started_wall), live)
@@ -237,14 +243,26 @@ class Starter:
         try:
             self._mirrors.ensure(vm_id, CannotCreateVm)
         except Error:
-            # Who is to see everything must not run seeing nothing.
-            dom.destroy()
+            # Who is to see everything must not run seeing nothing. Should libvirt be gone: it ends what runs and is
+            # told as Down when it is back.
+            with under_way():
+                dom.destroy()
             raise
         self._vms.move(vm_id, lambda life: machine.on_started(life, clock.mono_s(), paused=paused))
         self._sampler.soon(vm_id)
         self._hooks.started(record, live, woken=image is not None)
         if image is not None and not paused:
             self._times.set_soon(vm_id)
+
+    def _found(self, vm_id: str, live: ET.Element | None, memory: list[VolumeIds]) -> None:
+        """What has become of a start that was not answered; it has been told."""
+        if memory:
+            asleep.give_back(self._keeper, self._drives, vm_id, memory)
+        record = self._vms.get(vm_id)
+        if live is not None and record is not None:
+            self._hooks.started(record, live, woken=bool(memory))
+            if memory and record.life.cpus_run:
+                self._times.set_soon(vm_id)
 
     def _refused(self, vm_id: str, error: Error) -> None:
         self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR, str(error)))
@@ -264,46 +282,6 @@ class Starter:
             self._payloads.remove(vm_id)
             self._transients.remove(vm_id)
             self._hostdevs.give_back(vm_id)
-
-    def _define_placeholder(self, record: VmRecord, memory_kib: int) -> None:
-        conn = self._connection.get()
-        with translated(record.vm_id, CannotCreateVm):
-            for dom in _same(conn, record):
-                if dom.isActive():
-                    raise VmExists(record.vm_id)
-                dom.undefineFlags(UNDEFINE)
-            holder = domxml_build.placeholder(
-                record.vm_id, record.name, memory_kib, kvm=record.devices.kvm, metadata=record.metadata.element()
-            )
-            conn.defineXML(xml.dump(holder))
-
-
-def _same(conn: Any, record: VmRecord) -> list[Any]:
-    """Domains left behind under the same id or name."""
-    found: list[Any] = []
-    for look, what in ((conn.lookupByUUIDString, record.vm_id), (conn.lookupByName, record.name)):
-        try:
-            dom = look(what)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                raise
-        else:
-            if all(dom.UUIDString() != other.UUIDString() for other in found):
-                found.append(dom)
-    return found
-
-
-def end_domain(connection: Connection, vm_id: str) -> None:
-    """Destroy if it runs, undefine if it is defined. What is gone already is fine."""
-    try:
-        dom = connection.get().lookupByUUIDString(vm_id)
-        if dom.isActive():
-            dom.destroy()
-        if dom.isPersistent():
-            dom.undefineFlags(UNDEFINE)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-            logger.warning("vm=%s could not be cleaned up: %s", vm_id, error)
 
 
 @handles(CreateVm)

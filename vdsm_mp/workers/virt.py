@@ -54,6 +54,7 @@ from vdsm_mp.virt import (
     v2v,
 )
 from vdsm_mp.virt.agent import Agents, Turns
+from vdsm_mp.virt.awaited import Awaited
 from vdsm_mp.virt.backup import Backups
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.consoles import Consoles
@@ -110,7 +111,7 @@ def build(config: Config, ports: Ports) -> Room:
         qemu_commandline=house.allow_qemu_commandline,
     )
     dummynet, payloads, transients = (
-        DummyNet(ports.call),
+        DummyNet(ports.call, ports.background),
         Payloads(Path(policy.payload_folder)),
         Transients(Path(config.vars.transient_disks_repository)),
     )
@@ -123,12 +124,13 @@ def build(config: Config, ports: Ports) -> Room:
     launches, facts = Launches(ports.background), hostfacts.gather(house.vdsm_id_file)
     hooks = VmHooks(Hooks(house.hooks_dir, f"{house.vdsm_run_dir}/hooks"), connection, house.vdsm_run_dir)
     turns = Turns()
-    times, mirrors, hostdevs = (
+    times, mirrors, hostdevs, awaited = (
         GuestTime(connection, vms, turns, ports.background),
         Mirrors(ports.call, vms, ports.background),
         HostDevices(
             *(connection, vms, keeper, ports.background), Mdevs(ports.root), Path(house.vdsm_run_dir) / "hostdev"
         ),
+        Awaited(connection, vms, sampler, ports.background),
     )
     starter = Starter(
         connection,
@@ -147,6 +149,7 @@ def build(config: Config, ports: Ports) -> Room:
         times=times,
         mirrors=mirrors,
         hostdevs=hostdevs,
+        awaited=awaited,
     )
     pool = CpuPool(connection, vms, keeper, ports.background)
     ender = Ender(
@@ -237,6 +240,7 @@ def build(config: Config, ports: Ports) -> Room:
         job_completed=migrations.completed,
         console_left=Consoles(powers, ports.background, partial(desktop.tell, devices)).left,
         device_gone=hostdevs.compare,
+        awaited=awaited,
         background=ports.background,
     )
     vms.describe = numbers.running

@@ -53,7 +53,7 @@ def test_a_vm_that_was_to_start_paused_is_paused() -> None:
 def test_nothing_leads_out_of_down_and_nothing_is_told_twice(move: Callable[[Life], Move]) -> None:
     life, todo = move(DOWN)
     assert (life.status, life.exit) == (VmStatus.DOWN, DOWN.exit)
-    assert todo == ()
+    assert set(todo) <= {Do.DESTROY}
 
 
 @pytest.mark.parametrize(
@@ -171,6 +171,19 @@ def test_what_a_gap_swallowed_is_told_after_it() -> None:
     assert machine.on_recovered(UP, PAUSED)[1] == (Do.TELL_STATUS,)
     assert machine.on_recovered(PAUSED, UP)[1] == (Do.TELL_RUNNING,)
     assert machine.on_recovered(UP, UP)[1] == ()
+
+
+@pytest.mark.parametrize("found", [UP, PAUSED, Life(status=VmStatus.MIGRATION_SOURCE, postcopy=True)])
+def test_what_was_told_as_down_does_not_run_on_whoever_missed_its_start(found: Life) -> None:
+    assert machine.on_recovered(DOWN, found) == (DOWN, (Do.DESTROY,))
+    assert machine.on_recovered(DOWN, DOWN) == (DOWN, ())
+
+
+@pytest.mark.parametrize("status", sorted(machine.UNSTARTED))
+@pytest.mark.parametrize("found", [UP, PAUSED, DOWN])
+def test_taking_stock_leaves_a_start_to_whoever_starts_it(status: VmStatus, found: Life) -> None:
+    life = Life(status=status)
+    assert machine.on_recovered(life, found) == (life, ())
 
 
 def test_a_shutdown_seen_before_the_gap_explains_the_end_found_after_it() -> None:
