@@ -7,19 +7,17 @@ it, and it goes when the VM ends.
 """
 
 import base64
-import binascii
 import contextlib
 import hashlib
 import json
 import re
-import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vdsm_mp.api.errors_virt import CannotCreateVm
-from vdsm_mp.common import command, folders, log
+from vdsm_mp.common import command, folders, log, scratch
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.virt.domxml_parse import PAYLOAD
 from vdsm_mp.virt.metadata import Metadata
@@ -47,6 +45,10 @@ class Payloads:
             source.set("file", str(path))
             logger.info("vm=%s payload %s is made", vm_id, path.name)
 
+    def sweep(self) -> None:
+        """After a start: files of guests that nobody made an image of, because we died over it."""
+        scratch.sweep(self._folder)
+
     def remove(self, vm_id: str) -> None:
         """Idempotent."""
         for name in folders.names(self._folder):
@@ -66,17 +68,25 @@ class Payloads:
         if not self._folder.exists():
             self._folder.mkdir(parents=True)
             self._folder.chmod(0o770)
-        with tempfile.TemporaryDirectory(dir=self._folder) as place:
-            tree = Path(place) / "tree"
+        with _place(self._folder) as place:
+            tree, fresh = place / "tree", place / "image"
             tree.mkdir()
             _unpack(tree, payload.get("file") or {})
-            fresh = Path(place) / "image"
             try:
                 _PROGRAMS[device](tree, fresh, _label(payload))
                 fresh.chmod(0o640)
                 fresh.rename(path)
             except (CommandFailed, CommandOverdue, OSError) as error:
                 raise CannotCreateVm(f"the {device} with its payload cannot be made: {error}") from error
+
+
+@contextlib.contextmanager
+def _place(below: Path) -> Iterator[Path]:
+    try:
+        with scratch.folder(below) as place:
+            yield place
+    except OSError as error:
+        raise CannotCreateVm(f"there is no place for its payload: {error}") from error
 
 
 def wanted(domain: ET.Element, metadata: Metadata) -> Iterator[tuple[ET.Element, str, Mapping[str, Any]]]:
@@ -89,7 +99,9 @@ def wanted(domain: ET.Element, metadata: Metadata) -> Iterator[tuple[ET.Element,
             yield source, disk.get("device", ""), payload
 
 
-def _unpack(tree: Path, files: Mapping[str, str]) -> None:
+def _unpack(tree: Path, files: Any) -> None:
+    if not isinstance(files, Mapping):
+        raise CannotCreateVm("its payload has no files but something else")
     if len(files) > _FILES_AT_MOST:
         raise CannotCreateVm(f"its payload has more than {_FILES_AT_MOST} files")
     for name, content in files.items():
@@ -99,8 +111,8 @@ def _unpack(tree: Path, files: Mapping[str, str]) -> None:
         path = tree.joinpath(*parts)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(base64.b64decode(content, validate=False))
-        except (OSError, binascii.Error) as error:
+            path.write_bytes(base64.b64decode(str(content), validate=False))
+        except (OSError, ValueError) as error:
             raise CannotCreateVm(f"its payload {name!r} cannot be read: {error}") from error
 
 

@@ -16,7 +16,7 @@ import msgspec
 from vdsm_mp.api.errors_virt import BadConversion
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.api.v2v import ConvertedVm
-from vdsm_mp.common import command, guestfs, log
+from vdsm_mp.common import command, guestfs, log, scratch
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.virt import v2v_command
@@ -53,8 +53,9 @@ class Converter(msgspec.Struct, frozen=True):
 
     def sweep(self) -> None:
         """After a start: what killed conversions left."""
-        for path in (*self.folder.glob("*.place"), *self.folder.glob("*.password"), *self.work_dir.glob("w-*")):
+        for path in (*self.folder.glob("*.place"), *self.folder.glob("*.password")):
             _remove(path)
+        scratch.sweep(self.work_dir)
 
     def from_ova(self, path: str, job_id: str, vm: ConvertedVm, progress: Progress, at: At) -> None:
         """Raises: BadOva, BadConversion, CommandAborted, what storage raises."""

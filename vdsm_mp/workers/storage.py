@@ -9,6 +9,7 @@ import logging
 import os
 
 from vdsm_mp.api.ports import Ports
+from vdsm_mp.common import scratch
 from vdsm_mp.common.options import Config
 from vdsm_mp.storage import (
     content_verbs,
@@ -160,7 +161,7 @@ def build(config: Config, ports: Ports) -> Room:
             task_verbs,
             volume_verbs,
         ),
-        before_ready=(pools.restore,),
+        before_ready=(scratch.sweep, pools.restore),
         peer_changed=transfers.worker_changed,
         on_note={"stop-spm": lambda: spm.stop_now("the master was asked to stop it")},
         on_drain=(lambda: spm.stop_now("the worker is stopping"), monitors.close, domains.drop_all),

@@ -10,6 +10,7 @@ from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.api.vm import GetVmStats
 from vdsm_mp.api.vm_host import GetAllVmStats
+from vdsm_mp.common import scratch
 from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config
 from vdsm_mp.tasks.jobs import Jobs
@@ -330,6 +331,8 @@ def build(config: Config, ports: Ports) -> Room:
         },
         before_ready=(
             hooks.prepare,
+            scratch.sweep,
+            payloads.sweep,
             partial(v2v.take_up, conversions, converter, ports.background),
             lambda: connection.start(connected),
         ),

@@ -60,11 +60,28 @@ def test_a_vm_takes_its_own_images_along_when_it_ends(tmp_path: Path) -> None:
         ({"../x": "eA=="}, "x"),
         ({"": "eA=="}, "x"),
         ({"a": "e"}, "x"),
+        ({"a": "\u00e9A=="}, "x"),
         ({"a": "eA=="}, "-o x"),
     ],
-    ids=["absolute", "upwards", "no name", "no base64", "an option"],
+    ids=["absolute", "upwards", "no name", "no base64", "no ASCII", "an option"],
 )
 def test_what_is_no_payload_is_refused_and_leaves_nothing(tmp_path: Path, files: dict[str, str], label: str) -> None:
     with pytest.raises(CannotCreateVm):
         filled(tmp_path, metadata(files, label))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_something_else_than_files_is_refused(tmp_path: Path) -> None:
+    data = Metadata().with_device({"devtype": "disk", "name": "sdd"}, {"payload": {"file": "text"}})
+    with pytest.raises(CannotCreateVm):
+        filled(tmp_path, data)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_a_guest_do_not_outlive_a_death_over_its_image(tmp_path: Path) -> None:
+    image = filled(tmp_path, metadata({"a": "eA=="}))
+    left = tmp_path / "vdsm-mp-w-12345678" / "tree"
+    left.mkdir(parents=True)
+    (left / "password").touch()
+    Payloads(tmp_path).sweep()
+    assert list(tmp_path.iterdir()) == [image]

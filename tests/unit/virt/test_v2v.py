@@ -164,7 +164,7 @@ def test_an_aborted_one_ends_with_all_that_it_started(room: VirtRoom, tmp_path: 
     disk = volume(room, tmp_path)
     job_id = begin(room, vm(disk))
     eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
-    assert list((tmp_path / "v2v").glob("w-*/leftover"))
+    assert list((tmp_path / "v2v").glob("vdsm-mp-w-*/leftover"))
     room.call("Host.abortV2VJob", jobid=job_id)
     assert state(room, job_id)["status"] == "aborted"
     room.call("Host.abortV2VJob", jobid=job_id)
@@ -172,7 +172,7 @@ def test_an_aborted_one_ends_with_all_that_it_started(room: VirtRoom, tmp_path: 
     eventually(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
     eventually(lambda: room.storage.released == [disk["imageID"]])
     assert state(room, job_id)["status"] == "aborted"
-    assert not list((tmp_path / "v2v").glob("w-*"))
+    assert not list((tmp_path / "v2v").glob("vdsm-mp-w-*"))
     room.call("Host.deleteV2VJob", jobid=job_id)
 
 
@@ -264,7 +264,10 @@ def test_a_host_without_the_program_says_so(room: VirtRoom, tmp_path: Path, monk
         begin(room, vm(volume(room, tmp_path)))
 
 
-@pytest.mark.parametrize("path", ["small.ova", "/a/../b", "/proc/1/root/x", "/dev/sda", "/a\nb", "/" + "a" * 5000])
+@pytest.mark.parametrize(
+    "path",
+    ["small.ova", "/a/../b", "/proc/1/root/x", "/./proc/1/x", "//dev/sda", "/dev/sda", "/a\nb", "/" + "a" * 5000],
+)
 def test_paths_that_are_none_of_an_ova(room: VirtRoom, path: str) -> None:
     with pytest.raises(BadOva):
         room.call("Host.getExternalVmFromOva", ova_path=path)
