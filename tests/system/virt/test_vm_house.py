@@ -17,6 +17,9 @@ from tests.support.house import RunningHouse
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import vm_xml
+from vdsm_mp.api.errors import RemoteError
+from vdsm_mp.api.errors_network import BadNetworkParameters
+from vdsm_mp.api.errors_virt import HostdevDetachFailed, NoSuchVm, VmOperationFailed
 
 pytestmark = [pytest.mark.system, needs_root(), needs_program("libvirtd", "qemu-system-x86_64", "unshare", "nsenter")]
 
@@ -90,3 +93,34 @@ def test_a_guest_outlives_every_worker_and_the_master(house: RunningHouse, libvi
     assert guest.stats()["status"] == "Up"
     assert house.call("VM.destroy", {"vmID": guest.vm_id}) is True
     assert house.call("Host.getAllVmStats") == []
+
+
+def refused(house: RunningHouse, verb: str, **params: Any) -> int:
+    with pytest.raises(RemoteError) as told:
+        house.call(verb, params)
+    return told.value.code
+
+
+def test_what_is_asked_of_host_devices_that_are_not_there_is_refused_and_changes_nothing(
+    house: RunningHouse, libvirtd: PrivateLibvirtd
+) -> None:
+    guest, nobody = Guest(house, libvirtd), str(uuid.uuid4())
+    name = f"vm-{guest.vm_id[:8]}"
+    before, listed = libvirtd.virsh("dumpxml", name), house.call("Host.hostdevListByCaps")
+    decode.check_hostdevs(listed)
+    absent = ("pci_00ff_ff_1f_7", "usb_250_250", "scsi_250_0_0_0", "../../etc/passwd")
+    for device in absent:
+        assert refused(house, "VM.hotplugHostdev", vmID=guest.vm_id, devices=[device]) == HostdevDetachFailed.code
+        assert house.call("VM.hotunplugHostdev", {"vmID": guest.vm_id, "devices": [device]}) == []
+        assert refused(house, "VM.hotplugHostdev", vmID=nobody, devices=[device]) == NoSuchVm.code
+        assert refused(house, "VM.hotunplugHostdev", vmID=nobody, devices=[device]) == NoSuchVm.code
+        assert refused(house, "Host.hostdevReattach", deviceName=device) == VmOperationFailed.code
+        assert refused(house, "Host.hostdevChangeNumvfs", deviceName=device, numvfs=1) == BadNetworkParameters.code
+    assert house.call("VM.hotplugHostdev", {"vmID": guest.vm_id, "devices": []}) == []
+    assert house.call("VM.hotunplugHostdev", {"vmID": guest.vm_id, "devices": []}) == []
+    if "computer" in listed:
+        assert refused(house, "VM.hotplugHostdev", vmID=guest.vm_id, devices=["computer"]) == HostdevDetachFailed.code
+    assert libvirtd.virsh("dumpxml", name) == before
+    assert house.call("Host.hostdevListByCaps") == listed
+    assert list((house.root / "vrun").glob("hostdev/*")) == []
+    guest.lives_on()
