@@ -28,6 +28,9 @@ logger = log.named(__name__)
 
 #: Output of reports (lvm, qemu-img --output json) of a large host fits; more is a program gone mad.
 MAX_OUTPUT_BYTES = 32 << 20
+#: What a program is run through that reads an image which others had in their hands: it may be made to hurt its reader,
+#: whose core would then be as large as all this memory.
+UNTRUSTED = ("prlimit", "--core=0", "--cpu=30", "--as=1073741824")
 #: Only the end of stderr is kept: that is where programs say why.
 _KEEP_ERR_BYTES = 16 << 10
 #: How long a killed child may take to vanish before it is put aside.
@@ -90,7 +93,7 @@ def run(
     deadline_s: float,
     stdin: bytes = b"",
     env: Mapping[str, str] | None = None,
-    cwd: str | None = None,
+    cwd: str = "/",
     accept: Sequence[int] = (0,),
     max_output_bytes: int = MAX_OUTPUT_BYTES,
     on_output: Callable[[bytes], None] | None = None,
@@ -100,7 +103,8 @@ def run(
 ) -> Result:
     """Run a program to its end and return what it said.
 
-    env: added to our environment (LC_ALL is C.UTF-8 anyway). accept: exit statuses that are no error.
+    env: added to our environment (LC_ALL is C.UTF-8 anyway). cwd: not ours, where cores are kept (`environment.py`) of
+    the agent alone. accept: exit statuses that are no error.
     on_output: gets stdout piece by piece instead of it being collected (progress of long copies).
     abort: asked five times a second; True kills the program. end_group: also kill what it left in its process group.
     Raises: CommandFailed (not found, bad status, too much output), CommandOverdue, CommandAborted.

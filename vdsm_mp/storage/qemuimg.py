@@ -22,8 +22,6 @@ SHORT_S = 60.0
 LONG_S = 7 * 24 * 3600.0
 #: Long copies give way to guests and to the agent.
 NICE = ("nice", "-n", "19", "ionice", "-c", "3")
-#: An image that somebody uploaded may be made to hurt its reader.
-_UNTRUSTED = ("prlimit", "--cpu=30", "--as=1073741824")
 
 _PCT = re.compile(rb"\((\d+\.\d+)/100%\)")
 
@@ -65,7 +63,7 @@ class Measured(msgspec.Struct, frozen=True, rename="kebab"):
 def info(path: str, fmt: str, *, shared: bool = True, untrusted: bool = False) -> ImageInfo:
     """shared: the image may be open elsewhere. untrusted: under limits. Raises: CommandFailed, CommandOverdue."""
     argv = [QEMU_IMG, "info", "--output", "json", "-f", fmt, *(("-U",) if shared else ()), path]
-    done = command.run([*(_UNTRUSTED if untrusted else ()), *argv], deadline_s=SHORT_S)
+    done = command.run([*(command.UNTRUSTED if untrusted else ()), *argv], deadline_s=SHORT_S)
     return msgspec.json.decode(done.out, type=ImageInfo)
 
 

@@ -26,8 +26,6 @@ from vdsm_mp.virt.registry import Vms
 _SECTOR = 512
 _GOOD_SECTORS = (64 << 10) // _SECTOR
 _READ_S = 20.0
-#: As for every image that a guest had in its hands.
-_LIMITS = ("prlimit", "--cpu=30", "--as=1073741824")
 _EXTENDED = frozenset({0x05, 0x0F, 0x85})
 _GUARD = 0xEE
 #: Each is read by a program of its own; a chain that goes on is one that was made to.
@@ -69,7 +67,7 @@ class _Reader:
         # dd's count is where it stops, not how much it reads.
         words = [*self._words, f"skip={first}", f"count={first + count}"]
         try:
-            command.run([*_LIMITS, *words], deadline_s=_READ_S)
+            command.run([*command.UNTRUSTED, *words], deadline_s=_READ_S)
             return self._scratch.read_bytes()[: count * _SECTOR]
         except (CommandFailed, CommandOverdue, OSError) as error:
             raise VmOperationFailed(f"the disk cannot be read: {error}") from error

@@ -17,6 +17,11 @@ def test_output_status_and_input_pass_through() -> None:
     assert run(["sh", "-c", "exit 3"], accept=(0, 3), deadline_s=10).status == 3
 
 
+def test_no_core_of_a_program_lies_where_ours_do() -> None:
+    assert run(["pwd"], deadline_s=10).out == b"/\n"
+    assert run([*command.UNTRUSTED, "sh", "-c", "ulimit -c"], deadline_s=10).out == b"0\n"
+
+
 def test_a_failure_carries_command_status_and_the_end_of_stderr() -> None:
     with pytest.raises(CommandFailed) as caught:
         run(["sh", "-c", "echo no such thing >&2; exit 4"], deadline_s=10)
