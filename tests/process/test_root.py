@@ -297,6 +297,29 @@ def test_a_helper_that_hangs_is_replaced(place: Place) -> None:
         os.kill(sudo, signal.SIGKILL)
 
 
+def test_what_was_given_up_is_not_done_when_a_helper_goes_on_after_all(place: Place) -> None:
+    root = place.root_of("virt")
+    root.do("ping")
+    pid = helper_pid(place, "virt")
+    sudo = parent_of(pid)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(DeadlineExceeded):
+            root.do("write-nvram", deadline_s=0.1, vm_id=VM, offset=0, data="AAAA", last=True)
+    finally:
+        # sudo stops itself together with its program.
+        for stopped in (sudo, pid):
+            os.kill(stopped, signal.SIGCONT)
+    eventually(lambda: pid not in pids(place, "virt"), within_s=20)
+    assert not (place.root / "nvram" / f"{VM}.fd").exists()
+
+
+@pytest.mark.parametrize("more", [{"asked_mono": float("nan")}, {"deadline_s": float("nan")}, {"deadline_s": 10**400}])
+def test_what_is_no_time_is_no_deadline(place: Place, more: dict[str, Any]) -> None:
+    (answer,) = talk(place.helper("network"), request("ping", {}, **more))
+    assert answer["error"] == "refused"
+
+
 def test_a_helper_that_nobody_asks_goes_and_comes_back(place: Place) -> None:
     root = place.root_of("network", idle_s=0.2)
     for _ in range(2):

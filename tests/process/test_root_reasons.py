@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why root could not be asked is told by every call that fails for it, in sudo's own words."""
 
+import os
+import re
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from vdsm_mp.api.errors import RootHelperGone
+from tests.support.eventually import eventually
+from vdsm_mp.api.errors import DeadlineExceeded, RootHelperGone
 from vdsm_mp.priv import call
 from vdsm_mp.priv.call import SudoRoot
 
@@ -36,3 +40,32 @@ def test_all_who_waited_are_told_and_so_is_who_comes_before_the_next_start() -> 
         assert all("sudo: unable to resolve host" in said for said in pool.map(told, range(4)))
     assert "sudo: unable to resolve host" in told(0)
     root.close()
+
+
+def test_helpers_that_hang_are_few_and_a_place_is_free_when_one_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(call, "GRACE_S", 0.0)
+    root = SudoRoot("scheduler", "/nowhere", sudo=("sh", "-c", "exec sleep 300", "sudo"))
+
+    def hangs() -> bool:
+        try:
+            root.do("ksm-tune", deadline_s=0.05, run=0)
+        except DeadlineExceeded:
+            return True
+        except RootHelperGone:
+            return False
+        raise AssertionError
+
+    try:
+        for _ in range(call._MOST_STUCK):
+            assert hangs()
+        with pytest.raises(RootHelperGone, match=r"5 of them hang already, pids \d+, ") as caught:
+            root.do("ksm-tune", run=0)
+        first = int(re.findall(r"\d+", str(caught.value).partition("pids ")[2])[0])
+        os.kill(first, signal.SIGKILL)
+        assert eventually(hangs)
+        assert not hangs()
+    finally:
+        for life in root._stuck:
+            os.kill(life.pid, signal.SIGKILL)
+        root.close()

@@ -19,15 +19,15 @@ from typing import Any
 
 from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed, RootHelperGone
 from vdsm_mp.common import log
-from vdsm_mp.priv.table import ANSWER_LIMIT, LINE_LIMIT, OPERATIONS, helper_of
+from vdsm_mp.priv.table import ANSWER_LIMIT, GRACE_S, LINE_LIMIT, OPERATIONS, helper_of
 
 logger = log.named(__name__)
 
 _SUDO = "/usr/bin/sudo"
 #: Seconds between two starts of a helper that keeps dying (a wrong sudo rule): each start costs a PAM session.
 _PAUSE_S = 1.0
-#: What the helper may need on top of the caller's deadline to put a child down and to say so.
-_GRACE_S = 3.0
+#: Helpers that hang at once; each holds what it was doing, and may do it yet.
+_MOST_STUCK = 5
 #: From the end of its answers until its process has ended.
 _LEAVES_S = 5.0
 #: A helper that was not asked for so long is ended; the next call starts it again.
@@ -67,7 +67,8 @@ class SudoRoot:
         if (fault := row.fault(given)) is not None:
             raise PrivilegedFailed(operation, fault)
         number, waiting = next(self._numbers), _Waiting()
-        request = {"id": number, "op": operation, "params": given, "deadline_s": deadline_s}
+        asked_mono = time.monotonic()
+        request = {"id": number, "op": operation, "params": given, "deadline_s": deadline_s, "asked_mono": asked_mono}
         line = json.dumps(request, separators=(",", ":")).encode() + b"\n"
         if len(line) > LINE_LIMIT:
             raise PrivilegedFailed(operation, "the request is too long")
@@ -77,12 +78,13 @@ class SudoRoot:
             life = self._alive()
             if not life.send(number, waiting, line):
                 raise RootHelperGone(self._worker, operation)
-        if not waiting.done.wait(deadline_s + _GRACE_S):
+        if not waiting.done.wait(asked_mono + deadline_s + GRACE_S - time.monotonic()):
             # It keeps deadlines itself; one that does not is stuck. sudo's processes are not ours to kill.
             logger.error("helper-%s does not answer, it is left alone and a new one started", self._helper)
             life.abandon()
             with self._lock:
-                self._stuck.append(life)
+                if life not in self._stuck:
+                    self._stuck.append(life)
             raise DeadlineExceeded(f"{operation} as root", deadline_s)
         return self._result(operation, deadline_s, waiting.answer, life)
 
@@ -113,6 +115,10 @@ class SudoRoot:
                 if self._life.rested:
                     self._not_before = 0.0
                 self._life = None
+            self._stuck = [life for life in self._stuck if not life.has_ended()]
+            if len(self._stuck) >= _MOST_STUCK:
+                pids = ", ".join(str(life.pid) for life in self._stuck)
+                raise RootHelperGone(self._worker, f"start: {len(self._stuck)} of them hang already, pids {pids}")
             if time.monotonic() < self._not_before:
                 raise RootHelperGone(self._worker, f"start: {self._last_words or 'it ended at once'}")
             self._not_before = time.monotonic() + _PAUSE_S
@@ -222,6 +228,18 @@ class _Life:
                 self._words = text.decode(errors="replace").strip().replace("\n", "; ")[-400:]
                 self._close()
             return self._words
+
+    @property
+    def pid(self) -> int:
+        """Of sudo."""
+        return self._process.pid
+
+    def has_ended(self) -> bool:
+        """Has it ended after all? Then nothing of it is left."""
+        if self._process.poll() is None or self._reader.is_alive():
+            return False
+        self._close()
+        return True
 
     def end(self) -> None:
         self._close_stdin()

@@ -23,12 +23,14 @@ from vdsm_mp.priv import devices, dhcp, gluster, hardware, lldp, mirror, mount, 
 from vdsm_mp.priv.child import Children, OperationFailed, OutOfTime, Refused
 from vdsm_mp.priv.confine import confine
 from vdsm_mp.priv.context import Context
-from vdsm_mp.priv.table import ANSWER_LIMIT, LINE_LIMIT, OPERATIONS, Operation
+from vdsm_mp.priv.table import ANSWER_LIMIT, GRACE_S, LINE_LIMIT, OPERATIONS, Operation
 
 #: More than mounts of dead servers can take.
 _THREADS = 20
 _WAITING = 32
 _CALLS_PER_S = 200
+#: Three hundred years: more than any clock of a host shows.
+_MOST_SECONDS = 1e10
 _CONFIG_KEYS = frozenset({"user", "repository", "nvram_dir", "tpm_dir"})
 
 Handler = Callable[[Context, Mapping[str, Any]], Any]
@@ -85,6 +87,13 @@ def read_config(path: str) -> dict[str, str]:
     return dict(config)
 
 
+def _seconds(value: object) -> float:
+    """Raises: Refused. No number (NaN) and no end would be no deadline."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _MOST_SECONDS:
+        raise Refused("not a request")
+    return float(value)
+
+
 class Helper:
     """Reads, hands out to a fixed set of threads, answers. A full queue stops the reading: the caller waits."""
 
@@ -118,23 +127,28 @@ class Helper:
         number: Any = None
         try:
             request = json.loads(line)
-            if not isinstance(request, dict) or set(request) != {"id", "op", "params", "deadline_s"}:
+            if not isinstance(request, dict) or set(request) - {"asked_mono"} != {"id", "op", "params", "deadline_s"}:
                 raise Refused("not a request")
             number = request["id"]
-            if type(number) is not int or type(request["deadline_s"]) not in (int, float):
+            now = time.monotonic()
+            deadline_s, asked_mono = _seconds(request["deadline_s"]), _seconds(request.get("asked_mono", now))
+            if type(number) is not int:
                 raise Refused("not a request")
             row = OPERATIONS.get((self._helper, str(request["op"])))
             if row is None:
                 raise Refused(f"helper-{self._helper} has no operation {str(request['op'])[:40]!r}")
             if (fault := row.fault(request["params"])) is not None:
                 raise Refused(f"{row.name}: {fault}")
+            if now - asked_mono > deadline_s + GRACE_S:
+                # We hung meanwhile. Who asked has given it up, and maybe done otherwise since.
+                raise Refused(f"{row.name} was asked for {now - asked_mono:.0f} s ago: too late")
             self._count()
         except (Refused, ValueError, RecursionError) as error:
             self._audit("?", line[:200].decode(errors="replace"), f"refused: {error}")
             self._answer({"id": number, "error": "refused", "detail": str(error)[:500]})
             return
-        seconds = min(max(float(request["deadline_s"]), 0.1), row.deadline_s)
-        self._todo.put((row, number, request["params"], time.monotonic() + seconds))
+        seconds = min(max(deadline_s - (now - asked_mono), 0.1), row.deadline_s)
+        self._todo.put((row, number, request["params"], now + seconds))
 
     def _count(self) -> None:
         """A flood is what does not wait for answers; who asks one at a time is as slow as the work."""

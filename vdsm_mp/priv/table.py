@@ -21,6 +21,8 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
 
 #: Bytes of one request line, newline included.
 LINE_LIMIT = 64 * 1024
+#: Seconds that a caller waits beyond its deadline for a program to be put down and that to be said.
+GRACE_S = 3.0
 #: Bytes of one answer line: the UEFI variables of a VM (528 KiB, in base64) must fit.
 ANSWER_LIMIT = 8 * 1024 * 1024
 
