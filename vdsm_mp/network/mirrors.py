@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from vdsm_mp.api.ports import Root
 from vdsm_mp.common import command, log
+from vdsm_mp.common.clock import mono_s
 from vdsm_mp.common.errors import Error
 from vdsm_mp.network.state import State
 from vdsm_mp.priv.mirror import DIRECTIONS, copies, queued, shows
@@ -20,6 +21,8 @@ logger = log.named(__name__)
 _TC = "/usr/sbin/tc"
 _READ_S = 5.0
 _SET_S = 20.0
+#: What could not be done may have been root's death, or a card that is not there yet.
+_AGAIN_S = 5.0
 
 
 class Mirrors:
@@ -31,6 +34,7 @@ class Mirrors:
         self._wanted: dict[str, frozenset[str]] = {}
         self._seen: State | None = None
         self._faults: dict[str, str] = {}
+        self._again_mono = 0.0
 
     def problems(self) -> list[str]:
         """What an operator should look at."""
@@ -48,10 +52,11 @@ class Mirrors:
 
     def look(self, state: State) -> None:
         """One beat; `state` is the same object as long as the kernel told of no change."""
-        if state is self._seen or not self._lock.acquire(blocking=False):
+        again = self._faults and mono_s() >= self._again_mono
+        if (state is self._seen and not again) or not self._lock.acquire(blocking=False):
             return
         try:
-            self._bring(state, self._wanted.keys())
+            self._bring(state, self._wanted.keys() | self._faults.keys())
         finally:
             self._lock.release()
 
@@ -61,7 +66,8 @@ class Mirrors:
             cards = self._wanted.get(network, frozenset())
             there = frozenset(card for card in cards if card in state.links)
             if network not in state.links:
-                faults[network] = "it does not exist on this host"
+                if cards:
+                    faults[network] = "it does not exist on this host"
                 continue
             if missing := sorted(cards - there):
                 faults[network] = f"there is no card {', '.join(missing)}"
@@ -73,7 +79,7 @@ class Mirrors:
                 faults[network] = str(error)
         for network in faults.keys() - self._faults.keys():
             logger.error("network %s is not mirrored: %s", network, faults[network])
-        self._faults, self._seen = faults, state
+        self._faults, self._seen, self._again_mono = faults, state, mono_s() + _AGAIN_S
         return faults
 
 
