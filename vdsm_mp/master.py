@@ -144,6 +144,8 @@ def _check(cfg: Config, modules: tuple[str, ...]) -> int:
                 importlib.import_module(module)
         faults += answer()
     if faults:
+        if lock >= 0:
+            os.close(lock)  # under supervisord we stay for ten seconds, and nobody else may have to wait for that
         raise CannotStart("\n".join(fault.says for fault in faults), may_pass=all(fault.may_pass for fault in faults))
     environment.apply(cfg)
     log.configure(Path(cfg.vdsm_mp.logger_conf), {"log_dir": cfg.vdsm_mp.log_dir})

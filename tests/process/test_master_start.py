@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What keeps the agent from starting: said at once, in one go, with exit code 3."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
 from tests.support.needs import needs_root
 
@@ -62,6 +64,17 @@ def test_what_root_left_in_the_run_directory_is_replaced_or_named(house: Running
     house.wait_ready()
     assert house.process is not None
     assert (house.root / "run/vdsm-mp.pid").read_text() == f"{house.process.pid}\n"
+
+
+def test_who_waits_before_it_tries_again_keeps_nobody_from_starting(house: RunningHouse) -> None:
+    (house.root / "state").rmdir()
+    house.environment["SUPERVISOR_ENABLED"] = "1"
+    house.begin()
+    eventually(lambda: "state does not exist" in (house.root / "stderr.log").read_text(), within_s=30)
+    assert house.process is not None and house.process.poll() is None
+    with open(house.root / "run/vdsm-mp.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert house.process.wait(30) == 3
 
 
 def test_sudo_that_does_not_let_us_is_noticed(house: RunningHouse) -> None:
