@@ -42,7 +42,7 @@ def fork(
     """Fork a process called `vdsm-mp: NAME` that runs `main(its end of the pipe, fd for stacks)` and exits with it.
 
     keep: descriptors besides stdin, stdout, stderr that the child inherits. ends_with_us: what it gets when the master
-    ends. Raises OSError (EAGAIN: no more processes).
+    ends. Raises OSError (EAGAIN: no more processes, EMFILE: no more descriptors).
     """
     ours, theirs = control.pair()
     stacks_fd = os.memfd_create(f"stacks-{name}")
@@ -51,20 +51,24 @@ def fork(
     sys.stderr.flush()
     # A signal between the fork and the reset below would run the master's handler in the child.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    pid = -1
     try:
         pid = os.fork()
         if pid == 0:
             _live(name, main, parent, blocked, theirs, stacks_fd, keep, ends_with_us)
+        pidfd = os.pidfd_open(pid)
     except BaseException:
         ours.close()
         os.close(stacks_fd)
+        if pid > 0:
+            os.kill(pid, signal.SIGKILL)  # nobody would look after it, and its successor comes soon
         raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
     if not with_pipe:
         ours.close()
-    return Process(name, pid, os.pidfd_open(pid), time.monotonic(), ours if with_pipe else None, stacks_fd)
+    return Process(name, pid, pidfd, time.monotonic(), ours if with_pipe else None, stacks_fd)
 
 
 def _live(
