@@ -121,6 +121,8 @@ def test_a_directory_that_is_gone_is_told_before_a_worker_fails_and_nobody_is_st
         eventually(lambda: sentence in house.status()["premises_problem"])
         assert any(sentence in problem for problem in house_problems(house.status()))
         assert house.call("Host.ping2") is True
+        with pytest.raises(controlsocket.Refused, match=f"could not start again: the directory {folder}"):
+            house.ask("restart", worker="storage")
         os.kill(before["pid"], signal.SIGKILL)
         eventually(lambda: house.worker("virt")["state"] == "waiting")
     finally:

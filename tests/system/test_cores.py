@@ -86,6 +86,12 @@ def test_a_core_is_for_the_agent_alone_the_newest_are_kept_and_the_door_leaves_n
             os.utime(folder / f"core.{number}", (number, number))
         crash(house, "network")
         assert len(list(folder.iterdir())) == 3
+        writer = house.status()["log"]["pid"]
+        (folder / "core.old").write_bytes(b"old")
+        os.utime(folder / "core.old", (0, 0))
+        os.kill(writer, signal.SIGSEGV)
+        eventually(lambda: f"pid={writer} left a core" in house.log_text())
+        assert len(list(folder.iterdir())) == 3
         with pytest.raises(PermissionError):
             _as_nobody(core)
 

@@ -83,7 +83,7 @@ class Desk:
             self._give_to_group(self._path)
             listener.listen(MOST_CALLERS)
             listener.setblocking(False)
-            self._inode = self._path.stat().st_ino
+            self._file = self._path.lstat()
         except OSError:
             listener.close()
             raise
@@ -94,7 +94,7 @@ class Desk:
     def reachable(self) -> bool:
         """Is our socket's file there? Raises OSError for what is no answer to that."""
         try:
-            return self._path.lstat().st_ino == self._inode
+            return os.path.samestat(self._path.lstat(), self._file)
         except FileNotFoundError:
             return False
 

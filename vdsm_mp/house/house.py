@@ -182,6 +182,8 @@ class House:
 
     def process_ended(self, pid: int, status: int) -> None:
         """A child of the master was reaped: ours, or one that was adopted."""
+        name = next((w.spec.name for w in self.workers.values() if w.process and w.process.pid == pid), f"pid={pid}")
+        remains.keep_cores(self.cores, name, status)
         if self.log_writer.ended(pid, status):
             return
         for worker in self.workers.values():
@@ -206,7 +208,6 @@ class House:
         remains.sweep(process.pid)
         remains.log_stacks(process)
         name = worker.spec.name
-        remains.keep_cores(self.cores, name, status)
         if self.state is HouseState.STOPPING or worker.state is State.LEAVING:
             logger.info("%s left: %s", name, reason)
             if self.state is HouseState.STOPPING:
@@ -215,7 +216,9 @@ class House:
             else:
                 worker.history.restarts += 1
                 worker.history.last_reason, worker.history.last_at_mono = "restart asked for", now
-                self._start(worker)
+                worker.state, worker.next_start_mono = State.WAITING, now
+                if self._may_start:
+                    self._start(worker)
             return
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
         if code == spawn.OTHER_PROGRAM or (worker.state is State.STARTING and self._replaced()):
@@ -390,6 +393,8 @@ class House:
             return "the house is stopping"
         if self._replaced():
             return "the program on the disk is not the one that runs: only the whole house can be restarted"
+        if not self._standing:
+            return f"it could not start again: {self.premises_problem}"
         if worker.process is None:
             worker.history.in_a_row = 0
             self._start(worker)

@@ -8,6 +8,7 @@ temporary files, an `rm` too many or a reinstalled package takes them away, and 
 worker starts, cannot bind and never comes back. Looked at in the master's loop; nothing here waits.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -78,10 +79,10 @@ class Premises:
 
     def _keep_lock(self, now: float) -> None:
         path = self._run_dir / LOCK
-        ours = os.fstat(self._lock_fd).st_ino
-        if path.exists() and path.stat().st_ino == ours:
-            self._locked_out_mono = 0.0
-            return
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(self._lock_fd)):
+                self._locked_out_mono = 0.0
+                return
         try:
             fresh = claim.lock(self._run_dir)
         except claim.AlreadyRunning as error:
