@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.house import CHECKOUT, RunningHouse, program
+from tests.support.house import CHECKOUT, RunningHouse, ends_with_us, program
 from tests.support.needs import needs_root
 from vdsm_mp.common import controlsocket
 
@@ -63,7 +63,7 @@ class Supervised:
 
     def launch(self) -> None:
         """supervisord, which starts the master."""
-        argv = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._conf)]
+        argv = [*ends_with_us(), sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._conf)]
         self.daemon = subprocess.Popen(
             argv, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )

@@ -7,7 +7,7 @@
         house.wait_ready()
 
 Nothing is shared with an agent that runs on this machine, nor with other tests. `stop` ends every process and removes
-every file; when the test itself is killed, the master's children end with it.
+every file; when the test itself is killed, the master is told to stop.
 """
 
 import atexit
@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -66,6 +67,16 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def ends_with_us() -> list[str]:
+    """What a command is started through that is to be told to stop when these tests are killed.
+
+    The kernel looks at the thread that began it, so only the main one's may.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return ["setpriv", "--pdeathsig", "TERM", "--"]
 
 
 class RunningHouse:
@@ -170,10 +181,11 @@ class RunningHouse:
         """Start the master (again)."""
         user = pwd.getpwnam(USER)
         groups = os.getgrouplist(USER, user.pw_gid)
-        argv = [sys.executable, "-W", "error", "-m", "vdsm_mp", "--config", str(self.config_file)]
+        argv = [*ends_with_us(), *self.through]
+        argv += [sys.executable, "-W", "error", "-m", "vdsm_mp", "--config", str(self.config_file)]
         with open(self.root / "stderr.log", "ab") as stderr:
             self.process = subprocess.Popen(
-                [*self.through, *argv, *(["--table", self.table] if self.table else [])],
+                [*argv, *(["--table", self.table] if self.table else [])],
                 user=user.pw_uid,
                 group=user.pw_gid,
                 extra_groups=groups,
@@ -219,6 +231,10 @@ class RunningHouse:
             if facts is not None and facts.session == pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+        # One that did not answer, or that somebody else began; its workers die with it.
+        if master := kernel.who_has_open(str(self.root / "run" / controlsocket.LOCK)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(master, signal.SIGKILL)
         self._sudoers.unlink(missing_ok=True)
         shutil.rmtree(self.root, ignore_errors=True)
 
