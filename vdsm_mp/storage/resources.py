@@ -18,7 +18,9 @@ from vdsm_mp.common.clock import mono_s
 Name = tuple[str, ...]
 
 
-class _Claim(msgspec.Struct):
+class _Claim(msgspec.Struct, eq=False):
+    """Compared by identity: two of one holder look alike, and who gives up must take away its own."""
+
     exclusive: bool
     holder: str
     granted: bool = False

@@ -74,6 +74,22 @@ def test_who_gives_up_holds_nothing_and_frees_the_way() -> None:
     reader.join(5)
 
 
+def test_two_of_one_holder_are_not_taken_for_each_other_when_one_gives_up() -> None:
+    resources, log = Resources(), []
+    first = Visitor(resources, "first", log, exclusive=True)
+    assert first.inside.wait(5)
+    patient = Visitor(resources, "look", log, exclusive=True)
+    eventually(lambda: waiting(resources) == 1)
+    with pytest.raises(ClaimTimedOut), resources.claim("look", exclusive=(D,), within_s=0.01):
+        raise AssertionError("got in")
+    first.leave.set()
+    assert patient.inside.wait(5)
+    patient.leave.set()
+    for visitor in (first, patient):
+        visitor.join(5)
+    assert resources.holders() == {}
+
+
 def test_a_name_in_both_lists_is_exclusive() -> None:
     resources = Resources()
     with (
