@@ -54,6 +54,7 @@ class _Transfer(msgspec.Struct):
     held: threading.Event = msgspec.field(default_factory=threading.Event)
     over: threading.Event = msgspec.field(default_factory=threading.Event)
     problem: str = ""
+    counted: bool = True
 
     @property
     def path(self) -> str:
@@ -84,13 +85,15 @@ class Transfers:
                 key=key_of(ask.image_id),
             )
         except BaseException:
-            self._leave()
+            self._leave(transfer)
             raise
         with self._lock:
             self._by_task[task_id] = transfer
         if not transfer.held.wait(_OPEN_S) or transfer.over.is_set():
             transfer.problem = transfer.problem or "the image is in use"
             transfer.over.set()
+            # Its job may never run: a task may be stopped, and its role may go, before its turn.
+            self._leave(transfer, task_id)
             raise TransferFailed(transfer.volume_id, transfer.problem)
         return task_id
 
@@ -112,13 +115,14 @@ class Transfers:
         finally:
             transfer.over.set()
             transfer.held.set()
-            with self._lock:
-                self._by_task.pop(run.task_id, None)
-            self._leave()
+            self._leave(transfer, run.task_id)
 
-    def _leave(self) -> None:
+    def _leave(self, transfer: _Transfer, task_id: str = "") -> None:
+        """Once or twice."""
         with self._lock:
-            self._count -= 1
+            self._by_task.pop(task_id, None)
+            self._count -= transfer.counted
+            transfer.counted = False
 
     def worker_changed(self, worker: str, up: bool) -> None:
         """The master's note, on the loop. The clients of a door that is gone are gone, too."""

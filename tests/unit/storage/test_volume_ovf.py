@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,28 @@ def test_transfers_are_few_and_end_by_themselves(house: StorageRoom, monkeypatch
     task_id = eventually(lambda: transfers.open(volumes, ask(stores[3])))
     transfers.worker_changed("clientif", up=False)
     failed(house, task_id)
+
+
+def test_a_transfer_that_was_stopped_before_its_turn_takes_no_place(
+    house: StorageRoom, store: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ovf_store, "_OPEN_S", 0.5)
+    with ThreadPoolExecutor(1) as pool:
+        first = open_(house, store, "from_volume", MIB)
+        before = set(house.call("Host.getAllTasksInfo"))
+        for _ in range(ovf_store.MAX_TRANSFERS):
+            waiting = pool.submit(open_, house, store, "from_volume", MIB)
+            (second,) = eventually(lambda: set(house.call("Host.getAllTasksInfo")) - before)
+            house.call("Task.stop", taskID=second)
+            assert house.ended(second)["code"] == 411
+            with pytest.raises(TransferFailed):
+                waiting.result(10)
+            house.call("Task.clear", taskID=second)
+        house.call("internal.close_transfer", task_id=first, problem="enough")
+        failed(house, first)
+    another = open_(house, store, "from_volume", MIB)
+    house.call("internal.close_transfer", task_id=another, problem="enough")
+    failed(house, another)
 
 
 def test_only_the_spm_transfers(tmp_path: Path) -> None:
