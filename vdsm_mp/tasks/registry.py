@@ -94,9 +94,9 @@ class Tasks(TaskTable):
     ) -> str:
         """Begin a task; returns its id at once. `verb` is the name clients see ("createVolume", "spmStart").
 
-        spm: saved with `recoveries` before this returns; needs the role (TaskStateRefuses otherwise cannot happen:
-        the caller has checked 654). key: tasks of one key run one after the other.
-        Raises: TooManyTasks, TaskNotSaved (nothing was started), Busy.
+        spm: saved with `recoveries` before this returns; the caller has checked that the role is ours. key: tasks of
+        one key run one after the other. Raises: TooManyTasks, TaskNotSaved, UnknownTask (the role went just now),
+        Busy; nothing was started.
         """
         progress = Progress(lambda: self._background.draining)
         task = TaskRecord(
@@ -123,6 +123,9 @@ class Tasks(TaskTable):
     def _run(self, task_id: str, job: Job, progress: Progress) -> None:
         if not self._begin(task_id):
             return
+        if progress.interrupted:
+            self._stop_unbegun(task_id)
+            return
         try:
             result = self._do(task_id, job, progress)
         except Error as e:
@@ -145,7 +148,11 @@ class Tasks(TaskTable):
 
     def _stop_unbegun(self, task_id: str) -> None:
         try:
+            # It has done nothing, so what its steps would undo is somebody else's.
+            self.put(replace(self.record(task_id), recoveries=()), save=False)
             self._fail(task_id, TaskAborted.code, str(TaskAborted("stopped before its turn")))
+        except UnknownTask:  # the role went meanwhile
+            return
         finally:
             self._end(task_id)
 
@@ -155,7 +162,6 @@ class Tasks(TaskTable):
             self._begun.discard(task_id)
 
     def _do(self, task_id: str, job: Job, progress: Progress) -> Any:
-        progress.check()
         record = self.record(task_id)
         self.put(replace(record.moved(TaskState.RUNNING), message="running job 1 of 1"), save=False)
         run = TaskRun(self, task_id, progress)
@@ -198,6 +204,16 @@ class Tasks(TaskTable):
                 self._kept.remove(record.id)
             except Error as e:  # the next SPM rolls back, or sweeps, what is left of it
                 _log.warning("task %s did not begin, but a part of it is stored: %s", record.id, e)
+
+    def being_undone(self, thing_id: str) -> bool:
+        """Is the roll-back of an SPM task about this volume, image or lease going on, or still to come?
+
+        What is made by the same id meanwhile would go with it.
+        """
+        return any(
+            task.id not in self._running or task.state not in (TaskState.QUEUED, TaskState.RUNNING)
+            for task in self._about(thing_id)
+        )
 
     # --- what clients ask for
 

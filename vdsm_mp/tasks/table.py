@@ -7,6 +7,7 @@ on storage. What runs, and what is undone, is not known here.
 
 import logging
 import threading
+from collections.abc import Iterator
 
 from vdsm_mp.api.errors_task import TaskInProgress, TaskNotLoaded, TaskStateRefuses, UnknownTask
 from vdsm_mp.tasks.kept import Kept
@@ -33,12 +34,11 @@ class TaskTable:
 
     def put(self, record: TaskRecord, *, save: bool) -> None:
         """Replace a record. save: on storage first, when it is an SPM task. Raises: TaskNotSaved, UnknownTask."""
-        if record.tag == "spm":
-            if save:
-                self.save(record)
-            elif not self._kept.active:
-                raise UnknownTask(record.id)
+        if save and record.tag == "spm":
+            self.save(record)
         with self._lock:
+            if record.tag == "spm" and not self._kept.active:  # it went just now, and its tasks with it
+                raise UnknownTask(record.id)
             self._records[record.id] = record
 
     def save(self, record: TaskRecord) -> None:
@@ -90,7 +90,8 @@ class TaskTable:
         """Forget a task that is over, or one set aside. Raises: UnknownTask, TaskStateRefuses, TaskNotCleared."""
         if any(aside.id == task_id for aside in self._aside):
             self._kept.remove(task_id)
-            self._aside = tuple(aside for aside in self._aside if aside.id != task_id)
+            with self._lock:
+                self._aside = tuple(aside for aside in self._aside if aside.id != task_id)
             return
         record = self.record(task_id)
         if record.state not in DONE:
@@ -102,10 +103,12 @@ class TaskTable:
 
     def unfinished_about(self, thing_id: str) -> str | None:
         """Id of an SPM task that is not over and would undo something about this volume or image."""
+        return next((task.id for task in self._about(thing_id)), None)
+
+    def _about(self, thing_id: str) -> Iterator[TaskRecord]:
         for task in self.spm_tasks():
             if task.state not in DONE and any(thing_id in param for r in task.recoveries for param in r.params):
-                return task.id
-        return None
+                yield task
 
     def uncleared(self) -> list[str]:
         """Ids of SPM tasks that are running or that nobody has cleared."""

@@ -329,7 +329,49 @@ def test_a_task_that_waits_for_its_turn_is_stopped_without_waiting(
     assert seen(tasks, task_id) == ("finished", "cleanSuccess", 411)
     tasks.clear(task_id)
     queue.run_all()
-    assert (ran, undone) == ([], ["1"])
+    # What it was to undo may be another's: it has done nothing itself.
+    assert (ran, undone) == ([], [])
+    assert tasks.all_tasks() == {}
+
+
+def test_what_is_being_undone_is_told_until_it_is_over(files: DomainIO, background: HeldBackground) -> None:
+    seen_inside: list[bool] = []
+
+    def undo_one(recovery: Recovery, task_id: str) -> None:
+        seen_inside.append(tasks.being_undone("thing"))
+
+    about = Recovery("undo", "fileVolume", "FileVolume", "shareVolumeRollback", ("/images/thing/x",))
+    tasks = spm(files, background, undo_one)
+    job = lambda run: seen_inside.append(tasks.being_undone("thing"))  # noqa: E731 -- named for what it does
+    task_id = tasks.start("copyImage", job, spm=True, recoveries=[about])
+    background.run_all()
+    tasks.clear(task_id)
+    died = tasks.start("copyImage", lambda run: None, spm=True, recoveries=[about])
+    assert not tasks.being_undone("thing")  # it waits for its turn
+    tasks = Tasks(background, undo_one)
+    tasks.take_over(TaskStore(files, store="/master/tasks"))
+    assert tasks.being_undone("thing")
+    assert not tasks.being_undone("other")
+    assert tasks.recover() == [died]
+    background.waiting.pop()[1]()
+    assert seen_inside == [False, True]
+    assert not tasks.being_undone("thing")
+
+
+def test_a_record_that_is_kept_when_the_role_has_just_gone_does_not_come_back(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    tasks = spm(files, background, undone)
+
+    class GoneMeanwhile(TaskStore):
+        def save(self, task: TaskRecord) -> None:
+            super().save(task)
+            if task.state is TaskState.FINISHED:
+                tasks.let_go()
+
+    tasks.take_over(GoneMeanwhile(files, store="/master/tasks"))
+    tasks.start("createVolume", lambda run: None, spm=True)
+    background.run_all()
     assert tasks.all_tasks() == {}
 
 
