@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Merges of volumes that no VM uses, the old way: StoragePool.prepareMerge, finalizeMerge, reduceVolume."""
+"""StoragePool.prepareMerge, finalizeMerge, reduceVolume: what the SPM does of a merge of volumes that no VM uses."""
 
 from msgspec import field
 
-from vdsm_mp.api.errors_storage import (
-    SPM_ON_DOMAIN,
-)
+from vdsm_mp.api.errors_storage import SPM_ON_DOMAIN
 from vdsm_mp.api.errors_task import TASK_BEGIN, TaskAborted
 from vdsm_mp.api.errors_volume import (
     VOLUME_UNKNOWN,

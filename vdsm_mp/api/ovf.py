@@ -11,9 +11,7 @@ from vdsm_mp.api.errors_storage import (
     OvfMissing,
     PoolNotConnected,
 )
-from vdsm_mp.api.errors_volume import (
-    InvalidVolumeParameter,
-)
+from vdsm_mp.api.errors_volume import InvalidVolumeParameter
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 

@@ -5,9 +5,7 @@ from typing import Any
 
 from msgspec import field
 
-from vdsm_mp.api.errors_storage import (
-    DomainTypeUnsupported,
-)
+from vdsm_mp.api.errors_storage import DomainTypeUnsupported
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 

@@ -9,12 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from vdsm_mp.api.errors_storage import ServerDisconnectFailed
-from vdsm_mp.api.spm import (
-    GetSpmStatus,
-    SpmStatus,
-    StartSpm,
-    StopSpm,
-)
+from vdsm_mp.api.spm import GetSpmStatus, SpmStatus, StartSpm, StopSpm
 from vdsm_mp.api.storage_pool import (
     ConnectStoragePool,
     CreateStoragePool,
