@@ -7,18 +7,19 @@ from vdsm_mp.api.errors_volume import (
     IncorrectType,
     InvalidVolumeParameter,
     TemplateInUse,
+    VolumeAlreadyExists,
 )
 from vdsm_mp.api.image import CloneImageStructure, MoveImage, SyncImageData
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.volume import CopyVolume
-from vdsm_mp.storage import fake_template, image_copy, image_prepare, volume_undo
+from vdsm_mp.storage import fake_template, image_clone, image_copy, image_prepare, volume_undo
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import DomainClass
 from vdsm_mp.storage.image_copy import CopySpec, Place
 from vdsm_mp.storage.volume_access import Volumes, key_of
-from vdsm_mp.storage.volume_create import ALLOCATIONS, FORMATS
 from vdsm_mp.storage.volume_file import images_of, read_image
 from vdsm_mp.storage.volume_metadata import description_of
+from vdsm_mp.storage.volume_spec import ALLOCATIONS, FORMATS
 from vdsm_mp.tasks.registry import TaskRun
 
 _VOL_TYPES = {6: "SHARED", 8: "LEAF"}
@@ -34,6 +35,7 @@ def copy_volume(volumes: Volumes, ask: CopyVolume) -> str:
 
     def job(run: TaskRun) -> dict[str, str]:
         with volumes.copying(f"copyImage {ask.volume_id}", (source, ask.image_id), (target, ask.dst_image_id)):
+            _refuse_while_undone(volumes, ask.dst_image_id, ask.dst_volume_id)
             return image_copy.collapse(spec, run)
 
     return volumes.tasks.start("copyImage", job, spm=True, key=key_of(ask.dst_image_id))
@@ -70,21 +72,22 @@ def move_image(volumes: Volumes, ask: MoveImage) -> str:
     if ask.operation not in (_COPY, _MOVE):
         raise InvalidVolumeParameter("operation", str(ask.operation))
     source, target = _two_domains(volumes, ask.pool_id, ask.sd_id, ask.dst_sd_id)
-    plan = image_copy.plan_clone(source, target, volumes.leases_of(target), ask.image_id, force=ask.force)
+    plan = image_clone.plan_clone(source, target, volumes.leases_of(target), ask.image_id, force=ask.force)
     image, chain = plan.image, plan.chain
     if ask.operation == _MOVE:
         _refuse_template_in_use(source, ask.image_id)
 
     def job(run: TaskRun) -> None:
         with volumes.copying(f"moveImage {ask.image_id}", (source, ask.image_id), (target, ask.image_id)):
+            _refuse_while_undone(volumes, ask.image_id, chain[-1])
             image_prepare.check_chain(source, image, chain)  # before the last export gives way
             base = image.metadata(chain[0])
             if target.meta.cls is DomainClass.BACKUP and base.image_id != ask.image_id:
                 with volumes.changing(f"moveImage {ask.image_id}", target, base.image_id):
                     fake_template.ensure(target, volumes.leases_of(target), chain[0], base, run.progress)
-            image_copy.clone_structure(plan, run, legal=False)
-            own = image_copy.layers_of(image, chain, "ALL")
-            image_copy.copy_layers(source, target, image, chain, own, run.progress)
+            image_clone.clone_structure(plan, run, legal=False)
+            own = image_clone.layers_of(image, chain, "ALL")
+            image_clone.copy_layers(source, target, image, chain, own, run.progress)
             for template in (one for one in own if image.metadata(one).shared):
                 fake_template.relink(target, ask.image_id, template)
             run.settle()
@@ -93,6 +96,15 @@ def move_image(volumes: Volumes, ask: MoveImage) -> str:
                 run.finish = volume_undo.source_to_go(source, target, ask.image_id, wipe=ask.post_zero)
 
     return volumes.tasks.start("moveImage", job, spm=True, key=key_of(ask.image_id))
+
+
+def _refuse_while_undone(volumes: Volumes, image_id: str, volume_id: str) -> None:
+    """Of a copy that was cut short, with its worker or its SPM: the roll-back would take the new one.
+
+    Raises: VolumeAlreadyExists; ask again when that task is over.
+    """
+    if volumes.tasks.being_undone(image_id):
+        raise VolumeAlreadyExists(volume_id)
 
 
 def _refuse_template_in_use(source: FileDomain, image_id: str) -> None:
@@ -106,11 +118,12 @@ def _refuse_template_in_use(source: FileDomain, image_id: str) -> None:
 @handles(CloneImageStructure)
 def clone_structure(volumes: Volumes, ask: CloneImageStructure) -> str:
     source, target = _two_domains(volumes, ask.pool_id, ask.sd_id, ask.dst_sd_id)
-    plan = image_copy.plan_clone(source, target, volumes.leases_of(target), ask.image_id, force=False)
+    plan = image_clone.plan_clone(source, target, volumes.leases_of(target), ask.image_id, force=False)
 
     def job(run: TaskRun) -> None:
         with volumes.copying(f"cloneImageStructure {ask.image_id}", (source, ask.image_id), (target, ask.image_id)):
-            image_copy.clone_structure(plan, run, legal=True)
+            _refuse_while_undone(volumes, ask.image_id, plan.chain[-1])
+            image_clone.clone_structure(plan, run, legal=True)
         run.settle()
 
     return volumes.tasks.start("cloneImageStructure", job, spm=True, key=key_of(ask.image_id))
@@ -121,12 +134,12 @@ def sync_data(volumes: Volumes, ask: SyncImageData) -> str:
     source, target = _two_domains(volumes, ask.pool_id, ask.sd_id, ask.dst_sd_id)
     image = read_image(source, ask.image_id)
     chain = image.chain()
-    layers = image_copy.layers_of(image, chain, ask.sync_type)
+    layers = image_clone.layers_of(image, chain, ask.sync_type)
 
     def job(run: TaskRun) -> None:
         # The leaf is being written by a VM meanwhile; the layers below it are nobody else's.
         with volumes.copying(f"syncImageData {ask.image_id}", (source, ask.image_id), (target, ask.image_id)):
-            image_copy.copy_layers(source, target, image, chain, layers, run.progress)
+            image_clone.copy_layers(source, target, image, chain, layers, run.progress)
 
     return volumes.tasks.start("syncImageData", job, spm=True, key=key_of(ask.image_id))
 

@@ -10,9 +10,10 @@ import logging
 from vdsm_mp.api.errors_volume import VolumeDoesNotExist
 from vdsm_mp.storage import volume_create
 from vdsm_mp.storage.domain_file import FileDomain
-from vdsm_mp.storage.volume_create import LeaseWriter, VolumeSpec
+from vdsm_mp.storage.volume_create import LeaseWriter
 from vdsm_mp.storage.volume_file import change_metadata, images_of, read_volume, share, unlink_volume
 from vdsm_mp.storage.volume_metadata import VolumeMetadata
+from vdsm_mp.storage.volume_spec import VolumeSpec
 from vdsm_mp.tasks.progress import Progress
 
 _log = logging.getLogger("storage.copy")

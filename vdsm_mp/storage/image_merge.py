@@ -21,8 +21,8 @@ from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.image_prepare import check_chain, header_of
 from vdsm_mp.storage.qcow2 import HEADER_BYTES, lost_bitmaps
 from vdsm_mp.storage.volume_change import grow_raw
-from vdsm_mp.storage.volume_create import QEMU_FORMAT
 from vdsm_mp.storage.volume_file import ImageFiles, change_metadata, read_image, volume_path
+from vdsm_mp.storage.volume_spec import QEMU_FORMAT
 from vdsm_mp.tasks.progress import Progress
 
 _log = logging.getLogger("storage.merge")

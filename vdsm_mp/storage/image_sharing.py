@@ -23,8 +23,8 @@ from vdsm_mp.common.clock import mono_s
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.image_prepare import check_chain
 from vdsm_mp.storage.volume_access import Volumes, key_of
-from vdsm_mp.storage.volume_create import COW_OVERHEAD
 from vdsm_mp.storage.volume_file import ImageFiles, change_metadata, read_image, volume_path
+from vdsm_mp.storage.volume_spec import COW_OVERHEAD
 from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.tasks.registry import TaskRun
 

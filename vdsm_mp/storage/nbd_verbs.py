@@ -8,8 +8,8 @@ from vdsm_mp.storage import bitmaps, qemuimg
 from vdsm_mp.storage.image_prepare import check_chain
 from vdsm_mp.storage.qemunbd import Export, NbdServers
 from vdsm_mp.storage.volume_access import Volumes
-from vdsm_mp.storage.volume_create import QEMU_FORMAT
 from vdsm_mp.storage.volume_file import read_image, volume_path
+from vdsm_mp.storage.volume_spec import QEMU_FORMAT
 
 
 @handles(StartNbdServer)

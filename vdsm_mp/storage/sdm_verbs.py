@@ -28,10 +28,10 @@ from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.image_copy import as_copy_failure
 from vdsm_mp.storage.image_prepare import check_chain
 from vdsm_mp.storage.volume_access import Volumes, key_of
-from vdsm_mp.storage.volume_create import QEMU_FORMAT
 from vdsm_mp.storage.volume_file import change_metadata, read_image, volume_path
 from vdsm_mp.storage.volume_metadata import GENERATIONS, VolumeMetadata, description_of
 from vdsm_mp.storage.volume_operation import operation
+from vdsm_mp.storage.volume_spec import QEMU_FORMAT
 from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.tasks.progress import Progress
 

@@ -6,8 +6,8 @@ from vdsm_mp.api.volume import MeasureVolume
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.storage import qemuimg
 from vdsm_mp.storage.domain_file import FileDomain
-from vdsm_mp.storage.volume_create import FORMATS, QEMU_FORMAT
 from vdsm_mp.storage.volume_file import read_image, volume_path
+from vdsm_mp.storage.volume_spec import FORMATS, QEMU_FORMAT
 
 
 def qemu_info(domain: FileDomain, image_id: str, volume_id: str) -> qemuimg.ImageInfo:

@@ -24,7 +24,7 @@ from vdsm_mp.api.volume import (
     VolumeMeasure,
     VolumeSize,
 )
-from vdsm_mp.storage import volume_change, volume_create, volume_delete, volume_look, volume_undo
+from vdsm_mp.storage import volume_change, volume_create, volume_delete, volume_look, volume_spec, volume_undo
 from vdsm_mp.storage.volume_access import Volumes, key_of
 from vdsm_mp.storage.volume_file import read_volume
 from vdsm_mp.storage.volume_info import volume_info
@@ -35,7 +35,7 @@ from vdsm_mp.tasks.registry import TaskRun
 @handles(CreateVolume)
 def create(volumes: Volumes, ask: CreateVolume) -> str:
     domain = volumes.of_spm(ask.pool_id, ask.sd_id)
-    spec = volume_create.spec_of(ask)
+    spec = volume_spec.spec_of(ask)
     steps: tuple[Recovery, ...] = ()
     exists = volumes.tasks.unfinished_about(spec.volume_id) is not None
     if not exists:
@@ -70,7 +70,7 @@ def delete(volumes: Volumes, ask: DeleteVolume) -> str:
 @handles(ExtendVolumeSize)
 def extend(volumes: Volumes, ask: ExtendVolumeSize) -> str:
     domain = volumes.of_spm(ask.pool_id, ask.sd_id)
-    to_bytes = volume_create.round_up(volume_create.size_of("newSize", ask.new_size), volume_create.BLOCK)
+    to_bytes = volume_spec.round_up(volume_spec.size_of("newSize", ask.new_size), volume_spec.BLOCK)
 
     def job(run: TaskRun) -> None:
         with volumes.changing(f"extendImageSize {ask.volume_id}", domain, ask.image_id):

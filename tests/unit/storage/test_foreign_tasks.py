@@ -12,11 +12,13 @@ import pytest
 from tests.support import domains
 from tests.support.children import LocalChildren
 from tests.support.needs import needs_program
-from tests.support.storage_room import MIB, RAW, StorageRoom, new_id
+from tests.support.storage_room import COW, MIB, RAW, SPARSE, StorageRoom, new_id
+from vdsm_mp.api.errors_volume import VolumeAlreadyExists
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_io import DomainIO
 from vdsm_mp.storage.locks import Lease
-from vdsm_mp.storage.volume_create import VolumeSpec, make
+from vdsm_mp.storage.volume_create import make
+from vdsm_mp.storage.volume_spec import VolumeSpec
 from vdsm_mp.tasks.progress import Progress
 
 pytestmark = [needs_program("qemu-img"), pytest.mark.timeout(60)]
@@ -81,6 +83,34 @@ def test_a_file_that_never_got_metadata_goes(spm: StorageRoom) -> None:
     spm.take_role()
     assert spm.ended(task_id)["taskResult"] == "cleanSuccess"
     assert not file.exists()
+
+
+def test_nothing_is_copied_to_where_an_older_copy_is_still_being_undone(spm: StorageRoom) -> None:
+    """The roll-back would take what the new copy has made."""
+    image_id, volume_id = spm.create()
+    target_image, target = new_id(), new_id()
+    taken_over(spm)
+    where = f"/rhev/data-center/mnt/other/{spm.sd_id}/images/{target_image}/{target}"
+    metadata = ("Create volume metadata rollback", "fileVolume", "FileVolume", "createVolumeMetadataRollback", where)
+    # A domain that is away: it is tried three times, and what was pushed before it waits.
+    away = half_made(new_id(), new_id(), f"/rhev/data-center/mnt/other/{new_id()}/images/{new_id()}/{new_id()}")
+    task_id = leave(spm, "running", half_made(spm.sd_id, target, where), metadata, away)
+    spm.take_role()
+    params = {
+        **spm.names(image_id, volume_id),
+        "dstSdUUID": spm.sd_id,
+        "dstImgUUID": target_image,
+        "dstVolUUID": target,
+        "desc": "copy",
+        "volType": 8,
+        "volFormat": COW,
+        "preallocate": SPARSE,
+        "postZero": False,
+        "force": False,
+    }
+    assert spm.outcome("Volume.copy", **params) == ("cleanSuccess", VolumeAlreadyExists.code)
+    assert spm.ended(task_id)["taskResult"] == "cleanFailure"
+    assert spm.outcome("Volume.copy", **params) == ("success", 0)
 
 
 def test_a_task_whose_state_vdsm_did_not_understand_is_set_aside_and_may_be_cleared(spm: StorageRoom) -> None:

@@ -108,6 +108,21 @@ def test_a_copy_over_something_that_is_there_needs_force(house: StorageRoom, cha
     assert same_content(house.image(chain[0]) / chain[2], "qcow2", house.image(there_image) / there, "qcow2")
 
 
+def test_a_copy_over_what_failed_before_takes_nothing_else_without_force(
+    house: StorageRoom, chain: tuple[str, str, str]
+) -> None:
+    there_image, base = house.create()
+    _, failed = house.create(there_image, srcImgUUID=there_image, srcVolUUID=base, legal=False)
+    before = sorted(path.name for path in house.image(there_image).iterdir())
+    params = copy_params(house, chain[0], chain[2], dstImgUUID=there_image, dstVolUUID=failed)
+    with pytest.raises(VolumeAlreadyExists, match=base):
+        house.call("Volume.copy", **params)
+    assert sorted(path.name for path in house.image(there_image).iterdir()) == before
+    house.call("Volume.setLegality", **house.names(there_image, base), legality="ILLEGAL")
+    assert house.outcome("Volume.copy", **params) == ("success", 0)
+    assert {path.name for path in house.image(there_image).iterdir()} == {failed, f"{failed}.meta"}
+
+
 def test_nothing_is_copied_from_an_illegal_or_dangerous_chain(house: StorageRoom, chain: tuple[str, str, str]) -> None:
     image_id, leaf = house.create(legal=False)
     params = copy_params(house, image_id, leaf)
@@ -193,8 +208,11 @@ def test_an_image_on_a_template_moves_to_where_the_template_is(house: StorageRoo
     with pytest.raises(TemplateInUse):
         house.call("Image.move", **move_params(house, template_image, other, 2))
     assert house.outcome("Image.move", **move_params(house, template_image, other, 1)) == ("success", 0)
-    assert house.outcome("Image.move", **params) == ("success", 0)
     moved = house.domain_of(other) / "images"
+    (moved / image_id).mkdir()
+    for name in (template, f"{template}.meta"):  # all that a copy may leave that is cut short, and so is its undoing
+        os.link(moved / template_image / name, moved / image_id / name)
+    assert house.outcome("Image.move", **params) == ("success", 0)
     assert (moved / image_id / template).samefile(moved / template_image / template)
     qemu_check(moved / image_id / leaf)
 
