@@ -17,7 +17,7 @@ MODULE, OWNER, FUNCTION = "lease", "Lease", "createLeaseRollback"
 
 
 def lease_created(domain: FileDomain, lease_id: str) -> Recovery:
-    """The lease was absent when the task began."""
+    """To be stored while the lease is absent, and claimed: a lease that was there is nobody's to undo."""
     return Recovery(f"create lease rollback: {lease_id}", MODULE, OWNER, FUNCTION, (domain.sd_id, lease_id))
 
 

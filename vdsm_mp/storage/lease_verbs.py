@@ -7,7 +7,7 @@ import time
 import msgspec
 from msgspec import UNSET
 
-from vdsm_mp.api.errors_lease import JobStatusMismatch, LeaseExists, LeaseIndexInvalid, LeasesNotSupported
+from vdsm_mp.api.errors_lease import JobStatusMismatch, LeaseExists, LeasesNotSupported
 from vdsm_mp.api.errors_storage import DomainNotInPool
 from vdsm_mp.api.errors_volume import GenerationMismatch
 from vdsm_mp.api.lease import (
@@ -42,26 +42,14 @@ def create(volumes: Volumes, ask: CreateLease) -> str:
 
     def job(run: TaskRun) -> None:
         with volumes.resources.claim(f"addLease {lease_id}", exclusive=_claims(domain)):
-            try:
-                xlease.add(domain, lock, lease_id, fill)
-            except LeaseExists:
-                run.settle(save=True)  # it is not ours to undo
-                raise
+            # What is there is not ours to undo, and what is about to be undone would take ours along.
+            if xlease.exists(domain, lease_id) or volumes.tasks.being_undone(lease_id):
+                raise LeaseExists(lease_id, domain.sd_id)
+            run.push(lease_undo.lease_created(domain, lease_id))
+            xlease.add(domain, lock, lease_id, fill)
         run.settle()
 
-    # From the look at what is there until others see that this task is about it.
-    with volumes.resources.claim(f"addLease {lease_id}", exclusive=(("lease", domain.sd_id, lease_id),), within_s=30):
-        known = volumes.tasks.unfinished_about(lease_id) is not None or _exists(domain, lease_id)
-        steps = () if known else (lease_undo.lease_created(domain, lease_id),)
-        return volumes.tasks.start("addLease", job, spm=True, key=f"leases {domain.sd_id}", recoveries=steps)
-
-
-def _exists(domain: FileDomain, lease_id: str) -> bool:
-    """Or there is nothing to look at, which the task will tell."""
-    try:
-        return xlease.exists(domain, lease_id)
-    except LeaseIndexInvalid:
-        return True
+    return volumes.tasks.start("addLease", job, spm=True, key=f"leases {domain.sd_id}")
 
 
 @handles(DeleteLease)
