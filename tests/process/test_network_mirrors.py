@@ -123,6 +123,9 @@ def test_who_holds_the_bridges_queue_is_told(host: Namespace) -> None:
     add_tap(host, "tap1")
     host.run("tc", "qdisc", "add", "dev", "red", "ingress")
     assert "another program has queue ingress on red" in host.do("mirror", {"red": ["tap1"]})["red"]
+    eventually(lambda: "tentative" not in host.ip("-6", "address"))  # of which the kernel would tell
+    (problem,) = host.do("look")
+    assert "another program has queue ingress on red" in problem
     host.run("tc", "qdisc", "del", "dev", "red", "ingress")
     # The kernel tells nobody of that, and who asked does not ask again.
     eventually(lambda: host.do("look") == [], within_s=20)

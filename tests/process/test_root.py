@@ -12,6 +12,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,13 @@ def test_what_was_given_up_is_not_done_when_a_helper_goes_on_after_all(place: Pl
             os.kill(stopped, signal.SIGCONT)
     eventually(lambda: pid not in pids(place, "virt"), within_s=20)
     assert not (place.root / "nvram" / f"{VM}.fd").exists()
+
+
+def test_what_was_asked_for_long_ago_is_refused(place: Place) -> None:
+    asked = [time.monotonic() - ago for ago in (60, 0)]
+    late, now = talk(place.helper("network"), *(request("ping", {}, n, asked_mono=at) for n, at in enumerate(asked)))
+    assert late["error"] == "refused" and "too late" in late["detail"]
+    assert now["result"]["uid"] == 0
 
 
 @pytest.mark.parametrize("more", [{"asked_mono": float("nan")}, {"deadline_s": float("nan")}, {"deadline_s": 10**400}])
