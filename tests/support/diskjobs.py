@@ -217,7 +217,7 @@ class BusyWorker(Worker):
 
     def add_bitmap(self, key: str) -> str:
         name = new_id()
-        return self._change("add bitmap", key, lambda names: [*names, name], "SDM.add_bitmap", bitmap=name)
+        return self._change("add bitmap", key, lambda names: [*names, name], "SDM.add_bitmap", again=True, bitmap=name)
 
     def remove_bitmap(self, key: str) -> str:
         view = self.view(key)
@@ -226,7 +226,7 @@ class BusyWorker(Worker):
             return "nothing"
         name = self.rng.choice(names)
         rest = [one for one in names if one != name]
-        return self._change("remove bitmap", key, lambda _: rest, "SDM.remove_bitmap", bitmap=name)
+        return self._change("remove bitmap", key, lambda _: rest, "SDM.remove_bitmap", again=True, bitmap=name)
 
     def clear_bitmaps(self, key: str) -> str:
         return self._change("clear bitmaps", key, lambda _: [], "SDM.clear_bitmaps", again=True)

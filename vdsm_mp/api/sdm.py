@@ -9,7 +9,6 @@ from vdsm_mp.api.errors_storage import DomainNotFound
 from vdsm_mp.api.errors_task import JobExists
 from vdsm_mp.api.errors_volume import (
     VOLUME_UNKNOWN,
-    BitmapDoesNotExist,
     GenerationMismatch,
     ImageActionFailed,
     ImageIsNotLegalChain,
@@ -216,7 +215,10 @@ class UpdateVolume(Message, frozen=True, kw_only=True):
     later=(DomainNotFound, *VOLUME_UNKNOWN, GenerationMismatch, IncorrectFormat, ImageIsNotLegalChain),
 )
 class AddBitmap(Message, frozen=True, kw_only=True):
-    """Add a bitmap to a qcow2 volume, as a job. The volume gets a higher generation."""
+    """Add a bitmap to a qcow2 volume, as a job. The volume gets a higher generation.
+
+    With a generation, one by that name that is whole will do: it may be asked again. Without, it is an error.
+    """
 
     job_id: Uuid
     volume: VolumeRef = field(name="vol_info")
@@ -236,11 +238,10 @@ class AddBitmap(Message, frozen=True, kw_only=True):
         GenerationMismatch,
         IncorrectFormat,
         ImageIsNotLegalChain,
-        BitmapDoesNotExist,
     ),
 )
 class RemoveBitmap(Message, frozen=True, kw_only=True):
-    """Remove a bitmap from a qcow2 volume, as a job. The volume gets a higher generation."""
+    """Remove a bitmap from a qcow2 volume, as a job; having none is fine. The volume gets a higher generation."""
 
     job_id: Uuid
     volume: VolumeRef = field(name="vol_info")

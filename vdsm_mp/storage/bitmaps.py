@@ -17,6 +17,24 @@ def usable(found: list[dict[str, Any]]) -> dict[str, int]:
     }
 
 
+def add(path: str, name: str, *, again: bool) -> None:
+    """An enabled bitmap. again: one that is there already will do, if it is whole; it has seen every write since.
+
+    One that is not whole stays: a new one in its place would miss what it has lost. Raises: CommandFailed (there is
+    one by that name), CommandOverdue.
+    """
+    if again and name in usable(qemuimg.info(path, "qcow2").bitmaps):
+        _log.info("bitmap %s is in %s already", name, path)
+        return
+    qemuimg.bitmap(path, name, "--add", "--enable")
+
+
+def remove(path: str, name: str) -> None:
+    """Having none is fine, as it is for VDSM. Raises: CommandFailed, CommandOverdue."""
+    if name in {one["name"] for one in qemuimg.info(path, "qcow2").bitmaps}:
+        qemuimg.bitmap(path, name, "--remove")
+
+
 def copy_names(source: str, target: str) -> None:
     """Empty bitmaps in `target` by the names of those in `source`, both qcow2.
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 from vdsm_mp.api.errors_volume import (
-    BitmapDoesNotExist,
     IncorrectFormat,
     InvalidVolumeParameter,
     VolumeUpdateRefused,
@@ -136,7 +135,8 @@ def amend(volumes: Volumes, jobs: Jobs, ask: AmendVolume) -> None:
 @handles(AddBitmap)
 def add_bitmap(volumes: Volumes, jobs: Jobs, ask: AddBitmap) -> None:
     def change(domain: FileDomain, metadata: VolumeMetadata, progress: Progress) -> None:
-        qemuimg.bitmap(_path(domain, ask.volume), ask.bitmap, "--add", "--enable")
+        # At the same generation, an attempt that was cut short cannot be told from a bitmap that was added before.
+        bitmaps.add(_path(domain, ask.volume), ask.bitmap, again=ask.volume.generation is not None)
 
     _start_on_cow(volumes, jobs, ask.job_id, "add_bitmap", ask.volume, change)
 
@@ -144,10 +144,7 @@ def add_bitmap(volumes: Volumes, jobs: Jobs, ask: AddBitmap) -> None:
 @handles(RemoveBitmap)
 def remove_bitmap(volumes: Volumes, jobs: Jobs, ask: RemoveBitmap) -> None:
     def change(domain: FileDomain, metadata: VolumeMetadata, progress: Progress) -> None:
-        path = _path(domain, ask.volume)
-        if ask.bitmap not in {one["name"] for one in qemuimg.info(path, "qcow2").bitmaps}:
-            raise BitmapDoesNotExist(ask.bitmap, ask.volume.volume_id)
-        qemuimg.bitmap(path, ask.bitmap, "--remove")
+        bitmaps.remove(_path(domain, ask.volume), ask.bitmap)
 
     _start_on_cow(volumes, jobs, ask.job_id, "remove_bitmap", ask.volume, change)
 
