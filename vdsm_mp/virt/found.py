@@ -40,15 +40,19 @@ def life_of(state: int, reason: int, metadata: Metadata) -> Life:
     return Life(status=VmStatus.UP, cpus_run=True)
 
 
+def recorded(metadata: Metadata) -> Exit | None:
+    """How it ended as it was told and written down; None when it was not."""
+    code, number = metadata.get("exitCode"), metadata.get("exitReason")
+    if not (isinstance(code, int) and isinstance(number, int) and number in list(ExitReason)):
+        return None
+    reason = ExitReason(number)
+    return Exit(code, reason, str(metadata.get("exitMessage") or reason.message))
+
+
 def _exit(state: int, reason: int, metadata: Metadata) -> Exit:
     """How it ended: as we wrote it down, else as libvirt remembers."""
-    code, number = metadata.get("exitCode"), metadata.get("exitReason")
-    if isinstance(code, int) and isinstance(number, int) and number in list(ExitReason):
-        recorded = ExitReason(number)
-        return Exit(code, recorded, str(metadata.get("exitMessage") or recorded.message))
-    if state == libvirt.VIR_DOMAIN_SHUTOFF:
-        return Exit.because(_SHUTOFF.get(reason, ExitReason.GENERIC_ERROR))
-    return Exit.because(ExitReason.GENERIC_ERROR)
+    libvirts = _SHUTOFF.get(reason, ExitReason.GENERIC_ERROR) if state == libvirt.VIR_DOMAIN_SHUTOFF else None
+    return recorded(metadata) or Exit.because(libvirts or ExitReason.GENERIC_ERROR)
 
 
 def may_be_starting(state: int, reason: int, metadata: Metadata) -> bool:

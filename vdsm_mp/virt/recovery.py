@@ -23,7 +23,7 @@ from vdsm_mp.virt.awaited import Awaited
 from vdsm_mp.virt.callbacks import Callbacks
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.drives import Drives
-from vdsm_mp.virt.found import INACTIVE, life_of, may_be_starting, unknown_error
+from vdsm_mp.virt.found import INACTIVE, life_of, may_be_starting, recorded, unknown_error
 from vdsm_mp.virt.keeping import Keeper, with_devices
 from vdsm_mp.virt.machine import UNSTARTED, Do, Exit, ExitReason, Life, VmStatus
 from vdsm_mp.virt.metadata import Metadata
@@ -174,7 +174,11 @@ class Recovery:
                 self._vms.change(vm_id, lambda record: with_devices(_as_written(record, known, metadata), domain))
             self._vms.move(vm_id, lambda life: machine.on_recovered(life, found))
             return
-        if may_be_starting(state, reason, metadata):
+        runs_on = active and not external and (end := recorded(metadata)) is not None
+        if runs_on:
+            # Told as Down, and started too late for us to see it: as `machine.on_unexpected_start`.
+            found = Life(status=VmStatus.DOWN, exit=end)
+        elif may_be_starting(state, reason, metadata):
             found = Life(status=VmStatus.WAIT_FOR_LAUNCH)
         record = _record(vm_id, domain, metadata, found, external=external)
         try:
@@ -182,7 +186,9 @@ class Recovery:
         except VmExists:
             return  # created by a call meanwhile
         logger.info("vm=%s (%s) is %s%s", vm_id, record.name, found.status, ", external" if external else "")
-        if found.status is VmStatus.WAIT_FOR_LAUNCH:
+        if runs_on:
+            self._vms.perform(record, Do.DESTROY)
+        elif found.status is VmStatus.WAIT_FOR_LAUNCH:
             end = Exit.because(ExitReason.GENERIC_ERROR)
             self._awaited.watch(vm_id, end, lambda live: self.claim([vm_id] if live is not None else []))
         elif found.status is VmStatus.DOWN and metadata.get("exitCode") is None:

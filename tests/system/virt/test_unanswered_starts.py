@@ -2,6 +2,7 @@
 """A start whose answer is lost because libvirtd freezes or dies: no VM is told as Down while its QEMU runs."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import libvirt
 import pytest
@@ -47,10 +48,12 @@ def harm_the_start(monkeypatch: pytest.MonkeyPatch, *, before: Harm = nothing, a
     monkeypatch.setattr(libvirt.virDomain, "createWithFlags", create)
 
 
-def given_up(room: VirtRoom, guest: Guest) -> None:
-    """Until whoever started it has no answer to hope for."""
+def unanswered(room: VirtRoom, new_guest: NewGuest) -> Guest:
+    """One whose starter has no answer to hope for any more."""
+    guest = new_guest(room, wait=False)
     eventually(lambda: room.state(Starter).wait_ended(guest.vm_id, 1), within_s=20)
-    assert not room.state(Connection).alive
+    assert room.status(guest.vm_id) == "WaitForLaunch"
+    return guest
 
 
 def runs(libvirtd: PrivateLibvirtd, guest: Guest) -> bool:
@@ -62,9 +65,7 @@ def test_a_libvirtd_that_freezes_with_the_answer_costs_no_vm(
     room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harm_the_start(monkeypatch, after=libvirtd.freeze)
-    guest = new_guest(room, wait=False)
-    given_up(room, guest)
-    assert room.status(guest.vm_id) == "WaitForLaunch"
+    guest = unanswered(room, new_guest)
     libvirtd.thaw()
     eventually(lambda: room.status(guest.vm_id) == "Powering up", within_s=20)
     eventually(lambda: guest.ticks > 0, within_s=30)
@@ -79,9 +80,7 @@ def test_a_libvirtd_that_freezes_before_the_question_may_answer_it_later_and_bot
     room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harm_the_start(monkeypatch, before=libvirtd.freeze)
-    guest = new_guest(room, wait=False)
-    given_up(room, guest)
-    assert room.status(guest.vm_id) == "WaitForLaunch"
+    guest = unanswered(room, new_guest)
     libvirtd.thaw()
     eventually(lambda: room.status(guest.vm_id) != "WaitForLaunch", within_s=30)
     if room.status(guest.vm_id) == "Down":
@@ -96,9 +95,7 @@ def test_a_libvirtd_that_dies_with_the_answer_costs_no_vm(
     room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harm_the_start(monkeypatch, after=libvirtd.kill)
-    guest = new_guest(room, wait=False)
-    eventually(lambda: room.state(Starter).wait_ended(guest.vm_id, 1), within_s=20)
-    assert room.status(guest.vm_id) == "WaitForLaunch"
+    guest = unanswered(room, new_guest)
     libvirtd.launch()
     eventually(lambda: room.status(guest.vm_id) == "Powering up", within_s=20)
     guest.keeps_ticking()
@@ -109,8 +106,7 @@ def test_one_that_is_destroyed_while_nobody_answers_does_not_run_afterwards(
     room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harm_the_start(monkeypatch, after=libvirtd.kill)
-    guest = new_guest(room, wait=False)
-    eventually(lambda: room.state(Starter).wait_ended(guest.vm_id, 1), within_s=20)
+    guest = unanswered(room, new_guest)
     room.state(Vms).move(guest.vm_id, machine.on_destroy_request)
     libvirtd.launch()
     eventually(lambda: room.status(guest.vm_id) == "Down", within_s=20)
@@ -128,8 +124,7 @@ def test_a_domain_that_is_gone_when_libvirt_is_back_did_not_start(
         libvirtd.kill()
 
     harm_the_start(monkeypatch, after=lose_it)
-    guest = new_guest(room, wait=False)
-    eventually(lambda: room.state(Starter).wait_ended(guest.vm_id, 1), within_s=20)
+    guest = unanswered(room, new_guest)
     libvirtd.launch()
     eventually(lambda: room.status(guest.vm_id) == "Down", within_s=20)
     assert room.stats(guest.vm_id)["exitReason"] == ExitReason.START_FAILED
@@ -150,3 +145,22 @@ def test_what_was_told_as_down_is_ended_when_libvirt_is_back(
     assert room.stats(told.vm_id)["exitReason"] == ExitReason.START_FAILED
     assert runs(libvirtd, lives)
     lives.keeps_ticking()
+
+
+def test_what_was_told_as_down_is_ended_by_the_next_life_when_it_started_between_the_two(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, folder: Path
+) -> None:
+    told, lives = new_guest(room), new_guest(room)
+    room.call("VM.shutdown", vmID=told.vm_id, delay=0, timeout=1, force=True)
+    eventually(lambda: room.status(told.vm_id) == "Down", within_s=15)
+    eventually(lambda: "exitCode" in libvirtd.virsh("dumpxml", "--inactive", told.name))
+    room.close()
+    libvirtd.virsh("start", told.name)
+    with VirtRoom(libvirtd.uri, folder) as next_life:
+        next_life.storage.images.update(room.storage.images)
+        assert next_life.status(told.vm_id) == "Down"
+        assert next_life.stats(told.vm_id)["exitReason"] == ExitReason.ADMIN_SHUTDOWN
+        eventually(lambda: not runs(libvirtd, told), within_s=10)
+        assert next_life.status(lives.vm_id) == "Up"
+        for guest in (told, lives):
+            next_life.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
