@@ -82,7 +82,7 @@ def test_a_log_disk_that_hangs_hangs_nobody_and_is_told(on_disk: tuple[RunningHo
     pid, steady = house.pid_of("rogue"), house.pid_of("steady")
     os.kill(pid, signal.SIGKILL)
     house.wait_other_pid("rogue", pid, within_s=5)
-    assert state_of(writer_of(house)) == "D"
+    eventually(lambda: state_of(writer_of(house)) == "D")
     eventually(lambda: house.status()["log"]["stuck"], within_s=15)
     slowest_s = 0.0
     for _ in range(20):

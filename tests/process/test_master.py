@@ -230,7 +230,7 @@ def test_a_worker_is_not_ready_before_it_is() -> None:
     try:
         (house.root / "state/rogue.build").write_text("slow")
         house.begin()
-        eventually((house.root / "run/control.sock").exists)
+        eventually(house.all_pids)
         eventually(lambda: house.worker("steady")["state"] == "ready")
         assert house.worker("rogue")["state"] == "starting"
         assert house.status()["state"] == "starting"
@@ -314,7 +314,8 @@ def test_of_many_masters_started_at_once_exactly_one_serves() -> None:
             house.begin()
             racers.append(house.process)
         codes = eventually(
-            lambda: len(ended := [r.poll() for r in racers if r is not None and r.poll() is not None]) == 5 and ended
+            lambda: len(ended := [r.poll() for r in racers if r is not None and r.poll() is not None]) == 5 and ended,
+            within_s=40,
         )
         assert codes == [3] * 5
         house.process = next(r for r in racers if r is not None and r.poll() is None)

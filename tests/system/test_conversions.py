@@ -71,7 +71,8 @@ def test_a_conversion_that_dies_with_its_worker_is_told_and_one_that_ends_is_kep
     cut, whole = sequences.new_id(), sequences.new_id()
     ask("Host.convertExternalVmFromOva", ova_path=str(file), vminfo=vm, jobid=cut)
     pid = eventually(lambda: int((house.root / "state/pid").read_text() or 0) if _written(house) else 0, within_s=30)
-    assert told(cut) == {"status": "copying_disk", "description": "Copying disk 1/1", "progress": 0}
+    copying = {"status": "copying_disk", "description": "Copying disk 1/1", "progress": 0}
+    eventually(lambda: told(cut) == copying)
     virt = house.pid_of("virt")
     os.kill(virt, signal.SIGKILL)
     house.wait_other_pid("virt", virt, within_s=30)

@@ -137,7 +137,7 @@ def test_a_payload_is_made_anew_where_its_guest_goes_and_goes_where_it_was(two: 
             becomes(home, guest, "Down")
             becomes(to, guest, "Up", "Powering up")
             guest.lives_only_at(to, home)
-            assert payloads(home) == []
+            eventually(lambda home=home: payloads(home) == [])
             (there,) = payloads(to)
             assert (there.name, b"#cloud-config" in there.read_bytes()) == (here.name, True)
             opened = [path.readlink() for path in Path(f"/proc/{to.libvirtd.qemu_pid(guest.name)}/fd").iterdir()]
