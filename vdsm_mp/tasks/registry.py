@@ -218,7 +218,10 @@ class Tasks(TaskTable):
     # --- what clients ask for
 
     def stop(self, task_id: str) -> None:
-        """Ask a task to end; it then rolls back. No effect when it is over. Raises: UnknownTask."""
+        """Ask a task to end; it then rolls back. No effect when it is over.
+
+        Raises: UnknownTask, Busy (it ends when its turn comes, or when it is asked again).
+        """
         record = self.record(task_id)
         progress = self._running.get(task_id)
         if record.state in DONE or progress is None:
@@ -226,7 +229,12 @@ class Tasks(TaskTable):
         progress.stop()
         # One that still waits for its turn need not wait to be undone.
         if record.state is TaskState.QUEUED and self._begin(task_id):
-            self._background.start(f"stop {task_id}", lambda: self._stop_unbegun(task_id))
+            try:
+                self._background.start(f"stop {task_id}", lambda: self._stop_unbegun(task_id))
+            except Error:
+                with self._lock:
+                    self._begun.discard(task_id)
+                raise
 
     def revert(self, task_id: str) -> None:
         """Undo a task that is over, in the background. Raises: UnknownTask, TaskNotFinished."""

@@ -3,7 +3,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from tests.support import domains
 from tests.support.background import HeldBackground, ThreadBackground
 from tests.support.children import LocalChildren
 from tests.support.eventually import eventually
+from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_task import (
     TaskAborted,
     TaskInProgress,
@@ -332,6 +333,38 @@ def test_a_task_that_waits_for_its_turn_is_stopped_without_waiting(
     # What it was to undo may be another's: it has done nothing itself.
     assert (ran, undone) == ([], [])
     assert tasks.all_tasks() == {}
+
+
+class Full(HeldBackground):
+    """Takes nothing more for a while."""
+
+    full = True
+
+    def start(self, name: str, job: Callable[[], None], *, key: str | None = None) -> None:
+        if self.full:
+            raise Busy("background work")
+        super().start(name, job, key=key)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_task_whose_stop_found_no_thread_ends_when_it_is_asked_again_or_its_turn_comes(
+    files: DomainIO, undone: Undone, *, again: bool
+) -> None:
+    queue, background = HeldBackground(), Full()
+    tasks = Tasks(background, undone, queue)
+    tasks.take_over(TaskStore(files, store="/master/tasks"))
+    ran: list[str] = []
+    task_id = tasks.start("copyImage", lambda run: ran.append("job"), spm=True)
+    with pytest.raises(Busy):
+        tasks.stop(task_id)
+    background.full = False
+    if again:
+        tasks.stop(task_id)
+        background.run_all()
+    else:
+        queue.run_all()
+    assert seen(tasks, task_id) == ("finished", "cleanSuccess", 411)
+    assert ran == []
 
 
 def test_what_is_being_undone_is_told_until_it_is_over(files: DomainIO, background: HeldBackground) -> None:
