@@ -107,16 +107,25 @@ class GetImageVolumes(Message, frozen=True, kw_only=True):
         ImageDoesNotExist,
         ImageIsNotLegalChain,
         VolumeAlreadyExists,
-        CopyImageFailed,
         TemplateInUse,
         *TASK_BEGIN,
     ),
-    later=(VolumeCopyFailed, VolumeCreationFailed, TaskAborted),
+    later=(
+        ImageIsNotLegalChain,
+        VolumeAlreadyExists,
+        VolumeIsShared,
+        CopyImageFailed,
+        VolumeCopyFailed,
+        VolumeCreationFailed,
+        TaskAborted,
+    ),
 )
 class MoveImage(Message, frozen=True, kw_only=True):
     """Copy (operation 1) or move (2) an image to another domain, chain and all. Returns the id of an SPM task.
 
-    A template it stands on must be there already. When the copy fails it is removed; the source goes only after that.
+    A template it stands on must be there already. force: a legal image by its id is replaced; what a failed copy left
+    always is, but not while that is still being undone (212). When the copy fails it is removed; the source of a move
+    goes only after its success.
     """
 
     image_id: Uuid = field(name="imageID")
@@ -142,10 +151,9 @@ class MoveImage(Message, frozen=True, kw_only=True):
         ImageDoesNotExist,
         ImageIsNotLegalChain,
         VolumeAlreadyExists,
-        CopyImageFailed,
         *TASK_BEGIN,
     ),
-    later=(VolumeCreationFailed, TaskAborted),
+    later=(VolumeAlreadyExists, VolumeIsShared, CopyImageFailed, VolumeCreationFailed, TaskAborted),
 )
 class CloneImageStructure(Message, frozen=True, kw_only=True):
     """Create an image's volumes, empty, on another domain. Returns the id of an SPM task.

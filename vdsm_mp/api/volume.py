@@ -45,6 +45,7 @@ from vdsm_mp.api.verb import Lane, Message, verb
         IncorrectFormat,
         IncorrectType,
         DiscardNotSupported,
+        VolumeAlreadyExists,
         *TASK_BEGIN,
     ),
     later=(
@@ -60,7 +61,8 @@ class CopyVolume(Message, frozen=True, kw_only=True):
     """Copy a volume with all below it into one new volume of another image. Returns the id of an SPM task.
 
     volType: 6 template, 8 leaf. volFormat 3 and preallocate 0: as the source. force: a target image that exists is
-    replaced. When it fails what was begun is removed.
+    replaced; what a failed copy left always is, but not while that is still being undone (212). When it fails what was
+    begun is removed.
     """
 
     volume_id: Uuid = field(name="volumeID")
