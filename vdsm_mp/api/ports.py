@@ -51,7 +51,8 @@ class Background(Protocol):
         ...
 
     def later(self, delay_s: float, name: str, job: Callable[[], None], *, key: str | None = None) -> Timer:
-        """Like start, after a delay. Lost when the worker ends: nothing durable may depend on it."""
+        """Like start, after a delay; a full queue puts it off. Lost when the worker ends: nothing durable may depend on
+        it."""
         ...
 
     @property

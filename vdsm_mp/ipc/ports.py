@@ -15,6 +15,10 @@ from vdsm_mp.ipc.lanes import Job, Lanes
 
 logger = log.named(__name__)
 
+#: When work that is due looks again for room in the pool, and how much of it may wait so.
+_PUT_OFF_S = 1.0
+_PUT_OFF_AT_MOST = 1000
+
 #: The call that this thread or task is serving; calls made meanwhile inherit what is left of its time.
 current: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("call", default=None)
 
@@ -56,6 +60,8 @@ class _Later:
 
     def __init__(self) -> None:
         self._cancelled = False
+        #: There was no room for it when it was due.
+        self.put_off = False
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -71,7 +77,7 @@ class PoolBackground:
     def __init__(self, bus: Node) -> None:
         self._bus = bus
         self._draining = False
-        self.lost = 0
+        self._put_off = 0
 
     @property
     def draining(self) -> bool:
@@ -92,13 +98,22 @@ class PoolBackground:
         return timer
 
     def _due(self, timer: _Later, name: str, job: Callable[[], None], key: str | None) -> None:
+        """On the loop. What watches something goes on by this alone, so a pool that is full only puts it off."""
+        if timer.put_off:
+            self._put_off -= 1
         if timer.cancelled or self._draining:
             return
         try:
             self.start(name, job, key=key)
         except Busy as error:
-            self.lost += 1
-            logger.warning("%s is not started: %s", name, error)
+            if self._put_off >= _PUT_OFF_AT_MOST:
+                logger.warning("%s is not started: %s", name, error)
+                return
+            if not timer.put_off:
+                logger.warning("%s has to wait: %s", name, error)
+            timer.put_off = True
+            self._put_off += 1
+            self._bus.call_at(time.monotonic() + _PUT_OFF_S, partial(self._due, timer, name, job, key))
 
 
 def _work(name: str, flow: str, job: Callable[[], None]) -> None:

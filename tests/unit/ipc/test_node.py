@@ -44,6 +44,7 @@ from vdsm_mp.api.errors import (
 from vdsm_mp.api.ports import CallContext
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Internal
+from vdsm_mp.ipc import ports
 from vdsm_mp.ipc.dispatch import Dispatch
 from vdsm_mp.ipc.envelope import BUS_VERSION, Request, Seal
 from vdsm_mp.ipc.lanes import Limits
@@ -600,6 +601,31 @@ def test_background_work_keeps_its_order_outlives_its_call_and_is_drained(tmp_pa
             assert await server.drain(5) is True
 
     run(main())
+
+
+def test_background_work_that_is_due_waits_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ports, "_PUT_OFF_S", 0.02)
+    monkeypatch.setattr(ports, "_PUT_OFF_AT_MOST", 2)
+
+    async def main() -> None:
+        async with served(tmp_path, limits=Limits(background=(1, 1))) as (_, server):
+            done: list[int] = []
+            go, background = threading.Event(), server.background
+            background.start("long", lambda: go.wait(10) and None)
+            await eventually(lambda: server.lanes.background_running == 1)
+            background.start("fills the queue", lambda: None)
+            for number in range(3):
+                background.later(0, f"watch {number}", lambda number=number: done.append(number))  # type: ignore[misc]
+            await eventually(lambda: "watch 2 is not started" in caplog.text)
+            await asyncio.sleep(0.1)
+            assert done == []
+            go.set()
+            await eventually(lambda: sorted(done) == [0, 1])
+
+    run(main())
+    assert caplog.text.count("watch 0 has to wait") == 1
 
 
 def test_background_work_that_fails_is_logged_with_its_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
