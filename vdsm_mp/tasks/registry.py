@@ -8,6 +8,7 @@ The table of them is in `table.py`, what becomes of those that fail in `undoing.
 
 import logging
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,6 +27,9 @@ _log = logging.getLogger("storage.tasks")
 
 #: VDSM's `irs.max_tasks`.
 MAX_TASKS = 500
+
+#: So many stored tasks are rolled back at once: all of them would be more than the background takes.
+RECOVERING = 8
 
 #: What a task does. Returns what goes into the result ({"uuid": …} or None).
 Job = Callable[["TaskRun"], Any]
@@ -255,12 +259,23 @@ class Tasks(TaskTable):
         for task in self.spm_tasks():
             if task.id not in self._running and needs_recovery(task.state):
                 begun.append(task.id)
-                self._background.start(f"recover {task.id}", lambda task_id=task.id: self._undoing.roll_back(task_id))  # type: ignore[misc]
             elif task.state is TaskState.FINISHED:
                 self._undoing.finish_later(task)
+        waiting = deque(begun)
+        for _ in range(min(RECOVERING, len(begun))):
+            self._background.start("recover stored tasks", lambda: self._recover_all(waiting))
         if self.after_recovery is not None:
             self._background.start("after recovery", self.after_recovery)
         return begun
+
+    def _recover_all(self, waiting: deque[str]) -> None:
+        """Shared by a few threads."""
+        while not self._background.draining:
+            try:
+                task_id = waiting.popleft()
+            except IndexError:
+                return
+            self._undoing.roll_back(task_id)
 
     def let_go(self) -> None:
         """The role is gone (given up, or lost): SPM tasks leave the memory, those that run are stopped unsaved."""

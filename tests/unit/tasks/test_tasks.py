@@ -335,6 +335,29 @@ def test_a_task_that_waits_for_its_turn_is_stopped_without_waiting(
     assert tasks.all_tasks() == {}
 
 
+class Narrow(HeldBackground):
+    """Takes no more than so many at once, as the real one does."""
+
+    def start(self, name: str, job: Callable[[], None], *, key: str | None = None) -> None:
+        if len(self.waiting) >= 20:
+            raise Busy("background work")
+        super().start(name, job, key=key)
+
+
+def test_more_tasks_are_rolled_back_than_the_background_takes_at_once(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    died = spm(files, background, undone)
+    for n in range(100, 130):
+        died.start("createVolume", lambda run: None, spm=True, recoveries=[undo(n)])
+    narrow = Narrow()
+    tasks = spm(files, narrow, undone)
+    assert len(tasks.recover()) == 30
+    narrow.run_all()
+    assert sorted(undone) == [str(n) for n in range(100, 130)]
+    assert {task["taskResult"] for task in tasks.statuses().values()} == {"cleanSuccess"}
+
+
 class Full(HeldBackground):
     """Takes nothing more for a while."""
 
