@@ -9,14 +9,13 @@ Source: UEFI 2.10 chapter 5 (GPT, and the MBR that guards it); extended partitio
 """
 
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vdsm_mp.api.errors_virt import DiskNotFound, VmOperationFailed
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_blocks import GetVmDiskAlignment
-from vdsm_mp.common import command
+from vdsm_mp.common import command, scratch
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.drives import Drives
@@ -43,17 +42,28 @@ def get_disk_alignment(drives: Drives, vms: Vms, ask: GetVmDiskAlignment) -> dic
     ids = volume_ids(dict(ask.disk))
     if ids is None:
         raise DiskNotFound("it is not named by poolID, domainID, imageID and volumeID")
-    for record in vms.known().all():
-        alive = record.life.status is not VmStatus.DOWN
-        if alive and any(drive.ids and drive.ids.image_id == ids.image_id for drive in record.devices.drives):
-            raise VmOperationFailed(f"virtual machine {record.vm_id} uses the disk now")
+    user = _user(vms, ids.image_id)
+    if user:
+        raise VmOperationFailed(f"virtual machine {user} uses the disk now")
     try:
         prepared = drives.prepare(ids)
-        with tempfile.TemporaryDirectory(prefix="vdsm-mp-") as folder:
-            reader = _Reader(prepared.path, "qcow2" if prepared.format == "cow" else "raw", Path(folder) / "sectors")
+        with scratch.folder() as folder:
+            reader = _Reader(prepared.path, "qcow2" if prepared.format == "cow" else "raw", folder / "sectors")
             return {f"/dev/sda{number}": begin % _GOOD_SECTORS == 0 for number, begin in partitions(reader.read)}
+    except OSError as error:
+        raise VmOperationFailed(f"there is no place to read the disk into: {error}") from error
     finally:
-        drives.teardown(ids)
+        if not _user(vms, ids.image_id):  # it may have been started meanwhile
+            drives.teardown(ids)
+
+
+def _user(vms: Vms, image_id: str) -> str:
+    """The VM that has it; "" when none does."""
+    for record in vms.known().all():
+        alive = record.life.status is not VmStatus.DOWN
+        if alive and any(drive.ids and drive.ids.image_id == image_id for drive in record.devices.drives):
+            return record.vm_id
+    return ""
 
 
 class _Reader:

@@ -131,3 +131,20 @@ def test_an_image_that_cannot_be_read_is_told(room: VirtRoom, tmp_path: Path) ->
     with pytest.raises(VmOperationFailed, match="cannot be read"):
         scan(room, tmp_path / "torn")
     assert room.storage.released == [DISK_IDS["imageID"]]
+
+
+def test_a_vm_that_takes_the_disk_while_it_is_read_keeps_it(
+    room: VirtRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm_id, real = str(uuid.uuid4()), alignment._Reader.read
+
+    def read(reader: Any, first: int, count: int) -> bytes:
+        monkeypatch.undo()
+        room.call("VM.migrationCreate", vmID=vm_id, params={"_srcDomXML": vm_xml(vm_id, disk=DISK_IDS)})
+        return real(reader, first, count)
+
+    monkeypatch.setattr(alignment._Reader, "read", read)
+    room.storage.images[DISK_IDS["imageID"]] = disk(tmp_path, "label: dos\n2048,20480")
+    assert room.call("VM.getDiskAlignment", vmID=vm_id, disk=DISK_IDS) == {"/dev/sda1": True}
+    assert room.storage.released == []
+    room.call("VM.destroy", vmID=vm_id)
