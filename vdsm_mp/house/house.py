@@ -19,13 +19,13 @@ from vdsm_mp.house.children import Children
 from vdsm_mp.house.logwriter import LogWriter
 from vdsm_mp.house.looks import Done, Looks
 from vdsm_mp.house.members import Lost, Process, State, Worker
+from vdsm_mp.house.notes import Notes
+from vdsm_mp.house.stages import Stages
 from vdsm_mp.ipc import control
 from vdsm_mp.workers.table import ChildSpec, WorkerSpec
 
 logger = log.named("master")
 
-#: A second SIGTERM leaves each stage this long.
-HURRY_S = 1.0
 #: Written-off workers beyond this and no more are started in their place.
 MOST_LOST = 10
 #: When the master itself looked later than this, silence of the workers in that time proves nothing.
@@ -84,9 +84,8 @@ class House:
         self._inherited = inherited
         self._broadcast = broadcast
         self.log_writer = log_writer
-        self._stage = -1
-        self._stage_ends_mono = 0.0
-        self._hurry = False
+        self._notes = Notes(self.workers.values())
+        self._stages = Stages(self.workers.values(), self._notes.tell)
         self._looks = Looks()
         self.watch: Callable[[Process], None] = lambda process: None
         self.unwatch: Callable[[Process], None] = lambda process: None
@@ -142,41 +141,21 @@ class House:
             return
         worker.state = State.READY
         logger.info("%s ready took=%dms", worker.spec.name, (now - worker.process.started_mono) * 1000)
-        self._tell_all(control.Peer(name=worker.spec.name, epoch=worker.epoch, up=True), but=worker)
-        for other in self.workers.values():
-            if other.up and other is not worker:
-                self._tell(worker, control.Peer(name=other.spec.name, epoch=other.epoch, up=True))
+        self._notes.introduce(worker)
         if self.state is HouseState.STARTING and all(w.up for w in self.workers.values()):
             self.state = HouseState.RUNNING
             logger.info("every worker is ready took=%dms", (now - self.started_mono) * 1000)
 
     def _open_child(self, worker: Worker, note: control.OpenChild) -> None:
         if self.state is HouseState.STOPPING:
-            self._tell(worker, control.ChildMade(id=note.id, refused="the house is stopping"))
+            self._notes.tell(worker, control.ChildMade(id=note.id, refused="the house is stopping"))
             return
         sock, refused = self.children.open(worker.spec.name, note.kind, note.name)
         if sock is None:
-            self._tell(worker, control.ChildMade(id=note.id, refused=refused))
+            self._notes.tell(worker, control.ChildMade(id=note.id, refused=refused))
             return
-        self._tell(worker, control.ChildMade(id=note.id), (sock.fileno(),))
+        self._notes.tell(worker, control.ChildMade(id=note.id), (sock.fileno(),))
         sock.close()
-
-    def _tell(self, worker: Worker, note: control.Note, fds: tuple[int, ...] = ()) -> bool:
-        process = worker.process
-        if process is None or process.pipe is None:
-            return False
-        try:
-            sent = control.send(process.pipe, note, fds)
-        except control.Gone:
-            return False  # its end is reported by the kernel as well
-        if not sent:
-            logger.warning("%s does not read its notes", worker.spec.name)
-        return sent
-
-    def _tell_all(self, note: control.Note, but: Worker | None = None) -> None:
-        for worker in self.workers.values():
-            if worker is not but:
-                self._tell(worker, note)
 
     # Endings
 
@@ -258,7 +237,7 @@ class House:
         os.close(process.pidfd)
         worker.process = None
         worker.vitals, worker.pss_kib = {}, 0
-        self._tell_all(control.Peer(name=worker.spec.name, epoch=worker.epoch, up=False), but=worker)
+        self._notes.part(worker)
         remains.remove_sockets(self.bus_dir, worker.spec.name, worker.epoch)
         self.children.close_all_of(worker.spec.name)
         self._looks.died(worker.spec.name)
@@ -296,8 +275,7 @@ class House:
         self.log_writer.beat(now)
         if self.state is HouseState.STOPPING:
             self._next_stage()
-            if now >= self._stage_ends_mono:
-                self._stage_overdue(now)
+            self._stages.beat(now)
 
     @property
     def _may_start(self) -> bool:
@@ -337,14 +315,11 @@ class House:
     def stop(self, *, verdict: int = 0) -> None:
         """Begin to empty the house. A second call only shortens the deadlines."""
         if self._stopping:
-            if not self._hurry:
-                logger.warning("told to stop once more: deadlines are shortened to %gs", HURRY_S)
-            self._hurry = True
-            self._stage_ends_mono = min(self._stage_ends_mono, time.monotonic() + HURRY_S)
+            self._stages.hurry()
             return
         self.state, self.verdict = HouseState.STOPPING, verdict
         logger.info("stopping")
-        self._tell_all(control.PrepareForShutdown())
+        self._notes.tell_all(control.PrepareForShutdown())
         self._broadcast([(w.spec.name, w.epoch) for w in self.workers.values() if w.process is not None])
         for worker in self.workers.values():
             if worker.process is None:
@@ -352,30 +327,10 @@ class House:
         self._next_stage()
 
     def _next_stage(self) -> None:
-        """Tell the next stage to leave once the one before is gone."""
-        alive = [w for w in self.workers.values() if w.process is not None]
-        if any(w.spec.stage <= self._stage for w in alive):
-            return
-        if not alive:
+        if self._stages.go_on():
             self.children.close_all()
             if self.children.none_left:
                 self._empty()
-            return
-        self._stage = min(w.spec.stage for w in alive)
-        leaving = [w for w in alive if w.spec.stage == self._stage]
-        grace_s = HURRY_S if self._hurry else max(w.spec.grace_s for w in leaving)
-        self._stage_ends_mono = time.monotonic() + grace_s
-        for worker in leaving:
-            worker.state = State.LEAVING
-            self._tell(worker, control.Leave(within_s=max(0.2, grace_s - 0.5)))
-
-    def _stage_overdue(self, now: float) -> None:
-        self._stage_ends_mono = now + members.DUMP_S + members.KILL_S + 1.0
-        for worker in self.workers.values():
-            process = worker.process
-            if process is not None and worker.spec.stage <= self._stage and not process.killing:
-                why = f"did not leave within {worker.spec.grace_s:g} s"
-                killing.begin(process, why, now, stacks=not self._hurry)
 
     def _empty(self) -> None:
         self.state = HouseState.EMPTY
@@ -405,8 +360,8 @@ class House:
         grace_s = worker.spec.grace_s
         now = time.monotonic()
         # Not ready any more: peers must not send it new calls.
-        self._tell_all(control.Peer(name=name, epoch=worker.epoch, up=False), but=worker)
-        self._tell(worker, control.Leave(within_s=max(0.2, grace_s - 0.5)))
+        self._notes.part(worker)
+        self._notes.tell(worker, control.Leave(within_s=max(0.2, grace_s - 0.5)))
         killing.at(worker.process, now + grace_s)
         return ""
 
@@ -416,14 +371,14 @@ class House:
         if worker is None:
             return f"no worker is called {name}; there are: {', '.join(self.workers)}"
         self._looks.ask(number, name, done)
-        if not self._tell(worker, control.Look(id=number, kind=kind, seconds=seconds)):
+        if not self._notes.tell(worker, control.Look(id=number, kind=kind, seconds=seconds)):
             self._looks.withdraw(number)
             return f"{name} does not listen"
         return ""
 
     def reload(self) -> None:
         log.reopen()
-        self._tell_all(control.Reload())
+        self._notes.tell_all(control.Reload())
         logger.info("log files opened again")
 
     def premises_stand(self, standing: bool) -> None:
@@ -434,8 +389,8 @@ class House:
         self._standing = standing
 
     def bind_again(self, worker: Worker) -> None:
-        self._tell(worker, control.BindAgain())
+        self._notes.tell(worker, control.BindAgain())
 
     def stop_spm(self) -> None:
         logger.warning("SIGUSR1: the SPM role is given up")
-        self._tell_all(control.StopSpm())
+        self._notes.tell_all(control.StopSpm())
