@@ -18,7 +18,8 @@ from vdsm_mp.api.errors_virt import InvalidVmParameter, NoGuestAgent
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_guest import LockDesktop, LoginDesktop, LogoffDesktop, SendDesktopCommand
 from vdsm_mp.common import clock, log, xml
-from vdsm_mp.virt.connection import translated
+from vdsm_mp.virt.calling import under_way
+from vdsm_mp.virt.connection import translate, translated
 from vdsm_mp.virt.devices import Devices
 
 logger = log.named(__name__)
@@ -78,7 +79,8 @@ def tell(devices: Devices, vm_id: str, name: str, **values: str) -> None:
         if not _heard(stream):
             raise NoGuestAgent(f"it said nothing within {_ANSWER_S:g} s")
         _send(stream, message)
-        stream.finish()
+        with under_way():
+            stream.finish()
     # Not what it was: a client's own words may be a secret, too.
     logger.info("vm=%s its agent was told something of %d bytes", vm_id, len(message))
 
@@ -97,15 +99,21 @@ def _line(name: str, **values: Any) -> bytes:
 
 @contextmanager
 def _channel(dom: Any, vm_id: str) -> Iterator[Any]:
-    """A stream that never blocks. What libvirt says against it is that there is no agent."""
-    with translated(vm_id, NoGuestAgent):
+    """A stream that never blocks. What libvirt says against it is that there is no agent.
+
+    A guest is waited for in between, not libvirt: that makes no call late.
+    """
+    try:
         stream = dom.connect().newStream(libvirt.VIR_STREAM_NONBLOCK)
         try:
-            dom.openChannel(CHANNEL, stream, 0)
+            with under_way():
+                dom.openChannel(CHANNEL, stream, 0)
             yield stream
         except BaseException:
             _abort(stream)
             raise
+    except libvirt.libvirtError as error:
+        raise translate(error, vm_id, NoGuestAgent) from error
 
 
 def _abort(stream: Any) -> None:
