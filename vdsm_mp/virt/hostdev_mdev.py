@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mediated devices (vGPUs): root makes one on a card that has room for its type, for as long as its VM lives."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ logger = log.named(__name__)
 #: Its cards have one type of vGPU at a time.
 _NVIDIA = "0x10de"
 _SEPARATE = "separate"
+#: Names of types, as root's table has them: one component of a path.
+_KIND = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", re.ASCII)
 
 
 class Mdevs:
@@ -50,7 +53,7 @@ class Mdevs:
         """
         bus = self._sysfs / "class/mdev_bus"
         try:
-            cards = sorted(entry.name for entry in bus.iterdir()) if kind else []
+            cards = sorted(entry.name for entry in bus.iterdir()) if _KIND.fullmatch(kind) else []
         except OSError:
             return None
         roomy = [card for card in cards if self._has_room(bus / card, kind)]

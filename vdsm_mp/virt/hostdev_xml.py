@@ -13,6 +13,7 @@ from vdsm_mp.virt.metadata import Metadata
 
 #: Devices that are driven for the guest by vfio-pci, in place of their own driver.
 PCI_NAME = re.compile(r"pci_([0-9a-f]{4,8})_([0-9a-f]{2})_([0-9a-f]{2})_([0-7])", re.ASCII)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _SCSI_HOST = re.compile(r"scsi_host([0-9]{1,6})", re.ASCII)
 #: The VM's custom property by which SCSI devices of the host become disks, and what it may say.
 _AS_DISKS = "scsi_hostdev"
@@ -63,7 +64,8 @@ def mdevs(tree: ET.Element, metadata: Metadata) -> list[Mdev]:
     found = []
     for device in _host_devices(tree):
         number = xml.attributes(device.find("source/address")).get("uuid", "").lower()
-        if kind_of(device) == "mdev" and number:
+        # It becomes the name of a file; libvirt refuses a domain with another.
+        if kind_of(device) == "mdev" and _UUID.fullmatch(number):
             data = metadata.device(devtype="hostdev", uuid=number)
             kind, _, placement = str(data.get("mdevType") or "").partition("|")
             parameters = str(data.get("mdevDriverParameters") or "")

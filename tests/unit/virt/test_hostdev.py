@@ -140,6 +140,12 @@ def test_mediated_devices_come_with_what_the_metadata_say() -> None:
     assert mdevs(tree, of_type("nvidia-11|separate")) == [Mdev(MDEV, "nvidia-11", "separate")]
     assert mdevs(tree, of_type("nvidia-11")) == [Mdev(MDEV, "nvidia-11", "compact")]
     assert mdevs(tree, metadata("")) == [Mdev(MDEV)]
+    # libvirt refuses these; until then they name no files of ours.
+    for number in ("../../x", f"{MDEV}/x", "/etc/x", ""):
+        assert (
+            mdevs(domain(f"<hostdev type='mdev'><source><address uuid='{number}'/></source></hostdev>"), metadata(""))
+            == []
+        )
 
 
 def test_a_scsi_device_is_a_disk_only_where_the_vm_asks_for_it() -> None:
@@ -391,7 +397,8 @@ def test_a_mediated_device_goes_where_there_is_room(host: Host) -> None:
     assert mdevs.place("q4", "separate") == "0000:03:00.0"
     assert mdevs.place("q8", "compact") == "0000:03:00.0"
     assert mdevs.place("q9", "compact") is None
-    assert mdevs.place("", "compact") is None
+    for kind in ("", "..", "q4/../q4", "/q4"):
+        assert mdevs.place(kind, "compact") is None
 
 
 def test_an_nvidia_card_has_one_type_at_a_time_and_others_may_mix(host: Host) -> None:
