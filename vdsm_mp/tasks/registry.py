@@ -241,7 +241,7 @@ class Tasks(TaskTable):
                 raise
 
     def revert(self, task_id: str) -> None:
-        """Undo a task that is over, in the background. Raises: UnknownTask, TaskNotFinished."""
+        """Undo a task that is over, in the background. Raises: UnknownTask, TaskNotFinished, TaskNotSaved, Busy."""
         record = self.record(task_id)
         if record.state not in DONE:
             raise TaskNotFinished(task_id, record.state.value)
@@ -249,7 +249,11 @@ class Tasks(TaskTable):
             return
         undone = tuple(one for one in record.recoveries if not one.finishes)
         self.put(replace(record.moved(TaskState.RACQUIRING), recoveries=undone), save=True)
-        self._background.start(f"revert {task_id}", lambda: self._undoing.roll_back(task_id))
+        try:
+            self._background.start(f"revert {task_id}", lambda: self._undoing.roll_back(task_id))
+        except Error:
+            self.put(record, save=True)  # else it would be neither over nor being undone
+            raise
 
     # --- the SPM role
 

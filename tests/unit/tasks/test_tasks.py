@@ -390,6 +390,21 @@ def test_a_task_whose_stop_found_no_thread_ends_when_it_is_asked_again_or_its_tu
     assert ran == []
 
 
+def test_a_revert_that_finds_no_thread_leaves_the_task_as_it_was(files: DomainIO, undone: Undone) -> None:
+    queue, background = HeldBackground(), Full()
+    tasks = Tasks(background, undone, queue)
+    tasks.take_over(TaskStore(files, store="/master/tasks"))
+    task_id = tasks.start("createVolume", lambda run: None, spm=True, recoveries=[undo(1)])
+    queue.run_all()
+    with pytest.raises(Busy):
+        tasks.revert(task_id)
+    assert seen(tasks, task_id) == ("finished", "success", 0)
+    background.full = False
+    tasks.revert(task_id)
+    background.run_all()
+    assert (seen(tasks, task_id), undone) == (("finished", "cleanSuccess", 0), ["1"])
+
+
 def test_what_is_being_undone_is_told_until_it_is_over(files: DomainIO, background: HeldBackground) -> None:
     seen_inside: list[bool] = []
 
