@@ -14,6 +14,7 @@ from typing import Any
 from vdsm_mp import VDSM_VERSION
 from vdsm_mp.api.errors import StillStarting
 from vdsm_mp.api.internal import GetHypervisorFacts, GetNetworkFacts, HypervisorFacts
+from vdsm_mp.api.managed_volume import GetConnectorInfo
 from vdsm_mp.api.ports import Caller
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
@@ -55,6 +56,7 @@ class Capabilities:
         self._of_host: dict[str, Any] | None = None
         self._hypervisor: HypervisorFacts | None = None
         self._network: dict[str, Any] | None = None
+        self._connector: dict[str, Any] | None = None
         self._flags: tuple[str, ...] = ()
 
     def gather(self) -> None:
@@ -63,8 +65,12 @@ class Capabilities:
         self._of_host = read
 
     def learn(self) -> None:
-        """Ask virt what libvirt can run. Raises: what the call raises; what was known stays."""
+        """Ask virt what libvirt can run, and storage for os-brick's view of this host.
+
+        Raises: what the calls raise; what was known stays.
+        """
         self._hypervisor = self._call.ask(GetHypervisorFacts())
+        self._connector = self._call.ask(GetConnectorInfo())
 
     def now(self) -> dict[str, Any]:
         """The answer. Nothing but the network is read here, once the machine and libvirt are known.
@@ -76,7 +82,7 @@ class Capabilities:
             if self._of_host is None:
                 self.gather()
             known = self._hypervisor or self._learn_first()
-        return {**(self._of_host or {}), **self._of_hypervisor(known), **self._of_network()}
+        return {**(self._of_host or {}), **self._of_hypervisor(known), **self._of_network(), **self._of_connector()}
 
     def _learn_first(self) -> HypervisorFacts:
         try:
@@ -86,6 +92,15 @@ class Capabilities:
             raise StillStarting from error
         self._hypervisor = found
         return found
+
+    def _of_connector(self) -> dict[str, Any]:
+        """Nothing without os-brick; an engine takes what is absent for a host that attaches no managed volumes."""
+        if self._connector is None:
+            try:
+                self._connector = self._call.ask(GetConnectorInfo(), deadline_s=_FIRST_S)
+            except Error as error:
+                logger.warning("it is not known yet what os-brick tells of this host: %s", error)
+        return {"connector_info": self._connector} if self._connector else {}
 
     def _of_network(self) -> dict[str, Any]:
         try:
@@ -133,7 +148,6 @@ class Capabilities:
             "boot_uuid": machine.text("/proc/sys/kernel/random/boot_id"),
             "hostedEngineDeployed": False,
             "hooks": self._hooks.installed(),
-            "connector_info": {},
             "openstack_binding_host_ids": {},
             "ovnConfigured": False,
             "netConfigDirty": "False",

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vdsm_mp.priv import devices, dhcp, gluster, hardware, lldp, mirror, mount, net, resolver, shape, vmdata
+from vdsm_mp.priv import devices, dhcp, gluster, hardware, lldp, managed, mirror, mount, net, resolver, shape, vmdata
 from vdsm_mp.priv.child import Children, OperationFailed, OutOfTime, Refused
 from vdsm_mp.priv.confine import confine
 from vdsm_mp.priv.context import Context
@@ -48,6 +48,7 @@ _HANDLERS: Mapping[str, Handler] = {
     **resolver.HANDLERS,
     **lldp.HANDLERS,
     **devices.HANDLERS,
+    **managed.HANDLERS,
     "hardware-info": hardware.info,
     "ksm-tune": hardware.ksm_tune,
     "read-nvram": vmdata.read_nvram,

@@ -20,6 +20,7 @@ from vdsm_mp.priv.table import CLASSES
 #: What runs as root: exactly these files of this package.
 ROOT_SIDE = (
     "beneath.py",
+    "brick.py",
     "child.py",
     "confine.py",
     "context.py",
@@ -30,6 +31,7 @@ ROOT_SIDE = (
     "helper.py",
     "linkoptions.py",
     "lldp.py",
+    "managed.py",
     "mirror.py",
     "mount.py",
     "net.py",

@@ -20,6 +20,7 @@ from vdsm_mp.storage import (
     image_transfer,
     image_verbs,
     lease_verbs,
+    managed_verbs,
     merge_verbs,
     nbd_verbs,
     ovf_store,
@@ -46,6 +47,8 @@ from vdsm_mp.storage.image_prepare import RunLinks
 from vdsm_mp.storage.image_transfer import ImageDaemon
 from vdsm_mp.storage.locks import ClusterLock, LocalLock, Locks
 from vdsm_mp.storage.mailbox import Mailboxes
+from vdsm_mp.storage.managed import ManagedVolumes
+from vdsm_mp.storage.managed_records import Records
 from vdsm_mp.storage.monitor_space import GIB, Limits
 from vdsm_mp.storage.monitors import Monitors
 from vdsm_mp.storage.pool import Pools
@@ -136,6 +139,11 @@ def build(config: Config, ports: Ports) -> Room:
             jobs,
             NbdServers(config.vdsm_mp.vdsm_run_dir),
             ImageDaemon(),
+            ManagedVolumes(
+                ports.root,
+                Records(f"{config.vdsm_mp.state_dir}/storage/managedvolume.db"),
+                config.vdsm_mp.vdsm_run_dir,
+            ),
             transfers,
         ),
         handlers=(
@@ -148,6 +156,7 @@ def build(config: Config, ports: Ports) -> Room:
             image_verbs,
             job_verbs,
             lease_verbs,
+            managed_verbs,
             merge_verbs,
             nbd_verbs,
             ovf_store,

@@ -107,7 +107,12 @@ _SETTLED_S = 5.0
 def build(config: Config, ports: Ports) -> Room:
     house = config.vdsm_mp
     policy = Policy(
-        disk_folders=(config.irs.repository, f"{house.vdsm_run_dir}/storage", *_CD_FOLDERS),
+        disk_folders=(
+            config.irs.repository,
+            f"{house.vdsm_run_dir}/storage",
+            f"{house.vdsm_run_dir}/managedvolumes",
+            *_CD_FOLDERS,
+        ),
         payload_folder=f"{house.vdsm_run_dir}/payload",
         qemu_commandline=house.allow_qemu_commandline,
     )

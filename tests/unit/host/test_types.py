@@ -23,6 +23,7 @@ from vdsm_mp.api.internal import (
     HypervisorFacts,
     VmCounts,
 )
+from vdsm_mp.api.managed_volume import GetConnectorInfo
 from vdsm_mp.api.verb import Message
 from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config, House, Vars
@@ -137,7 +138,7 @@ CAPABILITIES: Mapping[str, Check] = {
     "cd_change_pdiv": flag,
     "ovnConfigured": flag,
     "vdsmToCpusAffinity": many(whole),
-    "connector_info": each(text),
+    "connector_info": lambda value: isinstance(value, dict),
     "openstack_binding_host_ids": each(text),
     "nameservers": many(text),
     "netConfigDirty": words("True", "False"),
@@ -246,6 +247,7 @@ class Others:
     def __init__(self) -> None:
         self.away: set[str] = set()
         self.domains: dict[str, Any] = {"sd": dict(_DOMAIN)}
+        self.connector: dict[str, Any] = {}
         self.conversion = {"status": "starting", "description": "", "progress": 0}
 
     def ask(self, message: Message, *, deadline_s: float | None = None) -> Any:
@@ -259,6 +261,7 @@ class Others:
             GetNetworkFacts: ("network", dict(_NETWORK)),
             GetNetworkCounters: ("network", {"eth0": _COUNTER}),
             GetDomainVitals: ("storage", self.domains),
+            GetConnectorInfo: ("storage", dict(self.connector)),
         }[type(message)]
         if owner in self.away:
             raise PeerRestarted(owner, type(message).__name__)
@@ -320,6 +323,20 @@ def test_a_host_is_never_told_to_have_nothing_because_nobody_was_asked_yet(
     assert answer["emulatedMachines"] and answer["nameservers"] and "model_" in answer["cpuFlags"]
     others.away = {late}
     assert caps.now() == answer
+
+
+def test_what_os_brick_tells_is_there_when_os_brick_is(machine: Machine, others: Others) -> None:
+    caps = capabilities(machine, others)
+    others.away = {"storage"}
+    caps.gather()
+    assert "connector_info" not in caps.now()
+    others.away = set()
+    assert "connector_info" not in caps.now()
+    others.connector = {"initiator": "iqn.test", "multipath": True}
+    caps.learn()
+    answer = caps.now()
+    assert answer["connector_info"] == others.connector
+    check(answer, CAPABILITIES)
 
 
 def test_the_last_network_stands_in_for_a_worker_that_is_away(machine: Machine, others: Others) -> None:
