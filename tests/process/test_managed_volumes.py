@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Managed volumes: the storage room, root's helper behind the real sudo, a real loop device.
 
-os-brick is a stand-in with the surface that brick.py uses, in a Python of its own; one test takes the real one.
+os-brick is a stand-in; one test takes the real one where it is installed.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.brick import python_with_brick
 from tests.support.needs import needs_program, needs_root
 from tests.support.room import Called
 from vdsm_mp.api.errors_managed import (
@@ -40,35 +41,6 @@ pytestmark = [needs_root(), needs_program("sudo", "setpriv", "losetup", "mkfs.ex
 VOLUME, OTHER = "7a000000-aaaa-4bbb-8ccc-000000000001", "7a000000-aaaa-4bbb-8ccc-000000000002"
 SD = "5d000000-0000-4000-8000-00000000007a"
 
-#: Notes what it is asked; `data.hang` and `data.fail` are its orders.
-_STAND_IN = """
-import json, os, time
-def get_connector_properties(root_helper, my_ip, multipath, enforce_multipath, host=None, execute=None):
-    return {"multipath": multipath, "initiator": "iqn.test", "uid": os.geteuid()}
-class InitiatorConnector:
-    @staticmethod
-    def factory(protocol, root_helper, **more):
-        return Connector(protocol)
-class Connector:
-    def __init__(self, protocol):
-        self.protocol = protocol
-    def note(self, what, *args):
-        with open(NOTES, "a") as file:
-            file.write(json.dumps([what, *args]) + "\\n")
-    def connect_volume(self, data):
-        print("a library that talks")
-        self.note("connect", data)
-        if data.get("hang"):
-            time.sleep(600)
-        if data.get("fail"):
-            raise RuntimeError("the target said no")
-        return {"type": "block", "path": data["device_path"]}
-    def disconnect_volume(self, data, info, force=False, ignore_errors=False):
-        self.note("disconnect", data, info)
-        if os.path.exists(NOTES + ".busy"):
-            raise RuntimeError("the device is busy")
-"""
-
 
 class Host:
     """The helpers under a prefix of their own, and a storage room that may be started again over the same state."""
@@ -80,7 +52,9 @@ class Host:
             (self.root / name).mkdir()
         self._notes = self.root / "notes"
         install.install(
-            self.root / "libexec", repository=str(self.root / "repo"), python=python or self._python(with_brick)
+            self.root / "libexec",
+            repository=str(self.root / "repo"),
+            python=python or python_with_brick(self.root / "venv", self._notes if with_brick else None),
         )
         self._rules = Path(f"/etc/sudoers.d/{self.root.name}")
         fresh = self._rules.with_name(f".{self._rules.name}.new")
@@ -91,18 +65,6 @@ class Host:
         step_down = ["setpriv", "--reuid", str(user.pw_uid), "--regid", str(user.pw_gid), "--init-groups", "--"]
         self._sudo_root = SudoRoot("storage", str(self.root / "libexec"), sudo=[*step_down, "sudo", "-n"])
         self.start()
-
-    def _python(self, with_brick: bool) -> str:
-        venv = self.root / "venv"
-        subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", venv], check=True)
-        if with_brick:
-            package = next(venv.glob("lib/python3*/site-packages")) / "os_brick"
-            (package / "initiator").mkdir(parents=True)
-            for name in ("__init__", "privileged", "initiator/__init__"):
-                (package / f"{name}.py").touch()
-            text = f"NOTES = {str(self._notes)!r}\n{_STAND_IN}"
-            (package / "initiator/connector.py").write_text(text)
-        return str(venv / "bin/python3")
 
     def start(self) -> None:
         config = Config(
