@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which connections root hands to os-brick, which devices it gives away, which programs it runs."""
 
+import os
+import stat
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.needs import needs_root
-from vdsm_mp.priv.child import Refused
+from tests.support.needs import needs_program, needs_root
+from vdsm_mp.priv import managed
+from vdsm_mp.priv.child import Children, Refused
+from vdsm_mp.priv.context import Context
 from vdsm_mp.priv.managed import check_program, checked_connection, device_of
 
 RBD = {
@@ -92,3 +98,28 @@ def test_an_adapter_is_roots_alone(tmp_path: Path) -> None:
         check_program(program)
     with pytest.raises(Refused, match="python3"):
         check_program(Path("/usr/bin/python3"))
+
+
+@needs_root()
+@needs_program("losetup")
+def test_udev_is_told_whose_the_device_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "udev").mkdir()
+    monkeypatch.setattr(managed, "_RULES", tmp_path / "udev/rules.d")
+    context = Context({"user": "nobody"}, Children(), time.monotonic() + 10, 65534, 65534)
+    (tmp_path / "image").write_bytes(bytes(1 << 20))
+    argv = ["losetup", "-f", "--show", str(tmp_path / "image")]
+    device = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+    before = os.stat(device)
+    link = Path(f"/dev/vdsm-mp-test-{os.getpid()}")
+    link.symlink_to(device)
+    try:
+        for path, match in ((device, f'KERNEL=="{device[5:]}"'), (str(link), f'SYMLINK=="{link.name}"')):
+            managed.own(context, path, "v")
+            rule = (tmp_path / "udev/rules.d/99-vdsm-managed-v.rules").read_text()
+            assert rule.startswith(f'SUBSYSTEM=="block", {match}, OWNER="nobody", GROUP="')
+            assert os.stat(device).st_uid == 65534
+    finally:
+        link.unlink()
+        os.chown(device, before.st_uid, before.st_gid)
+        os.chmod(device, stat.S_IMODE(before.st_mode))
+        subprocess.run(["losetup", "-d", device], check=True)
