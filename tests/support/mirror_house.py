@@ -20,12 +20,17 @@ from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
 from tests.support.virt_room import vm_xml
 
-MAC = "56:6f:00:00:00:01"
-_CARD = f'<interface type="bridge"><mac address="{MAC}"/><model type="e1000"/><source bridge="blue"/></interface>'
-_DATA = (
-    f'<ovirt-vm:device mac_address="{MAC}"><ovirt-vm:network>blue</ovirt-vm:network>'
-    "<ovirt-vm:portMirroring><ovirt-vm:network>red</ovirt-vm:network></ovirt-vm:portMirroring></ovirt-vm:device>"
-)
+MACS = ("56:6f:00:00:00:01", "56:6f:00:00:00:02")
+
+
+def card(mac: str) -> dict[str, str]:
+    """What `vm_xml` is told of one that hears `red`."""
+    return {
+        "devices": f'<interface type="bridge"><mac address="{mac}"/><model type="e1000"/>'
+        '<source bridge="blue"/></interface>',
+        "metadata": f'<ovirt-vm:device mac_address="{mac}"><ovirt-vm:network>blue</ovirt-vm:network>'
+        "<ovirt-vm:portMirroring><ovirt-vm:network>red</ovirt-vm:network></ovirt-vm:portMirroring></ovirt-vm:device>",
+    }
 
 
 def copies() -> int:
@@ -41,9 +46,14 @@ def run(*argv: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=20).stdout
 
 
-def start(house: RunningHouse) -> str:
+def create(house: RunningHouse, mac: str) -> str:
     vm_id = str(uuid.uuid4())
-    house.call("VM.create", {"vmID": vm_id, "vmParams": {"xml": vm_xml(vm_id, devices=_CARD, metadata=_DATA)}})
+    house.call("VM.create", {"vmID": vm_id, "vmParams": {"xml": vm_xml(vm_id, **card(mac))}})
+    return vm_id
+
+
+def start(house: RunningHouse) -> str:
+    vm_id = create(house, MACS[0])
     eventually(lambda: status(house, vm_id) in ("Powering up", "Up"), within_s=60)
     return vm_id
 
@@ -70,12 +80,26 @@ def see(house: RunningHouse, uri: str) -> dict[str, Any]:
     for way in _WAYS:
         run("tc", "filter", "del", "dev", "red", way)
     kill(house, "network")
-    seen["told again"] = eventually(copies, within_s=20)
+    eventually(lambda: copies() > 0, within_s=20)
+    seen["told again"] = copies()
+
+    # A start waits for it, too, however often it dies meanwhile.
+    other = create(house, MACS[1])
+    for _ in range(3):
+        pid = house.pid_of("network")
+        os.kill(pid, signal.SIGKILL)
+        house.wait_other_pid("network", pid)
+    eventually(lambda: status(house, other) not in ("WaitForLaunch", ""), within_s=60)
+    seen["started meanwhile"] = (status(house, other), copies())
+    house.call("VM.destroy", {"vmID": other, "gracefulAttempts": 0})
+    house.wait_ready()
+    eventually(lambda: copies() == 1, within_s=20)
 
     # A bridge that is made anew is noticed by the beat.
     for words in ("link delete red", "link add name red type bridge", "link set red up"):
         run("ip", *words.split())
-    seen["bridge made anew"] = eventually(copies, within_s=30)
+    eventually(lambda: copies() > 0, within_s=30)
+    seen["bridge made anew"] = copies()
 
     # It ends while nobody who knows of it lives.
     pid = house.pid_of("virt")

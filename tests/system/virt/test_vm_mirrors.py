@@ -110,6 +110,7 @@ def test_whoever_dies_a_network_is_mirrored_as_long_as_the_vm_lives(libvirtd: Pr
         "started": 1,
         "without network": 1,
         "told again": 1,
+        "started meanwhile": ["Powering up", 2],
         "bridge made anew": 1,
         "swept": 0,
         "problems": [],
