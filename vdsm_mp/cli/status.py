@@ -222,8 +222,8 @@ def _death(worker: Mapping[str, Any]) -> str | None:
 
 
 def _children(children: list[dict[str, Any]]) -> str:
-    rows = [(c.get("kind"), c.get("name"), c.get("pid"), c.get("state", "")) for c in children]
-    return render.table(("child", "for", "pid", "state"), rows)
+    rows = [(c.get("kind"), c.get("name"), c.get("pid")) for c in children]
+    return render.table(("child", "for", "pid"), rows)
 
 
 def _vms(vms: list[dict[str, Any]]) -> str:
