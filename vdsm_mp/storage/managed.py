@@ -9,7 +9,6 @@ import base64
 import json
 import logging
 import re
-import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from vdsm_mp.api.ports import Root
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.clock import mono_s
 from vdsm_mp.common.errors import Unavailable
-from vdsm_mp.storage.managed_records import Record, Records
+from vdsm_mp.storage.managed_records import AlreadyRecordedError, Record, Records, RecordsError
 
 _log = logging.getLogger("storage.managed")
 
@@ -76,7 +75,7 @@ class ManagedVolumes:
         with _recording(vol_id):
             try:
                 self._records.attached(vol_id, path, attachment)
-            except sqlite3.IntegrityError as e:
+            except AlreadyRecordedError as e:
                 self._take_down(Record(vol_id, info, path, attachment))
                 raise ManagedVolumeHelperFailed(vol_id, f"another volume is recorded with {path}") from e
         return {"vol_id": vol_id, "attachment": attachment, "path": path, "managed_path": link}
@@ -183,5 +182,5 @@ def _recording(vol_id: str) -> Iterator[None]:
     """Raises: ManagedVolumeHelperFailed."""
     try:
         yield
-    except (sqlite3.Error, OSError) as e:
+    except (RecordsError, OSError) as e:
         raise ManagedVolumeHelperFailed(vol_id, f"the record of managed volumes: {e}") from e

@@ -5,13 +5,15 @@ One connection a call; the file lies on the host's own disk. JSON is stored as b
 """
 
 import json
-import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    import sqlite3
 
 _VERSION = 1
 _TABLES = """
@@ -28,6 +30,14 @@ COMMIT;
 _BUSY_S = 10.0
 
 
+class RecordsError(Exception):
+    """The file is no database, has a newer version, or the disk is full."""
+
+
+class AlreadyRecordedError(RecordsError):
+    """Another volume has this."""
+
+
 class Record(msgspec.Struct, frozen=True):
     """attachment, path: None until os-brick has told; then the volume may be attached, or not."""
 
@@ -38,7 +48,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Records:
-    """Raises sqlite3.Error from every method: the file is no database, has a newer version, or the disk is full."""
+    """Every method raises RecordsError; nothing has changed then."""
 
     def __init__(self, file: str) -> None:
         self._file = Path(file)
@@ -82,16 +92,28 @@ class Records:
             db.execute("DELETE FROM volumes WHERE vol_id = ?", (vol_id,))
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self) -> Iterator["sqlite3.Connection"]:
+        import sqlite3  # few hosts have managed volumes, and every process of the agent would carry it
+
+        try:
+            with self._connected(sqlite3.connect) as db:
+                yield db
+        except sqlite3.IntegrityError as error:
+            raise AlreadyRecordedError(str(error)) from error
+        except sqlite3.Error as error:
+            raise RecordsError(str(error)) from error
+
+    @contextmanager
+    def _connected(self, connect: Callable[..., "sqlite3.Connection"]) -> Iterator["sqlite3.Connection"]:
         if not self._file.exists():
             self._file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._file.touch(mode=0o600)  # connections have passwords in them
-        with closing(sqlite3.connect(self._file, timeout=_BUSY_S)) as db:
+        with closing(connect(self._file, timeout=_BUSY_S)) as db:
             if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'versions'").fetchone():
                 db.executescript(_TABLES)
             (version,) = db.execute("SELECT max(version) FROM versions").fetchone()
             if version != _VERSION:
-                raise sqlite3.DatabaseError(f"{self._file} has version {version}, not {_VERSION}")
+                raise RecordsError(f"{self._file} has version {version}, not {_VERSION}")
             with db:
                 yield db
 
@@ -101,11 +123,11 @@ def _encoded(value: dict[str, Any]) -> bytes:
 
 
 def _decoded(value: str | bytes | None) -> dict[str, Any] | None:
-    """Raises: sqlite3.DatabaseError."""
+    """Raises: RecordsError."""
     if not value:
         return None
     try:
         found = json.loads(value)
     except ValueError as error:
-        raise sqlite3.DatabaseError(f"a volume is recorded with what is not JSON: {error}") from error
+        raise RecordsError(f"a volume is recorded with what is not JSON: {error}") from error
     return found if isinstance(found, dict) else {}
