@@ -181,6 +181,8 @@ def _pytest(nodes: Iterable[str], full: bool) -> list[tuple[str, str, str]]:
         argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", f"--junitxml={file}"]
         argv += ["--timeout=1800"] if full else []
         subprocess.run([*argv, *(f"tests/{node}" for node in present)], cwd=ROOT, env=env, check=False)
+        if not file.exists():
+            return [(node, "failed", "pytest ended without a report") for node in present]
         return [_outcome(case) for case in ET.parse(file).iter("testcase")]
 
 
@@ -204,8 +206,16 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run(wish: Wish, wanted: Sequence[str] = (), say: Say = lambda line: print(line, flush=True)) -> dict[str, Any]:
-    """The whole report. wanted: ids of scenarios, or their beginnings; empty = all."""
+def run(
+    wish: Wish,
+    wanted: Sequence[str] = (),
+    say: Say = lambda line: print(line, flush=True),
+    keep: Callable[[dict[str, Any]], None] = lambda found: None,
+) -> dict[str, Any]:
+    """The whole report. wanted: ids of scenarios, or their beginnings; empty = all.
+
+    keep: gets the report as far as it goes after each part, so that a run which is broken off leaves that.
+    """
 
     def asked(name: str) -> bool:
         return not wanted or any(name == w or name.split(maxsplit=1)[0] == w for w in wanted)
@@ -214,29 +224,46 @@ def run(wish: Wish, wanted: Sequence[str] = (), say: Say = lambda line: print(li
     loaded = [s for s in UNDER_LOAD if asked(s.id) and wish.times(s)]
     tested = [t for t in BY_TESTS if asked(t.id) and (wish.full or not t.full_only)]
     found: dict[str, Any] = {"rows": [], "requests": report.requests([]), "broken": [], "records": [], "raw": {}}
-    if loaded:
-        found = under_load(loaded, wish, say)
-    if tested:
+    found |= {"executed": 0, "took_s": 0.0, "machine": about, "full": wish.full, "seed": wish.seed}
+    found["not_here"] = dict(NOT_HERE) if not wanted else {}
+
+    def by_load() -> None:
+        found.update(under_load(loaded, wish, say))
+
+    def by_pytest() -> None:
         rows, broken = by_tests(tested, wish)
         found["rows"] += [row.as_json() for row in rows]
         found["broken"] += broken
-    if asked("F1c") and wish.full:
+
+    def by_clients() -> None:
         found["rows"] += [row.as_json() for row in clients.as_report(clients.measure(CONNECTIONS, wish.repeat or 3))]
-    if asked("F1d"):
-        rows = crowd.run(CONNECTIONS, PROCESSES) if wish.full else crowd.run(FEW_CONNECTIONS, PROCESSES, ["as shipped"])
-        found["rows"] += [row.as_json() for row in crowd.as_report(rows)]
-    if wish.soak and asked("E11"):
+
+    def by_crowd() -> None:
+        some = (CONNECTIONS, PROCESSES) if wish.full else (FEW_CONNECTIONS, PROCESSES, ["as shipped"])
+        found["rows"] += [row.as_json() for row in crowd.as_report(crowd.run(*some))]
+
+    def by_soak() -> None:
         row = soak.as_row(soak.run(wish.soak))
         found["rows"].append(row.as_json())
         found["broken"] += [f"E11: {line}" for line in row.broken]
-    found |= {
-        "executed": sum(row["executed"] for row in found["rows"]),
-        "took_s": round(time.monotonic() - began, 1),
-        "machine": about,
-        "full": wish.full,
-        "seed": wish.seed,
-        "not_here": dict(NOT_HERE) if not wanted else {},
-    }
+
+    parts = (
+        ([s.id for s in loaded], by_load),
+        ([t.id for t in tested], by_pytest),
+        (["F1c"] if asked("F1c") and wish.full else [], by_clients),
+        (["F1d"] if asked("F1d") else [], by_crowd),
+        (["E11"] if asked("E11") and wish.soak else [], by_soak),
+    )
+    for ids, part in parts:
+        if not ids:
+            continue
+        if wish.minutes and part is not by_load and time.monotonic() - began > wish.minutes * 60:
+            found["not_here"] |= dict.fromkeys(ids, "not begun: the time was over")
+            continue
+        part()
+        found["executed"] = sum(row["executed"] for row in found["rows"])
+        found["took_s"] = round(time.monotonic() - began, 1)
+        keep(found)
     return found
 
 
@@ -245,7 +272,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="as often as promises need; hours")
     parser.add_argument("--scenario", nargs="+", default=[], metavar="ID", help="only these")
     parser.add_argument("--repeat", type=int, default=0, help="so often, whatever the table says")
-    parser.add_argument("--minutes", type=float, default=0.0, help="begin nothing under load after that time")
+    parser.add_argument("--minutes", type=float, default=0.0, help="begin nothing after that time")
     parser.add_argument("--soak", type=float, help=f"minutes of a soak (E11); {SOAK_MINUTES:g} in full runs, else none")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--strict", action="store_true", help="a limit that was exceeded is a failure too")
@@ -257,14 +284,17 @@ def main() -> int:
     if 0 < soaked < soak.SHORTEST_MINUTES:
         parser.error(f"a soak judges processes after {soak.SHORTEST_MINUTES:.0f} minutes")
     wish = Wish(soak=soaked, full=asked.full, repeat=asked.repeat, minutes=asked.minutes, seed=asked.seed, **more)
+
+    def keep(found: dict[str, Any]) -> None:
+        if asked.json:
+            asked.json.write_text(json.dumps(found, indent=1))
+        if asked.html:
+            asked.html.write_text(page.html(found))
+
     try:
-        found = run(wish, asked.scenario)
+        found = run(wish, asked.scenario, keep=keep)
     finally:
         forget_program()
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=1))
-    if asked.html:
-        asked.html.write_text(page.html(found))
     print(report.text(found))
     missed = any(row["missed"] for row in found["rows"])
     return 1 if found["broken"] or (asked.strict and missed) else 0
