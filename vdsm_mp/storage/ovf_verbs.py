@@ -6,7 +6,10 @@ rename, and removed before its directory.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_storage import DomainNotInPool, OvfDirectoryMissing, OvfMissing, StorageFileMissing
 from vdsm_mp.api.errors_volume import InvalidVolumeParameter
 from vdsm_mp.api.ovf import (
@@ -32,23 +35,20 @@ MAX_OVF_BYTES = 8 * 2**20
 MAX_ANSWER_BYTES = 12 * 2**20
 #: The caller is gone after 60 s.
 _CLAIM_S = 40.0
+#: While an OVF waits; more is no accident.
+_MOST_MOVES = 5
 
 _UUID = re.compile(UUID_PATTERN)
 
 
 @handles(UpdateOvfs)
 def update(ask: UpdateOvfs, volumes: Volumes) -> None:
-    state = volumes.spm.require(ask.pool_id)
-    domain = volumes.of_spm(ask.pool_id, _sd_id(ask.sd_id, state.master_sd_id))
+    _domain(volumes, ask)
     texts = {one.vm_id: one.ovf.encode() for one in ask.vms}
     for vm_id, text in texts.items():
         if len(text) > MAX_OVF_BYTES:
             raise InvalidVolumeParameter("vmList", f"the OVF of VM {vm_id} has {len(text)} bytes")
-    shared = (("pool", ask.pool_id), ("domain", domain.sd_id))
-    with volumes.resources.claim(
-        "StoragePool.updateVMs", shared=shared, exclusive=(("vms", domain.sd_id),), within_s=_CLAIM_S
-    ):
-        _require_directory(domain)
+    with _claimed("StoragePool.updateVMs", volumes, ask) as domain:
         for vm_id, text in texts.items():
             domain.io.mkdir(f"{VMS}/{vm_id}", exist_ok=True)
             domain.io.replace(_path(vm_id), text)
@@ -56,14 +56,31 @@ def update(ask: UpdateOvfs, volumes: Volumes) -> None:
 
 @handles(RemoveOvf)
 def remove(ask: RemoveOvf, volumes: Volumes) -> None:
-    state = volumes.spm.require(ask.pool_id)
-    domain = volumes.of_spm(ask.pool_id, _sd_id(ask.sd_id, state.master_sd_id))
-    shared = (("pool", ask.pool_id), ("domain", domain.sd_id), ("vms", domain.sd_id))
-    mine = (("vms", domain.sd_id, ask.vm_id),)
-    with volumes.resources.claim("StoragePool.removeVM", shared=shared, exclusive=mine, within_s=_CLAIM_S):
-        _require_directory(domain)
+    with _claimed("StoragePool.removeVM", volumes, ask, ask.vm_id) as domain:
         domain.io.unlink(_path(ask.vm_id), missing_ok=True)
         domain.io.remove_tree(f"{VMS}/{ask.vm_id}")
+
+
+@contextmanager
+def _claimed(what: str, volumes: Volumes, ask: UpdateOvfs | RemoveOvf, *vm_id: str) -> Iterator[FileDomain]:
+    """The domain that is asked for, or the master: the one of after the waiting, as it may have moved meanwhile."""
+    for _ in range(_MOST_MOVES):
+        domain = _domain(volumes, ask)
+        shared: list[tuple[str, ...]] = [("pool", ask.pool_id), ("domain", domain.sd_id)]
+        if vm_id:
+            shared.append(("vms", domain.sd_id))
+        mine = (("vms", domain.sd_id, *vm_id),)
+        with volumes.resources.claim(what, shared=tuple(shared), exclusive=mine, within_s=_CLAIM_S):
+            if _domain(volumes, ask).sd_id == domain.sd_id:
+                _require_directory(domain)
+                yield domain
+                return
+    raise Busy(f"pool {ask.pool_id}")
+
+
+def _domain(volumes: Volumes, ask: UpdateOvfs | RemoveOvf) -> FileDomain:
+    state = volumes.spm.require(ask.pool_id)
+    return volumes.of_spm(ask.pool_id, _sd_id(ask.sd_id, state.master_sd_id))
 
 
 @handles(GetStoragePoolBackedUpVmsList)

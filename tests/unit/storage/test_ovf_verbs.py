@@ -2,17 +2,20 @@
 """OVFs of VMs as files on the master and on an export domain, and the search for an image."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.eventually import eventually
 from tests.support.needs import needs_program
 from tests.support.storage_room import StorageRoom, new_id
 from vdsm_mp.api.errors import InvalidParameters
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import ovf_verbs
+from vdsm_mp.storage.resources import Resources
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +185,41 @@ def test_ovfs_move_with_the_master(tmp_path: Path) -> None:
         )
         room.finished(task_id)
         assert read(room, BLANK) == {vm_id: text} == read(room, second)
+        assert listed(room, room.sd_id) == []
+    finally:
+        room.stop()
+
+
+def test_ovfs_that_wait_while_the_master_moves_are_on_the_new_one(tmp_path: Path) -> None:
+    room = StorageRoom(tmp_path).make()
+    try:
+        gone, kept, text = new_id(), new_id(), "<ovf/>"
+        update(room, None, **{gone: text})
+        second = room.add_domain()
+        (resources,) = (state for state in room.room.room.state if isinstance(state, Resources))
+
+        def waiting() -> int:
+            return sum(len(queue.waiting) for queue in list(resources._queues.values()))
+
+        with ThreadPoolExecutor(2) as clients:
+            with resources.claim("a long operation", shared=(("pool", room.pool_id),)):
+                task_id = room.call(
+                    "StoragePool.switchMaster",
+                    storagepoolID=room.pool_id,
+                    oldMasterUUID=room.sd_id,
+                    newMasterUUID=second,
+                    masterVersion=2,
+                )
+                eventually(lambda: waiting() == 1)
+                asked = [
+                    clients.submit(update, room, None, **{kept: text}),
+                    clients.submit(remove, room, None, gone),
+                ]
+                eventually(lambda: waiting() == 3)
+            room.finished(task_id)
+            for one in asked:
+                one.result(20)
+        assert read(room, BLANK) == {kept: text} == read(room, second)
         assert listed(room, room.sd_id) == []
     finally:
         room.stop()
