@@ -3,6 +3,8 @@
 
 from typing import Any
 
+from msgspec import field
+
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
@@ -139,7 +141,10 @@ class GetVirtJobs(Message, frozen=True, kw_only=True):
 
 
 class VmCounts(Message, frozen=True, kw_only=True):
-    """The VM part of Host.getStats, plus `vms` {vm_id: {"name":…, "status":…}} for `vdsm-mp status`."""
+    """The VM part of Host.getStats, plus `vms` {vm_id: {"name":…, "status":…}} for `vdsm-mp status`.
+
+    conversions: {job id: {"status", "description", "progress"}}, its `v2vJobs`.
+    """
 
     count: int
     active: int
@@ -147,6 +152,7 @@ class VmCounts(Message, frozen=True, kw_only=True):
     incoming: int
     outgoing: int
     vms: dict[str, dict[str, Any]]
+    conversions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @verb("internal.vm_counts", owner="virt", reply=VmCounts, lane=Lane.LOOP, safe=True, internal=True, deadline_s=2)

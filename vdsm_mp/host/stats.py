@@ -10,7 +10,7 @@ import os
 import time
 from typing import Any
 
-from vdsm_mp.api.internal import GetDomainVitals, GetNetworkCounters, GetVirtJobs, GetVmCounts, VmCounts
+from vdsm_mp.api.internal import GetDomainVitals, GetNetworkCounters, GetVmCounts, VmCounts
 from vdsm_mp.api.ports import Caller
 from vdsm_mp.common import log
 from vdsm_mp.common.clock import mono_s
@@ -38,7 +38,6 @@ class HostStats:
         self._network: dict[str, Any] = {}
         self._domains: tuple[float, dict[str, dict[str, Any]]] | None = None
         self._counts: VmCounts | None = None
-        self._conversions: dict[str, Any] = {}
 
     def first_sample(self) -> None:
         """The start's: of this machine alone, the other workers may not be there yet."""
@@ -64,7 +63,6 @@ class HostStats:
         began = mono_s()
         two = self._two
         answer = {**self._memory(), **self._counted(), "storageDomains": self._of_storage(), **_fixed()}
-        answer["v2vJobs"] = self._conversions
         if len(two) == 2:
             answer |= _rates(*two) | _levels(two[1]) | {"network": self._network}
         else:
@@ -89,12 +87,9 @@ class HostStats:
             "dateTime": time.strftime("%Y-%m-%dT%H:%M:%S GMT", time.gmtime()),
         }
 
-    def _counted(self) -> dict[str, int]:
+    def _counted(self) -> dict[str, Any]:
         try:
             self._counts = self._call.ask(GetVmCounts(), deadline_s=_OWNER_S)
-            jobs: dict[str, dict[str, Any]] = self._call.ask(GetVirtJobs(), deadline_s=_OWNER_S)
-            # One that is not told counts as lost, so these, too, stand in while virt is away.
-            self._conversions = {job_id: job["v2v"] for job_id, job in jobs.items() if "v2v" in job}
         except Error as error:
             if self._counts is None:
                 raise
@@ -107,6 +102,8 @@ class HostStats:
             "vmMigrating": counts.migrating,
             "incomingVmMigrations": counts.incoming,
             "outgoingVmMigrations": counts.outgoing,
+            # One that is not told counts as lost: those of before stand in while virt is away.
+            "v2vJobs": counts.conversions,
         }
 
     def _of_storage(self) -> dict[str, dict[str, Any]]:

@@ -53,7 +53,7 @@ def dump_xmls(vms: Vms, connection: Connection, ask: DumpXmls) -> dict[str, str]
 
 
 @handles(GetVmCounts)
-def get_vm_counts(vms: Vms, ask: GetVmCounts) -> VmCounts:
+def get_vm_counts(vms: Vms, conversions: Conversions, ask: GetVmCounts) -> VmCounts:
     now = clock.mono_s()
     records = [(record, reported(record.life, now)) for record in vms.known().all()]
     outgoing = sum(record.life.status is VmStatus.MIGRATION_SOURCE for record, _ in records)
@@ -65,6 +65,7 @@ def get_vm_counts(vms: Vms, ask: GetVmCounts) -> VmCounts:
         incoming=incoming,
         outgoing=outgoing,
         vms={record.vm_id: {"name": record.name, "status": str(status)} for record, status in records},
+        conversions=conversions.told(),
     )
 
 

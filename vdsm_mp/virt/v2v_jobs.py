@@ -69,14 +69,13 @@ class Conversion(msgspec.Struct, frozen=True):
         return {"status": str(self.state), "description": self.description, "progress": self.progress}
 
     def job(self) -> dict[str, Any]:
-        """The entry of Host.getJobs, and `v2v`, that of Host.getStats."""
+        """The entry of Host.getJobs."""
         found: dict[str, Any] = {
             "id": self.id,
             "status": _AS_JOB[self.state],
             "description": self.description or "convert_vm",
             "job_type": "v2v",
             "progress": float(self.progress),
-            "v2v": self.told(),
         }
         if self.state is State.FAILED:
             found["error"] = {"code": self.code, "message": self.description}
@@ -216,6 +215,10 @@ class Conversions:
         """{job id: entry of Host.getJobs}."""
         with self._lock:
             return {found.id: found.job() for found in self._all.values()}
+
+    def told(self) -> dict[str, dict[str, Any]]:
+        """{job id: entry of Host.getStats}. On the loop: waits for nobody who writes a record."""
+        return {found.id: found.told() for found in list(self._all.values())}
 
     def _find(self, job_id: str) -> Conversion:
         with self._lock:

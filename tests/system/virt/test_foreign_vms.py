@@ -89,7 +89,7 @@ def converted(room: VirtRoom, uri: str, name: str, *disks: dict[str, str], **mor
 
     def over() -> Any:
         told = room.ask(GetVirtJobs())[job_id]
-        return told if told["v2v"]["status"] in ("done", "error", "aborted") else None
+        return told if told["status"] in ("done", "failed", "aborted") else None
 
     told: dict[str, Any] = eventually(over, within_s=60)
     return told
@@ -160,7 +160,7 @@ def test_one_that_does_not_fit_or_is_not_there_is_told(
     apart.write_bytes(b"x" * MIB)
     define(libvirtd, "fits-not", (apart, "raw"))
     one, two = volume(room, folder, 1), volume(room, folder, 1)
-    assert "has 1 disks, not 2" in converted(room, other, "fits-not", one, two)["v2v"]["description"]
+    assert "has 1 disks, not 2" in converted(room, other, "fits-not", one, two)["description"]
     told = converted(room, other, "nobody-here", one)
     assert told["status"] == "failed"
     assert "nobody-here" in told["error"]["message"]

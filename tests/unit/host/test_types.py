@@ -18,7 +18,6 @@ from vdsm_mp.api.internal import (
     GetHypervisorFacts,
     GetNetworkCounters,
     GetNetworkFacts,
-    GetVirtJobs,
     GetVmCounts,
     HypervisorFacts,
     VmCounts,
@@ -256,8 +255,12 @@ class Others:
                 "virt",
                 HypervisorFacts(machines=["pc-q35-7.2"], models=["Nehalem"], tsc_hz=2_000_000),
             ),
-            GetVmCounts: ("virt", VmCounts(count=2, active=1, migrating=0, incoming=0, outgoing=0, vms={})),
-            GetVirtJobs: ("virt", {"j": {"v2v": self.conversion}, "other": {"job_type": "virt"}}),
+            GetVmCounts: (
+                "virt",
+                VmCounts(
+                    count=2, active=1, migrating=0, incoming=0, outgoing=0, vms={}, conversions={"j": self.conversion}
+                ),
+            ),
             GetNetworkFacts: ("network", dict(_NETWORK)),
             GetNetworkCounters: ("network", {"eth0": _COUNTER}),
             GetDomainVitals: ("storage", self.domains),

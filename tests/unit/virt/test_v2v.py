@@ -18,7 +18,7 @@ from tests.support.eventually import eventually
 from tests.support.virt_room import VirtRoom
 from vdsm_mp.api.errors_task import JobExists, JobNotDone, NoSuchJob
 from vdsm_mp.api.errors_virt import BadConversion, BadOva, ForeignHypervisorFailed, NoConvertedVm
-from vdsm_mp.api.internal import GetVirtJobs
+from vdsm_mp.api.internal import GetVirtJobs, GetVmCounts
 from vdsm_mp.virt import v2v_jobs, v2v_run
 from vdsm_mp.virt.v2v_jobs import Conversions
 
@@ -66,7 +66,7 @@ def begin(room: VirtRoom, info: dict[str, Any], password: str = "secret") -> str
 
 
 def state(room: VirtRoom, job_id: str) -> dict[str, Any]:
-    told: dict[str, Any] = room.ask(GetVirtJobs())[job_id]["v2v"]
+    told: dict[str, Any] = room.ask(GetVmCounts())["conversions"][job_id]
     return told
 
 
