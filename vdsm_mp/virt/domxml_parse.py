@@ -25,9 +25,10 @@ _QGA_CHANNEL = "org.qemu.guest_agent.0"
 GUEST_NAME = "guestName"
 #: Stands in a disk's metadata next to the files that the disk is to be made of.
 PAYLOAD = "payload"
-_UNIT_KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "KB": 1000 / 1024, "k": 1, "KiB": 1, "MB": 1e6 / 1024, "M": 1024}
-_UNIT_KIB |= {"MiB": 1024, "GB": 1e9 / 1024, "G": 1 << 20, "GiB": 1 << 20, "TB": 1e12 / 1024, "T": 1 << 30}
-_UNIT_KIB |= {"TiB": 1 << 30}
+#: As libvirt reads them, in capitals or not.
+_UNIT_KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "kb": 1000 / 1024, "k": 1, "kib": 1, "mb": 1e6 / 1024, "m": 1024}
+_UNIT_KIB |= {"mib": 1024, "gb": 1e9 / 1024, "g": 1 << 20, "gib": 1 << 20, "tb": 1e12 / 1024, "t": 1 << 30}
+_UNIT_KIB |= {"tib": 1 << 30}
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -52,13 +53,13 @@ def identity(domain: ET.Element) -> Identity:
 
 
 def memory_kib(domain: ET.Element, tag: str) -> int:
-    """<memory unit='MiB'>2</memory> -> 2048. 0 when it is absent or no number."""
+    """<memory unit='MiB'>2</memory> -> 2048. 0 when it is absent, no number, or of no unit that libvirt knows."""
     element = domain.find(tag)
     if element is None:
         return 0
     try:
-        return int(int(element.text or "") * _UNIT_KIB.get(element.get("unit", "KiB"), 1))
-    except ValueError:
+        return int(int(element.text or "") * _UNIT_KIB[element.get("unit", "KiB").lower()])
+    except (ValueError, KeyError):
         return 0
 
 

@@ -9,9 +9,8 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 from vdsm_mp.common import xml
+from vdsm_mp.virt.domxml_parse import memory_kib
 
-_MIB = {"b": 2**-20, "bytes": 2**-20, "kb": 1000 / 2**20, "k": 2**-10, "kib": 2**-10, "mb": 1e6 / 2**20, "m": 1}
-_MIB |= {"mib": 1, "gb": 1e9 / 2**20, "g": 2**10, "gib": 2**10, "tb": 1e12 / 2**20, "t": 2**20, "tib": 2**20}
 _FORMATS = {"raw": "RAW", "qcow2": "COW"}
 _SOURCES = {"file": "file", "block": "dev"}
 _REMOVABLE = frozenset({"cdrom", "floppy"})
@@ -23,19 +22,16 @@ class NotForUs(ValueError):
 
 def general(domain: ET.Element) -> dict[str, Any]:
     """All but name, status and disks. Raises: NotForUs."""
-    memory, vcpu = domain.find("currentMemory"), domain.find("vcpu")
-    if memory is None:
-        memory = domain.find("memory")
-    try:
-        unit = _MIB[(memory.get("unit") or "KiB").lower()] if memory is not None else 1
-        found: dict[str, Any] = {
-            "vmId": xml.text_of(domain, "uuid"),
-            "memSize": int(int((memory.text or "") if memory is not None else "") * unit),
-            "smp": int((vcpu.text or "") if vcpu is not None else ""),
-            "networks": [_network(one) for one in domain.iterfind("devices/interface")],
-        }
-    except (ValueError, KeyError) as error:
-        raise NotForUs(f"its memory or its processors cannot be read: {error}") from error
+    memory_mib = (memory_kib(domain, "currentMemory") or memory_kib(domain, "memory")) // 1024
+    vcpus = xml.text_of(domain, "vcpu")
+    if not memory_mib or not vcpus.isdecimal():
+        raise NotForUs("its memory or its processors cannot be read")
+    found: dict[str, Any] = {
+        "vmId": xml.text_of(domain, "uuid"),
+        "memSize": memory_mib,
+        "smp": int(vcpus),
+        "networks": [_network(one) for one in domain.iterfind("devices/interface")],
+    }
     for key, path, attribute in (
         ("arch", "os/type", "arch"),
         ("graphics", "devices/graphics", "type"),
