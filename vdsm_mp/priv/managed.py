@@ -29,6 +29,7 @@ _UDEVADM = Path("/usr/bin/udevadm")
 
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}", re.ASCII)
 _DEVICE = re.compile(r"/dev/[A-Za-z0-9][A-Za-z0-9_.:+-]*(/[A-Za-z0-9][A-Za-z0-9_.:+-]*)*", re.ASCII)
+_ADAPTER = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*", re.ASCII)
 #: Of os-brick's file for ceph, which detaching removes.
 _CONF = re.compile(r"/tmp/brickrbd_[A-Za-z0-9_]{8}", re.ASCII)  # noqa: S108 -- its place
@@ -50,8 +51,8 @@ def attach(context: Context, params: Mapping[str, Any]) -> dict[str, Any] | None
     params: volume (its id), data (base64 of the connection's JSON). Idempotent as far as os-brick's driver is.
     """
     asked = _decoded(params)
-    if asked.get("driver_volume_type") not in DRIVERS:
-        return {"unsupported": f"the driver is none of {', '.join(DRIVERS)}"}
+    if fault := _unsupported(asked):
+        return {"unsupported": fault}
     info = checked_connection(asked)
     attachment = _run(context, info.get("adapter"), "attach", info)
     if attachment is None:
@@ -82,13 +83,20 @@ def checked_connection(info: Any) -> dict[str, Any]:
     """Raises: Refused."""
     if not isinstance(info, dict) or not isinstance(info.get("data"), dict):
         raise Refused("a connection is {driver_volume_type, data}")
-    if info.get("driver_volume_type") not in DRIVERS:
-        raise Refused(f"the driver is none of {', '.join(DRIVERS)}")
-    adapter = info.get("adapter")
-    if adapter is not None and not (isinstance(adapter, str) and re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", adapter)):
-        raise Refused("that is not the name of an adapter")
+    if fault := _unsupported(info):
+        raise Refused(fault)
     _check(info, "connection")
     return info
+
+
+def _unsupported(info: Mapping[str, Any]) -> str:
+    """Why its driver or its adapter is none; "" when both are."""
+    if info.get("driver_volume_type") not in DRIVERS:
+        return f"the driver is none of {', '.join(DRIVERS)}"
+    adapter = info.get("adapter")
+    if adapter is not None and not (isinstance(adapter, str) and _ADAPTER.fullmatch(adapter)):
+        return "that is not the name of an adapter"
+    return ""
 
 
 def _check(value: Any, name: str, depth: int = 0) -> None:

@@ -5,7 +5,7 @@ One connection a call; the file lies on the host's own disk. JSON is stored as b
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Records:
-    """Every method raises RecordsError; nothing has changed then."""
+    """Every method raises RecordsError and OSError; nothing has changed then."""
 
     def __init__(self, file: str) -> None:
         self._file = Path(file)
@@ -95,27 +95,22 @@ class Records:
     def _open(self) -> Iterator["sqlite3.Connection"]:
         import sqlite3  # few hosts have managed volumes, and every process of the agent would carry it
 
+        if not self._file.exists():
+            self._file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._file.touch(mode=0o600)  # connections have passwords in them
         try:
-            with self._connected(sqlite3.connect) as db:
-                yield db
+            with closing(sqlite3.connect(self._file, timeout=_BUSY_S)) as db:
+                if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'versions'").fetchone():
+                    db.executescript(_TABLES)
+                (version,) = db.execute("SELECT max(version) FROM versions").fetchone()
+                if version != _VERSION:
+                    raise RecordsError(f"{self._file} has version {version}, not {_VERSION}")
+                with db:
+                    yield db
         except sqlite3.IntegrityError as error:
             raise AlreadyRecordedError(str(error)) from error
         except sqlite3.Error as error:
             raise RecordsError(str(error)) from error
-
-    @contextmanager
-    def _connected(self, connect: Callable[..., "sqlite3.Connection"]) -> Iterator["sqlite3.Connection"]:
-        if not self._file.exists():
-            self._file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._file.touch(mode=0o600)  # connections have passwords in them
-        with closing(connect(self._file, timeout=_BUSY_S)) as db:
-            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'versions'").fetchone():
-                db.executescript(_TABLES)
-            (version,) = db.execute("SELECT max(version) FROM versions").fetchone()
-            if version != _VERSION:
-                raise RecordsError(f"{self._file} has version {version}, not {_VERSION}")
-            with db:
-                yield db
 
 
 def _encoded(value: dict[str, Any]) -> bytes:
