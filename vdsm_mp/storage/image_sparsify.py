@@ -9,7 +9,7 @@ import re
 import shutil
 
 from vdsm_mp.api.errors_volume import ImageActionFailed, InternalVolumeNotWritable, SharedVolumeNotWritable
-from vdsm_mp.common import command, guestfs
+from vdsm_mp.common import command, libguestfs
 from vdsm_mp.storage.qemuimg import LONG_S, NICE
 from vdsm_mp.storage.volume_file import ImageFiles
 from vdsm_mp.tasks.progress import Progress
@@ -46,7 +46,7 @@ def sparsify(image_id: str, path: str, fmt: str, progress: Progress) -> None:
             progress.at(100.0 * int(done) / max(int(of), 1))
 
     try:
-        with guestfs.environment() as env:
+        with libguestfs.environment() as env:
             command.run(
                 [*NICE, PROGRAM, "--machine-readable", "--in-place", "--format", fmt, path],
                 deadline_s=LONG_S,

@@ -13,7 +13,7 @@ from typing import Any
 from vdsm_mp.api.errors_virt import SealFailed
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_guest import SealVm
-from vdsm_mp.common import command, guestfs, log
+from vdsm_mp.common import command, libguestfs, log
 from vdsm_mp.common.command import CommandAborted, CommandFailed, CommandOverdue
 from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.tasks.progress import Progress
@@ -58,7 +58,7 @@ def _seal(drives: Drives, vm_id: str, images: list[VolumeIds], progress: Progres
             prepared = drives.prepare(ids, allow_illegal=True)
             # Its format is told: one that is looked for in the disk is what the guest wrote there.
             words += ["--format", "qcow2" if prepared.format == "cow" else "raw", "--add", prepared.path]
-        with guestfs.environment() as env:
+        with libguestfs.environment() as env:
             command.run(
                 [*_NICE, _PROGRAM, *words],
                 deadline_s=_LONG_S,

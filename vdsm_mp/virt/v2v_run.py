@@ -16,7 +16,7 @@ import msgspec
 from vdsm_mp.api.errors_virt import BadConversion
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.api.v2v import ConvertedVm
-from vdsm_mp.common import command, guestfs, log, scratch
+from vdsm_mp.common import command, libguestfs, log, scratch
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.virt import v2v_command
@@ -86,7 +86,7 @@ class Converter(msgspec.Struct, frozen=True):
                 self._prepared(vm) as volumes,
                 self._place(job_id, vm, volumes) as place,
                 self._secret(job_id, password) as secret,
-                guestfs.environment(self.work_dir) as env,
+                libguestfs.environment(self.work_dir) as env,
             ):
                 # Its overlays, as large as what it changes, go elsewhere by themselves.
                 env |= {"VIRT_V2V_TMPDIR": env["TMPDIR"]}
