@@ -26,7 +26,7 @@ from vdsm_mp.virt.hostdev import describe
 from vdsm_mp.virt.hostdev_mdev import Mdevs
 from vdsm_mp.virt.hostdev_xml import PCI_NAME, Mdev, mdevs, pci_names
 from vdsm_mp.virt.keeping import Keeper
-from vdsm_mp.virt.machine import VmStatus
+from vdsm_mp.virt.machine import UNSTARTED, VmStatus
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
@@ -274,7 +274,7 @@ class HostDevices:
 
 
 def _settled(record: VmRecord) -> bool:
-    return record.life.status not in (VmStatus.DOWN, VmStatus.WAIT_FOR_LAUNCH, VmStatus.RESTORING)
+    return record.life.status not in {VmStatus.DOWN, *UNSTARTED}
 
 
 def _made(mdevs: Mdevs, wanted: Mdev) -> Callable[[str, Failed], bool]:

@@ -15,7 +15,7 @@ from vdsm_mp.api.internal import MirrorNetworks
 from vdsm_mp.api.ports import Background, Caller
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt.machine import Do, VmStatus
+from vdsm_mp.virt.machine import UNSTARTED, Do, VmStatus
 from vdsm_mp.virt.patience import COMES_BACK_S, PEER_AWAY, patiently
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
@@ -30,7 +30,7 @@ _TURN_S = 40.0
 _AGAIN_S = 2.0
 _JOB = "mirror networks"
 #: Its devices are known by the names they have on another host, or have none yet.
-_NOT_HERE = (VmStatus.DOWN, VmStatus.WAIT_FOR_LAUNCH, VmStatus.RESTORING, VmStatus.MIGRATION_DESTINATION)
+_NOT_HERE = {VmStatus.DOWN, VmStatus.MIGRATION_DESTINATION, *UNSTARTED}
 
 Cards = dict[str, list[str]]
 

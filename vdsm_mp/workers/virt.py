@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.api.vm import GetVmStats
@@ -105,124 +107,111 @@ _SETTLED_S = 5.0
 
 
 def build(config: Config, ports: Ports) -> Room:
+    ground = _ground(config, ports)
     house = config.vdsm_mp
-    policy = Policy(
-        disk_folders=(
-            config.irs.repository,
-            f"{house.vdsm_run_dir}/storage",
-            f"{house.vdsm_run_dir}/managedvolumes",
-            *_CD_FOLDERS,
-        ),
-        payload_folder=f"{house.vdsm_run_dir}/payload",
-        qemu_commandline=house.allow_qemu_commandline,
-    )
-    dummynet, payloads, transients = (
-        DummyNet(ports.call, ports.background),
-        Payloads(Path(policy.payload_folder)),
-        Transients(Path(config.vars.transient_disks_repository)),
-    )
-    connection = Connection(house.libvirt_uri)
-    vms = Vms(ports.publish)
-    numbers = Stats(config.vars.vm_command_timeout)
-    keeper = Keeper(connection, vms)
-    drives = Drives(ports.call, ports.background)
-    sampler = Sampler(connection, vms, numbers, ports.background)
-    launches, facts = Launches(ports.background), hostfacts.gather(house.vdsm_id_file)
-    hooks = VmHooks(Hooks(house.hooks_dir, f"{house.vdsm_run_dir}/hooks"), connection, house.vdsm_run_dir)
-    turns = Turns()
-    times, mirrors, hostdevs, awaited = (
-        GuestTime(connection, vms, turns, ports.background),
-        Mirrors(ports.call, vms, ports.background),
-        HostDevices(
-            *(connection, vms, keeper, ports.background), Mdevs(ports.root), Path(house.vdsm_run_dir) / "hostdev"
-        ),
-        Awaited(connection, vms, sampler, ports.background),
-    )
+    launches = Launches(ports.background)
+    facts = hostfacts.gather(house.vdsm_id_file)
+    times = GuestTime(ground.connection, ground.vms, ground.turns, ports.background)
+    mirrors = Mirrors(ports.call, ground.vms, ports.background)
+    taken = Path(house.vdsm_run_dir) / "hostdev"
+    hostdevs = HostDevices(ground.connection, ground.vms, ground.keeper, ports.background, Mdevs(ports.root), taken)
+    awaited = Awaited(ground.connection, ground.vms, ground.sampler, ports.background)
     starter = Starter(
-        connection,
-        vms,
-        keeper=keeper,
-        drives=drives,
-        sampler=sampler,
+        ground.connection,
+        ground.vms,
+        keeper=ground.keeper,
+        drives=ground.drives,
+        sampler=ground.sampler,
         launches=launches,
         facts=facts,
-        policy=policy,
-        hooks=hooks,
+        policy=ground.policy,
+        hooks=ground.hooks,
         root=ports.root,
-        payloads=payloads,
-        transients=transients,
-        dummynet=dummynet,
+        payloads=ground.payloads,
+        transients=ground.transients,
+        dummynet=ground.dummynet,
         times=times,
         mirrors=mirrors,
         hostdevs=hostdevs,
         awaited=awaited,
     )
-    pool = CpuPool(connection, vms, keeper, ports.background)
+    pool = CpuPool(ground.connection, ground.vms, ground.keeper, ports.background)
     ender = Ender(
-        connection,
-        vms,
-        keeper=keeper,
-        drives=drives,
-        stats=numbers,
+        ground.connection,
+        ground.vms,
+        keeper=ground.keeper,
+        drives=ground.drives,
+        stats=ground.numbers,
         starter=starter,
         background=ports.background,
-        hooks=hooks,
-        payloads=payloads,
-        transients=transients,
+        hooks=ground.hooks,
+        payloads=ground.payloads,
+        transients=ground.transients,
         pool=pool,
         mirrors=mirrors,
         hostdevs=hostdevs,
     )
-    powers = Power(connection, vms, keeper, ports.background, config.vars, hooks, times)
-    devices = Devices(connection, vms, keeper, drives, policy, dummynet, transients, turns, hostdevs)
-    agents, external = (
-        Agents(connection, vms, devices.turns, ports.background, partial(guestdisks.learn, keeper)),
-        ExternalData(vms, ports.root),
+    powers = Power(ground.connection, ground.vms, ground.keeper, ports.background, config.vars, ground.hooks, times)
+    devices = Devices(
+        ground.connection,
+        ground.vms,
+        ground.keeper,
+        ground.drives,
+        ground.policy,
+        ground.dummynet,
+        ground.transients,
+        ground.turns,
+        hostdevs,
     )
+    agents = Agents(
+        ground.connection, ground.vms, devices.turns, ports.background, partial(guestdisks.learn, ground.keeper)
+    )
+    external = ExternalData(ground.vms, ports.root)
     resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
-    removals, jobs = Removals(), Jobs(ports.background, ports.publish, "virt")
-    plugger = Plugger(devices, removals, hooks.devices)
+    removals = Removals()
+    jobs = Jobs(ports.background, ports.publish, "virt")
+    plugger = Plugger(devices, removals, ground.hooks.devices)
 
     conversions = Conversions(Path(house.vdsm_run_dir) / "v2v", Slots(ports.background, _CONVERSIONS))
-    converter = Converter(drives, conversions.folder, Path(house.state_dir) / "v2v")
+    converter = Converter(ground.drives, conversions.folder, Path(house.state_dir) / "v2v")
 
     backups = Backups(
         devices, Path(house.vdsm_run_dir) / "backup", Path(house.state_dir) / "storage" / "transient_disks"
     )
-    merges, replications = (
-        Merges(devices, ports.call, ports.background),
-        Replications(devices, hooks.devices, ports.background),
-    )
+    merges = Merges(devices, ports.call, ports.background)
+    replications = Replications(devices, ground.hooks.devices, ports.background)
 
     arrivals = Arrivals(
-        connection,
-        vms,
-        keeper=keeper,
-        drives=drives,
-        sampler=sampler,
+        ground.connection,
+        ground.vms,
+        keeper=ground.keeper,
+        drives=ground.drives,
+        sampler=ground.sampler,
         background=ports.background,
-        policy=policy,
+        policy=ground.policy,
         variables=config.vars,
-        hooks=hooks,
-        payloads=payloads,
-        dummynet=dummynet,
+        hooks=ground.hooks,
+        payloads=ground.payloads,
+        dummynet=ground.dummynet,
     )
-    hibernations = Hibernations(connection, vms, keeper, drives, ports.background, hooks)
+    hibernations = Hibernations(
+        ground.connection, ground.vms, ground.keeper, ground.drives, ports.background, ground.hooks
+    )
     migrations = Migrations(
-        connection,
-        vms,
-        keeper=keeper,
+        ground.connection,
+        ground.vms,
+        keeper=ground.keeper,
         peers=_peers(config),
         background=ports.background,
         publisher=ports.publish,
         variables=config.vars,
         libvirt_uri=house.migration_libvirt_uri.replace("{transport}", "tls" if config.vars.ssl else "tcp"),
-        hooks=hooks,
+        hooks=ground.hooks,
     )
 
     def unfinished(vm_id: str) -> None:
         for what in (migrations, arrivals, hibernations):
-            if (record := vms.get(vm_id)) is not None:
+            if (record := ground.vms.get(vm_id)) is not None:
                 what.recovered(record)
         disk.finish_change(devices, vm_id)
         snapshot.finish_snapshot(devices, jobs, vm_id)
@@ -233,11 +222,11 @@ def build(config: Config, ports: Ports) -> Room:
         ports.background.later(_SETTLED_S, f"host devices of {vm_id}", partial(hostdevs.compare, vm_id))
 
     recovery = Recovery(
-        connection,
-        vms,
-        keeper=keeper,
-        drives=drives,
-        sampler=sampler,
+        ground.connection,
+        ground.vms,
+        keeper=ground.keeper,
+        drives=ground.drives,
+        sampler=ground.sampler,
         removals=removals,
         unfinished=unfinished,
         ended=migrations.left_unseen,
@@ -249,29 +238,28 @@ def build(config: Config, ports: Ports) -> Room:
         awaited=awaited,
         background=ports.background,
     )
-    vms.describe = numbers.running
-
-    vms.perform = ender.perform
-    vms.hangs = sampler.hangs
+    ground.vms.describe = ground.numbers.running
+    ground.vms.perform = ender.perform
+    ground.vms.hangs = ground.sampler.hangs
 
     def connected(conn: Any) -> None:
         nwfilter.ensure(conn)
         recovery.take_stock(conn)
-        transients.keep_only([record.vm_id for record in vms.all()])
+        ground.transients.keep_only([record.vm_id for record in ground.vms.all()])
         hostdevs.look()
         pool.changed()
         mirrors.changed()
 
     return Room(
         state=(
-            connection,
-            vms,
-            hooks,
-            hooks.hooks,
-            numbers,
-            keeper,
-            drives,
-            sampler,
+            ground.connection,
+            ground.vms,
+            ground.hooks,
+            ground.hooks.hooks,
+            ground.numbers,
+            ground.keeper,
+            ground.drives,
+            ground.sampler,
             starter,
             ender,
             powers,
@@ -316,7 +304,6 @@ def build(config: Config, ports: Ports) -> Room:
             leases,
             listing,
             livemerge,
-            livemerge,
             nic,
             power,
             replicate,
@@ -331,29 +318,84 @@ def build(config: Config, ports: Ports) -> Room:
             v2v,
         ),
         may_block={
-            GetAllVmStats: partial(stats.may_block, hooks.hooks, "all_vm_stats"),
-            GetVmStats: partial(stats.may_block, hooks.hooks, "vm_stats"),
+            GetAllVmStats: partial(stats.may_block, ground.hooks.hooks, "all_vm_stats"),
+            GetVmStats: partial(stats.may_block, ground.hooks.hooks, "vm_stats"),
         },
         before_ready=(
-            hooks.prepare,
+            ground.hooks.prepare,
             scratch.sweep,
-            payloads.sweep,
+            ground.payloads.sweep,
             partial(v2v.take_up, conversions, converter, ports.background),
-            lambda: connection.start(connected),
+            lambda: ground.connection.start(connected),
         ),
         subscribes={DomainValidityChanged: resumer.storage_changed},
         peer_changed=partial(_peer_changed, {"storage": recovery.storage_is_back, "network": mirrors.network_is_back}),
-        on_drain=(connection.close,),
+        on_drain=(ground.connection.close,),
         vitals=lambda: {
-            "libvirt": "connected" if connection.alive else "not connected",
-            "libvirt_reconnects": connection.reconnects,
-            "libvirt_calls_late": connection.calling.changed,
-            "vms": len(vms.all()),
+            "libvirt": "connected" if ground.connection.alive else "not connected",
+            "libvirt_reconnects": ground.connection.reconnects,
+            "libvirt_calls_late": ground.connection.calling.changed,
+            "vms": len(ground.vms.all()),
             "starts_waiting": len(launches),
-            "samples_hanging": sampler.hanging,
-            "samples_skipped": sampler.skipped,
-            "problems": [] if connection.alive else ["libvirt is not connected: VMs cannot be looked at or changed"],
+            "samples_hanging": ground.sampler.hanging,
+            "samples_skipped": ground.sampler.skipped,
+            "problems": []
+            if ground.connection.alive
+            else ["libvirt is not connected: VMs cannot be looked at or changed"],
         },
+    )
+
+
+class _Ground(msgspec.Struct, frozen=True):
+    """What all parts of the room stand on."""
+
+    policy: Policy
+    connection: Connection
+    vms: Vms
+    numbers: Stats
+    keeper: Keeper
+    drives: Drives
+    sampler: Sampler
+    hooks: VmHooks
+    turns: Turns
+    dummynet: DummyNet
+    payloads: Payloads
+    transients: Transients
+
+
+def _ground(config: Config, ports: Ports) -> _Ground:
+    house = config.vdsm_mp
+    policy = _policy(config)
+    connection = Connection(house.libvirt_uri)
+    vms = Vms(ports.publish)
+    numbers = Stats(config.vars.vm_command_timeout)
+    return _Ground(
+        policy=policy,
+        connection=connection,
+        vms=vms,
+        numbers=numbers,
+        keeper=Keeper(connection, vms),
+        drives=Drives(ports.call, ports.background),
+        sampler=Sampler(connection, vms, numbers, ports.background),
+        hooks=VmHooks(Hooks(house.hooks_dir, f"{house.vdsm_run_dir}/hooks"), connection, house.vdsm_run_dir),
+        turns=Turns(),
+        dummynet=DummyNet(ports.call, ports.background),
+        payloads=Payloads(Path(policy.payload_folder)),
+        transients=Transients(Path(config.vars.transient_disks_repository)),
+    )
+
+
+def _policy(config: Config) -> Policy:
+    house = config.vdsm_mp
+    return Policy(
+        disk_folders=(
+            config.irs.repository,
+            f"{house.vdsm_run_dir}/storage",
+            f"{house.vdsm_run_dir}/managedvolumes",
+            *_CD_FOLDERS,
+        ),
+        payload_folder=f"{house.vdsm_run_dir}/payload",
+        qemu_commandline=house.allow_qemu_commandline,
     )
 
 
