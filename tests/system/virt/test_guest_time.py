@@ -59,5 +59,5 @@ def test_a_guest_that_slept_wakes_with_the_right_time(life: Life) -> None:
     life.vm("destroy")
     wish = {"vmId": life.vm_id, "xml": description, "memoryDumpVolume": ids, "memoryConfVolume": parameters.ids()}
     life.vm("create", vmParams=wish)
-    sequences.wait_for_status(life.ask, life.vm_id, "Powering up")
+    sequences.wait_for_status(life.ask, life.vm_id, "Powering up", "Up")
     eventually(lambda: abs(int(life.guest.run("date +%s")) - time.time()) < 30, within_s=60, every_s=0.5)
