@@ -138,6 +138,12 @@ class EngineClient:
     ) -> Answer:
         return self.wait(self.start(method, params, flow_id=flow_id), within_s)
 
+    def written(self, within_s: float = 10.0) -> None:
+        """Wait until all that was asked is on its way. Raises: TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._outbox, within_s):
+                raise TimeoutError(f"not written within {within_s} s")
+
     def event(self, within_s: float = 10.0) -> dict[str, Any]:
         """The next event: {"method": without the host's name, "params": …}."""
         with self._changed:
