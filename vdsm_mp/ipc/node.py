@@ -36,9 +36,10 @@ from vdsm_mp.ipc import codec, shutdown
 from vdsm_mp.ipc.calls import Calls, Done, Question
 from vdsm_mp.ipc.dispatch import Dispatch
 from vdsm_mp.ipc.envelope import Seal
-from vdsm_mp.ipc.events import Inlet, Outlet
 from vdsm_mp.ipc.inbox import Inbox
+from vdsm_mp.ipc.inlet import Inlet
 from vdsm_mp.ipc.lanes import Lanes, Limits
+from vdsm_mp.ipc.outlet import Outlet
 from vdsm_mp.ipc.ports import BusCaller, BusPublisher, PoolBackground, current
 from vdsm_mp.ipc.pump import Pump
 from vdsm_mp.ipc.service import Service

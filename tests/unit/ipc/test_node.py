@@ -527,7 +527,7 @@ def test_a_restarted_publisher_brings_a_resync(tmp_path: Path) -> None:
 def test_a_flood_from_a_thread_is_bounded_and_ends_in_the_right_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vdsm_mp.ipc.events.MOST_WAITING", 100)
+    monkeypatch.setattr("vdsm_mp.ipc.outlet.MOST_WAITING", 100)
 
     async def main() -> None:
         async with served(tmp_path) as (client, server):
