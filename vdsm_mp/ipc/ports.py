@@ -11,7 +11,8 @@ from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.ports import CallContext
 from vdsm_mp.api.verb import Message
 from vdsm_mp.common import log
-from vdsm_mp.ipc.lanes import Job, Lanes
+from vdsm_mp.ipc.lanes import Lanes
+from vdsm_mp.ipc.pool import Job
 
 logger = log.named(__name__)
 

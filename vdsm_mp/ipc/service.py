@@ -22,7 +22,8 @@ from vdsm_mp.ipc import codec, trace
 from vdsm_mp.ipc.dispatch import Dispatch
 from vdsm_mp.ipc.envelope import BUS_VERSION, Broken, OtherVersion, Reply, Request, Seal, requests
 from vdsm_mp.ipc.inbox import Inbox
-from vdsm_mp.ipc.lanes import Job, Lanes
+from vdsm_mp.ipc.lanes import Lanes
+from vdsm_mp.ipc.pool import Job
 from vdsm_mp.ipc.ports import current
 from vdsm_mp.ipc.pump import Pump
 from vdsm_mp.ipc.wires import LINGER_MS, Wires

@@ -10,7 +10,8 @@ import pytest
 from tests.support.eventually import eventually
 from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.verb import Lane
-from vdsm_mp.ipc.lanes import Job, Lanes, Limits, Pool
+from vdsm_mp.ipc.lanes import Lanes, Limits
+from vdsm_mp.ipc.pool import Job, Pool
 
 FOREVER = float("inf")
 
