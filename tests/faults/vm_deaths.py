@@ -275,7 +275,7 @@ class VmWorld:
         if isinstance(told, list):
             assert [node["volumeID"] for node in told] == guest.layers, told
         assert "diskReplicate" not in noted
-        assert [metadata.get(name) for name in ("snapshot_job", "jobs")] == [None, None]
+        assert [metadata.get(name) for name in ("snapshot_job", "block_jobs")] == [None, None]
         words = ["qemu-img", "info", "-U", "--backing-chain", "--output", "json", links[0].path]
         files = json.loads(subprocess.run(words, check=True, capture_output=True, timeout=30).stdout)
         assert [Path(file["filename"]).name for file in files] == chain

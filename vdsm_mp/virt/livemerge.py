@@ -9,7 +9,6 @@ after every restart of ours or of libvirtd; it looks at QEMU's chain and never b
 in `vmJobs` from the answer of VM.merge until its clean-up is done, because the engine reads its absence as "over".
 """
 
-import json
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
@@ -17,8 +16,7 @@ from functools import partial
 from typing import Any
 
 import libvirt
-import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_virt import MergeFailed
@@ -28,39 +26,20 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_blocks import MergeVmDisk
 from vdsm_mp.common import log, xml
 from vdsm_mp.common.errors import Error
+from vdsm_mp.virt import merge_record
 from vdsm_mp.virt.chain import follow, running_chain
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices, find, target_of
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.machine import VmStatus
+from vdsm_mp.virt.merge_record import Merge
 from vdsm_mp.virt.records import Drive, VmRecord
 
 logger = log.named(__name__)
 
-_KEY = "jobs"
 #: A mirror that is complete, or a pivot that storage put off, is looked at again this soon.
 _AGAIN_S = 1.0
 _STORAGE_S = 60.0
-
-
-class Merge(msgspec.Struct, frozen=True):
-    """One merge as it is written down. drive: target dev; active: top was the leaf when it began."""
-
-    id: str
-    drive: str
-    image_id: str
-    sd_id: str
-    base: str
-    top: str
-    bandwidth: int = 0
-    active: bool = False
-
-    def entry(self, cur: int, end: int) -> dict[str, Any]:
-        """As the statistics carry it."""
-        return {
-            "id": self.id, "jobType": "block", "blockJobType": "commit", "drive": self.drive, "imgUUID": self.image_id,
-            "bandwidth": self.bandwidth, "cur": str(cur), "end": str(end),
-        }  # fmt: skip
 
 
 class Merges:
@@ -175,7 +154,7 @@ class Merges:
         if merge.top == leaf:
             raise MergeFailed(f"QEMU uses {merge.top} still")
         sync = SyncRunningChain(
-            sd_id=merge.sd_id, image_id=merge.image_id, leaf_volume_id=leaf, base_volume_id=merge.base,
+            sd_id=merge.leaf.sd_id, image_id=merge.leaf.image_id, leaf_volume_id=leaf, base_volume_id=merge.base,
             merged_volume_id=merge.top,
         )  # fmt: skip
         self._caller.ask(sync, deadline_s=_STORAGE_S)
@@ -194,24 +173,20 @@ class Merges:
         logger.warning("vm=%s merge %s has failed, %s is in the chain still", vm_id, merge.id, merge.top)
 
     def _set_legal(self, merge: Merge, *, legal: bool) -> None:
-        ask = SetRunningLegality(sd_id=merge.sd_id, image_id=merge.image_id, volume_id=merge.top, legal=legal)
+        ask = SetRunningLegality(sd_id=merge.leaf.sd_id, image_id=merge.leaf.image_id, volume_id=merge.top, legal=legal)
         self._caller.ask(ask, deadline_s=_STORAGE_S)
 
     # -- what is written down, and what is shown
 
     def _all(self, record: VmRecord) -> dict[str, Merge]:
-        text = record.metadata.get(_KEY)
-        if not isinstance(text, str) or not text:
-            return {}
         try:
-            return {one["id"]: Merge(**one) for one in json.loads(text).values()}
-        except (ValueError, TypeError, KeyError, AttributeError):
-            logger.error("vm=%s its merges cannot be read: %s", record.vm_id, text[:200])
+            return merge_record.read(record.metadata)
+        except ValueError as error:
+            logger.error("vm=%s its merges cannot be read: %s", record.vm_id, error)
             return {}
 
     def _write(self, vm_id: str, merges: Mapping[str, Merge]) -> None:
-        text = json.dumps({merge_id: asdict(merge) for merge_id, merge in merges.items()}) if merges else None
-        self.devices.keeper.remember(vm_id, **{_KEY: text})
+        self.devices.keeper.remember(vm_id, **{merge_record.KEY: merge_record.write(merges)})
 
     def _forget(self, vm_id: str, merge: Merge) -> None:
         record = self.devices.vms.get(vm_id)
@@ -260,12 +235,10 @@ def _plan(devices: Devices, record: VmRecord, ask: MergeVmDisk) -> Merge:
     return Merge(
         id=ask.job_id or str(uuid.uuid4()),
         drive=drive.name,
-        image_id=image_id,
-        sd_id=drive.ids.sd_id,
+        leaf=replace(drive.ids, volume_id=chain[0]),
         base=base,
         top=top,
         bandwidth=max(0, ask.bandwidth or 0),
-        active=chain[0] == top,
     )
 
 

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Live merges: the volume leaves QEMU's chain, storage and metadata follow, and nothing is lost when we die."""
 
-import json
 import uuid
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
-from msgspec.structs import asdict
 
 from tests.support import decode
 from tests.support.eventually import eventually
@@ -17,8 +15,10 @@ from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import VirtRoom
 from tests.system.virt.conftest import Guest, NewGuest, chain_of, overlay
 from vdsm_mp.api.errors_virt import MergeFailed
+from vdsm_mp.virt import merge_record
 from vdsm_mp.virt.keeping import Keeper
-from vdsm_mp.virt.livemerge import Merge
+from vdsm_mp.virt.merge_record import Merge
+from vdsm_mp.virt.records import VolumeIds
 
 pytestmark = [
     pytest.mark.system,
@@ -108,11 +108,9 @@ def test_a_death_in_the_middle_of_a_merge_is_taken_up(
     room: VirtRoom, new_guest: NewGuest, folder: Path, libvirtd: PrivateLibvirtd, begun: bool
 ) -> None:
     guest, (base, leaf) = with_snapshots(room, new_guest, folder, 1)
-    note = Merge(
-        id=str(uuid.uuid4()), drive="hda", image_id=base["imageID"], sd_id=base["domainID"], base=base["volumeID"],
-        top=leaf["volumeID"], active=True,
-    )  # fmt: skip
-    room.state(Keeper).remember(guest.vm_id, jobs=json.dumps({note.id: asdict(note)}))
+    ids = VolumeIds(leaf["poolID"], leaf["domainID"], leaf["imageID"], leaf["volumeID"])
+    note = Merge(id=str(uuid.uuid4()), drive="hda", leaf=ids, base=base["volumeID"], top=leaf["volumeID"])
+    room.state(Keeper).remember(guest.vm_id, block_jobs=merge_record.write({note.id: note}))
     room.close()  # this life ends here, and sees nothing of what follows
     if begun:
         libvirtd.virsh("blockcommit", guest.name, "hda", "--active")
