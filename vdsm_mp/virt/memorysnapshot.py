@@ -5,7 +5,7 @@ The same pair of volumes as of a VM that sleeps (see `hibernation`), so `VM.crea
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.virt import hibernation
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices
+from vdsm_mp.virt.records import VolumeIds
 
 logger = log.named(__name__)
 
@@ -28,11 +29,10 @@ class Memory:
     """handle: the ids of both volumes, as the engine writes them. Raises: InvalidVmParameter."""
 
     def __init__(self, devices: Devices, vm_id: str, handle: str, timeout_s: float) -> None:
-        self._image, self._config = hibernation.volumes(handle)
+        self.volumes = self._image, self._config = hibernation.volumes(handle)
         self._devices = devices
         self._vm_id = vm_id
         self._timeout_s = timeout_s
-        self.handle = handle
 
     @contextmanager
     def prepared(self, dom: Any) -> Iterator[str]:
@@ -59,7 +59,7 @@ class Memory:
                 _pad(image.path)
         finally:
             timer.cancel()
-            give_back(self._devices, self.handle)
+            give_back(self._devices, self.volumes)
 
     def _abort(self, dom: Any) -> None:
         logger.warning("vm=%s writing its memory took longer than %g s, it is aborted", self._vm_id, self._timeout_s)
@@ -69,9 +69,9 @@ class Memory:
             logger.warning("vm=%s writing its memory cannot be aborted: %s", self._vm_id, error)
 
 
-def give_back(devices: Devices, handle: str) -> None:
-    """Storage may forget both volumes. Raises: InvalidVmParameter."""
-    for ids in hibernation.volumes(handle):
+def give_back(devices: Devices, volumes: Iterable[VolumeIds]) -> None:
+    """Storage may forget both volumes."""
+    for ids in volumes:
         devices.drives.teardown(ids)
 
 

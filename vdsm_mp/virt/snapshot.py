@@ -5,7 +5,6 @@ A job (`jobUUID`) that is written into the VM's metadata before anything happens
 life compares what QEMU uses with what was wanted: that decides whether the job was done.
 """
 
-import json
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 import libvirt
 
-from vdsm_mp.api.errors_virt import InvalidVmParameter, NoSuchVm, SnapshotFailed
+from vdsm_mp.api.errors_virt import InvalidVmParameter, NoGuestAgent, NoSuchVm, SnapshotFailed
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_blocks import SnapshotVm
@@ -21,7 +20,7 @@ from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.tasks.progress import Progress
-from vdsm_mp.virt import guestfs, memorysnapshot
+from vdsm_mp.virt import guestfs, memorysnapshot, snapshot_record
 from vdsm_mp.virt.chain import follow, running_chain
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devicehooks import DeviceHooks
@@ -29,11 +28,11 @@ from vdsm_mp.virt.devices import Devices, target_of
 from vdsm_mp.virt.memorysnapshot import Memory
 from vdsm_mp.virt.patience import patiently
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
+from vdsm_mp.virt.snapshot_record import Terms
 from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
 
-_KEY = "snapshot_job"
 _FREEZE_S = 8
 _TIMEOUT_MIN = 30
 _FLAGS = (
@@ -51,22 +50,28 @@ Wanted = list[tuple[Drive, VolumeIds]]
 def snapshot_vm(devices: Devices, jobs: Jobs, hooks: VmHooks, ask: SnapshotVm) -> None:
     """Returns when the job is begun; without a job id when the snapshot is there."""
     record = devices.vms.running(ask.vm_id, "make a snapshot")
-    memory = None
+    memory, timeout_s = None, 60 * (ask.timeout or _TIMEOUT_MIN)
     if ask.snap_memory:
-        memory = memorysnapshot.Memory(devices, ask.vm_id, ask.snap_memory, 60 * (ask.timeout or _TIMEOUT_MIN))
+        memory = memorysnapshot.Memory(devices, ask.vm_id, ask.snap_memory, timeout_s)
     wanted = _wanted(record, ask.snap_drives)
     if not wanted:
         logger.info("vm=%s uses the wanted volumes already", ask.vm_id)
-    freeze_s = ask.freeze_timeout if ask.freeze_timeout is not None else _FREEZE_S
-    job_id = ask.job_id or str(uuid.uuid4())
+    terms = Terms(
+        job_id=ask.job_id or str(uuid.uuid4()),
+        began_mono=clock.mono_s(),
+        timeout_s=timeout_s,
+        freeze_s=ask.freeze_timeout if ask.freeze_timeout is not None else _FREEZE_S,
+        frozen=bool(ask.frozen),
+        memory=memory.volumes if memory is not None else (),
+    )
 
     def work(progress: Progress) -> None:
-        _snapshot(devices, hooks.devices, ask.vm_id, job_id, wanted, memory, frozen=bool(ask.frozen), freeze_s=freeze_s)
+        _snapshot(devices, hooks.devices, ask.vm_id, terms, wanted, memory)
 
     if ask.job_id is None:
         work(Progress())
     else:
-        jobs.start(job_id, "snapshot_vm", work)
+        jobs.start(terms.job_id, "snapshot_vm", work)
 
 
 def _wanted(record: VmRecord, untrusted: list[dict[str, Any]]) -> Wanted:
@@ -95,12 +100,9 @@ def _snapshot(
     devices: Devices,
     hooks: DeviceHooks,
     vm_id: str,
-    job_id: str,
+    terms: Terms,
     wanted: Wanted,
     memory: Memory | None,
-    *,
-    frozen: bool,
-    freeze_s: int,
 ) -> None:
     if not wanted:
         return
@@ -111,12 +113,20 @@ def _snapshot(
         for drive, leaf in wanted:
             ready = devices.drives.prepare(leaf)
             prepared[drive.name] = hooks.volume_prepared(devices.vms.find(vm_id), leaf, ready, SnapshotFailed)
+        dom, domain = devices.live(vm_id)
+        disks = {target_of(disk): xml.dump(disk) for disk in domain.iterfind("devices/disk")}
+
+        def persist(memory_path: str | None = None) -> None:
+            note = snapshot_record.write(terms, wanted, prepared, disks, memory_path)
+            devices.keeper.remember(vm_id, **{snapshot_record.KEY: note})
+
+        persist()
         if memory is None:
-            _persist(devices, vm_id, job_id, new, "")
-            _take(devices, vm_id, prepared, frozen=frozen, freeze_s=freeze_s)
+            _take(devices, vm_id, dom, _describe(domain, prepared), terms)
         else:
-            _persist(devices, vm_id, job_id, new, memory.handle)
-            _take_with_memory(devices, vm_id, prepared, memory)
+            with memory.prepared(dom) as path:
+                persist(path)
+                _take_with_memory(vm_id, dom, _describe(domain, prepared), path)
     except BaseException as error:
         # An answer that was lost with libvirtd says nothing: QEMU's disks do.
         if not isinstance(error, Error) or not patiently(lambda: _is_made(devices, vm_id, new)):
@@ -143,41 +153,32 @@ def _note_made(devices: Devices, vm_id: str, new: Mapping[str, str], prepared: M
     for drive in record.devices.drives:
         if drive.name in new:
             follow(devices, vm_id, drive, prepared.get(drive.name))
-    devices.keeper.remember(vm_id, **{_KEY: None})
+    devices.keeper.remember(vm_id, **{snapshot_record.KEY: None})
 
 
-def _persist(devices: Devices, vm_id: str, job_id: str, new: Mapping[str, str], memory: str) -> None:
-    job = {"jobUUID": job_id, "newDrives": dict(new), "memoryParams": memory}
-    devices.keeper.remember(vm_id, **{_KEY: json.dumps(job)})
-
-
-def _take(devices: Devices, vm_id: str, prepared: Mapping[str, PreparedDrive], *, frozen: bool, freeze_s: int) -> None:
-    dom, domain = devices.live(vm_id)
-    description = xml.dump(_describe(domain, prepared))
+def _take(devices: Devices, vm_id: str, dom: Any, description: ET.Element, terms: Terms) -> None:
     ours = False
-    if not frozen:
+    if not terms.frozen:
         began = clock.mono_s()
         try:
-            guestfs.freeze(devices, vm_id, min(max(1, freeze_s), 3600))
+            guestfs.freeze(devices, vm_id, min(max(1, terms.freeze_s), 3600))
             ours = True
         except Error as error:
             logger.info("vm=%s its file systems are not frozen for the snapshot: %s", vm_id, error)
-        if ours and clock.mono_s() - began > freeze_s:
+        if ours and clock.mono_s() - began > terms.freeze_s:
             _thaw(devices, vm_id, ours)
-            raise SnapshotFailed(f"freezing the file systems took longer than {freeze_s} s")
+            raise SnapshotFailed(f"freezing the file systems took longer than {terms.freeze_s} s")
     try:
         with translated(vm_id, SnapshotFailed):
-            dom.snapshotCreateXML(description, _FLAGS)
+            dom.snapshotCreateXML(xml.dump(description), _FLAGS)
     finally:
         _thaw(devices, vm_id, ours)
 
 
-def _take_with_memory(devices: Devices, vm_id: str, prepared: Mapping[str, PreparedDrive], memory: Memory) -> None:
+def _take_with_memory(vm_id: str, dom: Any, description: ET.Element, path: str) -> None:
     """The guest stands still while its memory is written; its file systems need no freezing, their cache is in it."""
-    dom, domain = devices.live(vm_id)
-    description = _describe(domain, prepared)
-    with memory.prepared(dom) as path, translated(vm_id, SnapshotFailed):
-        xml.add(description, "memory", snapshot="external", file=path)
+    xml.add(description, "memory", snapshot="external", file=path)
+    with translated(vm_id, SnapshotFailed):
         dom.snapshotCreateXML(xml.dump(description), _FLAGS & ~libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY)
 
 
@@ -187,6 +188,16 @@ def _thaw(devices: Devices, vm_id: str, ours: bool) -> None:
             guestfs.thaw(devices, vm_id)
         except Error as error:
             logger.warning("vm=%s its file systems may be frozen still: %s", vm_id, error)
+
+
+def _thaw_what_was_left(devices: Devices, vm_id: str) -> None:
+    """Who began the snapshot may have died between the freeze and the thaw. Thawing what is not frozen harms nobody."""
+    try:
+        guestfs.thaw(devices, vm_id)
+    except NoGuestAgent:
+        return  # then nobody has frozen it either
+    except Error as error:
+        logger.warning("vm=%s its file systems may be frozen still: %s", vm_id, error)
 
 
 def _describe(domain: ET.Element, prepared: Mapping[str, PreparedDrive]) -> ET.Element:
@@ -215,7 +226,7 @@ def _undo(devices: Devices, vm_id: str, wanted: Wanted) -> None:
             except Error as error:
                 logger.warning("vm=%s image %s: %s", vm_id, drive.ids.image_id, error)
     try:
-        devices.keeper.remember(vm_id, **{_KEY: None})
+        devices.keeper.remember(vm_id, **{snapshot_record.KEY: None})
     except Error as error:
         logger.warning("vm=%s the end of its snapshot job is not written down: %s", vm_id, error)
 
@@ -223,25 +234,27 @@ def _undo(devices: Devices, vm_id: str, wanted: Wanted) -> None:
 def finish_snapshot(devices: Devices, jobs: Jobs, vm_id: str) -> None:
     """After a restart: a job that was under way is listed with the result that QEMU's disks show."""
     record = devices.vms.get(vm_id)
-    text = record.metadata.get(_KEY) if record is not None else None
-    if record is None or not isinstance(text, str):
+    if record is None:
         return
     try:
-        job = json.loads(text)
-        job_id, new = str(job["jobUUID"]), dict(job["newDrives"])
-        memory = str(job.get("memoryParams") or "")
-    except (ValueError, KeyError, TypeError):
-        logger.warning("vm=%s has a snapshot job that cannot be read; it is forgotten", vm_id)
-        devices.keeper.remember(vm_id, **{_KEY: None})
+        note = snapshot_record.read(record.metadata)
+    except ValueError as error:
+        logger.warning("vm=%s has a snapshot job that cannot be read, it is forgotten: %s", vm_id, error)
+        devices.keeper.remember(vm_id, **{snapshot_record.KEY: None})
         return
+    if note is None:
+        return
+    job_id, new = note.job_id, note.new
 
     def work(progress: Progress) -> None:
-        if memory:
-            memorysnapshot.wait_for_libvirt(devices, vm_id, 60 * _TIMEOUT_MIN)
-            memorysnapshot.give_back(devices, memory)
+        memorysnapshot.wait_for_libvirt(devices, vm_id, 60 * _TIMEOUT_MIN)
+        if note.memory:
+            memorysnapshot.give_back(devices, note.memory)
             devices.changed(vm_id)
-        made = _is_made(devices, vm_id, new)
+        made = bool(new) and _is_made(devices, vm_id, new)
         _note_made(devices, vm_id, new, {})
+        if note.ours_to_thaw:
+            _thaw_what_was_left(devices, vm_id)
         if not made:
             raise SnapshotFailed("the host agent ended before it was made")
 

@@ -81,8 +81,9 @@ def test_a_death_in_the_middle_of_a_snapshot_is_told_from_what_qemu_uses(
 ) -> None:
     guest: Guest = new_guest(room)
     leaf, job_id = overlay(room, folder, guest.disk), str(uuid.uuid4())
-    memory, _, handle = memory_volumes(room, folder)
-    note = json.dumps({"jobUUID": job_id, "newDrives": {"hda": leaf["volumeID"]}, "memoryParams": handle})
+    memory, parameters, _ = memory_volumes(room, folder)
+    memory_params = dict(zip(("dst", "dstparams"), (memory, parameters), strict=True))
+    note = json.dumps({"jobUUID": job_id, "newDrives": {"hda": leaf}, "memoryParams": memory_params})
     room.state(Keeper).remember(guest.vm_id, snapshot_job=note)
     if made:
         path = room.storage.volumes[leaf["volumeID"]]
