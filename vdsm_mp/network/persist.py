@@ -2,7 +2,8 @@
 """Which networks are ours: what runs, what outlives a reboot, and what must be undone if we die half way.
 
 running: in the run directory, which a reboot empties; safe: in the state directory, written by
-Host.setSafeNetworkConfig; journal: in the run directory while a change is under way.
+Host.setSafeNetworkConfig; journal: in the run directory while a change is under way. What VDSM has left there counts as
+long as we have written nothing since (`netconf.py`).
 """
 
 import errno
@@ -14,6 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from vdsm_mp.common import files, log
+from vdsm_mp.network.netconf import Netconf
 from vdsm_mp.network.plan import Operation
 from vdsm_mp.network.wanted import Config
 
@@ -41,6 +43,7 @@ class Store:
         self._running = Path(run_dir) / "network" / "running.json"
         self._journal = Path(run_dir) / "network" / "journal.json"
         self._safe = Path(state_dir) / "network" / "safe.json"
+        self._vdsms = Netconf(run_dir, state_dir)
 
     def open(self) -> None:
         for path in (self._running, self._safe):
@@ -48,7 +51,7 @@ class Store:
 
     def running(self) -> Config | None:
         """None after a reboot."""
-        return _read(self._running, Config)
+        return self._vdsms.applied(than=self._running) or _read(self._running, Config)
 
     def keep_running(self, config: Config | None) -> None:
         if config is None:
@@ -57,7 +60,7 @@ class Store:
             files.replace(self._running, msgspec.json.encode(config))
 
     def safe(self) -> Config | None:
-        return _read(self._safe, Config)
+        return self._vdsms.safe(than=self._safe) or _read(self._safe, Config)
 
     def keep_safe(self, config: Config) -> None:
         files.replace(self._safe, msgspec.json.encode(config))

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The journal of a change: what a death leaves of it, and what a power cut may leave."""
 
+import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -61,3 +64,45 @@ def test_what_runs_is_forgotten_when_nothing_did(store: Store) -> None:
     assert store.running() == BEFORE
     store.keep_running(None)
     assert store.running() is None
+
+
+def left_by_vdsm(folder: Path, kind: str, name: str, **attributes: object) -> None:
+    """One network or bond as it stands in VDSM's folders."""
+    (folder / kind).mkdir(parents=True, exist_ok=True)
+    (folder / kind / name).write_text(json.dumps(attributes, indent=4))
+
+
+def test_networks_that_vdsm_has_set_up_are_known(store: Store, tmp_path: Path) -> None:
+    staging, kept = tmp_path / "state/staging/netconf", tmp_path / "state/persistence/netconf.aB3dE9xY"
+    common = {"bridged": True, "stp": False, "mtu": 1500, "switch": "legacy", "dhcpv6": False, "ipv6autoconf": False}
+    management = common | {"nic": "eth0", "bootproto": "dhcp", "defaultRoute": True, "nameservers": []}
+    green = common | {
+        **{"bonding": "bond1", "vlan": 10, "bootproto": "none", "defaultRoute": False, "ipaddr": "192.0.2.9"},
+        **{"netmask": "255.255.255.0", "hostQos": {"out": {"ls": {"m2": 50}}}},
+    }
+    for folder in (staging, kept):
+        left_by_vdsm(folder, "nets", "ovirtmgmt", **management)
+        left_by_vdsm(folder, "bonds", "bond1", nics=["eth1", "eth2"], options="mode=4 miimon=100", switch="legacy")
+    left_by_vdsm(staging, "nets", "green", **green)
+    left_by_vdsm(staging, "nets", "overlay", nic="eth9", switch="ovs")
+    (staging / "nets/torn").write_text('{"nic": "et')
+    (tmp_path / "state/persistence/netconf").symlink_to(kept)
+
+    safe = store.safe()
+    assert safe is not None and list(safe.networks) == ["ovirtmgmt"]
+    assert store.running() is None  # it has booted since
+    (tmp_path / "run/nets_restored").touch()
+    running = store.running()
+    assert running == changed(
+        Config(),
+        {"ovirtmgmt": management, "green": green},
+        {"bond1": {"nics": ["eth1", "eth2"], "options": "mode=4 miimon=100"}},
+    )
+
+    store.keep_running(BEFORE)
+    store.keep_safe(BEFORE)
+    assert (store.running(), store.safe()) == (BEFORE, BEFORE)
+    # VDSM was here again meanwhile.
+    for folder in (staging / "nets", kept / "bonds"):
+        os.utime(folder, (time.time() + 5, time.time() + 5))
+    assert (store.running(), store.safe()) == (running, safe)
