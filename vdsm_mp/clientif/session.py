@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """One STOMP client: its frames, subscriptions, heart-beats, and calls in flight.
 
-Replies go to the connection that asked, with the id of its own subscription. A client that asks faster than it can
-be served, or does not read its answers, is not read itself until that changes; one that writes and never reads is
-dropped.
-Heart-beats come from a timer that needs nothing but the loop.
+Replies go to the connection that asked. A client that asks faster than it can be served, or does not read its answers,
+is not read itself until that changes; one that writes and never reads is dropped.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-from vdsm_mp.clientif.limits import BEAT_FLOOR_MS, ENGINE_BEAT_FLOOR_MS, ENGINE_GAP_S, HEARTBEAT_EARLY, Limits
+from vdsm_mp.clientif.ears import Ears, message_head
+from vdsm_mp.clientif.heartbeats import Heartbeats
+from vdsm_mp.clientif.inflight import InFlight
+from vdsm_mp.clientif.limits import ENGINE_GAP_S, Limits
 from vdsm_mp.clientif.nudge import Nudge
 from vdsm_mp.clientif.quota import Quota
 from vdsm_mp.clientif.router import Caller, Router
@@ -21,13 +23,10 @@ from vdsm_mp.wire import jsonrpc, stomp
 
 logger = log.named(__name__)
 
-#: Room in an outgoing header block of 1024 octets for a destination and a subscription id together.
-_MAX_NAMES = 700
 _MAX_FLOW_ID = 64
 _MAX_RECEIPT = 512
 #: A refused client has this long to read why.
 _LAST_WORDS_S = 0.25
-_DAY_MS = 24 * 3600 * 1000
 
 
 class Session:
@@ -51,22 +50,16 @@ class Session:
         self.caller = caller
         self._router = router
         self._broker = broker
+        self._ears = Ears(broker, caller.name, limits.subscriptions_per_connection)
         self._quota = quota
         self._queues = frozenset(request_queues)
         self._queue_prefixes = tuple(f"{queue}." for queue in request_queues)
         self._limits = limits
         self._ended = ended
         self._parser = stomp.Parser()
-        #: {subscription id: destination}
-        self._subscriptions: dict[str, str] = {}
-        #: {reply-to: everything of a MESSAGE before content-length, None = nobody listens there}
-        self._reply_heads: dict[str, bytes | None] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.calls = 0
+        self._in_flight = InFlight(loop, router, caller)
+        self._heartbeats = Heartbeats(loop, stream)
         self._more: asyncio.Handle | None = None
-        self._beat: asyncio.TimerHandle | None = None
-        self._watch: asyncio.TimerHandle | None = None
-        self._beat_s = self._silence_s = 0.0
         #: More unread than this, and it is not read itself.
         self._unread_most = limits.unread_soft_bytes
         self._still: asyncio.TimerHandle | None = None
@@ -77,6 +70,11 @@ class Session:
         self.is_engine = False
         # Until it has said who it is: in clear text the engine subscribes before that.
         stream.gap_s = ENGINE_GAP_S
+
+    @property
+    def calls(self) -> int:
+        """Calls in flight."""
+        return self._in_flight.calls
 
     def start(self, octets: bytes) -> None:
         """Begin with what was read to find out that this is STOMP."""
@@ -118,7 +116,7 @@ class Session:
             self._more = self._loop.call_soon(self._turn)
 
     def _must_wait(self) -> bool:
-        if self.calls >= self._limits.calls_per_connection:
+        if self._in_flight.calls >= self._limits.calls_per_connection:
             return True
         if self.stream.unread_bytes > self._unread_most:
             if self._still is None:
@@ -158,9 +156,9 @@ class Session:
         if frame.command == "SEND":
             self._send(frame)
         elif frame.command == "SUBSCRIBE":
-            self._subscribe(frame)
+            self._tell(self._ears.subscribe(frame.headers, self))
         elif frame.command == "UNSUBSCRIBE":
-            self._unsubscribe(frame)
+            self._tell(self._ears.unsubscribe(frame.headers, self))
         elif frame.command == "CONNECT":
             self._connect(frame)
         elif frame.command == "DISCONNECT":
@@ -178,68 +176,14 @@ class Session:
             self._greet_engine()
         elif not self.is_engine:
             self.stream.gap_s = 0.0
-        theirs_ms, ours_ms = _heart_beat(headers.get("heart-beat", "0,0"))
-        floor_ms = ENGINE_BEAT_FLOOR_MS if self.is_engine else BEAT_FLOOR_MS
-        ours_ms = min(max(ours_ms, floor_ms), _DAY_MS) if ours_ms else 0
-        theirs_ms = min(max(theirs_ms, 1000), _DAY_MS) if theirs_ms else 0
-        self.stream.write(stomp.encode("CONNECTED", (("version", "1.2"), ("heart-beat", f"{ours_ms},{theirs_ms}"))))
-        self._beat_s = ours_ms / 1000 * HEARTBEAT_EARLY
-        # Half as much again, for beats that are late on the way.
-        self._silence_s = theirs_ms / 1000 * 1.5
-        self._stop_timers()
-        if self._beat_s:
-            self._beat = self._loop.call_later(self._beat_s, self._beat_due)
-        if self._silence_s:
-            self._watch = self._loop.call_later(self._silence_s, self._watch_due)
+        agreed = self._heartbeats.agree(headers.get("heart-beat", "0,0"), self.drop, engine=self.is_engine)
+        self.stream.write(stomp.encode("CONNECTED", (("version", "1.2"), ("heart-beat", agreed))))
 
     def _greet_engine(self) -> None:
         if not self.is_engine:
             self.is_engine = True
             self.stream.gap_s = ENGINE_GAP_S
-            self.stream.nudge = Nudge(self._loop, self._send_beat)
-
-    def _send_beat(self) -> None:
-        self.stream.beat(stomp.HEARTBEAT)
-
-    def _beat_due(self) -> None:
-        due = self.stream.wrote_at + self._beat_s
-        if self._loop.time() >= due - 0.001:
-            self._send_beat()
-            due = self._loop.time() + self._beat_s
-        self._beat = self._loop.call_at(due, self._beat_due)
-
-    def _watch_due(self) -> None:
-        due = self.stream.read_at + self._silence_s
-        # Its silence means nothing while it is us who do not listen.
-        if self._loop.time() >= due and self.stream.reading:
-            self.drop(f"nothing heard for {self._silence_s:g} s")
-            return
-        self._watch = self._loop.call_at(max(due, self._loop.time() + 1.0), self._watch_due)
-
-    def _subscribe(self, frame: stomp.Frame) -> None:
-        destination, subscription = frame.headers.get("destination"), frame.headers.get("id")
-        if not destination or not subscription:
-            self._error("Missing destination or subscription id header")
-        elif subscription in self._subscriptions:
-            self._error("Subscription id already exists")
-        elif len(stomp.escape(destination).encode()) + len(stomp.escape(subscription).encode()) > _MAX_NAMES:
-            self._error("Destination and subscription id are too long")
-        elif len(self._subscriptions) >= self._limits.subscriptions_per_connection:
-            self._error("Too many subscriptions")
-        else:
-            self._subscriptions[subscription] = destination
-            self._reply_heads.clear()
-            self._broker.add(destination, self, subscription)
-
-    def _unsubscribe(self, frame: stomp.Frame) -> None:
-        subscription = frame.headers.get("id")
-        if not subscription:
-            self._error("Missing id header")
-            return
-        destination = self._subscriptions.pop(subscription, None)
-        if destination is not None:
-            self._reply_heads.clear()
-            self._broker.remove(destination, self, subscription)
+            self.stream.nudge = Nudge(self._loop, self._heartbeats.beat)
 
     def _disconnect(self, frame: stomp.Frame) -> None:
         receipt = frame.headers.get("receipt", "")
@@ -264,7 +208,7 @@ class Session:
             return False
 
     def _may_tell(self, destination: str) -> bool:
-        return self.caller.trusted or destination in self._subscriptions.values()
+        return self.caller.trusted or destination in self._ears.destinations
 
     def _request(self, frame: stomp.Frame) -> None:
         headers = frame.headers
@@ -282,68 +226,21 @@ class Session:
                 if item.id:
                     self._reply(reply_to, reply)
                 return
-        self._start(self._serve(parsed, reply_to, _flow_id(headers)), len(parsed.items))
+        self._quota.took(len(parsed.items))
+        self._in_flight.start(parsed, _flow_id(headers), partial(self._reply, reply_to), self._calls_ended)
 
-    def _start(self, work: Coroutine[None, None, None], calls: int) -> None:
-        self.calls += calls
-        self._quota.took(calls)
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._finished(done, calls))
-
-    def _finished(self, task: "asyncio.Task[None]", calls: int) -> None:
-        self._tasks.discard(task)
-        self.calls -= calls
+    def _calls_ended(self, calls: int) -> None:
         self._quota.gave_back(calls)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a call of %s broke the door", self.caller.name, exc_info=error)
         self.go_on()
 
-    async def _serve(self, parsed: jsonrpc.Parsed, reply_to: str, flow_id: str) -> None:
-        if not parsed.batch:
-            body = await self._answer(parsed.items[0], flow_id)
-        else:
-            async with asyncio.TaskGroup() as group:
-                parts = [group.create_task(self._answer(item, flow_id)) for item in parsed.items]
-            bodies = [answer for part in parts if (answer := part.result())]
-            body = jsonrpc.batch(bodies) if bodies else b""
-        if body:
-            self._reply(reply_to, body)
-
-    async def _answer(self, item: jsonrpc.Request | jsonrpc.Refused, flow_id: str) -> bytes:
-        """One item's reply; empty for a notification, which nobody waits for."""
-        if isinstance(item, jsonrpc.Refused):
-            return jsonrpc.error(item.id, item.code, item.message)
-        reply = self._router.at_once(item, self.caller)
-        if not isinstance(reply, bytes):
-            reply = await self._router.forward(reply, item, self.caller, flow_id)
-        return reply if item.id else b""
-
     def _reply(self, reply_to: str, body: bytes) -> None:
-        try:
-            head = self._reply_heads[reply_to]
-        except KeyError:
-            head = self._reply_heads[reply_to] = self._reply_head(reply_to)
+        head = self._ears.reply_head(reply_to, engine=self.is_engine)
         if head is not None:
             self._write(stomp.with_body(head, body))
 
-    def _reply_head(self, reply_to: str) -> bytes | None:
-        if len(self._reply_heads) >= self._limits.subscriptions_per_connection:
-            self._reply_heads.clear()
-        if not reply_to:
-            return None
-        for subscription, destination in self._subscriptions.items():
-            if destination == reply_to:
-                return _message_head(destination, subscription)
-        if self.is_engine and len(stomp.escape(reply_to)) < _MAX_NAMES // 2:
-            # In clear text the engine can lose one of its SUBSCRIBE frames; it finds the call by its id anyway.
-            return _message_head(reply_to, reply_to)
-        logger.warning("%s does not listen where it wants its replies", self.caller.name)
-        return None
-
     def deliver(self, destination: str, subscription: str, body: bytes) -> None:
         """See `subscriptions.Listener`."""
-        self._write(stomp.with_body(_message_head(destination, subscription), body))
+        self._write(stomp.with_body(message_head(destination, subscription), body))
 
     def pass_on(self, subscription: str, frame: stomp.Frame) -> None:
         """See `subscriptions.Listener`. What would not fit into the header block of a frame is not passed on."""
@@ -365,6 +262,10 @@ class Session:
         elif stream.unread_bytes:
             self._quota.check_unread()
 
+    def _tell(self, why_not: str) -> None:
+        if why_not:
+            self._error(why_not)
+
     def _error(self, text: str) -> None:
         self.stream.write(stomp.encode("ERROR", (), text.encode("utf-8", "replace")))
 
@@ -381,23 +282,13 @@ class Session:
         if self._leaving:
             return
         self._leaving = True
-        self._stop_timers()
+        self._heartbeats.stop()
         for handle in (self._more, self._still):
             if handle is not None:
                 handle.cancel()
         self._more = self._still = None
-        for subscription, destination in self._subscriptions.items():
-            self._broker.remove(destination, self, subscription)
-        self._subscriptions.clear()
-        for task in self._tasks:
-            # Nobody is left to hear the answer; the worker goes on, as with any late reply.
-            task.cancel()
-
-    def _stop_timers(self) -> None:
-        for timer in (self._beat, self._watch):
-            if timer is not None:
-                timer.cancel()
-        self._beat = self._watch = None
+        self._ears.close(self)
+        self._in_flight.cancel()
 
     def _lost(self, why: str) -> None:
         logger.debug("%s has gone: %s", self.caller.name, why)
@@ -423,24 +314,6 @@ class Session:
         if self.stream.open:
             self.stream.close()
             self._ended(self)
-
-
-def _message_head(destination: str, subscription: str) -> bytes:
-    return stomp.head(
-        "MESSAGE",
-        (("destination", destination), ("content-type", "application/json"), ("subscription", subscription)),
-    )
-
-
-def _heart_beat(text: str) -> tuple[int, int]:
-    """(what the client can send, what it wants to receive) in ms; malformed numbers count as 0."""
-    first, _, second = text.partition(",")
-    return _milliseconds(first), _milliseconds(second)
-
-
-def _milliseconds(text: str) -> int:
-    text = text.strip()
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else 0
 
 
 def _flow_id(headers: Mapping[str, str]) -> str:
