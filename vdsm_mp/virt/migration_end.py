@@ -2,7 +2,8 @@
 """How an outgoing migration ends. Where the VM is then is told by libvirt alone.
 
 What fails is first looked at, and what was prepared at the destination is only taken away while the VM is seen alive
-on this host.
+on this host. A libvirtd of ours that dies when all memory has gone, before it hears whether the VM runs there,
+leaves the VM standing still: then only the other host knows, and is asked until it tells. Two must never run.
 """
 
 from collections.abc import Callable
@@ -19,12 +20,15 @@ from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.migration_params import NOTE
-from vdsm_mp.virt.migration_peer import Peers
+from vdsm_mp.virt.migration_peer import Peers, Whereabouts
 from vdsm_mp.virt.migration_watch import ADOPTED_S, Outgoing
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
 
 logger = log.named(__name__)
+
+#: It stands still between two hosts, though nobody carries it any more.
+_BETWEEN = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
 
 
 class Endings:
@@ -70,8 +74,41 @@ class Endings:
             logger.error("vm=%s post-copy failed (%s); it cannot go on anywhere", out.vm_id, why)
             out.failure = MigrationFailed(why)
             self._vms.move(out.vm_id, moving.torn)
+        elif (state, reason) == _BETWEEN and out.params.dst:
+            self._ask_there(out, why)
         else:
             self.stayed(out, why, runs=state == libvirt.VIR_DOMAIN_RUNNING)
+
+    def _ask_there(self, out: Outgoing, why: str) -> None:
+        """Whether it goes on here, is over here, or stands still for now."""
+        try:
+            found = self._peers.whereabouts(out.params.dst, out.vm_id)
+        except Error as error:
+            logger.warning("vm=%s stands still: is it at %s? %s", out.vm_id, out.params.dst, error)
+            self.lose(out)
+            return
+        logger.warning("vm=%s libvirt never heard of its arrival at %s: %s", out.vm_id, out.params.dst, found.value)
+        if found is Whereabouts.ON_ITS_WAY:
+            self.lose(out)
+        elif found is Whereabouts.THERE:
+            out.done.set()
+            self._vms.move(out.vm_id, moving.left_behind)
+            self.gone(out)
+        elif found is Whereabouts.UNKNOWN:
+            # It may have run there and be forgotten: whoever asked for it to go must say what is to become of it.
+            self.stayed(out, why, runs=False)
+        else:
+            self.stayed(out, why, runs=self._resumed(out.vm_id))
+
+    def _resumed(self, vm_id: str) -> bool:
+        """libvirt, which let it stand still, would have done so."""
+        try:
+            with translated(vm_id):
+                self._connection.domain(vm_id).resume()
+        except Error as error:
+            logger.warning("vm=%s cannot go on: %s", vm_id, error)
+            return False
+        return True
 
     def stayed(self, out: Outgoing, why: str, *, runs: bool | None = None) -> None:
         """The VM lives here. First the destination is cleared: an engine tries again as soon as it knows."""

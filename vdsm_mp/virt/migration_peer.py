@@ -2,15 +2,17 @@
 """The agent of the other host, called by its public protocol with our host's certificate: what a source asks of it."""
 
 import contextlib
+import enum
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from vdsm_mp.api.errors import RemoteError
-from vdsm_mp.api.errors_virt import MigrationLimitExceeded
+from vdsm_mp.api.errors_virt import MigrationLimitExceeded, NoSuchVm
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
+from vdsm_mp.virt.machine import ExitReason, VmStatus
 from vdsm_mp.virt.migration_params import address
 from vdsm_mp.wire.client import Client, ConnectionLost
 from vdsm_mp.wire.tls import Files, client_context
@@ -21,6 +23,15 @@ _CONNECT_S = 15.0
 _CALL_S = 60.0
 #: A VM in these does not run there, so it may be taken away. Whatever runs is never touched from here.
 _LIFELESS = ("Migration Destination", "WaitForLaunch", "Down")
+
+
+class Whereabouts(enum.Enum):
+    """What the other host says of a VM. THERE: it runs, or has run and ended, or went on from there."""
+
+    THERE = "there"
+    ON_ITS_WAY = "on its way"
+    NEVER_CAME = "never came"
+    UNKNOWN = "unknown"
 
 
 class Peers(msgspec.Struct, frozen=True):
@@ -55,6 +66,23 @@ class Peers(msgspec.Struct, frozen=True):
                         client.call("VM.destroy", {"vmID": vm_id}, timeout_s=_CALL_S, flow_id=log.flow.get())
         except (Error, KeyError, TypeError, AttributeError) as error:
             logger.warning("vm=%s what was prepared for it at %s may be left there: %s", vm_id, dst, error)
+
+    def whereabouts(self, dst: str, vm_id: str) -> Whereabouts:
+        """Does a VM run there whose source does not know? Raises: Error of any kind when it cannot be told."""
+        with self._open(dst) as client:
+            try:
+                found = client.call("VM.getStats", {"vmID": vm_id}, timeout_s=_CALL_S)
+            except RemoteError as error:
+                if error.code == NoSuchVm.code:
+                    return Whereabouts.UNKNOWN
+                raise
+        entry = found[0] if isinstance(found, list) and found and isinstance(found[0], dict) else {}
+        status, reason = entry.get("status"), entry.get("exitReason")
+        if status == VmStatus.DOWN and reason == ExitReason.MIGRATION_FAILED:
+            return Whereabouts.NEVER_CAME
+        if not status or status in (VmStatus.MIGRATION_DESTINATION, VmStatus.WAIT_FOR_LAUNCH):
+            return Whereabouts.ON_ITS_WAY
+        return Whereabouts.THERE
 
     @contextlib.contextmanager
     def _open(self, dst: str) -> Iterator[Client]:

@@ -209,6 +209,7 @@ class Arrivals:
         elif state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED:
             self._vms.move(vm_id, moving.torn)
         elif not _comes(state, reason):
+            self._vms.move(vm_id, moving.unwanted)
             self._receive(dom, vm_id, runs=state == libvirt.VIR_DOMAIN_RUNNING)
         return True
 

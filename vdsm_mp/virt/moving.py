@@ -45,6 +45,13 @@ def torn(life: Life) -> Move:
     return go_down(life, Exit.because(ExitReason.POSTCOPY_FAILED), (Do.DESTROY,))
 
 
+def left_behind(life: Life) -> Move:
+    """It runs on the other host, and its source was never told: what stands still here must not go on."""
+    if life.status is not VmStatus.MIGRATION_SOURCE:
+        return life, ()
+    return go_down(life, Exit.because(ExitReason.MIGRATED), (Do.DESTROY,))
+
+
 def arrive(life: Life, *, runs: bool) -> Move:
     """It is here, whole."""
     if life.status is not VmStatus.MIGRATION_DESTINATION:
@@ -54,8 +61,16 @@ def arrive(life: Life, *, runs: bool) -> Move:
 
 
 def not_arrived(life: Life) -> Move:
-    """It never came; what there is of it goes."""
+    """It never came; what there is of it goes. One that has run here has come: its source goes by the reason."""
     if life.status is not VmStatus.MIGRATION_DESTINATION:
+        return life, ()
+    reason = ExitReason.LOST_QEMU if life.cpus_run else ExitReason.MIGRATION_FAILED
+    return go_down(life, Exit.because(reason), (Do.DESTROY,))
+
+
+def unwanted(life: Life) -> Move:
+    """It came though it was to be destroyed, and libvirt was away then: its source has gone on with it."""
+    if life.status is not VmStatus.MIGRATION_DESTINATION or not life.destroy_requested:
         return life, ()
     return go_down(life, Exit.because(ExitReason.MIGRATION_FAILED), (Do.DESTROY,))
 

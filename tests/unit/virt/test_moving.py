@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import libvirt
 import pytest
+from msgspec.structs import replace
 
 from vdsm_mp.virt import machine, moving
 from vdsm_mp.virt.found import life_of
@@ -25,6 +26,8 @@ MOVES: dict[str, Callable[[Life], Move]] = {
     "torn": moving.torn,
     "arrive": lambda life: moving.arrive(life, runs=True),
     "not arrived": moving.not_arrived,
+    "left behind": moving.left_behind,
+    "unwanted": moving.unwanted,
 }
 
 
@@ -42,6 +45,26 @@ def test_what_leaves_ends_well_and_is_told_once() -> None:
     assert (gone.exit.code, gone.exit.reason) == (0, ExitReason.MIGRATED)
     assert Do.TELL_DOWN in todo
     assert machine.on_stopped(gone, migrated=True) == (gone, ())
+
+
+def test_what_went_on_elsewhere_is_ended_on_this_side() -> None:
+    left, todo = moving.left_behind(replace(LEAVES, cpus_run=False))
+    assert left.exit is not None
+    assert (left.exit.code, left.exit.reason) == (0, ExitReason.MIGRATED)
+    assert Do.DESTROY in todo
+    assert moving.left_behind(UP) == (UP, ())
+    assert moving.unwanted(COMES) == (COMES, ())
+    refused, todo = moving.unwanted(machine.on_destroy_request(COMES)[0])
+    assert (refused.status, Do.DESTROY in todo) == (VmStatus.DOWN, True)
+
+
+def test_what_has_run_here_did_arrive_though_it_ended() -> None:
+    reasons = []
+    for life in (COMES, machine.on_resumed(COMES)[0]):
+        ended, _ = moving.not_arrived(life)
+        assert ended.exit is not None
+        reasons.append(ended.exit.reason)
+    assert reasons == [ExitReason.MIGRATION_FAILED, ExitReason.LOST_QEMU]
 
 
 def test_what_stays_is_as_libvirt_has_it() -> None:
