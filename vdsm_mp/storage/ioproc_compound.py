@@ -4,6 +4,7 @@
 The steps and their order are what a crash between them must not spoil; they stand here, next to each other.
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -12,16 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-from vdsm_mp.storage.ioproc_operations import (
-    entry_names,
-    read,
-    readable,
-    remove_tree,
-    stat_fields,
-    sync_above,
-    write_all,
-)
+from vdsm_mp.storage.ioproc_changing import remove_tree, sync_above, write_all
+from vdsm_mp.storage.ioproc_facts import entry_names, readable, stat_fields
 from vdsm_mp.storage.ioproc_paths import Root
+from vdsm_mp.storage.ioproc_reading import read
 
 
 def save_directory(root: Root, path: str, files: dict[str, str]) -> None:
@@ -47,19 +42,34 @@ def save_directory(root: Root, path: str, files: dict[str, str]) -> None:
         finally:
             for one in written:
                 os.close(one)
+    replaced = _swap_in(root, path)
+    if replaced:
+        # It is saved. What is left of the old one counts for nothing and goes with the next save.
+        with contextlib.suppress(OSError):
+            _remove_flat(root, backup)
+
+
+def _swap_in(root: Root, path: str) -> bool:
+    """PATH.temp becomes PATH, and PATH, if there is one, PATH.backup (then True). What fails leaves PATH as it was."""
     with root.parent(path) as (above, name):
-        replaced = True
+        temp, backup, replaced = f"{name}.temp", f"{name}.backup", True
         try:
-            os.rename(name, f"{name}.backup", src_dir_fd=above, dst_dir_fd=above)
+            os.rename(name, backup, src_dir_fd=above, dst_dir_fd=above)
         except FileNotFoundError:
             replaced = False
         except OSError:  # an older backup is in the way
-            remove_tree(root, backup)
-            os.rename(name, f"{name}.backup", src_dir_fd=above, dst_dir_fd=above)
-        os.rename(f"{name}.temp", name, src_dir_fd=above, dst_dir_fd=above)
-    sync_above(root, path)
-    if replaced:
-        _remove_flat(root, backup)
+            remove_tree(root, f"{path}.backup")
+            os.rename(name, backup, src_dir_fd=above, dst_dir_fd=above)
+        try:
+            os.rename(temp, name, src_dir_fd=above, dst_dir_fd=above)
+            sync_above(root, path)
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(name, temp, src_dir_fd=above, dst_dir_fd=above)
+            if replaced:
+                os.rename(backup, name, src_dir_fd=above, dst_dir_fd=above)
+            raise
+    return replaced
 
 
 def drop_directory(root: Root, path: str, last: str) -> None:
