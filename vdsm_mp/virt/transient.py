@@ -20,7 +20,7 @@ from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import domxml_parse
 from vdsm_mp.virt.metadata import Metadata
-from vdsm_mp.virt.records import VolumeIds
+from vdsm_mp.virt.records import VmRecord, VolumeIds
 
 logger = log.named(__name__)
 
@@ -70,10 +70,15 @@ class Transients:
             if name.startswith(which) and f".{vm_id}-" in name[len(which) :]:
                 _unlink(self._folder / name)
 
-    def keep_only(self, vm_ids: Collection[str]) -> None:
-        """After a restart: those of VMs that are not there any more go. A VM is there before its overlays."""
+    def keep_only(self, records: Collection[VmRecord]) -> None:
+        """After a restart: those of VMs that are not there any more go. A VM is there before its overlays.
+
+        VDSM's carry no VM in their names (`<domain>-<volume>.<random>`): they stay as long as a VM has them open.
+        """
+        vm_ids = {record.vm_id for record in records}
+        open_paths = {drive.path for record in records for drive in record.devices.drives}
         for path in self._folder.glob("*.*"):
-            if path.name.rpartition(".")[2].rpartition("-")[0] not in vm_ids:
+            if path.name.rpartition(".")[2].rpartition("-")[0] not in vm_ids and str(path) not in open_paths:
                 _unlink(path)
                 logger.info("overlay %s belongs to no VM and is removed", path.name)
 

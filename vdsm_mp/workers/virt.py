@@ -245,7 +245,7 @@ def build(config: Config, ports: Ports) -> Room:
     def connected(conn: Any) -> None:
         nwfilter.ensure(conn)
         recovery.take_stock(conn)
-        ground.transients.keep_only([record.vm_id for record in ground.vms.all()])
+        ground.transients.keep_only(ground.vms.all())
         hostdevs.look()
         pool.changed()
         mirrors.changed()
