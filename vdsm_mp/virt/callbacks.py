@@ -12,7 +12,7 @@ import libvirt
 from msgspec.structs import replace
 
 from vdsm_mp.common import clock, log
-from vdsm_mp.virt import hostfacts, machine, moving
+from vdsm_mp.virt import hostfacts, machine, moving, viewers
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.machine import ExitReason, VmStatus
 from vdsm_mp.virt.records import VmRecord
@@ -131,12 +131,13 @@ class Callbacks:
             return
         vm_id, came = dom.UUIDString(), phase == libvirt.VIR_DOMAIN_EVENT_GRAPHICS_INITIALIZE
         client = (str(remote.get("node", "")), str(remote.get("service", "")))
-        record = self._vms.get(vm_id)
-        if not came and record is not None and (record.client_ip, record.client_port) != client:
-            return  # one that was not the last to come
-        address, port = client if came else ("", "")
-        self._vms.change(vm_id, lambda now: replace(now, client_ip=address, client_port=port), tell=("clientIp",))
-        if not came:
+        old = self._vms.get(vm_id)
+        if old is None:
+            return
+        how = viewers.came if came else viewers.went
+        tell = ("clientIp",) if how(old, client).client_ip != old.client_ip else ()
+        new = self._vms.change(vm_id, lambda record: how(record, client), tell=tell)
+        if new is not None and viewers.watched(old) and not viewers.watched(new):
             self._console_left(vm_id)
 
     def _watchdog(self, conn: Any, dom: Any, action: int, opaque: object) -> None:

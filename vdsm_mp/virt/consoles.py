@@ -11,6 +11,7 @@ from vdsm_mp.api.ports import Background
 from vdsm_mp.api.vm import ShutdownVm
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
+from vdsm_mp.virt import viewers
 from vdsm_mp.virt.graphics import DELAY_MIN, ON_DISCONNECT
 from vdsm_mp.virt.power import Power, shutdown
 
@@ -31,14 +32,14 @@ class Consoles:
         self._tell = tell
 
     def left(self, vm_id: str) -> None:
-        """The client that was known is gone."""
+        """The last that was known is gone."""
         record = self._power.vms.get(vm_id)
         if record is not None and record.metadata.get(ON_DISCONNECT) in ("SHUTDOWN", "REBOOT", *_MESSAGES):
             self._background.later(_BACK_S, f"console of {vm_id} was left", lambda: self._act(vm_id))
 
     def _act(self, vm_id: str) -> None:
         record = self._power.vms.get(vm_id)
-        if record is None or record.client_ip:
+        if record is None or viewers.watched(record):
             return
         action = record.metadata.get(ON_DISCONNECT)
         delay_s = 60 * min(_LONGEST_MIN, int(record.metadata.number(DELAY_MIN) or 0))

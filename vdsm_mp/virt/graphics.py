@@ -7,10 +7,12 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from typing import Any
 
+import libvirt
+
 from vdsm_mp.api.errors_virt import TicketFailed, VmOperationFailed
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_devices import ScreenshotVm, SetVmTicket
-from vdsm_mp.common import clock, log
+from vdsm_mp.common import clock, log, xml
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.records import VmRecord
@@ -25,6 +27,9 @@ _VNC_PASSWORD = 8
 #: In the metadata: what follows when the client leaves, and after how many minutes.
 ON_DISCONNECT, DELAY_MIN = "consoleDisconnectAction", "consoleDisconnectActionDelay"
 _ACTIONS = ("NONE", "LOCK_SCREEN", "LOGOUT", "SHUTDOWN", "REBOOT")
+#: A viewer comes to the other host with the password that it has, when the VM does; engines' tickets are shorter.
+_HANDOVER_S = 120
+_TIME = "%Y-%m-%dT%H:%M:%S"
 _PIECE = 256 << 10
 _MAX_PICTURE = 64 << 20
 
@@ -68,12 +73,32 @@ def _give_password(console: ET.Element, params: Mapping[str, Any]) -> None:
     except (TypeError, ValueError) as error:
         raise TicketFailed("ttl is not a number of seconds") from error
     if ttl_s > 0:
-        until = time.gmtime(clock.wall_s() + min(ttl_s, 1 << 31))
-        console.set("passwdValidTo", time.strftime("%Y-%m-%dT%H:%M:%S", until))
+        console.set("passwdValidTo", _in(min(ttl_s, 1 << 31)))
     if console.get("type") == "spice":
         action = str(params.get("existingConnAction") or "")
         if action in _ON_CONNECTED:
             console.set("connected", action)
+
+
+def _in(seconds: int) -> str:
+    return time.strftime(_TIME, time.gmtime(clock.wall_s() + seconds))
+
+
+def prolong_tickets(dom: Any, vm_id: str) -> None:
+    """Before a VM with a viewer leaves: its password opens the console at the other host, too.
+
+    Raises: TicketFailed and what libvirt's absence raises; the VM may leave all the same.
+    """
+    with translated(vm_id, TicketFailed):
+        domain = xml.parse(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
+        until = _in(_HANDOVER_S)
+        for console in domain.iterfind("devices/graphics[@type='spice']"):
+            # Times of this form are in the order of their text.
+            if console.get("passwd") and console.get("passwdValidTo", until) < until:
+                console.set("passwdValidTo", until)
+                console.set("connected", "keep")
+                dom.updateDeviceFlags(xml.dump(console), libvirt.VIR_DOMAIN_DEVICE_MODIFY_LIVE)
+                logger.info("vm=%s the ticket of its viewer is good for %d s more", vm_id, _HANDOVER_S)
 
 
 @handles(SetVmTicket)

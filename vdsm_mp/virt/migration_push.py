@@ -9,11 +9,11 @@ from typing import Any
 import libvirt
 
 from vdsm_mp.api.errors import RemoteError
-from vdsm_mp.api.errors_virt import MigrationFailed, MigrationLimitExceeded
+from vdsm_mp.api.errors_virt import MigrationFailed, MigrationLimitExceeded, TicketFailed
 from vdsm_mp.api.ports import Background
 from vdsm_mp.api.vm_migration import MigrationParams
 from vdsm_mp.common import clock, log
-from vdsm_mp.virt import migration_params
+from vdsm_mp.virt import graphics, migration_params
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import VmStatus
@@ -70,6 +70,11 @@ class Push:
         dom = self._connection.domain(vm_id)
         record = self._vms.find(vm_id)
         self._hooks.before_leaving(record)
+        if record.client_ip:
+            try:
+                graphics.prolong_tickets(dom, vm_id)
+            except TicketFailed as error:
+                logger.warning("vm=%s its viewer may be shut out at the other host: %s", vm_id, error)
         with translated(vm_id, MigrationFailed):
             description = dom.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
             live, persistent = dom.XMLDesc(_XML), dom.XMLDesc(_XML | libvirt.VIR_DOMAIN_XML_INACTIVE)

@@ -101,8 +101,8 @@ class VmRecord(msgspec.Struct, frozen=True):
     time_offset: str = "0"
     initial_time_offset_s: int = 0
     client_ip: str = ""
-    #: Of the console's client; tells it from others at the same address.
-    client_port: str = ""
+    #: (address, port) of the connections to its console that we saw come, the latest last.
+    viewers: tuple[tuple[str, str], ...] = ()
     #: {alias, name, path} of the disk that failed last.
     io_error: Mapping[str, str] | None = None
     watchdog: Mapping[str, Any] | None = None

@@ -171,6 +171,8 @@ class Recovery:
         found = life_of(state, reason, metadata)
         if self._vms.get(vm_id) is not None:
             if active:
+                # Nobody was told who left its console meanwhile.
+                self._vms.change(vm_id, lambda record: replace(record, viewers=()))
                 self._vms.change(vm_id, lambda record: with_devices(_as_written(record, known, metadata), domain))
             self._vms.move(vm_id, lambda life: machine.on_recovered(life, found))
             return

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.faults.vm_steps import QUICK_MIGRATION, Case, migration_cases
+from tests.support import spice
 from tests.support.engine import Engine
 from tests.support.eventually import eventually
 from tests.support.hookscripts import write_hook
@@ -148,6 +150,41 @@ def test_a_payload_is_made_anew_where_its_guest_goes_and_goes_where_it_was(two: 
             with contextlib.suppress(RemoteError):
                 side.house.call("VM.destroy", {"vmID": guest.vm_id, "gracefulAttempts": 0})
     assert payloads(two.a) == payloads(two.b) == []
+
+
+def test_a_viewer_goes_where_its_guest_goes_with_a_ticket_that_was_about_to_expire(two: Two) -> None:
+    if not any(Path("/usr/lib").glob("*/qemu/ui-spice-core.so")):
+        lacks("QEMU with SPICE")
+    console = (
+        '<graphics type="spice" port="-1" autoport="yes" passwd="*****" passwdValidTo="1970-01-01T00:00:01">'
+        '<listen type="address" address="0.0.0.0"/></graphics><video><model type="vga"/></video>'
+    )
+    guest = Guest(two, two.a, devices=console)
+
+    def viewer(side: Side) -> spice.Viewer:
+        port = int(side.stats(guest.vm_id)["displayInfo"][0]["port"])
+        return spice.Viewer(lambda channel: spice.connected(side.libvirtd.inner_pid, port), "secret")
+
+    try:
+        ticket = {"deviceType": "graphics", "graphicsType": "spice", "password": "secret", "ttl": 5, "params": {}}
+        two.a.house.call("VM.updateDevice", {"vmID": guest.vm_id, "params": ticket})
+        with viewer(two.a) as there:
+            eventually(lambda: two.a.stats(guest.vm_id)["clientIp"] == "127.0.0.1", within_s=10)
+            began = time.monotonic()
+            guest.move(two.a, two.b, consoleAddress="198.51.100.7")
+            address, port = there.sent_to()
+            becomes(two.b, guest, "Up", "Powering up")
+            assert address == "198.51.100.7"
+            assert port == int(two.b.stats(guest.vm_id)["displayInfo"][0]["port"])
+            # What it was good for at first, and what its clock in whole seconds may add.
+            eventually(lambda: time.monotonic() > began + 8)
+            with viewer(two.b):
+                eventually(lambda: two.b.stats(guest.vm_id)["clientIp"] == "127.0.0.1", within_s=10)
+        guest.lives_only_at(two.b, two.a)
+    finally:
+        for side in (two.a, two.b):
+            with contextlib.suppress(RemoteError):
+                side.house.call("VM.destroy", {"vmID": guest.vm_id, "gracefulAttempts": 0})
 
 
 def payloads(side: Side) -> list[Path]:

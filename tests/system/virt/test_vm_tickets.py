@@ -98,7 +98,7 @@ def test_a_guest_whose_console_is_left_is_shut_down_if_the_engine_said_so(
     ticket = {"deviceType": "graphics", "graphicsType": "vnc", "password": "secret12", "ttl": 120, "params": {}}
     room.call("VM.updateDevice", vmID=vm_id, params=ticket | {"disconnectAction": action})
     first = opened(console, "secret12")
-    eventually(lambda: room.state(Vms).get(vm_id).client_port or "clientIp" in room.events.of(vm_id)[-1])
+    eventually(lambda: room.state(Vms).get(vm_id).viewers or "clientIp" in room.events.of(vm_id)[-1])
     first.close()
     if action == "SHUTDOWN":
         eventually(lambda: room.status(vm_id) == "Powering down", within_s=10)
