@@ -23,7 +23,8 @@ from vdsm_mp.priv import devices, dhcp, gluster, hardware, lldp, managed, mirror
 from vdsm_mp.priv.child import Children, OperationFailed, OutOfTime, Refused
 from vdsm_mp.priv.confine import confine
 from vdsm_mp.priv.context import Context
-from vdsm_mp.priv.table import ANSWER_LIMIT, GRACE_S, LINE_LIMIT, OPERATIONS, Operation
+from vdsm_mp.priv.fields import Operation
+from vdsm_mp.priv.table import ANSWER_LIMIT, GRACE_S, LINE_LIMIT, OPERATIONS
 
 #: More than mounts of dead servers can take.
 _THREADS = 20

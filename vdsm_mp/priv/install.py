@@ -26,6 +26,7 @@ ROOT_SIDE = (
     "context.py",
     "devices.py",
     "dhcp.py",
+    "fields.py",
     "gluster.py",
     "hardware.py",
     "helper.py",

@@ -7,10 +7,9 @@ Questions for whoever adds a row: why root? who owns the object? what if its pat
 which option could a value turn into? what if called twice at once, or killed half way?
 """
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+
+from vdsm_mp.priv.fields import Flag, Operation, Text, Whole
 
 #: helper class -> workers that may start it. One sudo rule each.
 CLASSES: Mapping[str, tuple[str, ...]] = {
@@ -27,81 +26,6 @@ GRACE_S = 3.0
 ANSWER_LIMIT = 8 * 1024 * 1024
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A string that matches `pattern` from end to end and does not start with "-"."""
-
-    pattern: str
-    max_length: int = 255
-    optional: bool = False
-
-    def fault(self, value: Any) -> str | None:
-        if not isinstance(value, str):
-            return "is not a string"
-        if len(value) > self.max_length:
-            return f"is longer than {self.max_length} characters"
-        if value.startswith("-") or not re.fullmatch(self.pattern, value, re.ASCII):
-            return "has a form that is not allowed"
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """An integer within bounds; true and false are not integers."""
-
-    low: int
-    high: int
-    optional: bool = False
-
-    def fault(self, value: Any) -> str | None:
-        if type(value) is not int:
-            return "is not a whole number"
-        if not self.low <= value <= self.high:
-            return f"is not between {self.low} and {self.high}"
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """true or false."""
-
-    optional: bool = False
-
-    def fault(self, value: Any) -> str | None:
-        return None if isinstance(value, bool) else "is not true or false"
-
-
-Field = Text | Whole | Flag
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One row. deadline_s: upper bound, whatever the caller asks. at_once: how many of it may run at a time."""
-
-    name: str
-    helper: str
-    params: Mapping[str, Field]
-    doc: str
-    deadline_s: float = 30.0
-    at_once: int = 4
-
-    def fault(self, params: Any) -> str | None:
-        """Why `params` do not fit this row (a closed schema: unknown names are refused), or None."""
-        if not isinstance(params, dict):
-            return "parameters are not an object"
-        for name in params:
-            if name not in self.params:
-                return f"unknown parameter {str(name)[:40]!r}"
-        for name, field in self.params.items():
-            if name not in params or (field.optional and params[name] is None):
-                if not field.optional:
-                    return f"parameter {name} is missing"
-            elif (wrong := field.fault(params[name])) is not None:
-                return f"parameter {name} {wrong}"
-        return None
-
 
 HOST = r"\[[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9_.-]{1,15})?\]|[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
 EXPORT = r"/[^\x00-\x1f\x7f,\\]*"
