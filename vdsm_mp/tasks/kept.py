@@ -47,6 +47,11 @@ class Kept:
                 store.save(record)
             self._stored[record.id] = record
 
+    def tells_success(self, task_id: str) -> bool:
+        """Would whoever is SPM next take the task for done? Raises: the storage's errors."""
+        with self._turn(task_id):
+            return any(store.tells_success(task_id) for store in self._stores)
+
     def remove(self, task_id: str) -> None:
         """Absent is fine, and so is a role that is gone. Raises: TaskNotCleared."""
         with self._turn(task_id):

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from vdsm_mp.api.errors_task import TaskAborted, TaskNotFinished, TooManyTasks, UnknownTask
+from vdsm_mp.api.errors_task import TaskAborted, TaskNotFinished, TaskNotSaved, TooManyTasks, UnknownTask
 from vdsm_mp.api.ports import Background
 from vdsm_mp.common.errors import Error
 from vdsm_mp.tasks.machine import DONE, TaskState, needs_recovery
@@ -178,10 +178,15 @@ class Tasks(TaskTable):
             result=_text(result),
             recoveries=record.recoveries if run.settled is None else run.settled,
         )
-        if run.finish is None:
-            self.put(done, save=True)
-        else:
-            self.save(replace(done, recoveries=(*done.recoveries, run.finish)))
+        try:
+            if run.finish is None:
+                self.put(done, save=True)
+            else:
+                self.save(replace(done, recoveries=(*done.recoveries, run.finish)))
+        except TaskNotSaved:
+            self._undoing.doubt(task_id)
+            raise
+        if run.finish is not None:
             self._undoing.finish(done, run.finish)
         return result
 

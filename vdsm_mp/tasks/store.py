@@ -15,10 +15,11 @@ from typing import Protocol
 
 import msgspec
 
-from vdsm_mp.api.errors_storage import IoChildDied
+from vdsm_mp.api.errors_storage import IoChildDied, StorageFileMissing
 from vdsm_mp.api.errors_task import TaskNotCleared, TaskNotLoaded, TaskNotSaved
 from vdsm_mp.api.types import UUID_PATTERN
 from vdsm_mp.common.errors import Error
+from vdsm_mp.tasks.machine import TaskState
 from vdsm_mp.tasks.record import TaskRecord, from_files, to_files
 
 _log = logging.getLogger("storage.tasks")
@@ -96,12 +97,7 @@ class TaskStore:
 
         Raises: the storage's errors when the directory itself cannot be read.
         """
-        stored: dict[str, dict[str, bytes]] = {
-            entry.name: {} for entry in self._files.readdir(self._path) if entry.kind == "dir"
-        }
-        for found in self._files.scan(self._path, data_limit=_MAX_FILE_BYTES):
-            directory, _, name = found.path.removeprefix(f"{self._path}/").partition("/")
-            stored.setdefault(directory, {})[name] = found.data or b""
+        stored = self._stored()
         tasks: list[TaskRecord] = []
         aside: list[SetAside] = []
         for task_id in sorted({name.partition(".")[0] for name in stored}):
@@ -121,6 +117,28 @@ class TaskStore:
             # Cleared, or never told to anybody: its first saving was cut short.
             self.remove(task_id)
         return tasks, aside
+
+    def tells_success(self, task_id: str) -> bool:
+        """Would the next SPM take the task for done? Raises: the storage's errors."""
+        try:
+            stored = self._stored()
+        except StorageFileMissing:  # the directory of all tasks
+            return False
+        whole = {form: stored[task_id + form] for form in _FORMS if f"{task_id}.task" in stored.get(task_id + form, {})}
+        try:
+            return bool(whole) and _first_readable(task_id, whole).state is TaskState.FINISHED
+        except TaskNotLoaded:
+            return False
+
+    def _stored(self) -> dict[str, dict[str, bytes]]:
+        """{directory: {file: content}} of all tasks. Raises: the storage's errors."""
+        stored: dict[str, dict[str, bytes]] = {
+            entry.name: {} for entry in self._files.readdir(self._path) if entry.kind == "dir"
+        }
+        for found in self._files.scan(self._path, data_limit=_MAX_FILE_BYTES):
+            directory, _, name = found.path.removeprefix(f"{self._path}/").partition("/")
+            stored.setdefault(directory, {})[name] = found.data or b""
+        return stored
 
 
 def _once_more(act: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Iterator
 
-from vdsm_mp.api.errors_task import TaskInProgress, TaskNotLoaded, TaskStateRefuses, UnknownTask
+from vdsm_mp.api.errors_task import TaskInProgress, TaskNotLoaded, TaskNotSaved, TaskStateRefuses, UnknownTask
 from vdsm_mp.tasks.kept import Kept
 from vdsm_mp.tasks.machine import DONE, reported
 from vdsm_mp.tasks.record import TaskRecord, status
@@ -44,6 +44,18 @@ class TaskTable:
     def save(self, record: TaskRecord) -> None:
         """On storage; what clients see stays. Raises: TaskNotSaved, UnknownTask."""
         self._kept.save(record)
+
+    def revoke(self, record: TaskRecord) -> None:
+        """Storing that a task is done failed, but it may be stored: before anything is undone this record is instead.
+
+        Raises: TaskNotSaved (it is stored as done), UnknownTask, the storage's errors.
+        """
+        try:
+            self.put(record, save=True)
+        except TaskNotSaved:  # no room, say: then the success found none either
+            if self._kept.tells_success(record.id):
+                raise
+            self.put(record, save=False)
 
     def spm_tasks(self) -> list[TaskRecord]:
         return [task for task in list(self._records.values()) if task.tag == "spm"]

@@ -31,6 +31,12 @@ class Undoing:
         self._table = table
         self._background = background
         self._undo = undo
+        #: Their success may be stored.
+        self._in_doubt: set[str] = set()
+
+    def doubt(self, task_id: str) -> None:
+        """Storing that it is done failed: this is taken back before it is undone, or the next SPM lists it as done."""
+        self._in_doubt.add(task_id)
 
     def finish(self, done: TaskRecord, step: Recovery) -> None:
         """The step that is left of a task that is done; then it is forgotten. A step that fails stays stored."""
@@ -61,9 +67,10 @@ class Undoing:
         try:
             self._attempt(task_id, attempt)
         except UnknownTask:  # the role went meanwhile
-            return
+            self._in_doubt.discard(task_id)
         except Exception as e:
             _log.exception("task %s could not be rolled back", task_id)
+            self._in_doubt.discard(task_id)
             record = replace(self._table.record(task_id), state=TaskState.FAILED)
             self._put_even_unsaved(replace(record, code=record.code or 100, message=f"roll-back failed: {e!r}"))
 
@@ -76,6 +83,9 @@ class Undoing:
         record = replace(record, state=begin_recovery(record.state))
         self._table.put(record, save=False)
         try:
+            if task_id in self._in_doubt:
+                self._table.revoke(record)
+                self._in_doubt.discard(task_id)
             while record.recoveries:
                 self._undo(record.recoveries[-1], task_id)
                 record = replace(self._table.record(task_id), recoveries=record.recoveries[:-1])
@@ -90,6 +100,7 @@ class Undoing:
                 self._background.later(UNDO_PAUSE_S * attempt, f"recover {task_id}", again)
                 return
             _log.error("task %s could not be rolled back: %s", task_id, e)
+            self._in_doubt.discard(task_id)
             failed = self._table.record(task_id).moved(TaskState.FAILED)
             if not failed.code:
                 failed = replace(failed, code=e.kept_code, message=str(e))

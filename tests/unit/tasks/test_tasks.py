@@ -645,6 +645,51 @@ def test_a_success_that_cannot_be_stored_is_undone_as_a_whole(
     assert seen(tasks, task_id) == ("finished", "cleanSuccess", TaskNotSaved.code)
 
 
+class LostAtTheEnd(TaskStore):
+    """Saves that a task is done, but nobody hears of it. full: nothing finds room after that."""
+
+    full = False
+    lost = False
+
+    def save(self, task: TaskRecord) -> None:
+        if self.full and self.lost:
+            raise TaskNotSaved(task.id, "No space left on device")
+        super().save(task)
+        if task.state is TaskState.FINISHED:
+            self.lost = True
+            raise TaskNotSaved(task.id, "the I/O process died during save_directory")
+
+
+def test_a_success_that_may_be_stored_is_taken_back_before_anything_is_undone(
+    files: DomainIO, background: HeldBackground
+) -> None:
+    def next_spm_sees(recovery: Recovery, task_id: str) -> None:
+        [task] = TaskStore(files, store="/master/tasks").load()[0]
+        seen_stored.append((task.state, len(task.recoveries)))
+
+    seen_stored: list[tuple[TaskState, int]] = []
+    tasks = Tasks(background, next_spm_sees)
+    tasks.take_over(LostAtTheEnd(files, store="/master/tasks"))
+    task_id = tasks.start("moveImage", move, spm=True, recoveries=[undo(1), undo(2)])
+    background.run_all()
+    assert seen_stored == [(TaskState.RECOVERING, 2), (TaskState.RECOVERING, 1)]
+    assert seen(tasks, task_id) == ("finished", "cleanSuccess", TaskNotSaved.code)
+
+
+def test_what_is_stored_as_done_is_not_undone_as_long_as_that_cannot_be_taken_back(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    tasks = Tasks(background, undone)
+    store = LostAtTheEnd(files, store="/master/tasks")
+    store.full = True
+    tasks.take_over(store)
+    task_id = tasks.start("copyImage", lambda run: None, spm=True, recoveries=[undo(1)])
+    background.run_all()
+    assert undone == []
+    assert seen(tasks, task_id) == ("finished", "cleanFailure", TaskNotSaved.code)
+    assert [task.state for task in TaskStore(files, store="/master/tasks").load()[0]] == [TaskState.FINISHED]
+
+
 class AnswerLost(TaskStore):
     """Saves, but nobody hears of it."""
 
