@@ -20,8 +20,9 @@ from vdsm_mp.common.clock import mono_s
 from vdsm_mp.common.errors import Error
 from vdsm_mp.network.details import complete
 from vdsm_mp.network.persist import Store
-from vdsm_mp.network.plan import Operation, Step, plan
+from vdsm_mp.network.plan import plan
 from vdsm_mp.network.state import State
+from vdsm_mp.network.steps import Operation, Step
 from vdsm_mp.network.wanted import Bond, Config, changed
 from vdsm_mp.network.watch import Watch
 

@@ -4,47 +4,27 @@
 Every method leaves the draft as the kernel will be, so that later steps see what earlier ones did.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-import msgspec
 from msgspec.structs import replace
 
-from vdsm_mp.network.options import (
-    SWITCHED_OFF,
-    as_shown,
-    bond_as_shown,
-    bond_before,
-    bridge_text,
-    options_text,
-)
+from vdsm_mp.network.addressing import Addressing
+from vdsm_mp.network.options import SWITCHED_OFF, as_shown, bond_as_shown, bond_before, bridge_text
 from vdsm_mp.network.shaping import same, text_of
-from vdsm_mp.network.state import Link, Source, State
-from vdsm_mp.network.wanted import IPV6_MTU, Bond, Config, Network
+from vdsm_mp.network.state import Link, State
+from vdsm_mp.network.steps import Operation, bond_create, bond_set, family_of, shape_remove, shape_set, source_set
+from vdsm_mp.network.wanted import IPV6_MTU, Bond, Config
 
-Operation = tuple[str, dict[str, Any]]
-
-#: Seconds that an address lives which somebody else looks after and which we had to give back: they renew it by then.
-_BORROWED_S = 3600
 #: How a device that the kernel has just made treats IPv6.
 _NEW_IPV6 = "auto"
 
 
-class Step(msgspec.Struct, frozen=True):
-    """do: operation and parameters of root. undo: operations that bring back what was before, in order."""
+class Draft(Addressing):
+    """See the module. old: what the networks were made of, to make devices of ours again as they were."""
 
-    do: Operation
-    undo: tuple[Operation, ...] = ()
-
-
-class Draft:
     def __init__(self, state: State, old: Config) -> None:
+        super().__init__(state)
         self._old = old
-        self.links = dict(state.links)
-        self.steps: list[Step] = []
-        self._gateways = {device: dict(found) for device, found in state.gateways.items()}
-        self._sources = dict(state.sources)
-        self._ipv6 = dict(state.ipv6)
         self._has_ipv6 = bool(state.ipv6)
         self._nameservers = state.nameservers
         #: {(NIC, VLAN): curves of ours, or what others made of them}
@@ -55,14 +35,6 @@ class Draft:
 
     def ports(self, master: str) -> list[str]:
         return sorted(link.name for link in self.links.values() if link.master == master)
-
-    def gateways_of(self, device: str) -> dict[str, str]:
-        return dict(self._gateways.get(device, {}))
-
-    def source_of(self, device: str, addresses: Iterable[str]) -> str:
-        """The gateway through which what came to one of them is answered; "" when there is no such rule."""
-        found = (self._sources.get(address) for address in addresses)
-        return next((source.gateway for source in found if source is not None and source.device == device), "")
 
     # Devices
 
@@ -183,8 +155,8 @@ class Draft:
         before = bond_before(link.options, change)
         if off:
             self._step(("link-down", {"name": name}), ("link-up", {"name": name}), *lost)
-        undo: list[Operation] = [_bond_set(name, mode, before)] if before else []
-        self._step(_bond_set(name, mode, change), *undo)
+        undo: list[Operation] = [bond_set(name, mode, before)] if before else []
+        self._step(bond_set(name, mode, change), *undo)
         if off:
             self._step(("link-up", {"name": name}), ("link-down", {"name": name}))
             for operation in lost:
@@ -204,114 +176,6 @@ class Draft:
             found += [source_set(a, source) for a, source in self._sources.items() if source.device == link.name]
         return found
 
-    # Addresses, routes, clients
-
-    def ipv6(self, name: str, mode: str) -> None:
-        """mode: see details.py. Nothing on a kernel without IPv6."""
-        before = self._ipv6.get(name)
-        if before is None or before == mode:
-            return
-        self._step(("ipv6-set", {"name": name, "mode": mode}), ("ipv6-set", {"name": name, "mode": before}))
-        self._ipv6[name] = mode
-
-    def dhcp(self, net: Network, *, six: bool, start: bool) -> None:
-        wait = {"wait": True} if start and net.dhcp_wait else {}
-        begin: Operation = ("dhcp-start", {**client_options(net, six=six), **wait})
-        end: Operation = ("dhcp-stop", {"name": net.top, "six": six})
-        if start:
-            self._step(begin, end)
-        else:
-            if not six:
-                self._set_source(net.top, "", "")
-            # Undoing does not wait: a server that is silent now must not stop it.
-            self._step(end, begin)
-            if not six and net.top in self.links:
-                # With the lease its address goes, and the way out through it. (Those of IPv6 are routers' as well.)
-                link = self.links[net.top]
-                self.links[net.top] = replace(link, addresses=tuple(a for a in link.addresses if family_of(a) == "6"))
-                self._gateways.get(net.top, {}).pop("4", None)
-
-    def set_addresses(
-        self, name: str, wanted: tuple[str, ...], gateways: Mapping[str, str], source: str = "", ours: bool = True
-    ) -> None:
-        """Exactly these, and the default routes through them.
-
-        Removing the last IPv4 address takes its routes along; any other leaves them.
-
-        source: the gateway of the first IPv4 address, by which what came to it is answered. ours: default routes that
-        `gateways` does not name are removed, too.
-        """
-        link, routes = self.links[name], self.gateways_of(name)
-        lost = tuple(address for address in link.addresses if address not in wanted)
-        for family in sorted(set(map(family_of, lost)) & routes.keys()):
-            if family == "6" or "4" in map(family_of, set(link.addresses) - set(lost)):
-                stale: dict[str, Any] = {"name": name, "gateway": routes.pop(family)}
-                self._step(("route-remove", stale), ("route-set", stale))
-        for address in lost:
-            self._lose(link, address, routes)
-        for address in wanted:
-            if address not in link.addresses:
-                self._step(
-                    ("address-add", {"name": name, "address": address}),
-                    ("address-remove", {"name": name, "address": address}),
-                )
-        kept = {family: gateway for family, gateway in routes.items() if family not in map(family_of, lost)}
-        for family, gateway in list(kept.items()):
-            if ours and family not in gateways:
-                route: dict[str, Any] = {"name": name, "gateway": gateway}
-                self._step(("route-remove", route), ("route-set", route))
-                del kept[family]
-        for family, gateway in gateways.items():
-            if kept.get(family) != gateway:
-                self._route(name, gateway, kept.get(family))
-                kept[family] = gateway
-        self.links[name] = replace(link, addresses=wanted)
-        self._gateways[name] = kept
-        self._set_source(name, next((a for a in wanted if family_of(a) == "4"), "") if source else "", source)
-
-    def _lose(self, link: Link, address: str, routes: Mapping[str, str]) -> None:
-        self._drop_source(link.name, address)
-        family = family_of(address)
-        again: dict[str, Any] = {"name": link.name, "address": address}
-        if family in link.dynamic:
-            again["valid_s"] = _BORROWED_S
-        undo: list[Operation] = [("address-add", again)]
-        if routes.get(family):
-            undo.append(("route-set", {"name": link.name, "gateway": routes[family]}))
-        self._step(("address-remove", {"name": link.name, "address": address}), *undo)
-
-    def _set_source(self, name: str, address: str, gateway: str) -> None:
-        for other, source in list(self._sources.items()):
-            if source.device == name and other != address:
-                self._drop_source(name, other)
-        if not address or self._sources.get(address) == Source(name, gateway):
-            return
-        undo: list[Operation] = [("source-route-remove", {"name": name, "address": address})]
-        if (before := self._sources.get(address)) is not None:
-            undo.append(source_set(address, before))
-        self._step(source_set(address, Source(name, gateway)), *undo)
-        self._sources[address] = Source(name, gateway)
-
-    def _drop_source(self, name: str, address: str) -> None:
-        source = self._sources.get(address)
-        if source is None or source.device != name:
-            return
-        self._step(("source-route-remove", {"name": name, "address": address}), source_set(address, source))
-        del self._sources[address]
-
-    def _route(self, name: str, gateway: str, before: str | None) -> None:
-        family = family_of(gateway)
-        undo: list[Operation] = [("route-remove", {"name": name, "gateway": gateway})]
-        if before:
-            undo = [("route-set", {"name": name, "gateway": before})]
-        else:
-            for device, found in self._gateways.items():
-                # `route-set` replaces the default route wherever it points to.
-                if device != name and found.get(family):
-                    undo = [("route-set", {"name": device, "gateway": found.pop(family)})]
-                    break
-        self._step(("route-set", {"name": name, "gateway": gateway}), *undo)
-
     # The host's own
 
     def nameservers(self, servers: tuple[str, ...]) -> None:
@@ -324,48 +188,10 @@ class Draft:
         before = self._shaped.get((nic, tag))
         if before == curves:
             return
-        undo = _shape_set(nic, tag, before) if before else _shape_remove(nic, tag)
-        self._step(_shape_set(nic, tag, curves), undo)
+        undo = shape_set(nic, tag, before) if before else shape_remove(nic, tag)
+        self._step(shape_set(nic, tag, curves), undo)
         self._shaped[nic, tag] = curves
 
     def unshape(self, nic: str, tag: int | None) -> None:
         if before := self._shaped.pop((nic, tag), ""):
-            self._step(_shape_remove(nic, tag), _shape_set(nic, tag, before))
-
-    def _step(self, do: Operation, *undo: Operation) -> None:
-        self.steps.append(Step(do, undo))
-
-
-def family_of(address: str) -> str:
-    return "6" if ":" in address else "4"
-
-
-def client_options(net: Network, *, six: bool) -> dict[str, Any]:
-    """How root is asked for a DHCP client. Two clients that both tell of nameservers would take each other's away."""
-    dns = net.default_route and not net.nameservers and not (six and net.dhcp4)
-    return {"name": net.top, "six": six, "dns": dns, **({} if six else {"routes": net.default_route})}
-
-
-def bond_create(bond: Bond) -> Operation:
-    given: dict[str, Any] = {"name": bond.name}
-    if bond.options:
-        given["options"] = options_text(bond.options)
-    if bond.mac:
-        given["mac"] = bond.mac
-    return ("bond-create", given)
-
-
-def _bond_set(name: str, mode: str, options: Mapping[str, str]) -> Operation:
-    return ("bond-set", {"name": name, "options": options_text({"mode": mode, **options})})
-
-
-def source_set(address: str, source: Source) -> Operation:
-    return ("source-route-set", {"name": source.device, "address": address, "gateway": source.gateway})
-
-
-def _shape_set(nic: str, tag: int | None, curves: str) -> Operation:
-    return ("shape-set", {"nic": nic, "curves": curves, **({} if tag is None else {"tag": tag})})
-
-
-def _shape_remove(nic: str, tag: int | None) -> Operation:
-    return ("shape-remove", {"nic": nic, **({} if tag is None else {"tag": tag})})
+            self._step(shape_remove(nic, tag), shape_set(nic, tag, before))

@@ -16,7 +16,7 @@ import msgspec
 
 from vdsm_mp.common import files, log
 from vdsm_mp.network.netconf import Netconf
-from vdsm_mp.network.plan import Operation
+from vdsm_mp.network.steps import Operation
 from vdsm_mp.network.wanted import Config
 
 logger = log.named(__name__)

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Set
 
 from vdsm_mp.api.errors_network import UsedNic
 from vdsm_mp.network.checks import check
-from vdsm_mp.network.draft import Draft, Operation, Step, bond_create, client_options, family_of
+from vdsm_mp.network.draft import Draft
 from vdsm_mp.network.options import in_place
 from vdsm_mp.network.state import Link, State
+from vdsm_mp.network.steps import Operation, Step, bond_create, client_options, family_of
 from vdsm_mp.network.wanted import Bond, Config, Network
 
 __all__ = ["Operation", "Step", "plan"]

@@ -13,9 +13,9 @@ from vdsm_mp.common import log
 from vdsm_mp.common.clock import mono_s
 from vdsm_mp.common.errors import Error
 from vdsm_mp.network.commit import Networks
-from vdsm_mp.network.draft import Operation, client_options, source_set
 from vdsm_mp.network.drift import drift, missing_nics
 from vdsm_mp.network.state import Source, State
+from vdsm_mp.network.steps import Operation, client_options, source_set
 from vdsm_mp.network.wanted import Config, Network
 from vdsm_mp.priv.dhcp import client_pid, router_of
 
