@@ -14,7 +14,6 @@ from vdsm_mp.common import log, xml
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices, alias_of, find
 from vdsm_mp.virt.plug import Plugger, wanted_device
-from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import short_status
 
 logger = log.named(__name__)
@@ -49,21 +48,14 @@ def set_balloon_target(devices: Devices, ask: SetVmBalloonTarget) -> Status:
     record = devices.vms.running(ask.vm_id, "set the balloon")
     if not record.devices.has_balloon or not record.metadata.flag("ballooningEnabled", default=True):
         return DONE
-    if not _least_kib(record) <= ask.target <= record.devices.max_memory_kib:
-        raise BalloonFailed(
-            f"{ask.target} KiB is not between {_least_kib(record)} and {record.devices.max_memory_kib} KiB"
-        )
+    least_kib, most_kib = record.metadata.guaranteed_kib(), record.devices.max_memory_kib
+    if not least_kib <= ask.target <= most_kib:
+        raise BalloonFailed(f"{ask.target} KiB is not between {least_kib} and {most_kib} KiB")
     with translated(ask.vm_id, BalloonFailed):
         devices.connection.domain(ask.vm_id).setMemory(ask.target)
     devices.keeper.remember(ask.vm_id, balloonTarget=ask.target)
     devices.vms.change(ask.vm_id, lambda now: replace(now, devices=replace(now.devices, memory_kib=ask.target)))
     return DONE
-
-
-def _least_kib(record: VmRecord) -> int:
-    """The memory that the engine guarantees to the guest."""
-    guaranteed_mib = record.metadata.number("minGuaranteedMemoryMb")
-    return int(guaranteed_mib * 1024) if guaranteed_mib else 0
 
 
 def _dimm(params: Mapping[str, Any]) -> ET.Element:

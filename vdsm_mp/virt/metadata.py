@@ -100,6 +100,13 @@ class Metadata:
         except (TypeError, ValueError):
             return None
 
+    def guaranteed_kib(self) -> int:
+        """The memory that the guest keeps: as the engine says, else as VDSM has noted it; 0 when nobody did."""
+        mib = self.number("minGuaranteedMemoryMb")
+        if mib is None:
+            mib = self.number("memGuaranteedSize")
+        return int(mib * 1024) if mib else 0
+
     def custom(self) -> dict[str, str]:
         """The VM's custom properties."""
         found = self._element.find(_vm("custom"))

@@ -177,7 +177,7 @@ def _sampled(record: VmRecord, last: Sample | None, new: Sample) -> dict[str, An
         "balloonInfo": _balloon(record, new.raw),
     }
     if "cpu.time" in new.raw:
-        made["cpuUsage"] = str(new.raw["cpu.time"])
+        made["cpuUsage"] = str(new.raw.get("cpu.user", 0) + new.raw.get("cpu.system", 0))
     made |= _cpu(last, new)
     memory = _memory(last, new)
     if memory:
@@ -189,10 +189,11 @@ def _sampled(record: VmRecord, last: Sample | None, new: Sample) -> dict[str, An
 
 
 def _cpu(last: Sample | None, new: Sample) -> dict[str, Any]:
+    """As VDSM: system is what QEMU needs for itself, in the kernel or not; user is what is left for the guest."""
     if last is None or "cpu.time" not in new.raw or "cpu.time" not in last.raw:
         return {"cpuActual": False}
     window_ns = (new.taken_mono - last.taken_mono) * 1e9
-    system = _delta(last, new, "cpu.system")
+    system = _delta(last, new, "cpu.system") + _delta(last, new, "cpu.user")
     user = max(0, _delta(last, new, "cpu.time") - system)
     return {
         "cpuUser": f"{100 * user / window_ns:.2f}",
@@ -205,11 +206,10 @@ def _balloon(record: VmRecord, raw: Raw) -> dict[str, Any]:
     if not record.devices.has_balloon or "balloon.current" not in raw:
         return {}
     maximum = str(raw.get("balloon.maximum", record.devices.max_memory_kib))
-    guaranteed_mib = record.metadata.number("minGuaranteedMemoryMb")
     target = record.metadata.number("balloonTarget")
     return {
         "balloon_max": maximum,
-        "balloon_min": str(int(guaranteed_mib * 1024)) if guaranteed_mib else "0",
+        "balloon_min": str(record.metadata.guaranteed_kib()),
         "balloon_cur": str(raw["balloon.current"]),
         "balloon_target": str(int(target)) if target is not None else str(record.devices.memory_kib),
         "ballooning_enabled": record.metadata.flag("ballooningEnabled", default=True),
@@ -308,4 +308,4 @@ def _delta(last: Sample, new: Sample, key: str) -> int:
 def _rate(last: Sample | None, new: Sample, key: str) -> int:
     if last is None:
         return 0
-    return int(_delta(last, new, key) / (new.taken_mono - last.taken_mono))
+    return round(_delta(last, new, key) / (new.taken_mono - last.taken_mono))

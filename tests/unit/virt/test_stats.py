@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.support import decode
 from vdsm_mp.virt.machine import Exit, ExitReason, Life, VmStatus
+from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import Devices, Drive, Nic, VmRecord, VolumeIds
 from vdsm_mp.virt.stats import Sample, Stats
 
@@ -43,20 +44,21 @@ def sampled(vm: VmRecord, *samples: Sample) -> dict[str, Any]:
 def test_rates_come_from_two_samples_and_their_distance() -> None:
     now = time.monotonic()
     later = raw(**{
-        "cpu.time": 1_000_000_000, "cpu.system": 250_000_000,
+        "cpu.time": 1_000_000_000, "cpu.system": 150_000_000, "cpu.user": 100_000_000,
         "block.0.rd.bytes": 4096, "block.0.rd.reqs": 4, "block.0.rd.times": 4000,
     })  # fmt: skip
     entry = sampled(record(), Sample(now - 2, raw()), Sample(now, later))
     assert (entry["cpuUser"], entry["cpuSys"], entry["cpuActual"]) == ("37.50", "12.50", True)
     disk = entry["disks"]["vda"]
     assert (disk["readRate"], disk["readLatency"], disk["imageID"]) == ("2048.0", "1000", IMAGE)
+    assert entry["cpuUsage"] == "250000000"
     assert entry["network"]["vnet0"]["rx"] == "7"
     assert entry["balloonInfo"]["balloon_cur"] == "1024"
 
 
 def test_an_older_sample_that_comes_later_is_dropped() -> None:
     now = time.monotonic()
-    entry = sampled(record(), Sample(now, raw(**{"cpu.time": 5})), Sample(now - 1, raw(**{"cpu.time": 9})))
+    entry = sampled(record(), Sample(now, raw(**{"cpu.user": 5})), Sample(now - 1, raw(**{"cpu.user": 9})))
     assert entry["cpuUsage"] == "5"
 
 
@@ -68,6 +70,13 @@ def test_counters_that_began_again_give_no_negative_rate() -> None:
     now = time.monotonic()
     entry = sampled(record(), Sample(now - 1, raw(**{"block.0.rd.bytes": 900})), Sample(now, raw()))
     assert entry["disks"]["vda"]["readRate"] == "0.0"
+
+
+def test_the_memory_that_is_guaranteed_is_the_engines_or_what_vdsm_has_noted() -> None:
+    noted = Metadata().with_values(memGuaranteedSize=16)
+    found = [noted, noted.with_values(minGuaranteedMemoryMb=8), Metadata()]
+    told = [sampled(record(metadata=one), Sample(time.monotonic(), raw()))["balloonInfo"] for one in found]
+    assert [one["balloon_min"] for one in told] == ["16384", "8192", "0"]
 
 
 def test_a_silent_qemu_is_told_after_its_time_and_not_before() -> None:
