@@ -11,6 +11,8 @@ from provisioning.say import Failure, run, say
 USER, UID = "vdsm", 36
 GROUP, GID = "kvm", 36
 HOME = Path("/var/lib/vdsm")
+#: Daemons' users that joined a group by us, "MEMBER GROUP" a line; a purge takes them out again.
+JOINED = Path("/var/lib/vdsm-mp/joined")
 
 
 def _group(name: str) -> grp.struct_group | None:
@@ -27,8 +29,11 @@ def _user(name: str) -> pwd.struct_passwd | None:
         return None
 
 
-def ensure() -> list[str]:
-    """Make the user, its groups and memberships. Returns what an administrator should know, as sentences."""
+def ensure(joined: Path | None = None) -> list[str]:
+    """Make the user, its groups and memberships. Returns what an administrator should know, as sentences.
+
+    joined: the file for what joined which group only now, "MEMBER GROUP" a line.
+    """
     notes = []
     kvm = _group(GROUP)
     if kvm is None:
@@ -63,13 +68,19 @@ def ensure() -> list[str]:
         shutil.chown(HOME, USER, GROUP)  # the agent's libraries keep files there
     # libvirt: its socket. sanlock: its socket. QEMU and sanlock read the images through group kvm.
     for member, group in ((USER, "libvirt"), (USER, "sanlock"), ("libvirt-qemu", GROUP), ("sanlock", GROUP)):
-        _join(member, group)
+        if _join(member, group) and joined is not None and member != USER:
+            joined.parent.mkdir(parents=True, exist_ok=True)
+            with joined.open("a") as file:
+                file.write(f"{member} {group}\n")
     return notes
 
 
-def _join(member: str, group: str) -> None:
+def _join(member: str, group: str) -> bool:
+    """True: it was none of them before."""
     user, entry = _user(member), _group(group)
     if user is None or entry is None:
         raise Failure(f"{member} cannot join group {group}: one of the two does not exist (package not installed?)")
-    if user.pw_gid != entry.gr_gid and member not in entry.gr_mem:
-        run(["usermod", "-a", "-G", group, member], why=f"adding {member} to group {group}")
+    if user.pw_gid == entry.gr_gid or member in entry.gr_mem:
+        return False
+    run(["usermod", "-a", "-G", group, member], why=f"adding {member} to group {group}")
+    return True

@@ -4,16 +4,17 @@
 import socket
 from pathlib import Path
 
+from provisioning.foreign import Ledger
 from provisioning.say import say
 
 HOSTS = Path("/etc/hosts")
 
 
-def ensure() -> None:
+def ensure(ledger: Ledger | None = None) -> None:
     """Name this host in /etc/hosts, as Debian's installer does, when nothing there does."""
     name = socket.gethostname()
     lines = HOSTS.read_text().splitlines() if HOSTS.exists() else []
     if any(name in line.partition("#")[0].split()[1:] for line in lines):
         return
     say(f"naming this host in {HOSTS}: 127.0.1.1 {name}")
-    HOSTS.write_text("\n".join([*lines, f"127.0.1.1\t{name}"]) + "\n")
+    (ledger or Ledger()).line(HOSTS, f"127.0.1.1\t{name}")

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host of the agent has besides the files of the program: its folders, and an identity for engines."""
+
+import shutil
+import subprocess
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+VDSM_ID = Path("/etc/vdsm/vdsm.id")
+
+
+@dataclass(frozen=True)
+class Directory:
+    path: str
+    mode: int
+    owner: str = "vdsm"
+    group: str = "kvm"
+
+
+DIRECTORIES = (
+    Directory("/etc/vdsm", 0o755, "root", "root"),
+    Directory("/etc/vdsm/vdsm.conf.d", 0o755, "root", "root"),
+    Directory("/rhev", 0o755, "root", "root"),
+    Directory("/rhev/data-center", 0o755),
+    Directory("/rhev/data-center/mnt", 0o755),
+    Directory("/var/log/vdsm", 0o755),
+    Directory("/var/lib/vdsm", 0o755),
+    Directory("/var/lib/vdsm/transient", 0o750),
+    Directory("/run/vdsm", 0o755),
+    Directory("/run/vdsm/storage", 0o755),
+    Directory("/run/vdsm-mp", 0o755),
+    Directory("/usr/libexec/vdsm/hooks", 0o755, "root", "root"),
+)
+
+
+def directories() -> None:
+    """Make what is missing, and give each its owner and mode. Nothing below them is touched."""
+    for directory in DIRECTORIES:
+        Path(directory.path).mkdir(parents=True, exist_ok=True)
+        Path(directory.path).chmod(directory.mode)
+        shutil.chown(directory.path, directory.owner, directory.group)
+
+
+def tmpfiles() -> str:
+    """For systemd-tmpfiles: what lies below /run is gone after a reboot."""
+    below_run = [d for d in DIRECTORIES if d.path.startswith("/run/")]
+    return "".join(f"d {d.path} {d.mode:04o} {d.owner} {d.group} -\n" for d in below_run)
+
+
+def identity() -> None:
+    """The host's identity for the engine: the machine's UUID where it has one, else a random one, for ever."""
+    if VDSM_ID.exists() and VDSM_ID.read_text().strip():
+        return
+    asked = subprocess.run(["dmidecode", "-s", "system-uuid"], capture_output=True, text=True, check=False)
+    lines = [line for line in asked.stdout.splitlines() if line and not line.startswith("#")]
+    try:
+        found = uuid.UUID(lines[-1].strip())
+    except (IndexError, ValueError):
+        found = uuid.uuid4()
+    if found.int in (0, 2**128 - 1):
+        found = uuid.uuid4()
+    VDSM_ID.write_text(f"{found}\n")
+    VDSM_ID.chmod(0o644)
