@@ -2,16 +2,22 @@
 # Two commands to begin with: `make demo` and `make check`. `make` alone tells the others.
 PYTHON := /usr/bin/python3
 
-.PHONY: help demo down check docs bench faults fuzz testbed
+.PHONY: help demo down deb uninstall check docs bench faults fuzz testbed
 
 help:  ## what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo:  ## from a bare machine to a VM on a volume, through the public door (KEEP_VM=1 leaves the VM running)
 	@KEEP_VM=$(KEEP_VM) $(PYTHON) scripts/demo
 
 down:  ## undo everything that make demo started
 	@$(PYTHON) scripts/down
+
+deb:  ## the Debian package of the agent, in dist/ (VERSION=X: its version, instead of the program's)
+	@$(PYTHON) scripts/deb $(if $(VERSION),--version $(VERSION))
+
+uninstall:  ## undo scripts/provision and make demo; guests go on (PURGE=1: configuration, state and logs go, too)
+	@$(PYTHON) scripts/uninstall $(if $(PURGE),--purge)
 
 check:  ## install what is missing and run every check and test
 	@$(PYTHON) scripts/check
