@@ -11,7 +11,7 @@ from vdsm_mp.api.verb import DONE, Status, handles
 from vdsm_mp.api.vm_devices import SetVmCpuTunePeriod, SetVmCpuTuneQuota, SetVmNumberOfCpus
 from vdsm_mp.common import log
 from vdsm_mp.virt.connection import translated
-from vdsm_mp.virt.cpupool import CpuPool
+from vdsm_mp.virt.cpupool import CpuPool, topology
 from vdsm_mp.virt.cpusets import numbers
 from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.registry import short_status
@@ -24,14 +24,23 @@ _QUOTA, _PERIOD = "vcpu_quota", "vcpu_period"
 
 @handles(SetVmNumberOfCpus)
 def set_number_of_cpus(devices: Devices, hooks: VmHooks, pool: CpuPool, ask: SetVmNumberOfCpus) -> dict[str, str]:
-    """cpusets: host CPUs of the added ones, in order, as libvirt writes them ("0-3,^2"); absent = not pinned."""
+    """cpusets: host CPUs of its CPUs, in order, as libvirt writes them ("0-3,^2"); absent = not pinned.
+
+    Sets that this host does not have are refused before anything changes. libvirt may stop half-way all the same: what
+    it did is told.
+    """
     record = devices.vms.running(ask.vm_id, "set the number of CPUs")
+    maps = [_cpu_map(cpuset) for cpuset in (ask.cpusets or ())[: ask.number_of_cpus]]
     hooks.before("set_num_of_cpus", record)
     dom = devices.connection.domain(ask.vm_id)
-    with translated(ask.vm_id, SetNumberOfCpusFailed):
-        dom.setVcpusFlags(ask.number_of_cpus, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-        for number, cpuset in enumerate(ask.cpusets or ()):
-            dom.pinVcpuFlags(number, _cpu_map(cpuset), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    try:
+        with translated(ask.vm_id, SetNumberOfCpusFailed):
+            dom.setVcpusFlags(ask.number_of_cpus, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            for number, cpu_map in enumerate(maps):
+                dom.pinVcpuFlags(number, cpu_map, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    except SetNumberOfCpusFailed:
+        devices.changed(ask.vm_id)
+        raise
     now = devices.changed(ask.vm_id)
     hooks.after("set_num_of_cpus", record)
     pool.changed()
@@ -67,4 +76,6 @@ def _cpu_map(cpuset: str) -> tuple[bool, ...]:
         chosen = numbers(cpuset)
     except ValueError as error:
         raise SetNumberOfCpusFailed(str(error)) from error
-    return tuple(number in chosen for number in range(max(chosen, default=-1) + 1))
+    if not chosen & set(topology()):
+        raise SetNumberOfCpusFailed(f"this host has none of the CPUs {cpuset!r}")
+    return tuple(number in chosen for number in range(max(chosen) + 1))
