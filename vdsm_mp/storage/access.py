@@ -7,7 +7,8 @@ import uuid
 
 from vdsm_mp.api.errors_storage import ServerAccessDenied, ServerConnectionFailed, StorageAccessFailed
 from vdsm_mp.api.ports import Children
-from vdsm_mp.storage.domain_io import DomainIO, FileStat
+from vdsm_mp.storage.domain_io import DomainIO
+from vdsm_mp.storage.file_facts import FileStat
 
 #: Whoever runs guests; the first that exists on this host.
 _QEMU_USERS = ("qemu", "libvirt-qemu")

@@ -38,7 +38,7 @@ from vdsm_mp.storage.domain_format import (
     check_description,
     check_version,
 )
-from vdsm_mp.storage.domain_io import DomainIO, Entry
+from vdsm_mp.storage.domain_io import DomainIO
 from vdsm_mp.storage.domain_metadata import (
     LIMIT_BYTES,
     DomainMetadata,
@@ -48,6 +48,7 @@ from vdsm_mp.storage.domain_metadata import (
     parse,
     serialize,
 )
+from vdsm_mp.storage.file_facts import Entry
 from vdsm_mp.storage.xlease_index import format_index
 
 METADATA = "dom_md/metadata"

@@ -17,74 +17,12 @@ from typing import Any
 
 import msgspec
 
-from vdsm_mp.api.errors_storage import (
-    NoSpaceLeft,
-    StaleHandle,
-    StorageAccessFailed,
-    StorageFileExists,
-    StorageFileMissing,
-    StorageLockHeld,
-    StoragePermissionDenied,
-    StorageReadOnly,
-    UnsafePath,
-)
+from vdsm_mp.api.errors_storage import StorageAccessFailed, StorageFileMissing
 from vdsm_mp.api.ports import Children
+from vdsm_mp.storage.file_facts import Entry, FileStat, FsStat, Scanned, scanned
 from vdsm_mp.storage.ioproc_client import IoProcess
+from vdsm_mp.storage.ioproc_errors import by_errno
 from vdsm_mp.storage.ioproc_wire import CHUNK
-
-_BY_ERRNO: dict[int, type[StorageAccessFailed]] = {
-    errno.ENOENT: StorageFileMissing,
-    errno.ENOTDIR: StorageFileMissing,
-    errno.EEXIST: StorageFileExists,
-    errno.ENOTEMPTY: StorageFileExists,
-    errno.EROFS: StorageReadOnly,
-    errno.EACCES: StoragePermissionDenied,
-    errno.EPERM: StoragePermissionDenied,
-    errno.EAGAIN: StorageLockHeld,
-    errno.ELOOP: UnsafePath,
-    errno.EXDEV: UnsafePath,
-    errno.ESTALE: StaleHandle,
-    errno.ENOSPC: NoSpaceLeft,
-    errno.EDQUOT: NoSpaceLeft,
-}
-
-
-class FileStat(msgspec.Struct, frozen=True):
-    """kind: file, dir, link or other. mode: permission bits. Times: seconds since the epoch."""
-
-    kind: str
-    size_bytes: int
-    allocated_bytes: int
-    mode: int
-    uid: int
-    gid: int
-    links: int
-    inode: int
-    changed_at: float
-    modified_at: float
-
-
-class FsStat(msgspec.Struct, frozen=True):
-    """free_bytes: what this user may still write."""
-
-    total_bytes: int
-    free_bytes: int
-    block_bytes: int
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """kind: file, dir, link or other."""
-
-    name: str
-    kind: str
-
-
-class Scanned(msgspec.Struct, frozen=True):
-    """A file found by `scan`; data is None when none was asked for."""
-
-    path: str
-    stat: FileStat
-    data: bytes | None
 
 
 class DomainIO:
@@ -148,13 +86,7 @@ class DomainIO:
     ) -> list[Scanned]:
         """Regular files at `path`/*/*`suffix`, sorted, in one request; with up to data_limit bytes of each."""
         rows = self._call("scan", path, deadline_s, path=path, suffix=suffix, data_limit=data_limit)
-        found = []
-        for row in rows:
-            data = row.pop("data", None)
-            where = row.pop("path")
-            raw = None if data is None else data.encode("latin-1")
-            found.append(Scanned(where, msgspec.convert(row, FileStat), raw))
-        return found
+        return [scanned(row.pop("path"), row) for row in rows]
 
     def read(
         self,
@@ -192,13 +124,7 @@ class DomainIO:
     def read_directory(self, path: str, suffix: str = "", *, limit: int = 4096) -> list[Scanned]:
         """Every entry of one directory in one request, `path` being its name, with data of files named *suffix."""
         rows = self._call("read_directory", path, path=path, suffix=suffix, limit=limit)
-        found = []
-        for row in rows:
-            data = row.pop("data", None)
-            name = row.pop("name")
-            raw = None if data is None else data.encode("latin-1")
-            found.append(Scanned(name, msgspec.convert(row, FileStat), raw))
-        return found
+        return [scanned(row.pop("name"), row) for row in rows]
 
     def read_volume(self, volume: str, metadata: str, *, limit: int = 4096) -> tuple[bytes, FileStat | None]:
         """Content of the file `metadata`, and the stat of the file `volume` (None when absent), in one request."""
@@ -342,6 +268,4 @@ class DomainIO:
             raise self._translated(e, op, path) from e
 
     def _translated(self, error: OSError, op: str, path: str) -> StorageAccessFailed:
-        number = error.errno or errno.EIO
-        cls = _BY_ERRNO.get(number, StorageAccessFailed)
-        return cls(self.path_of(path), op, number, error.strerror or str(error))
+        return by_errno(error, op, self.path_of(path))

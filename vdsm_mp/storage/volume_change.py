@@ -14,7 +14,7 @@ from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import qemuimg
 from vdsm_mp.storage.domain_file import FileDomain
-from vdsm_mp.storage.domain_io import FileStat
+from vdsm_mp.storage.file_facts import FileStat
 from vdsm_mp.storage.qcow2 import HEADER_BYTES, NotQcow2, read_header
 from vdsm_mp.storage.volume_file import change_metadata, read_volume, volume_path
 from vdsm_mp.storage.volume_metadata import VolumeMetadata, description_of

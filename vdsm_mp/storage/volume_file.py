@@ -15,7 +15,7 @@ from vdsm_mp.api.errors_storage import StorageFileMissing
 from vdsm_mp.api.errors_volume import ImageDoesNotExist, VolumeDoesNotExist
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
-from vdsm_mp.storage.domain_io import FileStat
+from vdsm_mp.storage.file_facts import FileStat
 from vdsm_mp.storage.volume_chain import chain_of, chain_to, children_of
 from vdsm_mp.storage.volume_metadata import MAX_BYTES, VolumeMetadata, from_bytes, next_generation, to_bytes
 

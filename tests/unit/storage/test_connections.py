@@ -19,7 +19,7 @@ from vdsm_mp.storage.access import may_read, qemu_user
 from vdsm_mp.storage.connect_nfs import nfs_options, remote_of
 from vdsm_mp.storage.connections import Connections, Server
 from vdsm_mp.storage.domain_format import DomainType
-from vdsm_mp.storage.domain_io import FileStat
+from vdsm_mp.storage.file_facts import FileStat
 
 NFS, LOCAL, POSIX, GLUSTER = 1, 4, 6, 7
 

@@ -21,7 +21,8 @@ from vdsm_mp.api.errors_storage import (
     StorageLockHeld,
     UnsafePath,
 )
-from vdsm_mp.storage.domain_io import DomainIO, Entry
+from vdsm_mp.storage.domain_io import DomainIO
+from vdsm_mp.storage.file_facts import Entry
 
 
 def test_what_is_created_is_read_back_with_exact_mode_and_size(io: DomainIO) -> None:
