@@ -274,7 +274,7 @@ class HostDevices:
 
 
 def _settled(record: VmRecord) -> bool:
-    return record.life.status not in {VmStatus.DOWN, *UNSTARTED}
+    return record.life.status not in {VmStatus.DOWN, VmStatus.MIGRATION_DESTINATION, *UNSTARTED}
 
 
 def _made(mdevs: Mdevs, wanted: Mdev) -> Callable[[str, Failed], bool]:

@@ -34,6 +34,7 @@ from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives, with_sizes
 from vdsm_mp.virt.dummynet import DummyNet
+from vdsm_mp.virt.hostdev_taken import HostDevices
 from vdsm_mp.virt.keeping import Keeper, with_devices
 from vdsm_mp.virt.machine import Life, VmStatus
 from vdsm_mp.virt.metadata import Metadata
@@ -67,6 +68,7 @@ class Arrivals:
         hooks: VmHooks,
         payloads: Payloads,
         dummynet: DummyNet,
+        hostdevs: HostDevices,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -78,6 +80,7 @@ class Arrivals:
         self._hooks = hooks
         self._payloads = payloads
         self._dummynet = dummynet
+        self._hostdevs = hostdevs
         self._limit = variables.max_incoming_migrations
         self._timeout_s = variables.migration_destination_timeout
         #: A source that waited so long for us has given up, whether or not it could tell us.
@@ -103,11 +106,14 @@ class Arrivals:
         try:
             prepared = self._drives.prepare_all(domain, metadata)
             self._payloads.fill(domain, metadata, vm_id)
+            # A card with a virtual function goes away at the source and comes back here, by libvirt's own hand.
+            self._hostdevs.take_all(vm_id, domain, metadata)
             prepared = self._hooks.devices.disks_prepared(self._vms.find(vm_id), prepared)
             self._hooks.before_arriving(self._vms.find(vm_id), domain)
         except BaseException as error:
             self._vms.forget(vm_id)
             self._payloads.remove(vm_id)
+            self._hostdevs.give_back(vm_id)
             if prepared:
                 self._give_back(domain, metadata)
             if isinstance(error, Error):
@@ -120,6 +126,7 @@ class Arrivals:
 
         if self._vms.change(vm_id, sized) is None:
             self._give_back(domain, metadata)
+            self._hostdevs.give_back(vm_id)
             raise CannotCreateVm("it was destroyed meanwhile")
         logger.info("VM.migrationCreate vm=%s is expected", vm_id)
         self._watch_later(vm_id, clock.mono_s(), seen=False)

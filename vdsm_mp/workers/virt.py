@@ -193,6 +193,7 @@ def build(config: Config, ports: Ports) -> Room:
         hooks=ground.hooks,
         payloads=ground.payloads,
         dummynet=ground.dummynet,
+        hostdevs=hostdevs,
     )
     hibernations = Hibernations(
         ground.connection, ground.vms, ground.keeper, ground.drives, ports.background, ground.hooks

@@ -87,6 +87,21 @@ def test_a_place_that_cannot_be_prepared_is_refused_and_leaves_nothing(room: Vir
         room.call("VM.migrationCreate", vmID=vm_id, params={})
 
 
+def test_a_host_device_that_is_not_here_keeps_a_vm_from_coming(room: VirtRoom, tmp_path: Path) -> None:
+    vm_id = str(uuid.uuid4())
+    card = (
+        '<interface type="hostdev" managed="no"><mac address="56:6f:00:00:00:09"/><source>'
+        '<address type="pci" domain="0" bus="0x7f" slot="0x1f" function="7"/></source></interface>'
+    )
+    with pytest.raises(CannotCreateVm, match="pci_0000_7f_1f_7"):
+        params = {"_srcDomXML": vm_xml(vm_id, disk=DISK_IDS, devices=card)}
+        room.call("VM.migrationCreate", vmID=vm_id, params=params)
+    assert room.storage.released == [DISK_IDS["imageID"]]
+    assert list((tmp_path / "hostdev").iterdir()) == []
+    with pytest.raises(NoSuchVm):
+        room.call("VM.getStats", vmID=vm_id)
+
+
 def test_a_disk_that_grew_under_the_other_host_is_read_anew(room: VirtRoom) -> None:
     vm_id = str(uuid.uuid4())
     expect(room, vm_id)
