@@ -491,7 +491,7 @@ def test_a_leaving_door_serves_until_no_call_is_in_flight_and_closes_with_a_rese
         eventually(lambda: len(door.bus.asked) == 1)
         leaving = threading.Thread(target=door.server.drain)
         leaving.start()
-        eventually(lambda: not door.server._accepting)
+        eventually(lambda: not door.server._accepting.on)
         with pytest.raises(TimeoutError):
             # It is kept for the next door.
             Records(door.address, files, timeout_s=0.2)

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The listener: accepts, brings newcomers in, keeps the count, and sends everybody home.
+"""The door: brings newcomers in, keeps the count, and sends everybody home.
 
 The socket is the master's: it stays open while this worker restarts. Limits are by address and in all; when file
 descriptors run out accepting pauses, and those inside are served on.
 """
 
 import asyncio
-import errno
 import socket
 from collections import Counter
 
 import msgspec
 
+from vdsm_mp.clientif.accepting import Accepting
 from vdsm_mp.clientif.arrival import Arrival, Protocol
 from vdsm_mp.clientif.gate import Authorisation, Gate
+from vdsm_mp.clientif.grumbles import Grumbles
 from vdsm_mp.clientif.http import Exchange
 from vdsm_mp.clientif.limits import Limits
 from vdsm_mp.clientif.newcomers import Newcomers
+from vdsm_mp.clientif.peers import check_peer
 from vdsm_mp.clientif.quota import Quota
 from vdsm_mp.clientif.router import Caller, Router
 from vdsm_mp.clientif.session import Session
@@ -24,19 +26,11 @@ from vdsm_mp.clientif.stream import Stream, Unread, close_by_reset, reset
 from vdsm_mp.clientif.subscriptions import Broker
 from vdsm_mp.clientif.trim import Trim
 from vdsm_mp.common import log
-from vdsm_mp.wire.tls import Peer, ServerTls, matches_address, plain_address
+from vdsm_mp.wire.tls import Peer, ServerTls
 
 logger = log.named(__name__)
 
-_ACCEPTS_PER_TURN = 16
-_ACCEPT_PAUSE_S = 0.2
-_LOOKUP_S = 5.0
 _LAST_WORDS_S = 0.25
-#: Errors of accept that concern us, not the one who came.
-_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-#: Lines about refused newcomers in ten seconds.
-_GRUMBLES = 20
-_GRUMBLE_S = 10.0
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -80,10 +74,8 @@ class Server:
         self._trim: Trim | None = None
         self._unread = Unread()
         self._quota: Quota | None = None
-        self._accepting = False
-        self._pausing: asyncio.TimerHandle | None = None
-        self._grumbles = self._unsaid = 0
-        self._grumble_from = 0.0
+        self._accepting: Accepting | None = None
+        self._grumbles = Grumbles()
         self.counts: Counter[str] = Counter()
 
     def open(self) -> None:
@@ -92,10 +84,10 @@ class Server:
         self._newcomers = Newcomers(loop, self._inside.__contains__)
         self._trim = Trim(loop)
         self._quota = Quota(self._limits, self._stomp_sessions, self._unread)
-        self._listener.setblocking(False)
         # The kernel hands it on to each connection, which saves six calls at each in a crowd.
         self._prepare(self._listener)
-        self._accept_again()
+        self._accepting = Accepting(loop, self._listener, self._arrive, self._paused)
+        self._accepting.start()
 
     def _prepare(self, sock: socket.socket) -> None:
         # So that even a sudden death of this process, or a refusal, is noticed by the engine.
@@ -107,42 +99,9 @@ class Server:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._limits.vanished_s * 1000))
 
-    def _accept_again(self) -> None:
-        assert self._loop is not None
-        self._pausing = None
-        self._accepting = True
-        self._loop.add_reader(self._listener, self._accept)
-
-    def _accept(self) -> None:
-        for _ in range(_ACCEPTS_PER_TURN):
-            try:
-                sock, address = self._listener.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno not in _OURS:
-                    # It was reset while it waited in the backlog.
-                    continue
-                self._pause(error)
-                return
-            self._arrive(sock, plain_address(str(address[0])), int(address[1]))
-
-    def _pause(self, error: OSError) -> None:
-        """The backlog keeps them; a reader on the listener would only spin."""
-        assert self._loop is not None
+    def _paused(self, error: OSError) -> None:
         self.counts["accept_pauses"] += 1
-        self._grumble("accepting pauses: %s", error)
-        self._stop_accepting()
-        self._pausing = self._loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
-
-    def _stop_accepting(self) -> None:
-        assert self._loop is not None
-        if self._pausing is not None:
-            self._pausing.cancel()
-            self._pausing = None
-        if self._accepting:
-            self._accepting = False
-            self._loop.remove_reader(self._listener)
+        self._grumbles.say("accepting pauses: %s", error)
 
     def _arrive(self, sock: socket.socket, address: str, port: int) -> None:
         assert self._loop is not None and self._newcomers is not None
@@ -187,32 +146,20 @@ class Server:
         self.counts["pushed_out"] += 1
         arrival.reset()
         self._leave(arrival.address)
-        self._grumble("pushed %s out: others want to come in", arrival.address)
+        self._grumbles.say("pushed %s out: others want to come in", arrival.address)
 
     def _turn_away(self, sock: socket.socket, address: str, why: str) -> None:
         self.counts["turned_away"] += 1
         reset(sock)
-        self._grumble("turned %s away: %s", address, why)
+        self._grumbles.say("turned %s away: %s", address, why)
 
     def _forget(self, arrival: Arrival) -> None:
         assert self._newcomers is not None
         self._newcomers.remove(arrival)
 
     async def _check(self, peer: Peer, address: str) -> None:
-        assert self._loop is not None and self.policy.tls is not None
-        if self.policy.tls.revokes(peer):
-            raise PermissionError(f"its certificate, of {peer.subject}, is revoked")
-        if not self.policy.verify_names or matches_address(peer, address, ()):
-            return
-        names: list[str] = []
-        try:
-            async with asyncio.timeout(_LOOKUP_S):
-                name, aliases, addresses = await self._loop.run_in_executor(None, socket.gethostbyaddr, address)
-            names = [name, *aliases, *addresses]
-        except (OSError, TimeoutError) as error:
-            logger.debug("no name for %s: %s", address, error)
-        if not matches_address(peer, address, names):
-            raise PermissionError(f"its certificate is of {peer.subject}, which is not its name or address")
+        assert self.policy.tls is not None
+        await check_peer(self.policy.tls, peer, address, names=self.policy.verify_names)
 
     def _welcome(self, arrival: Arrival, protocol: Protocol, octets: bytes) -> None:
         assert self._loop is not None and self._quota is not None
@@ -253,7 +200,7 @@ class Server:
         assert self._loop is not None
         self._shut.add(arrival.sock)
         self._loop.call_later(_LAST_WORDS_S, self._close, arrival.sock)
-        self._grumble("refused %s: %s", f"{arrival.address}:{arrival.port}", why)
+        self._grumbles.say("refused %s: %s", f"{arrival.address}:{arrival.port}", why)
 
     def _close(self, sock: socket.socket) -> None:
         self._shut.discard(sock)
@@ -274,20 +221,6 @@ class Server:
         assert self._trim is not None
         self._trim.one_left()
         _count_down(self._by_address, address)
-
-    def _grumble(self, text: str, *about: object) -> None:
-        """A warning, but not a million of them."""
-        assert self._loop is not None
-        now = self._loop.time()
-        if now - self._grumble_from > _GRUMBLE_S:
-            if self._unsaid:
-                logger.warning("%d more like these were not written", self._unsaid)
-            self._grumble_from, self._grumbles, self._unsaid = now, 0, 0
-        self._grumbles += 1
-        if self._grumbles > _GRUMBLES:
-            self._unsaid += 1
-        else:
-            logger.warning(text, *about)
 
     @property
     def connections(self) -> int:
@@ -328,7 +261,8 @@ class Server:
         with none, and not taken any more only at the last; who connects waits in the backlog for the next door.
         """
         assert self._loop is not None and self._newcomers is not None and self._trim is not None
-        self._stop_accepting()
+        assert self._accepting is not None
+        self._accepting.stop()
         for arrival in self._newcomers:
             self._forget(arrival)
             arrival.reset()
