@@ -9,7 +9,6 @@ one, makes the kernel kill the program together with the thread that waits for i
 
 import contextlib
 import os
-import select
 import shlex
 import shutil
 import signal
@@ -23,6 +22,7 @@ import msgspec
 
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Failed, Unavailable
+from vdsm_mp.common.talk import Talk
 
 logger = log.named(__name__)
 
@@ -31,14 +31,11 @@ MAX_OUTPUT_BYTES = 32 << 20
 #: What a program is run through that reads an image which others had in their hands: it may be made to hurt its reader,
 #: whose core would then be as large as all this memory.
 UNTRUSTED = ("prlimit", "--core=0", "--cpu=30", "--as=1073741824")
-#: Only the end of stderr is kept: that is where programs say why.
-_KEEP_ERR_BYTES = 16 << 10
 #: How long a killed child may take to vanish before it is put aside.
 _AFTER_KILL_S = 0.5
 _TICK_S = 0.2
 #: CPUs for programs where the agent itself is bound to fewer ([vars] cpu_affinity); empty: as ours.
 free_cpus: frozenset[int] = frozenset()
-_CHUNK = 1 << 16
 
 
 class CommandFailed(Failed):
@@ -112,23 +109,8 @@ def run(
     reap_leftovers()
     name = " ".join(shlex.quote(word) for word in argv[:6]) + (" …" if len(argv) > 6 else "")
     began = time.monotonic()
-    try:
-        child = subprocess.Popen(
-            [*_die_with_us(), *argv],
-            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
-            cwd=cwd,
-            pass_fds=pass_fds,
-            process_group=0,
-        )
-    except OSError as error:
-        raise CommandFailed(name, 127, str(error)) from error
-    if free_cpus:
-        with contextlib.suppress(OSError):  # it has ended already, or runs with other rights
-            os.sched_setaffinity(child.pid, free_cpus)
-    talk = _Talk(child, stdin, max_output_bytes, on_output)
+    child = _start(name, argv, stdin=bool(stdin), env=env, cwd=cwd, pass_fds=pass_fds)
+    talk = Talk(child, stdin, max_output_bytes, on_output)
     try:
         while not talk.step(min(_TICK_S, max(0.0, began + deadline_s - time.monotonic()))):
             if abort is not None and abort():
@@ -156,100 +138,27 @@ def run(
     return Result(status, b"".join(talk.out), bytes(talk.err), took_s)
 
 
-class _Talk:
-    """The three pipes of a child, driven by poll with bounded memory."""
-
-    def __init__(
-        self, child: subprocess.Popen[bytes], stdin: bytes, limit: int, on_output: Callable[[bytes], None] | None
-    ) -> None:
-        self._child = child
-        self._stdin = memoryview(stdin)
-        self._limit = limit
-        self._on_output = on_output
-        self._size = 0
-        self.out: list[bytes] = []
-        self.err = bytearray()
-        self._poll = select.poll()
-        self._open: dict[int, str] = {}
-        self._pidfd = os.pidfd_open(child.pid)
-        for pipe, kind, events in (
-            (child.stdin, "in", select.POLLOUT),
-            (child.stdout, "out", select.POLLIN),
-            (child.stderr, "err", select.POLLIN),
-        ):
-            if pipe is not None:
-                os.set_blocking(pipe.fileno(), False)
-                self._open[pipe.fileno()] = kind
-                self._poll.register(pipe.fileno(), events)
-        self._poll.register(self._pidfd, select.POLLIN)
-
-    @property
-    def too_much(self) -> bool:
-        return self._size > self._limit
-
-    def step(self, wait_s: float) -> bool:
-        """Move what can be moved. True when the program has ended and its output is read.
-
-        Its end counts, not the end of its pipes: a daemon it left behind may hold them open for ever.
-        """
-        ended = False
-        for fd, _ in self._poll.poll(wait_s * 1000):
-            if fd == self._pidfd:
-                ended = self._child.poll() is not None
-            elif self._open[fd] == "in":
-                self._write(fd)
-            else:
-                self._read(fd)
-        if ended:
-            for fd in [fd for fd, kind in self._open.items() if kind != "in"]:
-                while fd in self._open and not self.too_much and self._read(fd):
-                    pass
-        return ended and not self.too_much
-
-    def _write(self, fd: int) -> None:
-        try:
-            self._stdin = self._stdin[os.write(fd, self._stdin[:_CHUNK]) :]
-        except BlockingIOError:
-            return
-        except BrokenPipeError:
-            self._stdin = self._stdin[:0]
-        if not self._stdin and self._child.stdin is not None:
-            self._drop(fd)
-            self._child.stdin.close()
-
-    def _read(self, fd: int) -> bool:
-        """Read once; False when there is nothing now."""
-        try:
-            data = os.read(fd, _CHUNK)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._drop(fd)
-        elif self._open[fd] == "err":
-            self.err += data
-            del self.err[:-_KEEP_ERR_BYTES]
-        elif self._on_output is not None:
-            self._on_output(data)
-        else:
-            self._size += len(data)
-            self.out.append(data)
-        return bool(data)
-
-    def _drop(self, fd: int) -> None:
-        self._poll.unregister(fd)
-        del self._open[fd]
-
-    def err_text(self) -> str:
-        return bytes(self.err).decode("utf-8", "replace").strip()
-
-    def close(self) -> None:
-        os.close(self._pidfd)
-        for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    continue  # its reader is gone; there is nothing left to say to it
+def _start(
+    name: str, argv: Sequence[str], *, stdin: bool, env: Mapping[str, str] | None, cwd: str, pass_fds: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    """In a process group of its own. name: for people. stdin: whether it is told anything. Raises: CommandFailed."""
+    try:
+        child = subprocess.Popen(
+            [*_die_with_us(), *argv],
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+            cwd=cwd,
+            pass_fds=pass_fds,
+            process_group=0,
+        )
+    except OSError as error:
+        raise CommandFailed(name, 127, str(error)) from error
+    if free_cpus:
+        with contextlib.suppress(OSError):  # it has ended already, or runs with other rights
+            os.sched_setaffinity(child.pid, free_cpus)
+    return child
 
 
 def _kill(child: subprocess.Popen[bytes]) -> bool:
