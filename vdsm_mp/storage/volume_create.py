@@ -71,9 +71,10 @@ def recoveries(domain: FileDomain, spec: VolumeSpec) -> tuple[Recovery, ...]:
         steps.append(volume_undo.image_created(domain, image_id))
     if spec.based_on_template and (image is None or spec.parent not in image.files):
         steps.append(volume_undo.volume_shared(domain, image_id, spec.parent))
-    steps.append(volume_undo.volume_half_made(domain, image_id, volume_id))
     if spec.parent != BLANK and not spec.based_on_template:
+        # Undone after what takes up room is gone: on a full file system this write would keep that from going.
         steps.append(volume_undo.parent_made_internal(domain, image_id, spec.parent))
+    steps.append(volume_undo.volume_half_made(domain, image_id, volume_id))
     steps.append(volume_undo.metadata_made(domain, image_id, volume_id))
     return tuple(steps)
 

@@ -47,6 +47,10 @@ class Kept:
                 store.save(record)
             self._stored[record.id] = record
 
+    def stored(self, task_id: str) -> TaskRecord | None:
+        """What was stored last, as far as that is known."""
+        return self._stored.get(task_id)
+
     def tells_success(self, task_id: str) -> bool:
         """Would whoever is SPM next take the task for done? Raises: the storage's errors."""
         with self._turn(task_id):

@@ -114,12 +114,14 @@ class TaskTable:
             self._records.pop(task_id, None)
 
     def unfinished_about(self, thing_id: str) -> str | None:
-        """Id of an SPM task that is not over and would undo something about this volume or image."""
+        """Id of an SPM task that is not over, on storage at least, and would undo something about this thing."""
         return next((task.id for task in self._about(thing_id)), None)
 
     def _about(self, thing_id: str) -> Iterator[TaskRecord]:
         for task in self.spm_tasks():
-            if task.state not in DONE and any(thing_id in param for r in task.recoveries for param in r.params):
+            # One that is over, which could not be stored, is rolled back again by the next SPM.
+            left = self._kept.stored(task.id) or task if task.state in DONE else task
+            if left.state not in DONE and any(thing_id in param for r in left.recoveries for param in r.params):
                 yield task
 
     def uncleared(self) -> list[str]:

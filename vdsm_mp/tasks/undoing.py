@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from vdsm_mp.api.errors_task import RecoveryInvalid, UnknownTask
+from vdsm_mp.api.errors_storage import NoSpaceLeft
+from vdsm_mp.api.errors_task import RecoveryInvalid, TaskNotSaved, UnknownTask
 from vdsm_mp.api.ports import Background
 from vdsm_mp.common.errors import Error
 from vdsm_mp.tasks.machine import TaskState, begin_recovery
@@ -21,6 +22,10 @@ _log = logging.getLogger("storage.tasks")
 #: A step that cannot be undone now may be in a moment: a full disk, a server that restarts.
 UNDO_ATTEMPTS = 3
 UNDO_PAUSE_S = 2.0
+#: Somebody has to make room: about three quarters of an hour, in which clients see the task as being cleaned up. Given
+#: up, and cleared by its client, it would leave a disk that cannot be used.
+FULL_ATTEMPTS = 60
+LONGEST_PAUSE_S = 60.0
 
 #: Runs one recovery of a task. Raises: any Error; the task then ends as failed.
 Undo = Callable[[Recovery, str], None]
@@ -89,15 +94,15 @@ class Undoing:
             while record.recoveries:
                 self._undo(record.recoveries[-1], task_id)
                 record = replace(self._table.record(task_id), recoveries=record.recoveries[:-1])
-                self._table.put(record, save=True)
+                self._put_step_undone(record)
             self._table.put(record.moved(TaskState.RECOVERED), save=True)
         except UnknownTask:
             raise
         except Error as e:
-            if attempt < UNDO_ATTEMPTS and not isinstance(e, RecoveryInvalid) and not self._background.draining:
+            if attempt < _attempts(e) and not self._background.draining:
                 _log.warning("task %s is not rolled back yet (%d): %s", task_id, attempt, e)
                 again = lambda: self.roll_back(task_id, attempt + 1)  # noqa: E731 -- named for what it does
-                self._background.later(UNDO_PAUSE_S * attempt, f"recover {task_id}", again)
+                self._background.later(min(UNDO_PAUSE_S * attempt, LONGEST_PAUSE_S), f"recover {task_id}", again)
                 return
             _log.error("task %s could not be rolled back: %s", task_id, e)
             self._in_doubt.discard(task_id)
@@ -106,6 +111,17 @@ class Undoing:
                 failed = replace(failed, code=e.kept_code, message=str(e))
             self._put_even_unsaved(failed)
 
+    def _put_step_undone(self, record: TaskRecord) -> None:
+        """On a full file system this is not stored: the steps to come may be those that make room.
+
+        Who goes on with what is stored undoes once more what is undone, which does nothing.
+        """
+        try:
+            self._table.put(record, save=True)
+        except TaskNotSaved as e:
+            _log.warning("task %s: that a step is undone is not on storage: %s", record.id, e)
+            self._table.put(record, save=False)
+
     def _put_even_unsaved(self, record: TaskRecord) -> None:
         try:
             self._table.put(record, save=True)
@@ -113,6 +129,13 @@ class Undoing:
             # What is on storage is an earlier state of the same roll-back, which the next SPM runs again.
             _log.error("task %s ended, but this is not on storage: %s", record.id, e)
             self._table.put(record, save=False)
+
+
+def _attempts(error: Error) -> int:
+    if isinstance(error, RecoveryInvalid):
+        return 1
+    full = isinstance(error, NoSpaceLeft) or isinstance(error.__cause__, NoSpaceLeft)
+    return FULL_ATTEMPTS if full else UNDO_ATTEMPTS
 
 
 def unknown_recovery(recovery: Recovery) -> RecoveryInvalid:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks as clients see them, with a real directory behind them."""
 
+import errno
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from tests.support.background import HeldBackground, ThreadBackground
 from tests.support.children import LocalChildren
 from tests.support.eventually import eventually
 from vdsm_mp.api.errors import Busy
+from vdsm_mp.api.errors_storage import NoSpaceLeft
 from vdsm_mp.api.errors_task import (
     TaskAborted,
     TaskInProgress,
@@ -643,6 +645,64 @@ def test_a_success_that_cannot_be_stored_is_undone_as_a_whole(
     background.run_all()
     assert undone == ["2", "1"]
     assert seen(tasks, task_id) == ("finished", "cleanSuccess", TaskNotSaved.code)
+
+
+class FullWhileUndoing(TaskStore):
+    """Nothing finds room until `room` says so."""
+
+    def __init__(self, files: DomainIO, room: Callable[[], bool]) -> None:
+        super().__init__(files, store="/master/tasks")
+        self._room = room
+
+    def save(self, task: TaskRecord) -> None:
+        if task.state is not TaskState.QUEUED and not self._room():
+            raise TaskNotSaved(task.id, "No space left on device")
+        super().save(task)
+
+
+def test_a_full_file_system_does_not_keep_a_task_from_undoing_what_fills_it(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    tasks = Tasks(background, undone)
+    tasks.take_over(FullWhileUndoing(files, lambda: "1" in undone))
+    task_id = tasks.start("createVolume", lambda run: None, spm=True, recoveries=[undo(1), undo(2), undo(3)])
+    background.run_all()
+    assert undone == ["3", "2", "1"]
+    assert seen(tasks, task_id) == ("finished", "cleanSuccess", TaskNotSaved.code)
+    assert [task.state for task in TaskStore(files, store="/master/tasks").load()[0]] == [TaskState.RECOVERED]
+
+
+def test_what_the_next_spm_would_undo_once_more_is_told_until_it_is_cleared(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    tasks = Tasks(background, undone)
+    tasks.take_over(FullWhileUndoing(files, lambda: False))
+    task_id = tasks.start("createVolume", lambda run: None, spm=True, recoveries=[undo(1)])
+    background.run_all()
+    assert seen(tasks, task_id)[0] == "finished"
+    assert tasks.unfinished_about("1") == task_id
+    assert tasks.being_undone("1")
+    tasks.clear(task_id)
+    assert not tasks.being_undone("1")
+
+
+def test_a_roll_back_waits_for_room_longer_than_for_anything_else(files: DomainIO, background: HeldBackground) -> None:
+    tried = []
+
+    def full(recovery: Recovery, task_id: str) -> None:
+        tried.append(recovery)
+        if len(tried) <= 10:
+            raise NoSpaceLeft("a volume", "replace", errno.ENOSPC, "No space left on device")
+
+    tasks = spm(files, background, full)
+    task_id = tasks.start("createVolume", failing, spm=True, recoveries=[undo(1)])
+    background.run_all()
+    assert seen(tasks, task_id)[:2] == ("finished", "cleanSuccess")
+    assert len(tried) == 11
+
+
+def failing(run: TaskRun) -> None:
+    raise TaskAborted("it failed")
 
 
 class LostAtTheEnd(TaskStore):
