@@ -190,17 +190,19 @@ class Pools:
         return after
 
     def replace_state(self, state: PoolState) -> None:
-        """The master has moved."""
-        self._become(state)
+        """The master has moved, on storage: links that cannot be made now follow with the next change or connect."""
+        self._become(state, moved=True)
 
-    def _become(self, state: PoolState) -> None:
+    def _become(self, state: PoolState, *, moved: bool = False) -> None:
         before = self._state
         self._state = state
         try:
             self._link_all(state)
-        except Error:
-            self._state = before
-            raise
+        except Error as e:
+            if not moved:
+                self._state = before
+                raise
+            _log.error("pool %s: its links are not those of its new master yet: %s", state.pool_id, e)
         self._remember(state)
         left = [sd for sd, status in (before.domains.items() if before else ()) if status == ACTIVE]
         active = self._watch(state)

@@ -7,6 +7,7 @@ the next SPM (`repair_roles`).
 """
 
 import logging
+import threading
 from collections.abc import Callable, Collection, Mapping
 
 import msgspec
@@ -67,8 +68,10 @@ class MasterMoves:
         self._background = background
         self._is_spm = is_spm
         self._follow = follow
-        #: Were master, and have not been left in order yet.
+        #: Were master, or were about to be, and have not been left in order yet.
         self._unfinished: set[str] = set()
+        #: No domain is left in order while it is made master.
+        self._moving = threading.Lock()
 
     def migrate(self, state: PoolState, new_master_id: str, master_version: int) -> PoolState:
         """This host is SPM and stays it. The caller holds the pool and both domains.
@@ -76,6 +79,10 @@ class MasterMoves:
         Raises: DomainNotInPool, DomainNotActive, IsoCannotBeMaster, BackupCannotBeMaster, lock and storage errors;
         the old master is still master then.
         """
+        with self._moving:
+            return self._migrate(state, new_master_id, master_version)
+
+    def _migrate(self, state: PoolState, new_master_id: str, master_version: int) -> PoolState:
         status = state.domains.get(new_master_id)
         if status is None:
             raise DomainNotInPool(new_master_id, f"it is not attached to pool {state.pool_id}")
@@ -93,8 +100,13 @@ class MasterMoves:
             new.change(lambda meta: self._promoted(meta, old.meta, state, master_version))
         except Error:
             self._tasks.cancel_move()
-            lock.release(lock.sdm)
+            # It may say Master, with tasks of today, although writing that failed: who made it master some day, because
+            # the old one is lost, would undo what is done by then.
+            self._demote(new)
+            if lock.holds(lock.sdm):
+                lock.release(lock.sdm)
             raise
+        self._unfinished.discard(new.sd_id)
         after = self._become(state, new, master_version)
         self._follow(new)
         self._demote(old)
@@ -130,7 +142,8 @@ class MasterMoves:
         for path in (VMS_PATH, TASKS_PATH):
             _empty(old, path)
         lock = self._locks.of(old)
-        lock.release(lock.sdm)
+        if lock.holds(lock.sdm):
+            lock.release(lock.sdm)
         self._unfinished.discard(old.sd_id)
 
     def _repair_later(self, sd_id: str) -> None:
@@ -162,6 +175,10 @@ class MasterMoves:
             self._background.start(f"look at the role of {sd_id}", lambda: self._repair(sd_id), key=f"role {sd_id}")
 
     def _repair(self, sd_id: str) -> None:
+        with self._moving:
+            self._repair_now(sd_id)
+
+    def _repair_now(self, sd_id: str) -> None:
         state = self._pools.state
         if not self._is_spm() or state is None or sd_id not in state.domains or sd_id == state.master_sd_id:
             return
@@ -231,7 +248,11 @@ def _make_regular(domain: FileDomain) -> None:
 
 
 def _empty(domain: FileDomain, path: str) -> None:
-    for entry in domain.io.readdir(path):
+    try:
+        found = domain.io.readdir(path)
+    except StorageFileMissing:  # it never was master
+        return
+    for entry in found:
         domain.io.remove_tree(f"{path}/{entry.name}")
 
 

@@ -14,10 +14,13 @@ from tests.support import domains as written
 from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
 from tests.support.storage_room import StorageRoom, new_id
+from vdsm_mp.api.errors_storage import IoChildDied
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import pool_master
-from vdsm_mp.storage.domain_metadata import parse, serialize
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.domain_format import Role
+from vdsm_mp.storage.domain_metadata import DomainMetadata, parse, serialize
 from vdsm_mp.storage.locks import ClusterLock
 
 pytestmark = needs_program("qemu-img")
@@ -96,6 +99,49 @@ def test_the_master_moves_with_its_tasks_and_the_role_stays(spm: StorageRoom) ->
     assert spm.call("StoragePool.getSpmStatus", storagepoolID=spm.pool_id)["spmStatus"] == "SPM"
     spm.create()
     spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
+
+
+def switch(room: StorageRoom, to: str) -> str:
+    ids = {"oldMasterUUID": room.sd_id, "newMasterUUID": to, "masterVersion": 2}
+    task_id: str = room.call("StoragePool.switchMaster", storagepoolID=room.pool_id, **ids)
+    return task_id
+
+
+def test_a_move_whose_last_answer_is_lost_leaves_one_master_and_can_be_asked_for_again(
+    spm: StorageRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = add_domain(spm, "second")
+    task_id = leave_unfinished(spm)
+    change = FileDomain.change
+
+    def unanswered(domain: FileDomain, edit: Callable[[DomainMetadata], DomainMetadata]) -> DomainMetadata:
+        after = change(domain, edit)
+        if domain.sd_id == second and after.role is Role.MASTER:
+            raise IoChildDied(second, "replace")
+        return after
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileDomain, "change", unanswered)
+        moving = switch(spm, second)
+        assert spm.ended(moving)["taskResult"] == "cleanSuccess"
+    spm.call("Task.clear", taskID=moving)
+    assert metadata(spm, "second", second)["ROLE"] == "Regular"
+    assert os.listdir(spm.root / "second" / second / "master/tasks") == []
+    assert task_id in os.listdir(spm.domain / "master/tasks")
+    spm.finished(switch(spm, second))
+    check_moved(spm, second, task_id)
+
+
+def test_a_master_that_has_moved_stays_moved_though_its_link_cannot_be_made(spm: StorageRoom) -> None:
+    second = add_domain(spm, "second")
+    task_id = leave_unfinished(spm)
+    link = spm.root / "data-center" / spm.pool_id / "mastersd"
+    link.unlink()
+    (link / "in the way").mkdir(parents=True)
+    spm.finished(switch(spm, second))
+    shutil.rmtree(link)
+    spm.call("StoragePool.refresh", storagepoolID=spm.pool_id, masterSdUUID=second, masterVersion=2)
+    check_moved(spm, second, task_id)
 
 
 def test_deactivating_the_master_moves_the_role_first(spm: StorageRoom) -> None:
