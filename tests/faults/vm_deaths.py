@@ -17,13 +17,14 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from demonstration import sequences
-from tests.faults.vm_steps import Case
+from tests.faults.vm_steps import FROZEN_LIBVIRTD, VIRT_BESIDE_HANGING_QEMU, Case
 from tests.support.bootsector import boot_sector, hellos, last_tick
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
@@ -40,6 +41,8 @@ SIZE_BYTES = 1 << 20
 #: A worker that died so often waits before it starts again; a new house does not.
 _DEATHS_OF_A_HOUSE = 4
 _LIVES = ("Up", "Powering up")
+#: Until a call has reached libvirtd, and how long QEMU hangs beside a new worker that takes stock.
+_ASKED_S, _HANGS_S = 1.0, 3.0
 
 
 @dataclass
@@ -222,6 +225,18 @@ class VmWorld:
         elif victim == "QEMU":
             os.kill(self.libvirtd.qemu_pid(guest.name), signal.SIGKILL)
             stepping.go()
+        elif victim == FROZEN_LIBVIRTD:
+            self.libvirtd.freeze()
+            with self._hanging(guest):
+                stepping.go()
+                eventually(lambda: self._libvirt() == "not connected", within_s=30)
+                self.libvirtd.thaw()
+                eventually(lambda: self._libvirt() == "connected", within_s=30)
+        elif victim == VIRT_BESIDE_HANGING_QEMU:
+            with self._hanging(guest):
+                stepping.go()
+                time.sleep(_ASKED_S)
+                self._kill("virt", guest, stepping)
         else:
             pid = self.house.pid_of(victim)
             os.kill(pid, signal.SIGKILL)
@@ -231,6 +246,24 @@ class VmWorld:
             if victim == "storage":
                 self.take_role()
         self.patiently(lambda: self.ask("Host.dumpxmls"))
+
+    @contextlib.contextmanager
+    def _hanging(self, guest: Guest) -> Iterator[None]:
+        """Its QEMU, if it has one, until some seconds after what is done here."""
+        try:
+            qemu = self.libvirtd.qemu_pid(guest.name)
+        except ProcessLookupError:
+            yield
+            return
+        os.kill(qemu, signal.SIGSTOP)
+        try:
+            yield
+            time.sleep(_HANGS_S)
+        finally:
+            os.kill(qemu, signal.SIGCONT)
+
+    def _libvirt(self) -> str:
+        return str(self.house.status()["workers"]["virt"]["vitals"]["libvirt"])
 
     def _renew_house(self) -> None:
         if self._deaths < _DEATHS_OF_A_HOUSE:

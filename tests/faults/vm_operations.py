@@ -56,13 +56,18 @@ class Snapshot(Operation):
         _, guest.more["newest"] = world.volume(guest.image_id, on=guest.layers[-1])
 
     def begin(self, world: VmWorld, guest: Guest) -> None:
-        job_id = sequences.new_id()
+        job_id = guest.more["job"] = sequences.new_id()
         world.ask("VM.snapshot", **self._wish(guest), snapMemory=guest.more.get("memory", ""), jobUUID=job_id)
         eventually(lambda: job_is_over(world, job_id), within_s=40)
 
     def settle(self, world: VmWorld, guest: Guest) -> None:
         newest = guest.more["newest"]
         eventually(world._no_job_runs, within_s=40)
+        job = world.ask("Host.getJobs", jobIDs=[guest.more["job"]]).get(guest.more["job"])
+        if job is not None:
+            # By this word an engine keeps the new volume, or deletes it.
+            made = world.patiently(lambda: world.chain(guest))[0] == newest
+            assert (job["status"] == "done") == made, (job, made)
         if world.patiently(lambda: world.chain(guest))[0] != newest:
             world.patiently(lambda: world.ask("VM.snapshot", **self._wish(guest), snapMemory=""))
         guest.layers.append(newest)
@@ -236,9 +241,19 @@ class Backup(Operation):
     since = ""
 
     def begin(self, world: VmWorld, guest: Guest) -> None:
-        world.ask("VM.start_backup", vmID=guest.vm_id, config=self._config(world, guest))
+        guest.more["refused"] = ""
+        try:
+            world.ask("VM.start_backup", vmID=guest.vm_id, config=self._config(world, guest))
+        except sequences.Refused as error:
+            guest.more["refused"] = error.message
+            raise
 
     def settle(self, world: VmWorld, guest: Guest) -> None:
+        if "libvirt is not available" in guest.more["refused"]:
+            assert "None" in world.libvirtd.virsh("domjobinfo", guest.name), "a backup runs that was told as refused"
+            assert world.patiently(lambda: world.ask("VM.list_checkpoints", vmID=guest.vm_id)) == (
+                [guest.more["since"]] if "since" in guest.more else []
+            )
         self._end(world, guest)
         world.patiently(lambda: self.begin(world, guest))
         asked = {"vmID": guest.vm_id, "backup_id": guest.more["backup"]}

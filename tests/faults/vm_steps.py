@@ -117,6 +117,33 @@ def cases(*operations: str) -> Iterator[Case]:
                         yield Case(operation, step.name, step.number, moment, victim)
 
 
+#: What libvirt is asked for while it, or QEMU, stands still: the answer comes late or never, the deed all the same.
+LATE_STEPS = (
+    ("create", "createWithFlags"),
+    ("wake", "restoreFlags"),
+    ("snapshot", "snapshotCreateXML"),
+    ("snapshot with memory", "snapshotCreateXML"),
+    ("merge", "blockCommit"),
+    ("merge", "blockJobAbort"),
+    ("replicate", "blockCopy"),
+    ("finish replication", "blockJobAbort"),
+    ("plug", "attachDeviceFlags"),
+    ("full backup", "backupBegin"),
+    ("incremental backup", "backupBegin"),
+    ("end backup", "abortJob"),
+    ("hibernate", "saveFlags"),
+)
+FROZEN_LIBVIRTD, VIRT_BESIDE_HANGING_QEMU = "frozen libvirtd", "virt beside a hanging QEMU"
+
+
+def late_cases() -> Iterator[Case]:
+    """As `cases`."""
+    for operation, step in LATE_STEPS:
+        yield Case(operation, step, 1, "before", FROZEN_LIBVIRTD)
+        if operation not in ("create", "wake"):
+            yield Case(operation, step, 1, "before", VIRT_BESIDE_HANGING_QEMU)
+
+
 #: The same for a migration, in which two of each may die. Steps are the source's; the destination hears of it after
 #: the first one, holds a place for it from the second on, and has it after the last.
 MIGRATION_STEPS = (
@@ -143,6 +170,7 @@ QUICK_MIGRATION = (Case("migration", "migrateToURI3", 1, "before", "destination 
 #: What runs with every check: one death of each kind, where the most is at stake.
 QUICK = (
     Case("snapshot", "snapshotCreateXML", 1, "after", "virt"),
+    Case("snapshot", "snapshotCreateXML", 1, "before", VIRT_BESIDE_HANGING_QEMU),
     Case("merge", "blockJobAbort", 1, "after", "libvirtd"),
     Case("merge", "SyncRunningChain", 1, "before", "storage"),
     Case("finish replication", "blockJobAbort", 1, "after", "virt"),

@@ -34,6 +34,15 @@ class Keeper:
         """Replace the data of a device; None forgets it."""
         self._write(vm_id, lambda metadata: metadata.with_device(identity, data))
 
+    def await_turn(self, vm_id: str) -> None:
+        """Return when libvirt is done with what it was asked before, by callers who are dead or gave up as well.
+
+        It changes a VM in one call at a time, so a write that changes nothing comes back after them: only then does
+        the domain tell whether they happened. Raises: as `remember`; VmNotResponding while it is still at one, after
+        half a minute.
+        """
+        self._write(vm_id, lambda metadata: metadata)
+
     def _write(self, vm_id: str, how: Callable[[Metadata], Metadata]) -> None:
         for _ in range(_ATTEMPTS):
             record = self._vms.get(vm_id)

@@ -12,7 +12,7 @@ from typing import Any
 import libvirt
 
 from vdsm_mp.api.errors_virt import SnapshotFailed
-from vdsm_mp.common import clock, command, log
+from vdsm_mp.common import command, log
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.virt import hibernation
 from vdsm_mp.virt.connection import translated
@@ -22,7 +22,6 @@ from vdsm_mp.virt.records import VolumeIds
 logger = log.named(__name__)
 
 _PAD_S = 60.0
-_POLL_S = 2.0
 
 
 class Memory:
@@ -73,18 +72,6 @@ def give_back(devices: Devices, volumes: Iterable[VolumeIds]) -> None:
     """Storage may forget both volumes."""
     for ids in volumes:
         devices.drives.teardown(ids)
-
-
-def wait_for_libvirt(devices: Devices, vm_id: str, within_s: float) -> None:
-    """libvirt goes on writing when we die: return when it has no job for the VM any more. Raises: NoSuchVm."""
-    until = clock.mono_s() + within_s
-    pause = threading.Event()
-    while clock.mono_s() < until:
-        dom = devices.connection.domain(vm_id)
-        with translated(vm_id):
-            if dom.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
-                return
-        pause.wait(_POLL_S)
 
 
 def _pad(path: str) -> None:

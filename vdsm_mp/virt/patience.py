@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from vdsm_mp.api.errors import PeerRestarted, StillStarting
-from vdsm_mp.api.errors_virt import LibvirtUnavailable
+from vdsm_mp.api.errors_virt import LibvirtUnavailable, VmNotResponding
 from vdsm_mp.common import clock
 from vdsm_mp.common.errors import Error
 
@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 #: How long work that is half done waits for libvirtd to come back. After that the next life, or stock, finishes it.
 PATIENCE_S = 20.0
+#: Nothing is known of what libvirt was asked: it is away, or still at it, because QEMU hangs.
+UNDECIDED = (LibvirtUnavailable, VmNotResponding)
 #: So long another worker may take to be back, its longest usual back-off included, and what is said meanwhile.
 COMES_BACK_S = 40.0
 PEER_AWAY = (PeerRestarted, StillStarting)

@@ -26,7 +26,7 @@ from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devicehooks import DeviceHooks
 from vdsm_mp.virt.devices import Devices, target_of
 from vdsm_mp.virt.memorysnapshot import Memory
-from vdsm_mp.virt.patience import patiently
+from vdsm_mp.virt.patience import UNDECIDED, patiently
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 from vdsm_mp.virt.snapshot_record import Terms
 from vdsm_mp.virt.vmhooks import VmHooks
@@ -53,8 +53,7 @@ def snapshot_vm(devices: Devices, jobs: Jobs, hooks: VmHooks, ask: SnapshotVm) -
     memory, timeout_s = None, 60 * (ask.timeout or _TIMEOUT_MIN)
     if ask.snap_memory:
         memory = memorysnapshot.Memory(devices, ask.vm_id, ask.snap_memory, timeout_s)
-    wanted = _wanted(record, ask.snap_drives)
-    if not wanted:
+    if not _wanted(record, ask.snap_drives):
         logger.info("vm=%s uses the wanted volumes already", ask.vm_id)
     terms = Terms(
         job_id=ask.job_id or str(uuid.uuid4()),
@@ -66,12 +65,19 @@ def snapshot_vm(devices: Devices, jobs: Jobs, hooks: VmHooks, ask: SnapshotVm) -
     )
 
     def work(progress: Progress) -> None:
-        _snapshot(devices, hooks.devices, ask.vm_id, terms, wanted, memory)
+        # Looked at anew: another job may have come first.
+        now = _wanted(devices.vms.running(ask.vm_id, "make a snapshot"), ask.snap_drives)
+        _snapshot(devices, hooks.devices, ask.vm_id, terms, now, memory)
 
     if ask.job_id is None:
         work(Progress())
     else:
-        jobs.start(terms.job_id, "snapshot_vm", work)
+        jobs.start(terms.job_id, "snapshot_vm", work, key=_turn(ask.vm_id))
+
+
+def _turn(vm_id: str) -> str:
+    """One snapshot of a VM after the other: there is room for the note of one."""
+    return f"snapshot of {vm_id}"
 
 
 def _wanted(record: VmRecord, untrusted: list[dict[str, Any]]) -> Wanted:
@@ -128,13 +134,27 @@ def _snapshot(
                 persist(path)
                 _take_with_memory(vm_id, dom, _describe(domain, prepared), path)
     except BaseException as error:
-        # An answer that was lost with libvirtd says nothing: QEMU's disks do.
-        if not isinstance(error, Error) or not patiently(lambda: _is_made(devices, vm_id, new)):
+        # An answer that was lost with libvirtd says nothing: QEMU's disks do, when libvirt is done with it. Nobody
+        # may hear of a failure before: the new volumes would be deleted, and QEMU could still go over to them.
+        if not isinstance(error, Error) or not _was_made(devices, vm_id, new):
             _undo(devices, vm_id, wanted)
             raise
         logger.warning("vm=%s its snapshot is made, though libvirt said: %s", vm_id, error)
     patiently(lambda: _note_made(devices, vm_id, new, prepared))
     logger.info("vm=%s snapshot of %d disks took=%dms", vm_id, len(wanted), (clock.mono_s() - began) * 1000)
+
+
+def _was_made(devices: Devices, vm_id: str, new: Mapping[str, str]) -> bool:
+    """As `_is_made`, once it is decided; waits for that as long as a snapshot may take. Raises: those of UNDECIDED."""
+
+    def made() -> bool:
+        try:
+            devices.keeper.await_turn(vm_id)
+        except NoSuchVm:
+            return False
+        return _is_made(devices, vm_id, new)
+
+    return patiently(made, 60.0 * _TIMEOUT_MIN, away=UNDECIDED)
 
 
 def _is_made(devices: Devices, vm_id: str, new: Mapping[str, str]) -> bool:
@@ -247,11 +267,10 @@ def finish_snapshot(devices: Devices, jobs: Jobs, vm_id: str) -> None:
     job_id, new = note.job_id, note.new
 
     def work(progress: Progress) -> None:
-        memorysnapshot.wait_for_libvirt(devices, vm_id, 60 * _TIMEOUT_MIN)
+        made = _was_made(devices, vm_id, new) and bool(new)
         if note.memory:
             memorysnapshot.give_back(devices, note.memory)
             devices.changed(vm_id)
-        made = bool(new) and _is_made(devices, vm_id, new)
         _note_made(devices, vm_id, new, {})
         if note.ours_to_thaw:
             _thaw_what_was_left(devices, vm_id)
@@ -260,7 +279,7 @@ def finish_snapshot(devices: Devices, jobs: Jobs, vm_id: str) -> None:
 
     state = jobs.infos([job_id]).get(job_id, {}).get("status")
     if state is None:
-        jobs.start(job_id, "snapshot_vm", work)
+        jobs.start(job_id, "snapshot_vm", work, key=_turn(vm_id))
     elif state in ("done", "failed", "aborted"):
         # libvirt was away for so long that the job gave up; only its notes are left.
         _note_made(devices, vm_id, new, {})

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.vm_deaths import VmWorld
-from tests.faults.vm_steps import QUICK, Case, cases
+from tests.faults.vm_steps import QUICK, Case, cases, late_cases
 from tests.support.needs import needs_program, needs_root
 
 pytestmark = [
@@ -29,6 +29,6 @@ def world() -> Iterator[VmWorld]:
         yield world
 
 
-@pytest.mark.parametrize("case", list(cases()) if _WHOLE else QUICK, ids=str)
+@pytest.mark.parametrize("case", [*cases(), *late_cases()] if _WHOLE else QUICK, ids=str)
 def test_a_death_at_a_step_leaves_a_whole_vm(world: VmWorld, case: Case) -> None:
     world.run(case)
