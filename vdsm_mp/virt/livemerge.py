@@ -33,6 +33,7 @@ from vdsm_mp.virt.devices import Devices, find, target_of
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.merge_record import Merge
+from vdsm_mp.virt.patience import UNDECIDED
 from vdsm_mp.virt.records import Drive, VmRecord
 
 logger = log.named(__name__)
@@ -49,9 +50,13 @@ class Merges:
         self.devices = devices
         self._caller = caller
         self._background = background
+        #: Ids of those that libvirt is being asked for: nobody may take them for over.
+        self._asking: set[str] = set()
 
     def begin(self, record: VmRecord, ask: MergeVmDisk) -> None:
-        """Raises: MergeFailed; then nothing has begun."""
+        """Raises: MergeFailed; then nothing has begun. LibvirtUnavailable and VmNotResponding say nothing: it is listed
+        until libvirt tells.
+        """
         merge = _plan(self.devices, record, ask)
         _, disk = self._disk(record.vm_id, merge)
         links = {link.volume_id: link for link in running_chain(disk)}
@@ -59,16 +64,27 @@ class Merges:
         flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_RELATIVE
         if merge.active:
             flags |= libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE
+        self._asking.add(merge.id)
+        try:
+            self._ask(record, merge, places, flags)
+        finally:
+            self._asking.discard(merge.id)
+        self._soon(record.vm_id, merge.id, 0)  # its events may have come meanwhile
+        logger.info("vm=%s merge %s of %s into %s begins", record.vm_id, merge.id, merge.top, merge.base)
+
+    def _ask(self, record: VmRecord, merge: Merge, places: list[str], flags: int) -> None:
         self._write(record.vm_id, {**self._all(record), merge.id: merge})
         self._show(record.vm_id, merge, 0, 0)
         dom = self.devices.connection.domain(record.vm_id)
         try:
             with translated(record.vm_id, MergeFailed):
                 dom.blockCommit(merge.drive, places[0], None if merge.active else places[1], merge.bandwidth, flags)
+        except UNDECIDED:
+            self._soon(record.vm_id, merge.id, _AGAIN_S)
+            raise
         except Error:
             self._forget(record.vm_id, merge)
             raise
-        logger.info("vm=%s merge %s of %s into %s begins", record.vm_id, merge.id, merge.top, merge.base)
 
     # -- steps
 
@@ -106,7 +122,7 @@ class Merges:
     def _run(self, vm_id: str, merge_id: str) -> None:
         record = self.devices.vms.get(vm_id)
         merge = self._all(record).get(merge_id) if record is not None else None
-        if record is None or merge is None or record.life.status is VmStatus.DOWN:
+        if record is None or merge is None or record.life.status is VmStatus.DOWN or merge_id in self._asking:
             return
         try:
             self.step(vm_id, merge)
@@ -116,6 +132,14 @@ class Merges:
 
     def step(self, vm_id: str, merge: Merge) -> None:
         """Whatever has happened: what is next follows from QEMU's chain and from its block job."""
+        if not self._go_on(vm_id, merge):
+            # libvirt may still be at a call of somebody who is dead or gave up: a job could begin yet.
+            self.devices.keeper.await_turn(vm_id)
+            if not self._go_on(vm_id, merge):
+                self._give_up(vm_id, merge)
+
+    def _go_on(self, vm_id: str, merge: Merge) -> bool:
+        """False when QEMU has no job and top is there still."""
         dom = self.devices.connection.domain(vm_id)
         with translated(vm_id, MergeFailed):
             info = dom.blockJobInfo(merge.drive, 0)
@@ -123,10 +147,9 @@ class Merges:
         _, disk = self._disk(vm_id, merge)
         if merge.top not in [link.volume_id for link in running_chain(disk)]:
             self._clean_up(vm_id, merge)
-            return
+            return True
         if not info:
-            self._give_up(vm_id, merge)
-            return
+            return False
         cur, end = int(info.get("cur", 0)), int(info.get("end", 0))
         self._show(vm_id, merge, cur, end)
         if merge.active and cur == end and _mirror_ready(disk):
@@ -135,6 +158,7 @@ class Merges:
         elif merge.active and end and cur == end:
             # Equal at the very beginning too; libvirt's XML knows better and says so a moment later.
             self._soon(vm_id, merge.id, _AGAIN_S)
+        return True
 
     def _pivot(self, vm_id: str, dom: Any, merge: Merge) -> None:
         """The leaf is ILLEGAL before QEMU leaves it: nobody may start the VM on it when we die in between."""
@@ -142,6 +166,8 @@ class Merges:
         try:
             with translated(vm_id, MergeFailed):
                 dom.blockJobAbort(merge.drive, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+        except UNDECIDED:
+            raise  # it may leave the leaf yet
         except Error:
             _, disk = self._disk(vm_id, merge)
             if merge.top in [link.volume_id for link in running_chain(disk)]:
