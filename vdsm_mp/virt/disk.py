@@ -145,7 +145,7 @@ def finish_change(devices: Devices, vm_id: str) -> None:
         devices.keeper.remember_device(vm_id, identity, kept or None)
         stale = had if done else wanted
         if stale is not None and stale != (wanted if done else had):
-            devices.drives.teardown(stale)
+            devices.drives.owe(stale)
         try:
             devices.changed(vm_id)
         except Error as error:

@@ -94,7 +94,7 @@ class Drives:
             self._give_back(ids)
         except Unavailable as error:
             logger.info("image %s is given back later: %s", ids.image_id, error)
-            self._owe(ids)
+            self.owe(ids)
         except Error as error:
             logger.warning("image %s could not be given back: %s", ids.image_id, error)
 
@@ -102,7 +102,8 @@ class Drives:
         ask = TeardownDrive(pool_id=ids.pool_id, sd_id=ids.sd_id, image_id=ids.image_id)
         self._caller.ask(ask, deadline_s=_TEARDOWN_S)
 
-    def _owe(self, ids: VolumeIds) -> None:
+    def owe(self, ids: VolumeIds) -> None:
+        """Give it back in the background, unless it is prepared anew before: for callers who must not wait."""
         with self._lock:
             if len(self._owed) >= _OWED_AT_MOST:
                 logger.warning("image %s is not given back: too many are waiting", ids.image_id)

@@ -49,6 +49,8 @@ class Replications:
         self._background = background
         self._lock = threading.Lock()
         self._busy: set[str] = set()
+        #: Mirrors of (VM, disk) that are to go, until somebody has settled them.
+        self._unwanted: set[tuple[str, str]] = set()
 
     def start(self, record: VmRecord, drive: Drive, target: VolumeIds) -> None:
         """Raises: ReplicaFailed, TransientDisk, what storage raised; then nothing stays: no mirror, note or volume."""
@@ -58,6 +60,8 @@ class Replications:
         before = record.metadata.device(**_identity(drive))
         if "diskReplicate" in before:
             raise ReplicaFailed(f"{drive.name} is being replicated already")
+        if (vm_id, drive.name) in self._unwanted:
+            raise ReplicaFailed(f"a mirror of {drive.name} that failed is not undone yet")
         with self._working(vm_id):
             ready = devices.drives.prepare(target)
             try:
@@ -89,16 +93,18 @@ class Replications:
                     with translated(vm_id, AbortReplicationFailed):
                         dom.blockJobAbort(drive.name, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT if pivot else 0)
                 self._settle(record, drive, replica)
+                self._unwanted.discard((vm_id, drive.name))
             except Error:
                 # It may have happened all the same.
                 self._look_later(vm_id)
                 raise
 
-    def look(self, vm_id: str) -> None:
-        """After a restart of us or of libvirtd: mirrors that are over are taken as QEMU left them; others go on.
+    def _look(self, vm_id: str) -> None:
+        """Mirrors that are over are taken as QEMU left them; others go on.
 
-        Raises: NoSuchVm, LibvirtUnavailable.
+        Raises: NoSuchVm, LibvirtUnavailable, VmNotResponding, what storage raised.
         """
+        self.devices.keeper.await_turn(vm_id)
         record = self.devices.vms.get(vm_id)
         if record is None or record.external or record.life.status is VmStatus.DOWN or vm_id in self._busy:
             return
@@ -132,6 +138,7 @@ class Replications:
     def _undo(self, vm_id: str, name: str, target: VolumeIds) -> None:
         """A start that failed for its caller may have reached QEMU. Never raises; tried until libvirt is there."""
         try:
+            self.devices.keeper.await_turn(vm_id)
             dom, domain = self.devices.live(vm_id)
             if _disk(domain, name).find("mirror") is not None:
                 with translated(vm_id, ReplicaFailed):
@@ -144,15 +151,26 @@ class Replications:
             pass  # its metadata went with it
         except Error as error:
             logger.warning("vm=%s the mirror of %s is not undone yet: %s", vm_id, name, error)
-            again = f"undo mirror vm={vm_id}"
-            self._background.later(_AGAIN_S, again, lambda: self._undo(vm_id, name, target), key=again)
+            self._unwanted.add((vm_id, name))
+            self._background.later(_AGAIN_S, f"undo mirror vm={vm_id}", lambda: self._undo_again(vm_id, name, target))
             return
+        self._unwanted.discard((vm_id, name))
         self.devices.drives.teardown(target)
 
-    def _look_later(self, vm_id: str) -> None:
+    def _undo_again(self, vm_id: str, name: str, target: VolumeIds) -> None:
+        if (vm_id, name) in self._unwanted:
+            self._undo(vm_id, name, target)
+
+    def look(self, vm_id: str) -> None:
+        """After a restart of us or of libvirtd. Returns at once: storage may be away, or hang, and others wait."""
+        record = self.devices.vms.get(vm_id)
+        if record is not None and any(replicas(record)):
+            self._look_later(vm_id, 0.0)
+
+    def _look_later(self, vm_id: str, after_s: float = _AGAIN_S) -> None:
         def look() -> None:
             try:
-                self.look(vm_id)
+                self._look(vm_id)
             except NoSuchVm:
                 return
             except Error as error:
@@ -160,7 +178,7 @@ class Replications:
                 self._look_later(vm_id)
 
         name = f"look at mirrors of vm={vm_id}"
-        self._background.later(_AGAIN_S, name, look, key=name)
+        self._background.later(after_s, name, look, key=name)
 
     @contextmanager
     def _working(self, vm_id: str) -> Iterator[None]:
