@@ -23,6 +23,9 @@ from vdsm_mp.api.errors_virt import (
     InconsistentCheckpoint,
     NoSuchBackup,
     NoSuchCheckpoint,
+    NoSuchVm,
+    VmNotResponding,
+    VmOperationFailed,
 )
 from vdsm_mp.api.types import UUID_PATTERN
 from vdsm_mp.api.verb import DONE, Status, handles
@@ -40,6 +43,7 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import guestfs
 from vdsm_mp.virt.connection import translate, translated
 from vdsm_mp.virt.devices import Devices
+from vdsm_mp.virt.patience import UNDECIDED, patiently
 from vdsm_mp.virt.records import Drive, VmRecord
 
 logger = log.named(__name__)
@@ -99,7 +103,9 @@ def start_backup(backups: Backups, ask: StartBackup) -> dict[str, Any]:
         with translated(ask.vm_id, BackupFailed):
             running = xml.parse(dom.backupGetXMLDesc(0))
             made = dom.checkpointLookupByName(to).getXMLDesc(0) if checkpoint is not None else ""
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, UNDECIDED):
+            _take_back(backups, ask.vm_id, backup_id, to)
         _remove_scratch(backups, ask.vm_id, backup_id)
         raise
     logger.info("vm=%s backup %s of %d disks begins", ask.vm_id, backup_id, len(chosen))
@@ -111,12 +117,14 @@ def start_backup(backups: Backups, ask: StartBackup) -> dict[str, Any]:
 def stop_backup(backups: Backups, ask: StopBackup) -> Status:
     """Also when it is over already."""
     record = backups.devices.vms.find(ask.vm_id)
-    try:
-        dom = backups.devices.connection.domain(ask.vm_id)
-        running = _running(backups, ask.vm_id, dom, ask.backup_id)
-    except NoSuchBackup:
-        running = None
-    if running is not None:
+    dom = backups.devices.connection.domain(ask.vm_id)
+    if not _runs(backups, ask.vm_id, dom, ask.backup_id):
+        # libvirt may still be at the start of it, whose caller has died: nobody would end that.
+        try:
+            backups.devices.keeper.await_turn(ask.vm_id)
+        except (VmNotResponding, VmOperationFailed) as error:
+            raise BackupFailed(f"whether it began is not known yet: {error}") from error
+    if _runs(backups, ask.vm_id, dom, ask.backup_id):
         _end(backups, ask.vm_id, dom, ask.backup_id)
     _remove_scratch(backups, record.vm_id, ask.backup_id)
     return DONE
@@ -235,6 +243,26 @@ def _begin(
             guestfs.thaw(backups.devices, vm_id)
 
 
+def _take_back(backups: Backups, vm_id: str, backup_id: str, to: str) -> None:
+    """A start without an answer may have happened: end what runs, and forget its checkpoint.
+
+    Raises: Error when that cannot be told; then VM.stop_backup ends it.
+    """
+
+    def end() -> None:
+        backups.devices.keeper.await_turn(vm_id)
+        dom = backups.devices.connection.domain(vm_id)
+        _running(backups, vm_id, dom, backup_id)
+        _end(backups, vm_id, dom, backup_id)
+        if to:
+            with contextlib.suppress(NoSuchCheckpoint), _about_checkpoint(vm_id, to, CheckpointFailed):
+                dom.checkpointLookupByName(to).delete()
+        logger.warning("vm=%s backup %s is ended: its start was never answered", vm_id, backup_id)
+
+    with contextlib.suppress(NoSuchBackup, NoSuchVm):
+        patiently(end, away=UNDECIDED)
+
+
 def _end_left_server(vm_id: str, dom: Any) -> None:
     """A libvirtd that died at the end of a backup leaves QEMU's server running, and its successor knows of none."""
     logger.warning("vm=%s the NBD server of an earlier backup runs still and is ended", vm_id)
@@ -264,6 +292,14 @@ def _busy_with(dom: Any) -> bool:
         return bool(dom.backupGetXMLDesc(0))
     except libvirt.libvirtError:
         return False
+
+
+def _runs(backups: Backups, vm_id: str, dom: Any, backup_id: str) -> bool:
+    try:
+        _running(backups, vm_id, dom, backup_id)
+    except NoSuchBackup:
+        return False
+    return True
 
 
 def _running(backups: Backups, vm_id: str, dom: Any, backup_id: str) -> ET.Element:
