@@ -32,6 +32,11 @@ def held(metadata: Metadata) -> list[VolumeIds]:
     return [VolumeIds(*part) for part in parts if len(part) == 4 and all(part)]
 
 
+def was_written(metadata: Metadata) -> bool:
+    """Was it falling asleep? Then two volumes are noted, its memory and the parameters; of one that wakes only one."""
+    return len(held(metadata)) > 1
+
+
 def give_back(keeper: Keeper, drives: Drives, vm_id: str, volumes: list[VolumeIds]) -> None:
     """To storage, and the note goes. A VM that is gone has none."""
     for ids in volumes:

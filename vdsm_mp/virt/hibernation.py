@@ -29,6 +29,7 @@ from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.patience import UNDECIDED
 from vdsm_mp.virt.records import VmRecord, VolumeIds
 from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.vmhooks import VmHooks
@@ -101,6 +102,10 @@ class Hibernations:
 
     def recovered(self, record: VmRecord) -> None:
         """libvirt goes on when we die: what is being written or read is watched until it is, then given back."""
+        if asleep.was_written(record.metadata):
+            # libvirt may be at it though the CPUs run still, or run again in a moment.
+            self._vms.move(record.vm_id, moving.found_saving)
+            record = self._vms.get(record.vm_id) or record
         if record.life.status in _UNDER_WAY:
             self._background.later(_WATCH_S, f"watch save {record.vm_id}", lambda: self._watch(record.vm_id))
         elif asleep.held(record.metadata):
@@ -115,6 +120,14 @@ class Hibernations:
             self.recovered(record)
 
     def _give_back(self, vm_id: str) -> None:
+        try:
+            self._keeper.await_turn(vm_id)
+        except NoSuchVm:
+            pass
+        except UNDECIDED as error:
+            logger.info("vm=%s libvirt may need the volumes of its memory: %s", vm_id, error)
+            self._background.later(_WATCH_S, f"give memory of {vm_id} back", lambda: self._give_back(vm_id))
+            return
         record = self._vms.get(vm_id)
         if record is not None and record.life.status not in _UNDER_WAY:
             asleep.give_back(self._keeper, self._drives, vm_id, asleep.held(record.metadata))
@@ -157,6 +170,7 @@ class Hibernations:
     def _awake(self, vm_id: str, why: str) -> bool:
         """Does it live on? False when that is not known, or when it is still being saved."""
         try:
+            self._keeper.await_turn(vm_id)
             with translated(vm_id):
                 state, reason = self._connection.domain(vm_id).state()
         except NoSuchVm:

@@ -82,6 +82,11 @@ def save(life: Life) -> Move:
     return replace(life, status=VmStatus.SAVING), (Do.TELL_STATUS,)
 
 
+def found_saving(life: Life) -> Move:
+    """After a restart of ours: the notes say that it was falling asleep. Nobody is told what everybody knew."""
+    return (replace(life, status=VmStatus.SAVING), ()) if life.status in _RUNS else (life, ())
+
+
 def unsaved(life: Life, *, runs: bool) -> Move:
     """It could not be written; it is as before."""
     if life.status is not VmStatus.SAVING:
