@@ -9,14 +9,19 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vdsm_mp.api.errors_virt import VmNotResponding
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.devices import Devices, target_of
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.nic import mac_of
+from vdsm_mp.virt.patience import patiently
 
 logger = log.named(__name__)
+
+#: A plug that is under way ends when QEMU answers again.
+_QEMU_MAY_HANG_S = 1800.0
 
 
 def found(metadata: Metadata, domain: ET.Element) -> Iterator[tuple[dict[str, str], Mapping[str, Any]]]:
@@ -43,9 +48,7 @@ def _clear(devices: Devices, vm_id: str) -> None:
     record = devices.vms.get(vm_id)
     if record is None or record.external or not list(found(record.metadata, devices.live(vm_id)[1])):
         return
-    # libvirt goes on with a plug whose caller is dead. It changes a VM in one call at a time, so this write, which
-    # changes nothing, comes back when the plug is done.
-    devices.keeper.remember(vm_id)
+    patiently(lambda: devices.keeper.await_turn(vm_id), _QEMU_MAY_HANG_S, away=(VmNotResponding,))
     record = devices.vms.find(vm_id)
     for identity, data in found(record.metadata, devices.live(vm_id)[1]):
         devices.keeper.remember_device(vm_id, identity, None)

@@ -16,6 +16,7 @@ import libvirt
 from vdsm_mp.api.errors_virt import LibvirtUnavailable, MissingVmParameter, VmOperationFailed
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
+from vdsm_mp.virt import leftovers
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devicehooks import DeviceHooks, custom_of
 from vdsm_mp.virt.devices import Devices, alias_of
@@ -58,6 +59,18 @@ class Plugger:
         self.hooks = hooks
         self._removals = removals
         self._unplug_s = unplug_s
+
+    def to_plug(self, vm_id: str, what: str) -> VmRecord:
+        """The VM, with what a worker that died had asked to be plugged: that may come late, and must not be asked for
+        twice, or the second one would take away what belongs to the first.
+
+        Raises: as `Vms.running`, VmNotResponding too while libvirt is still at it.
+        """
+        record = self.devices.vms.running(vm_id, what)
+        if not list(leftovers.found(record.metadata, self.devices.live(vm_id)[1])):
+            return record
+        self.devices.keeper.await_turn(vm_id)
+        return self.devices.changed(vm_id) or record
 
     def attach(
         self, vm_id: str, device: ET.Element, failed: Callable[[str], Error], data: Mapping[str, Any] | None = None

@@ -33,7 +33,7 @@ _LETTERS = {"virtio": "vd", "ide": "hd", "fdc": "fd"}
 def hotplug_disk(plugger: Plugger, ask: HotplugVmDisk) -> dict[str, str]:
     """Nothing stays prepared when it fails."""
     devices = plugger.devices
-    record = devices.vms.running(ask.vm_id, "plug a disk")
+    record = plugger.to_plug(ask.vm_id, "plug a disk")
     disk, metadata = wanted_device(ask.params.get("xml"), "disk")
     drive = domxml_parse.drive(disk, metadata)
     data = _data_of(metadata, drive)

@@ -21,7 +21,7 @@ logger = log.named(__name__)
 
 @handles(HotplugVmNic)
 def hotplug_nic(plugger: Plugger, mirrors: Mirrors, ask: HotplugVmNic) -> dict[str, str]:
-    record = plugger.devices.vms.running(ask.vm_id, "plug a network card")
+    record = plugger.to_plug(ask.vm_id, "plug a network card")
     card, metadata = wanted_device(ask.params.get("xml"), "interface")
     mac = mac_of(card)
     if not mac:
