@@ -3,49 +3,48 @@
 
     python -m tests.faults.deaths SCENARIO DIRECTORY [STRIDE] [FAULT]
 
-FAULT: "kill" (the worker and its I/O children, by SIGKILL), "cut" (the same, and what was not synced is lost, see
-`powercut`), or the name of an errno that the step fails with. A process of its own without threads, since it forks:
-each run is a session, each look afterwards is a new worker that takes the SPM role over what the first one left.
-Prints one JSON line:
-{"steps": how many, "deaths": how many runs were hit, "outcomes": {outcome: count}, "problems": [text]}.
+FAULT: see `lives`. A process of its own without threads, since it forks: each run is a session, each look afterwards is
+a new worker that takes the SPM role over what the first one left. Prints one JSON line:
+{"steps": how many, "deaths": faults that came, "outcomes": {outcome: count}, "problems": [text]}.
 """
 
-import errno
 import json
 import os
 import shutil
-import signal
 import sys
-import traceback
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from tests.faults.lives import Fault, Lives, in_session, run_all
 from tests.faults.powercut import Stage, stage
 from tests.faults.steps import Steps
 from tests.support.eventually import eventually
 from tests.support.storage_room import MIB, StorageRoom, qemu_check, qemu_info
-from vdsm_mp.common import kernel
 from vdsm_mp.common.errors import Error
-from vdsm_mp.tasks import registry
+from vdsm_mp.tasks import undoing
 from vdsm_mp.workers import storage  # once, before the many forks
 
 _ = storage
+#: For a worker that takes over, other work on the machine included.
+PATIENCE_S = 30.0
 IMAGE, BASE, LEAF, OTHER = (f"{n}0000000-aaaa-4bbb-8ccc-{n}00000000000" for n in (1, 2, 3, 4))
 TEMPLATE_IMAGE, TEMPLATE = (f"{n}0000000-aaaa-4bbb-8ccc-{n}00000000000" for n in (5, 6))
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """act: returns a task id as soon as the verb answers. done, undone: raise unless the state is this one."""
+    """act: returns a task id as soon as the verb answers. done, undone: raise unless the state is this one.
+
+    means_done: what a task says whose operation is done.
+    """
 
     act: Callable[[StorageRoom], str]
     done: Callable[[StorageRoom], None]
     undone: Callable[[StorageRoom], None]
     before: Callable[[StorageRoom], None] = lambda house: None
+    means_done: str = "success"
 
 
 def files(house: StorageRoom) -> dict[str, list[str]]:
@@ -104,6 +103,17 @@ def delete(house: StorageRoom) -> str:
 
 def with_snapshot(house: StorageRoom) -> None:
     house.create(IMAGE, LEAF, srcImgUUID=IMAGE, srcVolUUID=BASE)
+
+
+def with_snapshot_and_its_task(house: StorageRoom) -> None:
+    house.ended(house.start_create(IMAGE, LEAF, srcImgUUID=IMAGE, srcVolUUID=BASE))
+
+
+def revert(house: StorageRoom) -> str:
+    for task_id in house.call("Host.getAllTasksStatuses"):
+        house.call("Task.revert", taskID=task_id)
+        return str(task_id)
+    return delete_leaf(house)  # who looks has cleared it
 
 
 def with_two_snapshots(house: StorageRoom) -> None:
@@ -229,6 +239,13 @@ SCENARIOS = {
     ),
     "delete": Scenario(delete, deleted, as_before),
     "delete volume": Scenario(delete_leaf, as_before, leaf_not_deleted, with_snapshot),
+    "revert": Scenario(
+        revert,
+        as_before,
+        created(IMAGE, extra={IMAGE: sorted(both(BASE) + both(LEAF))}, base="INTERNAL"),
+        with_snapshot_and_its_task,
+        means_done="cleanSuccess",
+    ),
     "copy": Scenario(copy, created(OTHER, extra={OTHER: both(LEAF)}), as_before),
     "extend": Scenario(extend, is_size(32 * MIB), is_size(16 * MIB)),
     "prepare merge": Scenario(prepare_merge, base_is(32 * MIB), base_is(16 * MIB), with_larger_leaf),
@@ -248,31 +265,62 @@ def make_template(root: Path, scenario: Scenario) -> None:
         shutil.rmtree(root / name)
 
 
-def live_and_die(stage: Stage, scenario: Scenario, at: int, number: int) -> None:
-    """number: 0 = die at the step, else it fails with that errno and the worker goes on."""
-    registry.UNDO_PAUSE_S = 0.01
-    steps = Steps()
+def live_and_die(stage: Stage, scenario: Scenario, fault: Fault, at: int, later: int) -> None:
+    """Up to the fault; what is no death the worker survives, and goes on."""
+    undoing.UNDO_PAUSE_S = 0.01
+    steps = Steps(stage.balloon)
     house = StorageRoom(stage.root).take_role()
-    steps.arm(at, number)
+    fault.arm(steps, at, later)
     task_id = None
     try:
         task_id = scenario.act(house)
         (stage.notes / "acknowledged").write_text(task_id)
+        room_soon(stage, house, task_id)
         (stage.notes / "result").write_text(house.ended(task_id)["taskResult"])
         (stage.notes / "clearing").write_text("")
         house.call("Task.clear", taskID=task_id)
         (stage.notes / "cleared").write_text("")
     except Error as e:
         print(f"refused: {e}", file=sys.stderr)
-    if number and steps.disarm() >= at:
+    note_hit(stage, steps, at)
+
+
+def room_soon(stage: Stage, house: StorageRoom, task_id: str) -> None:
+    """Somebody makes room once it was seen that a task cannot even be undone."""
+    try:
+        eventually(lambda: house.call("Task.getStatus", taskID=task_id)["taskState"] == "finished", within_s=1)
+    except AssertionError:
+        stage.balloon.unlink(missing_ok=True)
+
+
+def note_hit(stage: Stage, steps: Steps, at: int) -> None:
+    if steps.disarm() >= at:
         (stage.notes / "hit").touch()
+
+
+def recover(stage: Stage, fault: Fault, at: int) -> None:
+    """A worker that takes over, with a fault at a step of that."""
+    undoing.UNDO_PAUSE_S = 0.01
+    steps = Steps(stage.balloon)
+    fault.arm_next(steps, at)
+    try:
+        house = StorageRoom(stage.root).take_role()
+        eventually(lambda: all_over(house), within_s=PATIENCE_S)
+    except (Error, AssertionError) as e:  # the role, or what it needs, was refused; an engine asks for it again
+        print(f"refused: {e}", file=sys.stderr)
+    note_hit(stage, steps, at)
+
+
+def all_over(house: StorageRoom) -> bool:
+    """What the dead worker left is dealt with."""
+    return all(one["taskState"] == "finished" for one in house.call("Host.getAllTasksStatuses").values())
 
 
 def look(stage: Stage, scenario: Scenario) -> str:
     """What a new worker finds; AssertionError when that is not one of the two whole states."""
     acknowledged, result = stage.notes / "acknowledged", stage.notes / "result"
     house = StorageRoom(stage.root).take_role()
-    eventually(lambda: all(one["taskState"] == "finished" for one in house.call("Host.getAllTasksStatuses").values()))
+    eventually(lambda: all_over(house), within_s=PATIENCE_S)
     statuses = house.call("Host.getAllTasksStatuses")
     results = {one["taskResult"] for one in statuses.values()}
     assert len(statuses) <= 1, statuses
@@ -291,14 +339,14 @@ def look(stage: Stage, scenario: Scenario) -> str:
     try:
         scenario.done(house)
     except (AssertionError, Exception) as first:
-        if "success" in results:
+        if scenario.means_done in results:
             raise
         outcome = "undone"
         try:
             scenario.undone(house)
         except Exception as second:
             raise AssertionError(f"neither done ({first}) nor undone ({second})") from second
-    if results == {"cleanSuccess"} and scenario.done is not scenario.undone:
+    if results == {"cleanSuccess"} and scenario.means_done == "success" and scenario.done is not scenario.undone:
         outcome += " after clean-up"
     if outcome.startswith("undone"):
         # Whatever was undone can be asked for again.
@@ -308,74 +356,22 @@ def look(stage: Stage, scenario: Scenario) -> str:
     return outcome
 
 
-def in_session(function: Callable[[], None], why: Path | None = None) -> int:
-    """Run in a forked session; its wait status as an exit code, negative = killed. why: takes what it raised."""
-    kernel.adopt_orphans()  # init may take its time to reap them
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.setsid()
-            function()
-            code = 0
-        except BaseException as e:
-            traceback.print_exc()
-            if why is not None:
-                why.write_text(f"{type(e).__name__}: {e}")
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    eventually(lambda: _is_empty(pid))
-    return code
-
-
-def _is_empty(session: int) -> bool:
-    """Its children may die a little later; they are ours to reap then."""
-    with suppress(ChildProcessError):
-        while os.waitpid(-session, os.WNOHANG)[0]:
-            continue
-    try:
-        os.killpg(session, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
 def main() -> None:
     scenario, directory = SCENARIOS[sys.argv[1]], Path(sys.argv[2])
     stride = int(sys.argv[3]) if len(sys.argv) > 3 else 1
-    fault = sys.argv[4] if len(sys.argv) > 4 else "kill"
-    where, report = stage(directory, fault), directory / "outcome"
+    fault = Fault.of(sys.argv[4] if len(sys.argv) > 4 else "kill")
+    where = stage(directory, cuts=fault.cuts, fills=fault.fills)
+    lives = Lives(
+        lambda at, later: live_and_die(where, scenario, fault, at, later),
+        lambda at: recover(where, fault, at),
+        lambda: look(where, scenario),
+    )
     try:
         assert in_session(lambda: make_template(where.template, scenario)) == 0
         where.keep()
-        print(json.dumps(run_all(where, scenario, stride, fault, report)))
+        print(json.dumps(run_all(where, fault, stride, lives, directory / "outcome")))
     finally:
         where.close()
-
-
-def run_all(where: Stage, scenario: Scenario, stride: int, fault: str, report: Path) -> dict[str, Any]:
-    outcomes: Counter[str] = Counter()
-    problems: list[str] = []
-    number = 0 if fault in ("kill", "cut") else getattr(errno, fault)
-    n, deaths, hit = 1, 0, True
-    while hit:
-        where.begin()
-        code = in_session(lambda at=n: live_and_die(where, scenario, at, number))  # type: ignore[misc]
-        where.over()
-        hit = (where.notes / "hit").exists() if number else code == -signal.SIGKILL
-        deaths += hit
-        report.unlink(missing_ok=True)
-        looked = in_session(lambda: report.write_text(look(where, scenario)) and None, report)
-        if code not in (0, -signal.SIGKILL) or looked != 0:
-            told = report.read_text() if looked == 1 else ""
-            problems.append(f"step {n}: the run ended with {code}, the look with {looked}: {told}")
-        else:
-            outcomes[report.read_text()] += 1
-        n += stride
-    return {"steps": n - stride - 1, "deaths": deaths, "outcomes": outcomes, "problems": problems}
 
 
 if __name__ == "__main__":

@@ -4,25 +4,22 @@ left:
 
     python -m tests.faults.domains SCENARIO FAULT DIRECTORY [STRIDE]
 
-FAULT: "kill" (the worker and its I/O children, by SIGKILL), "cut" (the same, and what was not synced is lost, see
-`powercut`) or the name of an errno (that call fails with it). Then a new worker looks: every piece of metadata is
+FAULT: see `lives`. Then a new worker looks: every piece of metadata is
 readable and sealed, the operation is done or can be asked for again and is done then, and nothing is left over. Prints
 one JSON line as `deaths` does.
 """
 
-import errno
 import json
 import os
 import shutil
-import signal
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults.deaths import in_session
+from tests.faults.deaths import note_hit
+from tests.faults.lives import Fault, Lives, in_session, run_all
 from tests.faults.powercut import Stage, stage
 from tests.faults.steps import Steps
 from tests.support.eventually import eventually
@@ -32,6 +29,7 @@ from vdsm_mp.api.ovf_store import MAX_PIECE
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_metadata import decode, parse
+from vdsm_mp.tasks import undoing
 
 SECOND = "5d000000-0000-4000-8000-000000000002"
 POOL_2 = "90000000-0000-4000-8000-000000000002"
@@ -407,18 +405,32 @@ def forget_host(root: Path) -> None:
         shutil.rmtree(root / name)
 
 
-def run(stage: Stage, scenario: Scenario, step: int, number: int) -> None:
-    steps = Steps()
+def live(stage: Stage, scenario: Scenario, fault: Fault, at: int, later: int) -> None:
+    undoing.UNDO_PAUSE_S = 0.01
+    steps = Steps(stage.balloon)
     house = connected(stage.root)
-    steps.arm(step, number)
+    fault.arm(steps, at, later)
     said = ""
     try:
         scenario.act(house)
     except (Error, FaultReported) as e:
         said = f"{type(e).__name__}: {e}"
     (stage.notes / "said" if said else stage.notes / "said-done").write_text(said)
-    (stage.notes / "steps").write_text(str(steps.disarm()))
+    note_hit(stage, steps, at)
     house.stop()
+
+
+def recover(stage: Stage, fault: Fault, at: int) -> None:
+    """A worker that comes back to what is there, with a fault at a step of that."""
+    undoing.UNDO_PAUSE_S = 0.01
+    steps = Steps(stage.balloon)
+    fault.arm_next(steps, at)
+    try:
+        house = connected(stage.root)
+        eventually(lambda: tasks_are_over(house), within_s=30)
+    except (Error, AssertionError) as e:  # the role, or what it needs, was refused; an engine asks for it again
+        print(f"refused: {e}", file=sys.stderr)
+    note_hit(stage, steps, at)
 
 
 def tasks_are_over(house: StorageRoom) -> bool:
@@ -442,42 +454,20 @@ def look(stage: Stage, scenario: Scenario) -> str:
 
 
 def main() -> None:
-    scenario, fault, directory = SCENARIOS[sys.argv[1]], sys.argv[2], Path(sys.argv[3])
+    scenario, fault, directory = SCENARIOS[sys.argv[1]], Fault.of(sys.argv[2]), Path(sys.argv[3])
     stride = int(sys.argv[4]) if len(sys.argv) > 4 else 1
-    where, report = stage(directory, fault), directory / "outcome"
+    where = stage(directory, cuts=fault.cuts, fills=fault.fills)
+    lives = Lives(
+        lambda at, later: live(where, scenario, fault, at, later),
+        lambda at: recover(where, fault, at),
+        lambda: look(where, scenario),
+    )
     try:
         assert in_session(lambda: make_template(where.template, scenario)) == 0
         where.keep()
-        print(json.dumps(run_all(where, scenario, stride, fault, report)))
+        print(json.dumps(run_all(where, fault, stride, lives, directory / "outcome")))
     finally:
         where.close()
-
-
-def run_all(where: Stage, scenario: Scenario, stride: int, fault: str, report: Path) -> dict[str, Any]:
-    number = 0 if fault in ("kill", "cut") else int(getattr(errno, fault))
-    outcomes: Counter[str] = Counter()
-    problems: list[str] = []
-    step, faults, more = 1, 0, True
-    while more:
-        where.begin()
-        code = in_session(lambda at=step: run(where, scenario, at, number))  # type: ignore[misc]
-        where.over()
-        hit = code == -signal.SIGKILL or (
-            code == 0 and int((where.notes / "steps").read_text()) >= step and number != 0
-        )
-        more = hit or code != 0
-        faults += hit
-        report.unlink(missing_ok=True)
-        looked = in_session(lambda: report.write_text(look(where, scenario)) and None, report)
-        if (code != 0 and not hit) or looked != 0:
-            said = (where.notes / "said").read_text() if (where.notes / "said").exists() else ""
-            told = report.read_text() if looked == 1 else ""
-            problems.append(f"step {step}: the run ended with {code} ({said}), the look with {looked}: {told}")
-            more = more and len(problems) < 5
-        else:
-            outcomes[report.read_text()] += 1
-        step += stride
-    return {"steps": step - stride - 1, "faults": faults, "outcomes": outcomes, "problems": problems}
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ class Stage:
 
     def __init__(self, directory: Path) -> None:
         self.template, self.root, self.notes = directory / "template", directory / "run", directory / "notes"
+        self._marked = directory / "marked"
+        #: Takes all room, when a fault makes it; gone with the run.
+        self.balloon = self.root / "balloon"
         for one in (self.template, self.root, self.notes):
             one.mkdir()
 
@@ -39,21 +42,42 @@ class Stage:
     def over(self) -> None:
         """The run is dead; what it left is looked at next."""
 
+    def mark(self) -> None:
+        """What was left now is where `again` begins; what the next one notes is forgotten then, too."""
+        self._keep_notes()
+        shutil.rmtree(self._marked, ignore_errors=True)
+        subprocess.run(["cp", "-a", self.root, self._marked], check=True)
+
+    def again(self) -> None:
+        self._notes_again()
+        shutil.rmtree(self.root)
+        subprocess.run(["cp", "-a", self._marked, self.root], check=True)
+
+    def _keep_notes(self) -> None:
+        self._noted = {one.name: one.read_bytes() for one in self.notes.iterdir()}
+
+    def _notes_again(self) -> None:
+        shutil.rmtree(self.notes)
+        self.notes.mkdir()
+        for name, data in self._noted.items():
+            (self.notes / name).write_bytes(data)
+
     def close(self) -> None:
         """After the last run."""
 
 
-class CutStage(Stage):
-    """The power goes whenever a run is over, whether it was killed or had just answered."""
+class ImageStage(Stage):
+    """A file system of its own. cuts: its power goes whenever a run is over, which was killed or had just answered."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, cuts: bool) -> None:
         super().__init__(directory)
+        self._cuts = cuts
         self._images = Path(tempfile.mkdtemp(prefix="cut-", dir=_SHM if _SHM.is_dir() else directory))
         self._numbers = itertools.count()
-        self._first = self._new()
+        self._first = self._kept = self._new()
         with self._first.open("wb") as image:
             image.truncate(_SIZE)
-        subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=1,nodiscard", self._first], check=True)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=1,nodiscard", self._first], check=True)
         self._mounted: dict[Path, Path] = {}
         self._mount(self._first, self.template)
 
@@ -69,16 +93,35 @@ class CutStage(Stage):
         self._mount(self._copy(self._first), self.root)
 
     def over(self) -> None:
+        if not self._cuts:
+            self.balloon.unlink(missing_ok=True)
+            return
         left = self._copy(self._mounted[self.root])
         self._drop()
-        self._mount(left, self.root)
-        for name in ("data-center", "run"):  # a host keeps these in memory
-            shutil.rmtree(self.root / name, ignore_errors=True)
+        self._start_from(left)
+
+    def mark(self) -> None:
+        self._keep_notes()
+        subprocess.run(["sync", "-f", self.root], check=True)
+        left = self._copy(self._mounted[self.root])
+        if self._kept != self._first:
+            self._kept.unlink()
+        self._kept = left
+
+    def again(self) -> None:
+        self._notes_again()
+        self._drop()
+        self._start_from(self._copy(self._kept))
 
     def close(self) -> None:
         for one in (self.root, self.template):
             self._unmount(one)
         shutil.rmtree(self._images)
+
+    def _start_from(self, image: Path) -> None:
+        self._mount(image, self.root)
+        for name in ("data-center", "run") if self._cuts else ():  # a host keeps these in memory
+            shutil.rmtree(self.root / name, ignore_errors=True)
 
     def _new(self) -> Path:
         """Never a name again: a loop device may hold the file of an earlier one for a moment after its unmount."""
@@ -105,5 +148,5 @@ class CutStage(Stage):
             image.unlink()
 
 
-def stage(directory: Path, fault: str) -> Stage:
-    return CutStage(directory) if fault == "cut" else Stage(directory)
+def stage(directory: Path, *, cuts: bool, fills: bool) -> Stage:
+    return ImageStage(directory, cuts=cuts) if cuts or fills else Stage(directory)

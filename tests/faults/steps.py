@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Death at the n-th step. A step is a call of this process or of one of its children that changes a file system.
+"""A fault at the n-th step. A step is a call of this process or of one of its children that changes a file system, or
+has a change written to the disk.
 
-`Steps` wraps the functions of `os` through which all such changes go (and the start and end of programs), in a process
+`Steps` wraps the functions of `os` through which all such calls go (and the start and end of programs), in a process
 made for it, before the storage room is built; nothing in the product knows of it. The counter is shared with children
-forked later. At the chosen step, before the change is made, the whole session is killed with SIGKILL.
+forked later. Before the chosen step is made, the whole session is killed with SIGKILL, or the call fails.
 """
 
+import errno
 import functools
 import mmap
 import os
@@ -13,6 +15,7 @@ import signal
 import struct
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 _ALWAYS = (
@@ -27,40 +30,62 @@ _ALWAYS = (
     "write",
     "fchmod",
     "posix_fallocate",
+    "fsync",
+    "fdatasync",
 )
+_FIELDS = "qqqqq"
 
 
 class Steps:
-    """Counts while armed. die_at: 0 = never."""
+    """Counts while armed."""
 
-    def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, 24)  # armed and the step, count, errno: seen by forked children too
+    def __init__(self, balloon: Path) -> None:
+        """balloon: a file that can take all room of the file system."""
+        self._shared = mmap.mmap(-1, struct.calcsize(_FIELDS))  # seen by forked children too
+        self._balloon = balloon
+        self._allocate = os.posix_fallocate
         for name in _ALWAYS:
             setattr(os, name, self._counting(getattr(os, name)))
         os.open = self._counting(os.open, lambda *args, **kwargs: bool(args[1] & os.O_CREAT))
         subprocess.Popen.__init__ = self._counting(subprocess.Popen.__init__)  # type: ignore[method-assign]
         subprocess.Popen.poll = self._counting_end(subprocess.Popen.poll)  # type: ignore[method-assign]
 
-    def arm(self, die_at: int, number: int = 0) -> None:
-        """number: an errno that the step fails with instead of dying."""
-        self._shared[:24] = struct.pack("qqq", die_at + 1, 0, number)
+    def arm(self, at: int, number: int = 0, *, fills: bool = False, die_at: int = 0) -> None:
+        """number: an errno that step `at` fails with instead of dying. fills: from step `at` on the balloon takes all
+        room, instead. die_at: a later step to die at, 0 = none."""
+        self._shared[:] = struct.pack(_FIELDS, at, 0, number, fills, die_at)
 
     def disarm(self) -> int:
         """How many steps there were."""
-        _, count = struct.unpack("qq", self._shared[:16])
-        self._shared[:16] = bytes(16)
+        _, count, *_ = struct.unpack(_FIELDS, self._shared[:])
+        self._shared[:] = bytes(len(self._shared))
         return int(count)
 
     def _step(self) -> None:
-        armed, count = struct.unpack("qq", self._shared[:16])
-        if armed:
-            self._shared[8:16] = struct.pack("q", count + 1)
-            if count + 1 == armed - 1:
-                (number,) = struct.unpack("q", self._shared[16:24])
-                if number:
-                    raise OSError(number, os.strerror(number))
-                os.kill(0, signal.SIGKILL)
-                signal.pause()
+        at, count, number, fills, die_at = struct.unpack(_FIELDS, self._shared[:])
+        if not at:
+            return
+        count += 1
+        self._shared[8:16] = struct.pack("q", count)
+        if count in ((at, die_at) if not number and not fills else (die_at,)):
+            os.kill(0, signal.SIGKILL)
+            signal.pause()
+        if fills and count == at:
+            self._take_all()
+        if number and count == at:
+            raise OSError(number, os.strerror(number))
+
+    def _take_all(self) -> None:
+        with self._balloon.open("wb") as file:
+            size, end = 2**26, 0
+            while size >= 4096:
+                try:
+                    self._allocate(file.fileno(), end, size)
+                    end += size
+                except OSError as e:
+                    if e.errno != errno.ENOSPC:
+                        raise
+                    size //= 2
 
     def _counting(self, function: Callable[..., Any], when: Callable[..., bool] = lambda *a, **k: True) -> Any:
         @functools.wraps(function)

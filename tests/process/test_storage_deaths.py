@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A fault at every step of operations on volumes, n = 1, 2, 3 … until none is left: kill -9 of the storage worker and
-its I/O child before the step, a power cut, or an error of the operating system.
+its I/O child before the step, a power cut, an error of the operating system, or a file system that is full from there
+on. Pairs of faults, too: the worker that takes over dies, or what a failed worker does then is cut short.
 
 Afterwards a new worker takes the role: the operation is done or undone as a whole, qemu-img finds nothing wrong, no
 file is left over, a task that was acknowledged is still listed, and what was undone can be asked for again.
@@ -16,42 +17,48 @@ import pytest
 
 from tests.support.needs import needs_program
 
-pytestmark = [needs_program("qemu-img"), pytest.mark.timeout(600)]
+_STRIDE = int(os.environ.get("VDSM_MP_FAULTS_STRIDE", "0"))
+
+pytestmark = [needs_program("qemu-img"), pytest.mark.timeout(3600 if _STRIDE else 600)]
 
 #: {(scenario, fault): distance of the steps that are tried}, in a quick run.
 _QUICK = {
-    ("create", "kill"): 2,
-    ("create", "EIO"): 5,
-    ("delete", "kill"): 2,
-    ("snapshot", "kill"): 5,
-    ("clone", "kill"): 5,
-    ("failure", "kill"): 9,
-    ("delete volume", "kill"): 5,
-    ("delete volume", "ENOSPC"): 7,
-    ("copy", "kill"): 7,
-    ("extend", "kill"): 5,
-    ("prepare merge", "kill"): 4,
-    ("finalize", "kill"): 5,
-    ("finalize", "EROFS"): 7,
-    ("snapshot", "cut"): 9,
-    ("delete", "cut"): 5,
-    ("finalize", "cut"): 6,
+    ("create", "kill"): 4,
+    ("create", "EIO"): 8,
+    ("delete", "kill"): 3,
+    ("snapshot", "kill"): 9,
+    ("clone", "kill"): 9,
+    ("failure", "kill"): 15,
+    ("delete volume", "kill"): 8,
+    ("delete volume", "ENOSPC"): 11,
+    ("copy", "kill"): 13,
+    ("revert", "kill"): 10,
+    ("extend", "kill"): 8,
+    ("prepare merge", "kill"): 7,
+    ("finalize", "kill"): 8,
+    ("finalize", "EROFS"): 11,
+    ("snapshot", "cut"): 14,
+    ("delete", "cut"): 7,
+    ("finalize", "cut"): 9,
+    ("snapshot", "full"): 13,
+    ("snapshot", "kill+kill"): 27,
+    ("create", "EIO+kill"): 24,
 }
-_STRIDE = int(os.environ.get("VDSM_MP_FAULTS_STRIDE", "0"))
-_WHOLE = {
-    (scenario, fault): _STRIDE
-    for scenario, _ in _QUICK
-    for fault in ("kill", "cut", "EIO", "ENOSPC", "EROFS")
-    if _STRIDE
-}
+#: Of pairs every so many steps, other ones for each first step: all of them would be thousands for one operation.
+_PAIRS_APART = 9
+_SINGLE = ("kill", "cut", "EIO", "ENOSPC", "EROFS", "full")
+_PAIRS = ("kill+kill", "cut+cut", "kill+EIO", "EIO+kill", "ENOSPC+kill", "full+kill")
+_SCENARIOS = sorted({scenario for scenario, _ in _QUICK})
+_WHOLE = {(scenario, fault): _STRIDE for scenario in _SCENARIOS for fault in _SINGLE if _STRIDE}
+_WHOLE |= {(scenario, fault): _STRIDE * _PAIRS_APART for scenario in _SCENARIOS for fault in _PAIRS if _STRIDE}
 _STRIDES = _WHOLE or _QUICK
 
 
 @pytest.mark.parametrize(("scenario", "fault"), sorted(_STRIDES), ids=str)
 def test_a_fault_at_any_step_leaves_a_whole_state(tmp_path: Path, scenario: str, fault: str) -> None:
     stride = _STRIDES[scenario, fault]
-    if fault == "cut" and os.geteuid() != 0:
-        pytest.skip("a power cut needs mounts, and so root")
+    if ("cut" in fault or "full" in fault) and os.geteuid() != 0:
+        pytest.skip("a file system of its own needs mounts, and so root")
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.deaths", scenario, tmp_path, str(stride), fault],
         check=False,

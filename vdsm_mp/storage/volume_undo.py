@@ -273,16 +273,19 @@ def _end_of(path: str, count: int) -> list[str]:
 
 
 def remove_created(domain: FileDomain, image_id: str, volume_id: str) -> None:
-    """A whole volume that nothing stands on; its image's directory too, when only a template's links are left in it."""
+    """A whole volume that nothing stands on; its image's directory too, when only a template's links are left in it.
+
+    Cut short before, it may be gone while its parent is no leaf yet: every volume without children is looked at.
+    """
     try:
         image = read_image(domain, image_id)
     except ImageDoesNotExist:
         return
-    metadata = image.volumes.get(volume_id)
     unlink_volume(domain, image_id, volume_id)
     left = {one: other for one, other in image.volumes.items() if one != volume_id}
     if any(other.image_id == image_id for other in left.values()):
-        if metadata is not None and metadata.has_parent and metadata.parent in left:
-            recheck_leaf(domain, image_id, metadata.parent)
+        for one, other in left.items():
+            if other.voltype == "INTERNAL" and set(image.children(one)) <= {volume_id}:
+                recheck_leaf(domain, image_id, one)
         return
     domain.io.remove_tree(image_path(image_id))
