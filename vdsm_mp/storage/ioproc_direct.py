@@ -48,14 +48,19 @@ def probe_block_size(root: Root) -> int:
             os.unlink(name, dir_fd=above)
             view = aligned(_DIRECT)
             for size in (1, 512):
-                try:
-                    os.pwritev(fd, [view[:size]], 0)
-                except OSError as e:
-                    if e.errno != errno.EINVAL:
-                        raise
-                else:
+                if _takes(fd, view[:size]):
                     return size
             os.pwritev(fd, [view], 0)
             return _DIRECT
         finally:
             os.close(fd)
+
+
+def _takes(fd: int, view: memoryview) -> bool:
+    try:
+        os.pwritev(fd, [view], 0)
+    except OSError as e:
+        if e.errno != errno.EINVAL:
+            raise
+        return False
+    return True

@@ -42,20 +42,24 @@ def scan(root: Root, path: str, suffix: str, data_limit: int) -> list[dict[str, 
         subs = sorted(entry.name for entry, kind in entries(top) if kind == "dir")
     size = 0
     for sub in subs:
-        try:
-            with root.directory(f"{path}/{sub}") as fd:
-                names = sorted(e.name for e, kind in entries(fd) if kind == "file" and e.name.endswith(suffix))
-                for name in names:
-                    row = _scanned(fd, name, data_limit)
-                    if row is not None:
-                        row["path"] = readable(f"{path}/{sub}/{name}")
-                        found.append(row)
-                        size += len(row.get("data", ""))
-        except FileNotFoundError:
-            continue
+        rows = _scan_one(root, f"{path}/{sub}", suffix, data_limit)
+        found += rows
+        size += sum(len(row.get("data", "")) for row in rows)
         if size > _MAX_SCAN_BYTES:
             raise OSError(errno.EFBIG, "the scan returns too much", path)
     return found
+
+
+def _scan_one(root: Root, path: str, suffix: str, data_limit: int) -> list[dict[str, Any]]:
+    rows = []
+    try:
+        with root.directory(path) as fd:
+            for name in sorted(e.name for e, kind in entries(fd) if kind == "file" and e.name.endswith(suffix)):
+                if (row := _scanned(fd, name, data_limit)) is not None:
+                    rows.append({**row, "path": readable(f"{path}/{name}")})
+    except FileNotFoundError:
+        pass  # what was found of a directory that goes is told all the same
+    return rows
 
 
 def _scanned(directory: int, name: str, data_limit: int) -> dict[str, Any] | None:
