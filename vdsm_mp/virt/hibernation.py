@@ -106,6 +106,9 @@ class Hibernations:
             # libvirt may be at it though the CPUs run still, or run again in a moment.
             self._vms.move(record.vm_id, moving.found_saving)
             record = self._vms.get(record.vm_id) or record
+        self._go_on(record)
+
+    def _go_on(self, record: VmRecord) -> None:
         if record.life.status in _UNDER_WAY:
             self._background.later(_WATCH_S, f"watch save {record.vm_id}", lambda: self._watch(record.vm_id))
         elif asleep.held(record.metadata):
@@ -117,7 +120,7 @@ class Hibernations:
             self._awake(vm_id, "it ended while nobody watched")
             record = self._vms.get(vm_id)
         if record is not None:
-            self.recovered(record)
+            self._go_on(record)
 
     def _give_back(self, vm_id: str) -> None:
         try:
@@ -165,7 +168,7 @@ class Hibernations:
     def _failed(self, vm_id: str, why: str) -> None:
         record = self._vms.get(vm_id)
         if not self._awake(vm_id, why) and record is not None:
-            self.recovered(record)
+            self._go_on(record)
 
     def _awake(self, vm_id: str, why: str) -> bool:
         """Does it live on? False when that is not known, or when it is still being saved."""

@@ -136,7 +136,11 @@ def _snapshot(
     except BaseException as error:
         # An answer that was lost with libvirtd says nothing: QEMU's disks do, when libvirt is done with it. Nobody
         # may hear of a failure before: the new volumes would be deleted, and QEMU could still go over to them.
-        if not isinstance(error, Error) or not _was_made(devices, vm_id, new):
+        if isinstance(error, UNDECIDED):
+            made = _was_made(devices, vm_id, new)
+        else:
+            made = isinstance(error, Error) and patiently(lambda: _is_made(devices, vm_id, new))
+        if not made:
             _undo(devices, vm_id, wanted)
             raise
         logger.warning("vm=%s its snapshot is made, though libvirt said: %s", vm_id, error)
