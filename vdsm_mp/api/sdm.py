@@ -5,7 +5,9 @@ from typing import Any
 
 from msgspec import field
 
-from vdsm_mp.api.errors_storage import DomainNotFound
+from vdsm_mp.api.errors_lease import JobStatusMismatch, LeaseIndexInvalid, LeasesNotSupported, NoSuchLease
+from vdsm_mp.api.errors_managed import ManagedVolumeHelperFailed
+from vdsm_mp.api.errors_storage import DomainNotFound, LockNotAcquired, LockNotInspected
 from vdsm_mp.api.errors_task import JobExists
 from vdsm_mp.api.errors_volume import (
     VOLUME_UNKNOWN,
@@ -22,6 +24,7 @@ from vdsm_mp.api.errors_volume import (
     VolumeUpdateRefused,
     WrongParentVolume,
 )
+from vdsm_mp.api.lease import LeaseName
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
@@ -36,7 +39,11 @@ class VolumeRef(Message, frozen=True, kw_only=True):
 
 
 class CopyEndpoint(Message, frozen=True, kw_only=True):
-    """endpoint_type "div": a volume by its ids. "external": a device by its path, of a managed volume."""
+    """endpoint_type "div": a volume by its ids. "external": the device of a managed volume that is attached here.
+
+    url: its path or managed_path. format: raw or cow. lease: the job's, for a destination; generation: what that must
+    have. is_zero: everything on it is zero.
+    """
 
     endpoint_type: str = "div"
     sd_id: Uuid | None = None
@@ -45,6 +52,8 @@ class CopyEndpoint(Message, frozen=True, kw_only=True):
     generation: int | None = None
     url: str | None = None
     format: str | None = None
+    lease: LeaseName | None = None
+    is_zero: bool | None = None
 
 
 class Subchain(Message, frozen=True, kw_only=True):
@@ -79,14 +88,29 @@ _JOB = (JobExists,)
     lane=Lane.KEYED,
     key="job_id",
     tier=2,
-    raises=(JobExists, InvalidVolumeParameter),
-    later=(DomainNotFound, *VOLUME_UNKNOWN, GenerationMismatch, ImageIsNotLegalChain, VolumeCopyFailed),
+    raises=(JobExists, InvalidVolumeParameter, ManagedVolumeHelperFailed),
+    later=(
+        DomainNotFound,
+        *VOLUME_UNKNOWN,
+        GenerationMismatch,
+        ImageIsNotLegalChain,
+        VolumeCopyFailed,
+        InvalidVolumeParameter,
+        ManagedVolumeHelperFailed,
+        LeasesNotSupported,
+        NoSuchLease,
+        LeaseIndexInvalid,
+        JobStatusMismatch,
+        LockNotAcquired,
+        LockNotInspected,
+    ),
 )
 class CopyData(Message, frozen=True, kw_only=True):
-    """Copy a volume's data into another volume that exists, as a job. Only endpoints of type "div".
+    """Copy data into a volume that exists, or onto a managed volume, as a job; from either kind.
 
-    The destination is illegal while it is written, and legal with a higher generation afterwards; when it fails it
-    stays illegal. copy_bitmaps: with the bitmaps of qcow2.
+    A volume is illegal while it is written, and legal with a higher generation afterwards; when it fails it stays
+    illegal. For a managed volume the job's lease tells the same: PENDING, and SUCCEEDED with a higher generation or
+    FAILED. copy_bitmaps: with the bitmaps of qcow2.
     """
 
     job_id: Uuid

@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handlers of Lease.*: external leases by name, and what a job keeps in its own."""
 
-import json
-import time
-
-import msgspec
 from msgspec import UNSET
+from msgspec.structs import replace
 
-from vdsm_mp.api.errors_lease import JobStatusMismatch, LeaseExists, LeasesNotSupported
+from vdsm_mp.api.errors_lease import LeaseExists
 from vdsm_mp.api.errors_storage import DomainNotInPool
-from vdsm_mp.api.errors_volume import GenerationMismatch
 from vdsm_mp.api.lease import (
     CreateLease,
     DeleteLease,
@@ -22,7 +18,7 @@ from vdsm_mp.api.lease import (
     RebuildLeases,
 )
 from vdsm_mp.api.verb import handles
-from vdsm_mp.storage import lease_undo, xlease
+from vdsm_mp.storage import job_lease, lease_undo, xlease
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.locks import Lease
 from vdsm_mp.storage.sanlock import SanlockLock
@@ -38,7 +34,7 @@ def create(volumes: Volumes, ask: CreateLease) -> str:
 
     def fill(lease: Lease) -> None:
         if wanted is not None:
-            lock.change_value(lease, lambda _: _pack(_stamped(wanted, created=True)))
+            lock.change_value(lease, lambda _: job_lease.pack(job_lease.stamped(wanted, created=True)))
 
     def job(run: TaskRun) -> None:
         with volumes.resources.claim(f"addLease {lease_id}", exclusive=_claims(domain)):
@@ -76,7 +72,7 @@ def rebuild(volumes: Volumes, ask: RebuildLeases) -> str:
 
 @handles(GetLeaseInfo)
 def info(volumes: Volumes, ask: GetLeaseInfo) -> LeaseInfo:
-    domain, _ = _with_leases(volumes, ask.lease.sd_id)
+    domain, _ = job_lease.with_leases(volumes, ask.lease.sd_id)
     lease = xlease.find(domain, ask.lease.lease_id)
     return LeaseInfo(sd_id=domain.sd_id, lease_id=lease.name, path=lease.path, offset=lease.offset)
 
@@ -84,67 +80,36 @@ def info(volumes: Volumes, ask: GetLeaseInfo) -> LeaseInfo:
 @handles(GetLeaseStatus)
 def status(volumes: Volumes, ask: GetLeaseStatus) -> LeaseStatus:
     """Never takes the lease, not even for a moment: whoever wants it just then must get it."""
-    domain, lock = _with_leases(volumes, ask.lease.sd_id)
+    domain, lock = job_lease.with_leases(volumes, ask.lease.sd_id)
     lease = xlease.find(domain, ask.lease.lease_id)
     owner = lock.inspect(lease)
     held = owner.host_id is not None
     return LeaseStatus(
         owners=[owner.host_id] if owner.host_id is not None else [],
         version=owner.version if held else None,
-        metadata=_unpack(xlease.read_value(domain, lease)) or UNSET,
+        metadata=job_lease.unpack(xlease.read_value(domain, lease)) or UNSET,
     )
 
 
 @handles(FenceLease)
 def fence(volumes: Volumes, ask: FenceLease) -> None:
-    domain, lock = _with_leases(volumes, ask.lease.sd_id)
+    domain, lock = job_lease.with_leases(volumes, ask.lease.sd_id)
     lease = xlease.find(domain, ask.lease.lease_id)
-    lock.change_value(lease, lambda raw: _fenced(lease, ask.metadata, _unpack(raw)))
+    lock.change_value(lease, lambda raw: _fenced(lease, ask.metadata, raw))
 
 
-def _fenced(lease: Lease, wanted: LeaseMetadata, found: LeaseMetadata | None) -> bytes:
+def _fenced(lease: Lease, wanted: LeaseMetadata, raw: bytes) -> bytes:
     """Raises: JobStatusMismatch (912), GenerationMismatch (911); the lease keeps what it has."""
-    if found is None:
-        raise JobStatusMismatch(lease.name, "it holds nothing about a job")
-    if found.generation != wanted.generation:
-        raise GenerationMismatch(lease.name, wanted.generation, found.generation)
-    if (found.job_id, found.job_status) != (wanted.job_id, wanted.job_status):
-        raise JobStatusMismatch(lease.name, f"job {found.job_id} is {found.job_status}")
-    fenced = msgspec.structs.replace(found, generation=next_generation(found.generation), job_status="FENCED")
-    return _pack(_stamped(fenced, created=False))
-
-
-def _stamped(metadata: LeaseMetadata, *, created: bool) -> LeaseMetadata:
-    now = int(time.time())
-    return msgspec.structs.replace(metadata, modified=now, **({"created": now} if created else {}))
-
-
-def _pack(metadata: LeaseMetadata) -> bytes:
-    return json.dumps(msgspec.to_builtins(metadata)).encode()
-
-
-def _unpack(raw: bytes) -> LeaseMetadata | None:
-    """None when there is none, or nothing that is one."""
-    try:
-        return msgspec.json.decode(raw.rstrip(b"\0"), type=LeaseMetadata, strict=False)
-    except msgspec.DecodeError:
-        return None
-
-
-def _with_leases(volumes: Volumes, sd_id: str) -> tuple[FileDomain, SanlockLock]:
-    """Raises: DomainNotFound, LeasesNotSupported."""
-    domain = volumes.domains.find(sd_id)
-    lock = volumes.locks.of(domain)
-    if not domain.format.external_leases or not isinstance(lock, SanlockLock):
-        raise LeasesNotSupported(sd_id)
-    return domain, lock
+    found = job_lease.expected(lease, job_lease.unpack(raw), wanted.generation, wanted.job_id, wanted.job_status)
+    fenced = replace(found, generation=next_generation(found.generation), job_status="FENCED")
+    return job_lease.pack(job_lease.stamped(fenced))
 
 
 def _for_spm(volumes: Volumes, sd_id: str) -> tuple[FileDomain, SanlockLock]:
     """Raises: NotSpm, DomainNotInPool, LeasesNotSupported."""
     if sd_id not in volumes.spm.require_any().domains:
         raise DomainNotInPool(sd_id, "it is not attached to the pool")
-    return _with_leases(volumes, sd_id)
+    return job_lease.with_leases(volumes, sd_id)
 
 
 def _claims(domain: FileDomain) -> tuple[tuple[str, ...], ...]:

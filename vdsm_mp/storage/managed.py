@@ -8,11 +8,15 @@ attached once more (its drivers find what is there), and detaching takes down wh
 import base64
 import json
 import logging
+import os
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed
 from vdsm_mp.api.errors_managed import (
@@ -22,11 +26,14 @@ from vdsm_mp.api.errors_managed import (
     ManagedVolumeNotSupported,
     ManagedVolumeUnsupportedDevice,
 )
+from vdsm_mp.api.errors_storage import ClaimTimedOut
+from vdsm_mp.api.errors_volume import InvalidVolumeParameter
 from vdsm_mp.api.ports import Root
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.clock import mono_s
 from vdsm_mp.common.errors import Unavailable
 from vdsm_mp.storage.managed_records import AlreadyRecordedError, Record, Records, RecordsError
+from vdsm_mp.storage.resources import Name, Resources
 
 _log = logging.getLogger("storage.managed")
 
@@ -35,14 +42,29 @@ _INFO_S = 30.0
 #: The initiator's names change with an administrator's hand only; what failed may pass.
 _INFO_AGE_S, _INFO_AGAIN_S = 600.0, 60.0
 _MISSING = "os-brick is not installed"
+#: A copy that was told to stop has ended by then.
+_CLAIM_S = 3.0
+
+
+class Device(msgspec.Struct, frozen=True):
+    """Of an attached volume. number: MAJOR:MINOR, as which it is claimed: it may have several names."""
+
+    vol_id: str
+    path: str
+    number: str
+
+    @property
+    def claim(self) -> Name:
+        return ("device", self.number)
 
 
 class ManagedVolumes:
     """The caller orders calls about one volume. Thread-safe otherwise."""
 
-    def __init__(self, root: Root, records: Records, run_dir: str) -> None:
+    def __init__(self, root: Root, records: Records, run_dir: str, resources: Resources) -> None:
         self._root = root
         self._records = records
+        self._resources = resources
         self._links = Path(run_dir) / "managedvolumes"
         self._info: dict[str, Any] = {}
         self._info_due_mono = 0.0
@@ -85,7 +107,31 @@ class ManagedVolumes:
         if record is None:
             self._unlink(vol_id)
             return
-        self._take_down(record)
+        number = _number(record.path) if record.path else None
+        try:
+            with self._resources.claim(
+                f"detach_volume {vol_id}", exclusive=(("device", number),) if number else (), within_s=_CLAIM_S
+            ):
+                self._take_down(record)
+        except ClaimTimedOut as e:
+            raise ManagedVolumeHelperFailed(vol_id, f"it is in use: {e}") from e
+
+    def device_at(self, url: str) -> Device:
+        """Of the volume that is attached here under this path, or this managed_path; no other device of the host.
+
+        Raises: InvalidVolumeParameter (1000), ManagedVolumeHelperFailed.
+        """
+        with _recording("*"):
+            records = self._records.all()
+        for record in records:
+            # Without a link the host has been started anew, and the name may be another's device by now.
+            links = [str(one) for one in self._links_of(record.vol_id)] if record.path else []
+            if record.path and links and url in (record.path, *links):
+                number = _number(record.path)
+                if number is None or not os.access(record.path, os.R_OK | os.W_OK):
+                    raise InvalidVolumeParameter("url", f"{record.path} is no device that the agent was given")
+                return Device(record.vol_id, record.path, number)
+        raise InvalidVolumeParameter("url", f"{url[:200]!r} is no managed volume that is attached here")
 
     def infos(self, vol_ids: Sequence[str]) -> list[dict[str, Any]]:
         """Raises: ManagedVolumeHelperFailed."""
@@ -168,6 +214,15 @@ class ManagedVolumes:
 
     def _links_of(self, vol_id: str) -> list[Path]:
         return list(self._links.glob(f"*_{vol_id}"))
+
+
+def _number(path: str) -> str | None:
+    """None when that is no block device."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}" if stat.S_ISBLK(found.st_mode) else None
 
 
 @contextmanager

@@ -177,6 +177,11 @@ def fallocate(path: str, offset: int, length: int, progress: Progress) -> None:
         _long(argv, progress)
 
 
+def flush(path: str, progress: Progress) -> None:
+    """What was written is on storage, caches of a device included. A program: what hangs can be left."""
+    _long(["sync", path], progress)
+
+
 def _long(argv: Sequence[str], progress: Progress) -> None:
     """Raises: TaskAborted, CommandFailed."""
     try:

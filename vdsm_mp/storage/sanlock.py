@@ -12,9 +12,10 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager, suppress
 
 import sanlock
 
@@ -94,34 +95,44 @@ class SanlockLock:
 
         Taken for as long as that needs. Raises: LockNotAcquired (held by somebody), LockNotInspected.
         """
+        with self.holding_value(lease) as value:
+            after = change(value.read())
+            if after is not None:
+                value.write(after)
+
+    @contextmanager
+    def holding_value(self, lease: Lease) -> Iterator["LeaseValue"]:
+        """Hold a free lease, and its value block. What was written is stored when the block ends, however it ends.
+
+        Raises: LockNotAcquired (held by somebody), LockNotInspected (it is not known what is stored).
+        """
         disks = _disks(lease)
-        name = lease.name.encode()
         try:
             fd = sanlock.register()
         except sanlock.SanlockException as e:
             raise LockNotAcquired(self._sd_id, lease.name, _text(e)) from e
         try:
             try:
-                sanlock.acquire(self._name, name, disks, slkfd=fd, lvb=True)
+                sanlock.acquire(self._name, lease.name.encode(), disks, slkfd=fd, lvb=True)
             except sanlock.SanlockException as e:
                 raise LockNotAcquired(self._sd_id, lease.name, _text(e)) from e
             try:
-                after = change(sanlock.get_lvb(self._name, name, disks, self._sector))
-                if after is not None:
-                    sanlock.set_lvb(self._name, name, disks, after.ljust(self._sector, b"\0"))
-            except sanlock.SanlockException as e:
-                raise LockNotInspected(self._sd_id, lease.name, _text(e)) from e
-            finally:
-                # Closing would let go, too, but some time later.
-                self._release_quietly(lease, fd)
+                yield LeaseValue(self._sd_id, lease, self._sector)
+            except BaseException:
+                with suppress(LockNotInspected):  # the reason is the block's
+                    self._let_go(lease, fd)
+                raise
+            self._let_go(lease, fd)
         finally:
             os.close(fd)  # drops the lease, too, where it was not released
 
-    def _release_quietly(self, lease: Lease, fd: int) -> None:
+    def _let_go(self, lease: Lease, fd: int) -> None:
+        """Closing would let go, too, but some time later. Raises: LockNotInspected."""
         try:
             sanlock.release(self._name, lease.name.encode(), _disks(lease), slkfd=fd)
         except sanlock.SanlockException as e:
             _log.warning("domain %s: %s is not released: %s", self._sd_id, lease.name, _text(e))
+            raise LockNotInspected(self._sd_id, lease.name, f"it is not known what is stored: {_text(e)}") from e
 
     # --- host id
 
@@ -259,6 +270,37 @@ class SanlockLock:
                 return True
             raise LockNotInspected(self._sd_id, lease.name, _text(e)) from e
         return host["flags"] not in _GONE_OWNERS and int(host["generation"]) <= generation
+
+
+class LeaseValue:
+    """The value block of a lease that is held. Every method raises LockNotInspected."""
+
+    def __init__(self, sd_id: str, lease: Lease, sector: int) -> None:
+        self._sd_id = sd_id
+        self._lease = lease
+        self._sector = sector
+
+    def read(self) -> bytes:
+        """What was written last, NUL bytes behind it."""
+        try:
+            found: bytes = sanlock.get_lvb(
+                self._sd_id.encode(), self._lease.name.encode(), _disks(self._lease), self._sector
+            )
+        except sanlock.SanlockException as e:
+            raise LockNotInspected(self._sd_id, self._lease.name, _text(e)) from e
+        return found
+
+    def write(self, data: bytes) -> None:
+        """Not stored before the lease is let go."""
+        try:
+            sanlock.set_lvb(
+                self._sd_id.encode(),
+                self._lease.name.encode(),
+                _disks(self._lease),
+                data.ljust(self._sector, b"\0"),
+            )
+        except sanlock.SanlockException as e:
+            raise LockNotInspected(self._sd_id, self._lease.name, _text(e)) from e
 
 
 def _disks(lease: Lease) -> list[tuple[str, int]]:

@@ -13,8 +13,6 @@ from vdsm_mp.api.sdm import (
     AddBitmap,
     AmendVolume,
     ClearBitmaps,
-    CopyData,
-    CopyEndpoint,
     MergeSubchain,
     RemoveBitmap,
     SparsifyVolume,
@@ -24,7 +22,6 @@ from vdsm_mp.api.sdm import (
 from vdsm_mp.api.verb import handles
 from vdsm_mp.storage import bitmaps, image_merge, image_sparsify, qemuimg
 from vdsm_mp.storage.domain_file import FileDomain
-from vdsm_mp.storage.image_copy import as_copy_failure
 from vdsm_mp.storage.image_prepare import check_chain
 from vdsm_mp.storage.volume_access import Volumes, key_of
 from vdsm_mp.storage.volume_file import change_metadata, read_image, volume_path
@@ -33,68 +30,6 @@ from vdsm_mp.storage.volume_operation import operation
 from vdsm_mp.storage.volume_spec import QEMU_FORMAT
 from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.tasks.progress import Progress
-
-
-@handles(CopyData)
-def copy_data(volumes: Volumes, jobs: Jobs, ask: CopyData) -> None:
-    source, target = _ref(ask.source), _ref(ask.destination)
-    if (source.sd_id, source.image_id) == (target.sd_id, target.image_id) and source.volume_id == target.volume_id:
-        raise InvalidVolumeParameter("destination", "it is the source")
-
-    def work(progress: Progress) -> None:
-        one, other = volumes.domains.find(source.sd_id), volumes.domains.find(target.sd_id)
-        with volumes.copying(f"copy_data {ask.job_id}", (one, source.image_id), (other, target.image_id)):
-            _copy(volumes, source, target, progress, with_bitmaps=bool(ask.copy_bitmaps))
-
-    jobs.start(ask.job_id, "copy_data", work, key=key_of(target.image_id))
-
-
-def _ref(endpoint: CopyEndpoint) -> VolumeRef:
-    if endpoint.endpoint_type != "div":
-        raise InvalidVolumeParameter("endpoint_type", f"{endpoint.endpoint_type}: only volumes are copied here")
-    if endpoint.sd_id is None or endpoint.image_id is None or endpoint.volume_id is None:
-        raise InvalidVolumeParameter("endpoint", "sd_id, img_id or vol_id is missing")
-    return VolumeRef(
-        sd_id=endpoint.sd_id,
-        image_id=endpoint.image_id,
-        volume_id=endpoint.volume_id,
-        generation=endpoint.generation,
-    )
-
-
-def _copy(volumes: Volumes, source: VolumeRef, target: VolumeRef, progress: Progress, *, with_bitmaps: bool) -> None:
-    one, other = volumes.domains.find(source.sd_id), volumes.domains.find(target.sd_id)
-    source_image, target_image = read_image(one, source.image_id), read_image(other, target.image_id)
-    source_metadata, target_metadata = source_image.metadata(source.volume_id), target_image.metadata(target.volume_id)
-    check_chain(one, source_image, source_image.chain_to(source.volume_id))
-    target_chain = target_image.chain_to(target.volume_id)
-    check_chain(other, target_image, target_chain)
-    # A new file is exactly as sparse as the data; what has a parent or must stay allocated keeps its shape.
-    sparse = target_metadata.type == "SPARSE"
-    anew = sparse and not target_metadata.has_parent
-    with_bitmaps = with_bitmaps and source_metadata.cow and target_metadata.cow
-    with (
-        operation(volumes, other, target.image_id, target.volume_id, generation=target.generation, set_illegal=True),
-        as_copy_failure(source.volume_id),
-    ):
-        if with_bitmaps and not anew:
-            bitmaps.clear(_path(other, target))  # of a copy that was cut short: qemu-img adds to none that is there
-        qemuimg.convert(
-            _path(one, source),
-            QEMU_FORMAT[source_metadata.format],
-            _path(other, target),
-            QEMU_FORMAT[target_metadata.format],
-            progress,
-            create=anew,
-            compat=other.format.qcow2_compat if target_metadata.cow else "",
-            backing=target_metadata.parent if target_metadata.has_parent else "",
-            bitmaps=with_bitmaps,
-        )
-        if not sparse:  # qemu-img punches holes where the source has zeros
-            qemuimg.fallocate(_path(other, target), 0, target_metadata.capacity, progress)
-        if anew and target_metadata.capacity > source_metadata.capacity:
-            qemuimg.resize(_path(other, target), QEMU_FORMAT[target_metadata.format], target_metadata.capacity)
-        other.io.fsync(volume_path(target.image_id, target.volume_id))
 
 
 @handles(MergeSubchain)

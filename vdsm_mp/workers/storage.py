@@ -14,6 +14,7 @@ from vdsm_mp.common.options import Config
 from vdsm_mp.storage import (
     content_verbs,
     copy_verbs,
+    data_copy,
     domain_verbs,
     host_verbs,
     image_sharing,
@@ -143,12 +144,14 @@ def build(config: Config, ports: Ports) -> Room:
                 ports.root,
                 Records(f"{config.vdsm_mp.state_dir}/storage/managedvolume.db"),
                 config.vdsm_mp.vdsm_run_dir,
+                resources,
             ),
             transfers,
         ),
         handlers=(
             content_verbs,
             copy_verbs,
+            data_copy,
             domain_verbs,
             host_verbs,
             image_sharing,
