@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support import decode, guestmemory
+from tests.support import decode, guestmemory, netrelay
 from tests.support.bootsector import hellos, last_tick, write_boot_disk
 from tests.support.certificates import make_authority
 from tests.support.eventually import eventually
@@ -62,8 +62,8 @@ class Two:
 
 
 @contextmanager
-def two_hosts() -> Iterator[Two]:
-    """Two houses, linked, sharing a folder of disks."""
+def two_hosts(*bridges: str) -> Iterator[Two]:
+    """Two houses, linked, sharing a folder of disks. bridges: of each; then each agent has its guests' network, too."""
     with ExitStack() as stack:
         shared = Path(tempfile.mkdtemp(prefix="vdsm-mp-shared-", dir="/tmp"))
         stack.callback(shutil.rmtree, shared, ignore_errors=True)
@@ -98,8 +98,12 @@ def two_hosts() -> Iterator[Two]:
             house.files = mine
             inside = ["nsenter", "--target", str(daemon.inner_pid), "--mount"]
             subprocess.run([*inside, *_bind(house.root / "vrun", run_dir)], check=True, timeout=10)
-            _begin_with(house.begin, _bind(house.root / "vrun", run_dir))
+            for name in bridges:
+                daemon.add_bridge(name)
+            _begin_with(house.begin, _bind(house.root / "vrun", run_dir), daemon.inner_pid if bridges else None)
             houses.append(house)
+        if bridges:
+            netrelay.relays(stack, {h.port: d.inner_pid for h, d in zip(houses, daemons, strict=True)})
         for house in houses:
             house.wait_ready()
         sides = [Side(h, d, address) for h, d, address in zip(houses, daemons, addresses, strict=True)]
@@ -110,8 +114,8 @@ def _bind(own: Path, place: Path) -> list[str]:
     return ["mount", "--bind", str(own), str(place)]
 
 
-def _begin_with(begin: Callable[[], None], mount: list[str]) -> None:
-    """Call it where that mount is; only what it starts sees it."""
+def _begin_with(begin: Callable[[], None], mount: list[str], network_of: int | None) -> None:
+    """Call it where that mount is, and in the network of that process; only what it starts sees them."""
     failed: list[BaseException] = []
 
     def apart() -> None:
@@ -120,6 +124,8 @@ def _begin_with(begin: Callable[[], None], mount: list[str]) -> None:
                 raise OSError(ctypes.get_errno(), "no mount namespace of its own")
             subprocess.run(["mount", "--make-rprivate", "/"], check=True, timeout=10)
             subprocess.run(mount, check=True, timeout=10)
+            if network_of is not None:
+                netrelay.enter(network_of)
             begin()
         except BaseException as error:
             failed.append(error)
