@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from demonstration import sequences
-from tests.faults.vm_steps import FROZEN_LIBVIRTD, VIRT_BESIDE_HANGING_QEMU, Case
+from tests.faults.vm_steps import FROZEN_LIBVIRTD, NOBODY, VIRT_BESIDE_HANGING_QEMU, Case
 from tests.support.bootsector import boot_sector, hellos, last_tick
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
@@ -43,6 +43,8 @@ _DEATHS_OF_A_HOUSE = 4
 _LIVES = ("Up", "Powering up")
 #: Until a call has reached libvirtd, and how long QEMU hangs beside a new worker that takes stock.
 _ASKED_S, _HANGS_S = 1.0, 3.0
+#: Block jobs are looked at so often.
+_A_BEAT_S = 16.0
 
 
 @dataclass
@@ -224,6 +226,9 @@ class VmWorld:
             self.libvirtd.launch()
         elif victim == "QEMU":
             os.kill(self.libvirtd.qemu_pid(guest.name), signal.SIGKILL)
+            stepping.go()
+        elif victim == NOBODY:
+            time.sleep(_A_BEAT_S)
             stepping.go()
         elif victim == FROZEN_LIBVIRTD:
             self.libvirtd.freeze()

@@ -134,6 +134,8 @@ LATE_STEPS = (
     ("hibernate", "saveFlags"),
 )
 FROZEN_LIBVIRTD, VIRT_BESIDE_HANGING_QEMU = "frozen libvirtd", "virt beside a hanging QEMU"
+#: The worker only stands before the call for so long that a beat looks at what it does.
+NOBODY = "nobody"
 
 
 def late_cases() -> Iterator[Case]:
@@ -142,6 +144,7 @@ def late_cases() -> Iterator[Case]:
         yield Case(operation, step, 1, "before", FROZEN_LIBVIRTD)
         if operation not in ("create", "wake"):
             yield Case(operation, step, 1, "before", VIRT_BESIDE_HANGING_QEMU)
+    yield Case("merge", "blockCommit", 1, "before", NOBODY)
 
 
 #: The same for a migration, in which two of each may die. Steps are the source's; the destination hears of it after
