@@ -25,6 +25,7 @@ from vdsm_mp.api.ports import Background, Timer
 from vdsm_mp.api.spm import SpmStatus
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.domain_format import Role
 from vdsm_mp.storage.domain_metadata import decode_pool, with_pool_role
 from vdsm_mp.storage.locks import ClusterLock, Locks
 from vdsm_mp.storage.mailbox import Mailbox, Mailboxes
@@ -246,7 +247,8 @@ class Spm:
         master = self._pools.master(pool)
         lock = self._locks.of(master)
         if not pool.memory:
-            master.change(lambda meta: with_pool_role(meta, -1, self._lver))
+            # A pool that is destroyed has no keys there any more.
+            master.change(lambda meta: with_pool_role(meta, -1, self._lver) if meta.role is Role.MASTER else meta)
         self._give_back(master, lock)
         _log.info("pool %s: this host is not SPM any more", pool.pool_id)
 

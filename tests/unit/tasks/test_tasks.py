@@ -750,6 +750,40 @@ def test_what_is_stored_as_done_is_not_undone_as_long_as_that_cannot_be_taken_ba
     assert [task.state for task in TaskStore(files, store="/master/tasks").load()[0]] == [TaskState.FINISHED]
 
 
+class RevertUnheard(TaskStore):
+    """Does not tell that a revert has begun. stored: whether that is stored."""
+
+    stored = True
+
+    def save(self, task: TaskRecord) -> None:
+        if task.state is TaskState.RACQUIRING:
+            if self.stored:
+                super().save(task)
+            raise TaskNotSaved(task.id, "the I/O process died during save_directory")
+        super().save(task)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_revert_is_refused_only_when_the_next_spm_would_not_do_it_either(
+    files: DomainIO, background: HeldBackground, undone: Undone, stored: bool
+) -> None:
+    tasks = Tasks(background, undone)
+    store = RevertUnheard(files, store="/master/tasks")
+    store.stored = stored
+    tasks.take_over(store)
+    task_id = tasks.start("createVolume", lambda run: None, spm=True, recoveries=[undo(1)])
+    background.run_all()
+    if stored:
+        tasks.revert(task_id)
+    else:
+        with pytest.raises(TaskNotSaved):
+            tasks.revert(task_id)
+    background.run_all()
+    assert undone == (["1"] if stored else [])
+    [task] = TaskStore(files, store="/master/tasks").load()[0]
+    assert task.state is (TaskState.RECOVERED if stored else TaskState.FINISHED)
+
+
 class AnswerLost(TaskStore):
     """Saves, but nobody hears of it."""
 
