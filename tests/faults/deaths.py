@@ -268,7 +268,7 @@ def make_template(root: Path, scenario: Scenario) -> None:
 def live_and_die(stage: Stage, scenario: Scenario, fault: Fault, at: int, later: int) -> None:
     """Up to the fault; what is no death the worker survives, and goes on."""
     undoing.UNDO_PAUSE_S = 0.01
-    steps = Steps(stage.balloon)
+    steps = fault.steps(stage)
     house = StorageRoom(stage.root).take_role()
     fault.arm(steps, at, later)
     task_id = None
@@ -301,7 +301,7 @@ def note_hit(stage: Stage, steps: Steps, at: int) -> None:
 def recover(stage: Stage, fault: Fault, at: int) -> None:
     """A worker that takes over, with a fault at a step of that."""
     undoing.UNDO_PAUSE_S = 0.01
-    steps = Steps(stage.balloon)
+    steps = fault.steps(stage)
     fault.arm_next(steps, at)
     try:
         house = StorageRoom(stage.root).take_role()

@@ -21,7 +21,6 @@ from typing import Any
 from tests.faults.deaths import note_hit
 from tests.faults.lives import Fault, Lives, in_session, run_all
 from tests.faults.powercut import Stage, stage
-from tests.faults.steps import Steps
 from tests.support.eventually import eventually
 from tests.support.ledger import run as run_program
 from tests.support.storage_room import StorageRoom, qemu_check, write_pattern
@@ -38,12 +37,16 @@ IMAGE, BASE, LEAF, TEMPLATE_IMAGE = (f"{n}0000000-aaaa-4bbb-8ccc-{n}00000000000"
 
 @dataclass(frozen=True)
 class Scenario:
-    """prepare: makes what act needs. act: the operation. done: True or False; AssertionError when it is neither."""
+    """prepare: makes what act needs. act: the operation. done: True or False; AssertionError when it is neither.
+
+    ends_pool: there may be no pool to connect to afterwards.
+    """
 
     prepare: Callable[[StorageRoom], object]
     act: Callable[[StorageRoom], object]
     done: Callable[[StorageRoom], bool]
     version: str = "5"
+    ends_pool: bool = False
 
 
 def second_dir(house: StorageRoom) -> Path:
@@ -134,6 +137,38 @@ def pool_2(house: StorageRoom) -> None:
 def pool_2_made(house: StorageRoom) -> bool:
     pairs = second(house)
     assert (pairs["ROLE"] == "Master") == (pairs["POOL_UUID"] == POOL_2) == ("MASTER_VERSION" in pairs), pairs
+    return pairs["ROLE"] == "Master"
+
+
+def destroy(house: StorageRoom) -> None:
+    house.call("StoragePool.destroy", storagepoolID=house.pool_id, hostID=1, scsiKey="")
+
+
+def destroyed(house: StorageRoom) -> bool:
+    """The master goes last: as long as it is one, the rest can be asked for again."""
+    if master(house)["POOL_UUID"]:
+        assert master(house)["ROLE"] == "Master"
+        return False
+    for pairs in (master(house), second(house)):
+        assert (pairs["ROLE"], pairs["POOL_UUID"]) == ("Regular", ""), pairs
+        assert "MASTER_VERSION" not in pairs
+    return True
+
+
+def rebuild(house: StorageRoom) -> None:
+    """The engine takes the master for lost."""
+    if house.call("StoragePool.getSpmStatus", storagepoolID=house.pool_id)["spmStatus"] == "SPM":
+        house.call("StoragePool.spmStop", storagepoolID=house.pool_id)
+    numbers = {"lockRenewalIntervalSec": 5, "leaseTimeSec": 60, "ioOpTimeoutSec": 10, "leaseRetries": 3}
+    names = {"name": "again", "masterSdUUID": SECOND, "masterVersion": 2, "hostId": 1}
+    words = {house.sd_id: "attached", SECOND: "active"}
+    house.call("StoragePool.reconstructMaster", storagepoolID=house.pool_id, **names, **numbers, domainDict=words)
+
+
+def rebuilt(house: StorageRoom) -> bool:
+    """Whoever comes with the old master, which was not lost, makes the new one regular."""
+    pairs = second(house)
+    assert (pairs["ROLE"] == "Master") == (pairs.get("MASTER_VERSION") == "2"), pairs
     return pairs["ROLE"] == "Master"
 
 
@@ -362,15 +397,17 @@ SCENARIOS = {
         lambda house: in_pool(house, "detach", **_NO_MASTER),
         lambda house: status_of_second(house) is None and second(house)["POOL_UUID"] == "",
     ),
+    "destroy": Scenario(activated, destroy, destroyed, ends_pool=True),
+    "rebuild": Scenario(activated, rebuild, rebuilt),
     "switch": Scenario(with_ovf, switch, switched),
     "upgrade": Scenario(old_volumes, upgrade, upgraded, version="3"),
 }
 
 
-def connected(root: Path, *, moved: bool = False) -> StorageRoom:
+def connected(root: Path, *, moved: bool = False, if_there: bool = False) -> StorageRoom:
     """As an engine comes back to a host: servers, pool, role. The pool's list is on disk, so nothing is only told.
 
-    moved: the operation was said to be done; an engine believes that.
+    moved: the operation was said to be done; an engine believes that. if_there: the pool may be gone.
     """
     house = StorageRoom(root)
     connect_second(house)
@@ -385,6 +422,9 @@ def connected(root: Path, *, moved: bool = False) -> StorageRoom:
             break
         except Error:
             continue
+    else:
+        assert if_there, "nobody is master"
+        return house
     start = {"prevID": -1, "prevLver": "-1", "enableScsiFencing": "false"}
     house.finished(house.call("StoragePool.spmStart", storagepoolID=house.pool_id, **start))
     return house
@@ -407,7 +447,7 @@ def forget_host(root: Path) -> None:
 
 def live(stage: Stage, scenario: Scenario, fault: Fault, at: int, later: int) -> None:
     undoing.UNDO_PAUSE_S = 0.01
-    steps = Steps(stage.balloon)
+    steps = fault.steps(stage)
     house = connected(stage.root)
     fault.arm(steps, at, later)
     said = ""
@@ -420,13 +460,13 @@ def live(stage: Stage, scenario: Scenario, fault: Fault, at: int, later: int) ->
     house.stop()
 
 
-def recover(stage: Stage, fault: Fault, at: int) -> None:
+def recover(stage: Stage, scenario: Scenario, fault: Fault, at: int) -> None:
     """A worker that comes back to what is there, with a fault at a step of that."""
     undoing.UNDO_PAUSE_S = 0.01
-    steps = Steps(stage.balloon)
+    steps = fault.steps(stage)
     fault.arm_next(steps, at)
     try:
-        house = connected(stage.root)
+        house = connected(stage.root, if_there=scenario.ends_pool)
         eventually(lambda: tasks_are_over(house), within_s=30)
     except (Error, AssertionError) as e:  # the role, or what it needs, was refused; an engine asks for it again
         print(f"refused: {e}", file=sys.stderr)
@@ -435,13 +475,13 @@ def recover(stage: Stage, fault: Fault, at: int) -> None:
 
 def tasks_are_over(house: StorageRoom) -> bool:
     """What the dead worker left is undone: an engine asks for nothing new about an image before."""
-    found = house.call("Host.getAllTasksStatuses")
+    found = house.call("Host.getAllTasks")
     return all(status["taskState"] == "finished" for status in found.values())
 
 
 def look(stage: Stage, scenario: Scenario) -> str:
     said_done = (stage.notes / "said-done").exists()
-    house = connected(stage.root, moved=said_done)
+    house = connected(stage.root, moved=said_done, if_there=scenario.ends_pool)
     eventually(lambda: tasks_are_over(house), within_s=30)
     outcome = "done"
     if not scenario.done(house):
@@ -459,7 +499,7 @@ def main() -> None:
     where = stage(directory, cuts=fault.cuts, fills=fault.fills)
     lives = Lives(
         lambda at, later: live(where, scenario, fault, at, later),
-        lambda at: recover(where, fault, at),
+        lambda at: recover(where, scenario, fault, at),
         lambda: look(where, scenario),
     )
     try:

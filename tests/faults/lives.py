@@ -63,6 +63,10 @@ class Fault:
     def fills(self) -> bool:
         return "full" in (self.first, self.then)
 
+    def steps(self, where: Stage) -> Steps:
+        # Who dies before a sync, and keeps the power, leaves the same as who dies after it; and no sync is read-only.
+        return Steps(where.balloon, syncs=not {self.first, self.then} <= {"kill", "EROFS", ""})
+
     def arm(self, steps: Steps, at: int, later: int) -> None:
         """For the operation. later: the steps from `at` to a death in the same life, 0 = none."""
         steps.arm(at, _number(self.first), fills=self.first == "full", die_at=at + later if later else 0)

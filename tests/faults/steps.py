@@ -30,21 +30,20 @@ _ALWAYS = (
     "write",
     "fchmod",
     "posix_fallocate",
-    "fsync",
-    "fdatasync",
 )
+_SYNCS = ("fsync", "fdatasync")
 _FIELDS = "qqqqq"
 
 
 class Steps:
     """Counts while armed."""
 
-    def __init__(self, balloon: Path) -> None:
-        """balloon: a file that can take all room of the file system."""
+    def __init__(self, balloon: Path, *, syncs: bool) -> None:
+        """balloon: a file that can take all room of the file system. syncs: they are steps too."""
         self._shared = mmap.mmap(-1, struct.calcsize(_FIELDS))  # seen by forked children too
         self._balloon = balloon
         self._allocate = os.posix_fallocate
-        for name in _ALWAYS:
+        for name in (*_ALWAYS, *(_SYNCS if syncs else ())):
             setattr(os, name, self._counting(getattr(os, name)))
         os.open = self._counting(os.open, lambda *args, **kwargs: bool(args[1] & os.O_CREAT))
         subprocess.Popen.__init__ = self._counting(subprocess.Popen.__init__)  # type: ignore[method-assign]

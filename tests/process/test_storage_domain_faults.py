@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-_DOMAINS = ("create", "format", "pool", "attach", "activate", "detach", "switch", "upgrade")
+_DOMAINS = ("create", "format", "pool", "attach", "activate", "detach", "destroy", "rebuild", "switch", "upgrade")
 _OVFS = ("update OVFs", "remove OVF", "put OVF store", "export", "move")
 _STRIDE = int(os.environ.get("VDSM_MP_FAULTS_STRIDE", "0"))
 #: Of pairs of faults every so many steps, other ones for each first step.
