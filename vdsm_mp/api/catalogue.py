@@ -25,11 +25,13 @@ from vdsm_mp.api import (
     task,
     v2v,
     vm,
+    vm_backup,
     vm_blocks,
     vm_devices,
     vm_guest,
     vm_host,
     vm_migration,
+    vm_tuning,
     volume,
 )
 from vdsm_mp.api.event import EVENTS
@@ -60,10 +62,12 @@ _ = (
     task,
     v2v,
     vm,
+    vm_backup,
     vm_blocks,
     vm_devices,
     vm_guest,
     vm_host,
     vm_migration,
+    vm_tuning,
     volume,
 )

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from vdsm_mp.api.ports import Caller
-from vdsm_mp.api.vm_devices import SetVmBalloonTarget
 from vdsm_mp.api.vm_host import GetAllVmStats
+from vdsm_mp.api.vm_tuning import SetVmBalloonTarget
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.host import memory

@@ -29,7 +29,7 @@ from vdsm_mp.api.errors_virt import (
 )
 from vdsm_mp.api.types import UUID_PATTERN
 from vdsm_mp.api.verb import DONE, Status, handles
-from vdsm_mp.api.vm_blocks import (
+from vdsm_mp.api.vm_backup import (
     DeleteCheckpoints,
     DumpCheckpoint,
     GetBackupInfo,

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import CpuTuneFailed, SetNumberOfCpusFailed
 from vdsm_mp.api.verb import DONE, Status, handles
-from vdsm_mp.api.vm_devices import SetVmCpuTunePeriod, SetVmCpuTuneQuota, SetVmNumberOfCpus
+from vdsm_mp.api.vm_tuning import SetVmCpuTunePeriod, SetVmCpuTuneQuota, SetVmNumberOfCpus
 from vdsm_mp.common import log
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.cpupool import CpuPool, topology

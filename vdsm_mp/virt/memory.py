@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import BalloonFailed, HotplugMemoryFailed, HotunplugMemoryFailed
 from vdsm_mp.api.verb import DONE, Status, handles
-from vdsm_mp.api.vm_devices import HotplugVmMemory, HotunplugVmMemory, SetVmBalloonTarget
+from vdsm_mp.api.vm_tuning import HotplugVmMemory, HotunplugVmMemory, SetVmBalloonTarget
 from vdsm_mp.common import log, xml
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices, alias_of, find

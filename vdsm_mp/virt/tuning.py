@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import IoTuneFailed, PolicyUpdateFailed
 from vdsm_mp.api.verb import DONE, Status, handles
-from vdsm_mp.api.vm_devices import GetVmIoTune, GetVmIoTunePolicy, SetVmIoTune, UpdateVmVmPolicy
 from vdsm_mp.api.vm_host import GetAllVmIoTunePolicies
+from vdsm_mp.api.vm_tuning import GetVmIoTune, GetVmIoTunePolicy, SetVmIoTune, UpdateVmVmPolicy
 from vdsm_mp.common import log, xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.connection import translated

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vdsm_mp.api.errors import PeerRestarted
 from vdsm_mp.api.verb import Message
-from vdsm_mp.api.vm_devices import SetVmBalloonTarget
+from vdsm_mp.api.vm_tuning import SetVmBalloonTarget
 from vdsm_mp.host.balloon import Balloons, Guest, guests_of, targets
 from vdsm_mp.host.machine import Machine
 from vdsm_mp.host.policy import Policy
