@@ -36,10 +36,12 @@ class Removals:
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, str], threading.Event] = {}
 
-    def gone(self, vm_id: str, alias: str) -> None:
+    def gone(self, vm_id: str, alias: str) -> bool:
+        """False: nobody waits for it."""
         event = self._waiting.get((vm_id, alias))
         if event is not None:
             event.set()
+        return event is not None
 
     @contextmanager
     def expected(self, vm_id: str, alias: str) -> Iterator[threading.Event]:

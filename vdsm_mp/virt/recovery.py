@@ -56,6 +56,7 @@ class Recovery:
         job_completed: Callable[[str, Mapping[str, Any]], None],
         console_left: Callable[[str], None],
         device_gone: Callable[[str], None],
+        unasked: Callable[[str, str], None],
         awaited: Awaited,
         background: Background,
     ) -> None:
@@ -70,6 +71,7 @@ class Recovery:
         self._unfinished = unfinished
         self._ended = ended
         self._device_gone = device_gone
+        self._unasked = unasked
         self._callbacks = Callbacks(
             vms, self.look_at, self._device_removed, block_job, arrival, job_completed, console_left
         )
@@ -204,11 +206,14 @@ class Recovery:
             self._vms.perform(record, Do.READ_PAUSE_CODE)
 
     def _device_removed(self, vm_id: str, alias: str) -> None:
-        self._removals.gone(vm_id, alias)
+        asked = self._removals.gone(vm_id, alias)
         if self._vms.get(vm_id) is not None:
-            self._in_background(f"read devices of vm={vm_id}", lambda: self._refresh(vm_id))
+            self._in_background(f"read devices of vm={vm_id}", lambda: self._refresh(vm_id, "" if asked else alias))
 
-    def _refresh(self, vm_id: str) -> None:
+    def _refresh(self, vm_id: str, unasked: str) -> None:
+        """unasked: alias of a device that has gone when nobody waited for it."""
+        if unasked:
+            self._unasked(vm_id, unasked)
         self._keeper.refresh(vm_id, tell=("hash",))
         self._device_gone(vm_id)
 

@@ -32,6 +32,7 @@ from vdsm_mp.virt import (
     hostdev,
     hostfacts,
     hypervisor,
+    late,
     leases,
     leftovers,
     listing,
@@ -236,6 +237,7 @@ def build(config: Config, ports: Ports) -> Room:
         job_completed=migrations.completed,
         console_left=Consoles(powers, ports.background, partial(desktop.tell, devices)).left,
         device_gone=hostdevs.compare,
+        unasked=partial(late.gone, devices, mirrors),
         awaited=awaited,
         background=ports.background,
     )

@@ -67,12 +67,12 @@ NewGuest = Callable[..., Guest]
 def new_guest(folder: Path) -> Callable[..., Guest]:
     """new_guest(room): create a VM on a disk of its own and wait until it runs; more keywords go to `vm_xml`."""
 
-    def make(room: VirtRoom, *, wait: bool = True, **more: Any) -> Guest:
+    def make(room: VirtRoom, *, wait: bool = True, releases: bool = False, **more: Any) -> Guest:
         vm_id = str(uuid.uuid4())
         disk = {key: str(uuid.uuid4()) for key in ("poolID", "domainID", "imageID", "volumeID")}
         image = folder / disk["imageID"]
         image.mkdir()
-        path = write_boot_disk(image / disk["volumeID"])
+        path = write_boot_disk(image / disk["volumeID"], releases=releases)
         shutil.chown(path, "vdsm", "kvm")
         path.chmod(0o660)
         room.storage.images[disk["imageID"]] = path

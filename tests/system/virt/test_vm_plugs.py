@@ -27,6 +27,7 @@ from vdsm_mp.api.errors_virt import (
     DiskNotFound,
     HotplugDiskFailed,
     HotplugNicFailed,
+    HotunplugDiskFailed,
     HotunplugNicFailed,
     LibvirtUnavailable,
     SetNumberOfCpusFailed,
@@ -77,6 +78,39 @@ def test_a_disk_comes_and_goes(room: VirtRoom, new_guest: NewGuest, folder: Path
     assert ids["volumeID"] not in room.call("Host.dumpxmls", vmList=[guest.vm_id])[guest.vm_id]
     with pytest.raises(DiskNotFound):
         room.call("VM.hotunplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(ids)})
+
+
+def test_what_a_guest_lets_go_too_late_is_given_back_all_the_same(
+    room: VirtRoom, new_guest: NewGuest, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = new_guest(room, releases=True)
+    ids, mac = image(room, folder), "56:6f:00:00:00:07"
+    disk = {"xml": disk_xml(ids, 'dev="vda" bus="virtio"').replace('name="sda"', 'name="vda"')}
+    told = f'<ovirt-vm:device mac_address="{mac}"><ovirt-vm:network>red</ovirt-vm:network></ovirt-vm:device>'
+    card = {
+        "xml": f'<hotplug {NS}><devices><interface type="ethernet"><mac address="{mac}"/><model type="virtio"/>'
+        f"</interface></devices><metadata><ovirt-vm:vm>{told}</ovirt-vm:vm></metadata></hotplug>"
+    }
+    room.call("VM.hotplugDisk", vmID=guest.vm_id, params=disk)
+    room.call("VM.hotplugNic", vmID=guest.vm_id, params=card)
+    room.call("VM.pause", vmID=guest.vm_id)
+    monkeypatch.setattr(room.state(Plugger), "_unplug_s", 0.0)
+    with pytest.raises(HotunplugDiskFailed, match="did not release"):
+        room.call("VM.hotunplugDisk", vmID=guest.vm_id, params=disk)
+    with pytest.raises(HotunplugNicFailed, match="did not release"):
+        room.call("VM.hotunplugNic", vmID=guest.vm_id, params=card)
+    assert ids["imageID"] not in room.storage.released
+    with pytest.raises(HotplugDiskFailed, match="plugged already"):
+        room.call("VM.hotplugDisk", vmID=guest.vm_id, params=disk)
+    room.call("VM.cont", vmID=guest.vm_id)
+    eventually(lambda: ids["imageID"] in room.storage.released, within_s=15)
+
+    def forgotten() -> bool:
+        dumped = room.call("Host.dumpxmls", vmList=[guest.vm_id])[guest.vm_id]
+        return ids["volumeID"] not in dumped and mac not in dumped
+
+    eventually(forgotten, within_s=15)
+    room.call("VM.hotplugDisk", vmID=guest.vm_id, params=disk)
 
 
 def test_an_engines_guess_of_a_target_is_not_taken_for_another_disk(
