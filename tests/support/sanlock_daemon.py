@@ -23,6 +23,10 @@ class SanlockDaemon:
             )
         eventually((run_dir / "sanlock.sock").exists)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def stop(self) -> None:
         self._process.kill()  # it ignores SIGTERM while it has a lockspace
         self._process.wait(10)

@@ -30,12 +30,17 @@ from vdsm_mp.api.errors_storage import (
 )
 from vdsm_mp.storage.domain_file import IDS, LEASES, FileDomain
 from vdsm_mp.storage.locks import SDM, Lease, Owner
+from vdsm_mp.storage.sanlock_patience import Patience
 
 _log = logging.getLogger("storage.sanlock")
 
 #: A lockspace is being joined or left.
 _BUSY = (errno.EINPROGRESS, errno.EAGAIN, errno.EBUSY)
 _GONE_OWNERS = (sanlock.HOST_FREE, sanlock.HOST_DEAD)
+
+
+#: What the daemon may take for an answer, besides what it may spend on storage.
+ANSWERS_WITHIN_S = 5.0
 
 
 class SanlockLock:
@@ -50,6 +55,7 @@ class SanlockLock:
         self._sector = meta.block_size
         self._io_timeout_s = io_timeout_s
         self.sdm = Lease(SDM, domain.io.path_of(LEASES), meta.alignment)
+        self._patience = Patience(2 * io_timeout_s + ANSWERS_WITHIN_S)
         self._lock = threading.Lock()
         self._joining: tuple[int, Future[None]] | None = None
         self._held: dict[Lease, int] = {}
@@ -184,9 +190,10 @@ class SanlockLock:
                 raise self._not_acquired(host_id, _text(inner)) from inner
 
     def has_host_id(self, host_id: int) -> bool:
+        """False, too, when the daemon does not say."""
         try:
-            return sanlock.inq_lockspace(self._name, host_id, self._ids) is True
-        except sanlock.SanlockException as e:
+            return self._patience.ask(lambda: sanlock.inq_lockspace(self._name, host_id, self._ids) is True)
+        except (sanlock.SanlockException, TimeoutError) as e:
             _log.debug("domain %s: host id %d: %s", self._sd_id, host_id, _text(e))
             return False
 
@@ -246,6 +253,12 @@ class SanlockLock:
         return any((r["lockspace"], r["resource"], r["disks"]) == wanted for r in found)
 
     def inspect(self, lease: Lease) -> Owner:
+        try:
+            return self._patience.ask(lambda: self._inspect(lease))
+        except TimeoutError as e:
+            raise LockNotInspected(self._sd_id, lease.name, _text(e)) from e
+
+    def _inspect(self, lease: Lease) -> Owner:
         try:
             read = sanlock.read_resource(lease.path, lease.offset, align=self._align, sector=self._sector)
             if read["resource"] != lease.name.encode():
@@ -307,5 +320,5 @@ def _disks(lease: Lease) -> list[tuple[str, int]]:
     return [(lease.path, lease.offset)]
 
 
-def _text(error: "sanlock.SanlockException") -> str:
+def _text(error: "sanlock.SanlockException | TimeoutError") -> str:
     return " ".join(str(part) for part in error.args)
