@@ -5,6 +5,7 @@ import os
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,22 @@ def test_each_call_tells_what_sudo_said(monkeypatch: pytest.MonkeyPatch) -> None
     for _ in range(3):
         with pytest.raises(RootHelperGone, match="ksm-tune: sudo: a password is required"):
             root.do("ksm-tune", run=0)
+    root.close()
+
+
+def test_a_sudo_that_cannot_be_run_is_told_by_name_and_the_next_one_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call, "_PAUSE_S", 0.0)
+    sudo = tmp_path / "sudo"
+    sudo.write_bytes(b"\x7fELF, and nothing more")
+    sudo.chmod(0o755)
+    root = SudoRoot("scheduler", "/nowhere", sudo=(str(sudo),))
+    with pytest.raises(RootHelperGone, match=rf"start: Exec format error: {re.escape(str(sudo))}"):
+        root.do("ksm-tune", run=0)
+    sudo.write_text("#!/bin/sh\nread line\necho 'sudo: here again' >&2\nexit 1\n")
+    with pytest.raises(RootHelperGone, match="here again"):
+        root.do("ksm-tune", run=0)
     root.close()
 
 

@@ -130,6 +130,25 @@ class RootHelperGone(Unavailable):
         self.operation = operation
 
 
+class SystemRefused(Failed):
+    """The host's own system refused something that nobody expected to be refused: a full or read-only file system, no
+    more descriptors, a program that is not there. The log has the traceback; the message says what is wrong.
+    """
+
+    code = -32603
+    msg = "The host's system refused: {self.reason}"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    @classmethod
+    def because(cls, error: OSError) -> "SystemRefused":
+        """As in `No space left on device: '/run/vdsm/storage/…'`."""
+        where = "" if error.filename is None else f": {error.filename!r}"
+        return cls(f"{error.strerror or error}{where}")
+
+
 class ResourceUnavailable(Conflict):
     code = -32603
     msg = "{self.what} is in use: {self.holder}"

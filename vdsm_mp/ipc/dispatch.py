@@ -19,7 +19,7 @@ import msgspec
 from msgspec.structs import replace
 
 from vdsm_mp.api.catalogue import OWNED
-from vdsm_mp.api.errors import NotSupported, UnknownVerb
+from vdsm_mp.api.errors import NotSupported, SystemRefused, UnknownVerb
 from vdsm_mp.api.ports import CallContext
 from vdsm_mp.api.verb import Lane, Message, VerbSpec, spec_of
 from vdsm_mp.common.errors import Error, Internal
@@ -97,11 +97,13 @@ class Dispatch:
         except Error as error:
             _log_failure(handler, message, error, began)
             return False, codec.encode_failure(error)
-        except BaseException:  # whatever it was: the caller gets an answer, the log the traceback
+        except BaseException as error:  # whatever it was: the caller gets an answer, the log the traceback
             took_ms = (time.monotonic() - began) * 1000
             name, subject = handler.spec.name, handler.subject(message)
             handler.logger.exception("%s%s failed unexpectedly took=%.0fms", name, subject, took_ms)
-            return False, codec.encode_failure(Internal())
+            # A full disk is no bug of ours, and who reads "internal error" does not look at the disk.
+            failure = SystemRefused.because(error) if isinstance(error, OSError) else Internal()
+            return False, codec.encode_failure(failure)
         # Polls would drown what changes something.
         level = logging.DEBUG if handler.spec.safe else logging.INFO
         if handler.logger.isEnabledFor(level):

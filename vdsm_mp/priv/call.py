@@ -122,7 +122,11 @@ class SudoRoot:
             if time.monotonic() < self._not_before:
                 raise RootHelperGone(self._worker, f"start: {self._last_words or 'it ended at once'}")
             self._not_before = time.monotonic() + _PAUSE_S
-            self._life = _Life(self._argv, self._idle_s)
+            try:
+                self._life = _Life(self._argv, self._idle_s)
+            except OSError as error:  # sudo itself cannot be run: not there, damaged, or nothing more can be forked
+                self._last_words = f"{error.strerror}: {error.filename}"
+                raise RootHelperGone(self._worker, f"start: {self._last_words}") from error
             return self._life
 
 

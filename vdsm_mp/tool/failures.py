@@ -20,6 +20,7 @@ ANY_VERB: tuple[type[Error], ...] = (
     errors.PeerRestarted,
     errors.CommandFailed,
     errors.CommandOverdue,
+    errors.SystemRefused,
     Internal,
 )
 #: Of any verb that works on a storage domain.

@@ -14,6 +14,7 @@ from typing import Any
 import libvirt
 from msgspec.structs import replace
 
+from vdsm_mp.api.errors import SystemRefused
 from vdsm_mp.api.errors_virt import CannotCreateVm, MissingVmParameter, VmExists
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.api.ports import Root
@@ -189,9 +190,10 @@ class Starter:
             self._failed(vm_id, Exit.because(ExitReason.START_FAILED, failure(sentence)))
         except Error as error:
             self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR, failure(str(error))))
-        except Exception:
+        except Exception as error:
             # Not ours to hide: the lane logs it. But a VM that hangs in WaitForLaunch for ever helps nobody.
-            self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR))
+            why = failure(str(SystemRefused.because(error))) if isinstance(error, OSError) else ""
+            self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR, why))
             raise
         finally:
             if volumes:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -107,6 +109,20 @@ def test_what_nobody_foresaw_stays_in_the_log(how: str, caplog: pytest.LogCaptur
     assert not ok
     assert type(error) is Internal
     assert b"foresaw" not in body
+    assert "Traceback" in caplog.text
+
+
+def test_what_the_system_refused_is_told_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    @handles(Echo)
+    def echo(ask: Echo) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/vdsm/storage/link")
+
+    served = Dispatch("bustest", [module(echo, *BUSTEST[1:])], (World(1, Nothing()),))
+    ok, body = run(served, Echo(text=""), "bustest.echo")
+    assert not ok
+    assert str(codec.decode_failure(body)) == (
+        "The host's system refused: No space left on device: '/run/vdsm/storage/link'"
+    )
     assert "Traceback" in caplog.text
 
 
