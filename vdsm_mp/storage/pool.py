@@ -223,8 +223,10 @@ class Pools:
             _log.warning("the pool is not remembered over a restart: %s", e)
 
     def _forget(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._state_file.unlink()
+        try:
+            self._state_file.unlink(missing_ok=True)
+        except OSError as e:  # what is watched, and held on storage, is let go all the same
+            _log.error("the pool is left, and would be connected again by a restart: %s", e)
 
     # --- links
 

@@ -146,6 +146,16 @@ def test_answers_are_typed_as_an_engine_reads_them(spm: StorageRoom) -> None:
     }
 
 
+def test_a_pool_is_left_though_the_host_cannot_forget_it(spm: StorageRoom) -> None:
+    spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
+    [remembered] = [path for path in (spm.root / "run").rglob("*.json") if spm.pool_id in path.read_text()]
+    remembered.unlink()
+    (remembered / "in the way").mkdir(parents=True)
+    spm.call("StoragePool.disconnect", storagepoolID=spm.pool_id, hostID=1, scsiKey="")
+    assert spm.call("internal.domain_vitals") == {}
+    assert not (spm.root / "data-center" / spm.pool_id).exists()
+
+
 def test_a_domain_is_listed_from_connect_to_disconnect(spm: StorageRoom) -> None:
     vitals = eventually(lambda: spm.call("internal.domain_vitals"))[spm.sd_id]
     assert vitals["code"] == 0
