@@ -6,14 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.api.vm import GetVmStats
 from vdsm_mp.api.vm_host import GetAllVmStats
 from vdsm_mp.common import scratch
-from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config
 from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.tasks.slots import Slots
@@ -57,48 +54,35 @@ from vdsm_mp.virt import (
     tuning,
     v2v,
 )
-from vdsm_mp.virt.agent import Agents, Turns
+from vdsm_mp.virt.agent import Agents
 from vdsm_mp.virt.awaited import Awaited
 from vdsm_mp.virt.backup import Backups
-from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.consoles import Consoles
 from vdsm_mp.virt.cpupool import CpuPool
 from vdsm_mp.virt.devices import Devices
-from vdsm_mp.virt.domxml_build import Policy
-from vdsm_mp.virt.drives import Drives
-from vdsm_mp.virt.dummynet import DummyNet
 from vdsm_mp.virt.ending import Ender
 from vdsm_mp.virt.externaldata import ExternalData
 from vdsm_mp.virt.guesttime import GuestTime
 from vdsm_mp.virt.hibernation import Hibernations
 from vdsm_mp.virt.hostdev_mdev import Mdevs
 from vdsm_mp.virt.hostdev_taken import HostDevices
-from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.launch import Launches
 from vdsm_mp.virt.livemerge import Merges
 from vdsm_mp.virt.migration_peer import Peers
 from vdsm_mp.virt.migration_source import Migrations
 from vdsm_mp.virt.migration_target import Arrivals
 from vdsm_mp.virt.mirrors import Mirrors
-from vdsm_mp.virt.payload import Payloads
 from vdsm_mp.virt.plug import Plugger, Removals
 from vdsm_mp.virt.power import Power
 from vdsm_mp.virt.recovery import Recovery
-from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.replicate import Replications
 from vdsm_mp.virt.resuming import Resumer
-from vdsm_mp.virt.sampling import Sampler
 from vdsm_mp.virt.starting import Starter
-from vdsm_mp.virt.stats import Stats
-from vdsm_mp.virt.transient import Transients
 from vdsm_mp.virt.v2v_jobs import Conversions
 from vdsm_mp.virt.v2v_run import Converter
-from vdsm_mp.virt.vmhooks import VmHooks
 from vdsm_mp.wire.tls import Files
 from vdsm_mp.workers.base import Room
-
-#: Where disks may lie that are not named by their volume; CDs of drivers come with the host.
-_CD_FOLDERS = ("/usr/share/virtio-win", "/usr/share/rhev-guest-tools-iso")
+from vdsm_mp.workers.virt_ground import stand_on
 
 #: Each conversion is a machine of its own, and reads and writes as fast as it can.
 _CONVERSIONS = 3
@@ -108,7 +92,7 @@ _SETTLED_S = 5.0
 
 
 def build(config: Config, ports: Ports) -> Room:
-    ground = _ground(config, ports)
+    ground = stand_on(config, ports)
     house = config.vdsm_mp
     launches = Launches(ports.background)
     facts = hostfacts.gather(house.vdsm_id_file)
@@ -346,59 +330,6 @@ def build(config: Config, ports: Ports) -> Room:
             if ground.connection.alive
             else ["libvirt is not connected: VMs cannot be looked at or changed"],
         },
-    )
-
-
-class _Ground(msgspec.Struct, frozen=True):
-    """What all parts of the room stand on."""
-
-    policy: Policy
-    connection: Connection
-    vms: Vms
-    numbers: Stats
-    keeper: Keeper
-    drives: Drives
-    sampler: Sampler
-    hooks: VmHooks
-    turns: Turns
-    dummynet: DummyNet
-    payloads: Payloads
-    transients: Transients
-
-
-def _ground(config: Config, ports: Ports) -> _Ground:
-    house = config.vdsm_mp
-    policy = _policy(config)
-    connection = Connection(house.libvirt_uri)
-    vms = Vms(ports.publish)
-    numbers = Stats(config.vars.vm_command_timeout)
-    return _Ground(
-        policy=policy,
-        connection=connection,
-        vms=vms,
-        numbers=numbers,
-        keeper=Keeper(connection, vms),
-        drives=Drives(ports.call, ports.background),
-        sampler=Sampler(connection, vms, numbers, ports.background),
-        hooks=VmHooks(Hooks(house.hooks_dir, f"{house.vdsm_run_dir}/hooks"), connection, house.vdsm_run_dir),
-        turns=Turns(),
-        dummynet=DummyNet(ports.call, ports.background),
-        payloads=Payloads(Path(policy.payload_folder)),
-        transients=Transients(Path(config.vars.transient_disks_repository)),
-    )
-
-
-def _policy(config: Config) -> Policy:
-    house = config.vdsm_mp
-    return Policy(
-        disk_folders=(
-            config.irs.repository,
-            f"{house.vdsm_run_dir}/storage",
-            f"{house.vdsm_run_dir}/managedvolumes",
-            *_CD_FOLDERS,
-        ),
-        payload_folder=f"{house.vdsm_run_dir}/payload",
-        qemu_commandline=house.allow_qemu_commandline,
     )
 
 
