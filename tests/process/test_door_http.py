@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.certificates import make_authority
 from tests.support.door import Answer, Door, open_door
 from tests.support.eventually import eventually
 from tests.support.storage_room import MIB, PREALLOCATED, RAW, StorageRoom, new_id
@@ -24,11 +23,6 @@ from vdsm_mp.wire.tls import Files, client_context
 TRANSFER = ("internal.open_transfer", "internal.write_piece", "internal.read_piece", "internal.close_transfer")
 
 SIZE = 4 * MIB
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return make_authority(tmp_path_factory.mktemp("pki") / "ca").issue("host", "127.0.0.1")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.certificates import make_authority
 from tests.support.door import Door, always, open_door
 from tests.support.eventually import eventually
 from tests.support.wirepeers import EngineReader, Records, was_closed, was_reset
@@ -24,11 +23,6 @@ from vdsm_mp.clientif.limits import Limits
 from vdsm_mp.wire import stomp
 from vdsm_mp.wire.client import ConnectionLost
 from vdsm_mp.wire.tls import Files, client_context
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return make_authority(tmp_path_factory.mktemp("pki") / "ca").issue("host", "127.0.0.1")
 
 
 def vital(door: Door, name: str) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.certificates import make_authority
 from tests.support.door import Door, always, open_door
 from tests.support.engineclient import NETWORK_ERROR, EngineClient
 from tests.support.eventually import eventually
@@ -26,11 +25,6 @@ pytestmark = [
 
 VM = "0d5f1f2e-3a4b-4c5d-8e6f-7a8b9c0d1e06"
 BIG = {"x": "y" * 100_000}
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return make_authority(tmp_path_factory.mktemp("pki") / "ca").issue("host", "127.0.0.1")
 
 
 async def hangs(_params: bytes) -> bytes:

@@ -6,7 +6,6 @@ import shutil
 import socket
 import ssl
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,8 @@ from vdsm_mp.wire.tls import Files, NoCertificates, Peer, ServerTls, client_cont
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("pki") / "ca")
-
-
-@pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return make_authority(tmp_path_factory.mktemp("pki") / "stranger", name="Another CA")
-
-
-@pytest.fixture(scope="module")
-def files(authority: Authority) -> Files:
-    return authority.issue("host", "127.0.0.1")
-
-
-@pytest.fixture(scope="module")
-def door(files: Files) -> Iterator[Door]:
-    with open_door(files) as door:
-        yield door
 
 
 def shown_cert(door: Door, files: Files) -> bytes:

@@ -7,7 +7,6 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -18,22 +17,6 @@ from tests.support.door import Door, open_door
 from tests.support.eventually import eventually
 from tests.support.wirepeers import was_closed
 from vdsm_mp.wire.tls import Files, client_context
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("pki") / "ca")
-
-
-@pytest.fixture(scope="module")
-def files(authority: Authority) -> Files:
-    return authority.issue("host", "127.0.0.1")
-
-
-@pytest.fixture(scope="module")
-def door(files: Files) -> Iterator[Door]:
-    with open_door(files) as door:
-        yield door
 
 
 def tls_1_2(files: Files) -> ssl.SSLContext:
