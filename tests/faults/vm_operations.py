@@ -211,8 +211,11 @@ class Plug(Operation):
         world.ask("VM.hotplugDisk", vmID=guest.vm_id, params={"vmId": guest.vm_id, "xml": self._xml(world, guest)})
 
     def settle(self, world: VmWorld, guest: Guest) -> None:
-        if not world.patiently(lambda: self._has_it(world, guest)):
-            world.patiently(lambda: self.begin(world, guest))
+        def there() -> None:
+            if not self._has_it(world, guest):
+                self.begin(world, guest)
+
+        world.patiently(there)
         assert self._has_it(world, guest)
         noted = (Metadata.of_domain(world.domain(guest)) or Metadata()).device(devtype="disk", name="vdb")
         assert (noted["imageID"], noted["volumeID"]) == guest.more["disk"], noted

@@ -13,21 +13,24 @@ from typing import Any
 
 import libvirt
 
-from vdsm_mp.api.errors_virt import LibvirtUnavailable, MissingVmParameter, VmOperationFailed
+from vdsm_mp.api.errors_virt import MissingVmParameter, VmOperationFailed
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import leftovers
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devicehooks import DeviceHooks, custom_of
-from vdsm_mp.virt.devices import Devices, alias_of
+from vdsm_mp.virt.devices import Devices, alias_of, target_of
 from vdsm_mp.virt.metadata import Metadata
-from vdsm_mp.virt.patience import patiently
+from vdsm_mp.virt.nic import mac_of
+from vdsm_mp.virt.patience import UNDECIDED, patiently
 from vdsm_mp.virt.records import VmRecord
 
 logger = log.named(__name__)
 
 #: How long a guest may take to let a device go.
 UNPLUG_S = 30.0
+#: A plug that is under way ends when QEMU answers again.
+_QEMU_MAY_HANG_S = 1800.0
 
 
 class Removals:
@@ -69,10 +72,9 @@ class Plugger:
         Raises: as `Vms.running`, VmNotResponding too while libvirt is still at it.
         """
         record = self.devices.vms.running(vm_id, what)
-        if not list(leftovers.found(record.metadata, self.devices.live(vm_id)[1])):
-            return record
-        self.devices.keeper.await_turn(vm_id)
-        return self.devices.changed(vm_id) or record
+        if list(leftovers.found(record.metadata, self.devices.live(vm_id)[1])):
+            self.devices.keeper.await_turn(vm_id)
+        return self.devices.keeper.refresh(vm_id) or record
 
     def attach(
         self, vm_id: str, device: ET.Element, failed: Callable[[str], Error], data: Mapping[str, Any] | None = None
@@ -83,12 +85,12 @@ class Plugger:
             try:
                 with translated(vm_id, failed):
                     dom.attachDeviceFlags(xml.dump(wanted), libvirt.VIR_DOMAIN_AFFECT_LIVE)
-            except LibvirtUnavailable as error:
-                # An answer that was lost with libvirtd says nothing: the live devices do.
-                alias = alias_of(wanted)
-                if not alias or not patiently(lambda: self._still_there(vm_id, wanted.tag, alias)):
+            except UNDECIDED as error:
+                # An answer that was lost with libvirtd says nothing: the live devices do, when libvirt is done with it.
+                # Before, nothing of it may be taken back.
+                if not patiently(lambda: self._came(vm_id, wanted), _QEMU_MAY_HANG_S, away=UNDECIDED):
                     raise
-                logger.warning("vm=%s %s is plugged, though libvirt said: %s", vm_id, alias, error)
+                logger.warning("vm=%s a device is plugged, though libvirt said: %s", vm_id, error)
 
     def detach(
         self, vm_id: str, device: ET.Element, failed: Callable[[str], Error], data: Mapping[str, Any] | None = None
@@ -152,6 +154,15 @@ class Plugger:
                 else:
                     logger.warning("vm=%s the guest did not release %s within %g s", vm_id, name, self._unplug_s)
         return went
+
+    def _came(self, vm_id: str, wanted: ET.Element) -> bool:
+        """Is it there, by its alias, else by what it is called or its MAC address? Raises: as `Keeper.await_turn`."""
+        self.devices.keeper.await_turn(vm_id)
+        _, domain = self.devices.live(vm_id)
+        names = [name for name in (alias_of, target_of, mac_of) if name(wanted)]
+        return bool(names) and any(
+            names[0](device) == names[0](wanted) for device in domain.iterfind(f"devices/{wanted.tag}")
+        )
 
     def _still_there(self, vm_id: str, tag: str, alias: str) -> bool:
         _, domain = self.devices.live(vm_id)
