@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.needs import lacks, needs_program, needs_root
+from tests.support.loopdevice import MIB, ext4_on_loop
+from tests.support.needs import needs_program, needs_root
 from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed, RootHelperGone
 from vdsm_mp.priv import install, sudoers
 from vdsm_mp.priv.call import SudoRoot
@@ -105,22 +106,6 @@ def storage(place: Place) -> SudoRoot:
     return place.root_of("storage")
 
 
-@contextlib.contextmanager
-def loop_device(folder: Path) -> Iterator[str]:
-    image = folder / "fs.img"
-    with image.open("wb") as file:
-        file.truncate(16 << 20)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
-    made = subprocess.run(["losetup", "-f", "--show", image], capture_output=True, text=True, check=False)
-    if made.returncode:
-        lacks("free loop devices")
-    device = made.stdout.strip()
-    try:
-        yield device
-    finally:
-        subprocess.run(["losetup", "-d", device], check=True)
-
-
 def talk(helper: "subprocess.Popen[bytes]", *lines: bytes) -> list[dict[str, Any]]:
     """Send lines, read as many answers (fewer when the helper ends), then EOF."""
     assert helper.stdin is not None and helper.stdout is not None
@@ -173,7 +158,7 @@ def test_ping_answers_as_root(storage: SudoRoot) -> None:
 def test_a_file_system_is_mounted_and_unmounted_by_the_name_of_its_device(
     place: Place, storage: SudoRoot, tmp_path: Path
 ) -> None:
-    with loop_device(tmp_path) as device:
+    with ext4_on_loop(tmp_path / "fs.img", 16 * MIB) as device:
         name = device.replace("/", "_")
         try:
             first = storage.do("mount-posix", remote=device, vfs_type="ext4", options="noatime")
@@ -192,7 +177,7 @@ def test_a_file_system_is_mounted_and_unmounted_by_the_name_of_its_device(
 def test_a_mount_point_that_the_agent_turned_into_a_link_is_refused(
     place: Place, storage: SudoRoot, tmp_path: Path
 ) -> None:
-    with loop_device(tmp_path) as device:
+    with ext4_on_loop(tmp_path / "fs.img", 16 * MIB) as device:
         mnt = place.repository / "mnt"
         mnt.mkdir(exist_ok=True)
         link = mnt / device.replace("/", "_")

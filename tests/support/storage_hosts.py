@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
-from tests.support.needs import lacks
+from tests.support.loopdevice import MIB, ext4_on_loop
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.storage.mount import escape
 
@@ -110,7 +110,10 @@ def storage_hosts(
         place = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
         place.chmod(0o755)
         stack.callback(shutil.rmtree, place)
-        made = [stack.enter_context(_device(place / f"disk{number}")) for number in range(devices)]
+        user = pwd.getpwnam("vdsm")
+        owner = f"{user.pw_uid}:{user.pw_gid}"
+        disks = [place / f"disk{number}" for number in range(devices)]
+        made = [stack.enter_context(ext4_on_loop(disk, 192 * MIB, owner)) for disk in disks]
         running = []
         for host_id in range(1, hosts + 1):
             host = StorageHost(host_id, place, table)
@@ -120,19 +123,3 @@ def storage_hosts(
         for host in running:
             host.house.wait_ready()
         yield running, made
-
-
-@contextlib.contextmanager
-def _device(image: Path) -> Iterator[str]:
-    user = pwd.getpwnam("vdsm")
-    with image.open("wb") as file:
-        file.truncate(192 * 2**20)
-    subprocess.run(["mkfs.ext4", "-q", "-E", f"root_owner={user.pw_uid}:{user.pw_gid}", image], check=True)
-    found = subprocess.run(["losetup", "--show", "-f", image], capture_output=True, text=True, check=False)
-    if found.returncode:
-        lacks("loop devices")
-    device = found.stdout.strip()
-    try:
-        yield device
-    finally:
-        subprocess.run(["losetup", "-d", device], check=True)

@@ -16,6 +16,7 @@ import pytest
 import sanlock
 
 from tests.support.eventually import eventually
+from tests.support.loopdevice import MIB, ext4_on_loop
 from tests.support.needs import lacks, needs_program, needs_root
 from tests.support.neighbour import Neighbour
 from tests.support.room import Called
@@ -49,15 +50,8 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def device(place: Path) -> Iterator[str]:
-    image = place / "disk"
-    with image.open("wb") as f:
-        f.truncate(256 * 2**20)
-    subprocess.run(["mkfs.ext4", "-q", "-E", f"root_owner={os.getuid()}:108", image], check=True)
-    found = subprocess.run(["losetup", "--show", "-f", image], capture_output=True, text=True, check=False)
-    if found.returncode:
-        lacks("loop devices")
-    yield found.stdout.strip()
-    subprocess.run(["losetup", "-d", found.stdout.strip()], check=True)
+    with ext4_on_loop(place / "disk", 256 * MIB, f"{os.getuid()}:108") as made:
+        yield made
 
 
 class Host:

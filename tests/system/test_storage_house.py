@@ -5,7 +5,6 @@ import os
 import pwd
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,8 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
-from tests.support.needs import lacks, needs_program, needs_root
+from tests.support.loopdevice import MIB, ext4_on_loop
+from tests.support.needs import needs_program, needs_root
 from vdsm_mp.api.errors import RemoteError
 from vdsm_mp.api.types import BLANK
 
@@ -235,16 +235,9 @@ def test_a_restarted_agent_watches_its_domains_at_once(house: RunningHouse, data
 
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[str]:
-    image = tmp_path / "disk"
-    with image.open("wb") as f:
-        f.truncate(64 * 2**20)
     user = pwd.getpwnam("vdsm")
-    subprocess.run(["mkfs.ext4", "-q", "-E", f"root_owner={user.pw_uid}:{user.pw_gid}", image], check=True)
-    found = subprocess.run(["losetup", "--show", "-f", image], capture_output=True, text=True, check=False)
-    if found.returncode:
-        lacks("loop devices")
-    yield found.stdout.strip()
-    subprocess.run(["losetup", "-d", found.stdout.strip()], check=True)
+    with ext4_on_loop(tmp_path / "disk", 64 * MIB, f"{user.pw_uid}:{user.pw_gid}") as made:
+        yield made
 
 
 def test_root_mounts_and_unmounts_for_the_agent(house: RunningHouse, device: str) -> None:
