@@ -5,6 +5,7 @@ What is over the limit waits in order. Work of one key runs one at a time, in or
 takes no slot, so that many steps on one image do not hold up the others.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -13,9 +14,12 @@ from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.ports import Background, Timer
 from vdsm_mp.common.errors import Error
 
+_log = logging.getLogger("storage.tasks")
+
 #: VDSM's `irs.thread_pool_size` and `irs.max_tasks`.
 SLOTS = 10
 MAX_WAITING = 500
+_AGAIN_S = 1.0
 
 _Work = tuple[str, Callable[[], None], str | None]
 
@@ -95,4 +99,12 @@ class Slots:
             job()
         finally:
             self._release(key)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """What waits is begun by what ends, by nothing else: where there is no thread for it now, it is tried again."""
+        try:
             self._fill()
+        except Error as error:
+            _log.warning("storage work that waits has to wait longer: %s", error)
+            self._background.later(_AGAIN_S, "storage work that waits", self._go_on)

@@ -104,3 +104,19 @@ def test_when_there_are_no_threads_nothing_was_begun() -> None:
     full.run_all()
     assert done == [2]
     assert slots.vitals() == {"running": 0, "waiting": 0}
+
+
+def test_what_finds_no_thread_when_its_turn_comes_is_begun_later() -> None:
+    full = Full()
+    full.full = False
+    slots = Slots(full, slots=1)
+    done: list[int] = []
+    slots.start("x", lambda: setattr(full, "full", True))
+    slots.start("y", lambda: done.append(2))
+    full.waiting.pop(0)[1]()  # when x ends everybody else has taken the threads
+    assert (done, slots.vitals()) == ([], {"running": 0, "waiting": 1})
+    full.waiting.pop(0)[1]()
+    full.full = False
+    full.run_all()
+    assert done == [2]
+    assert slots.vitals() == {"running": 0, "waiting": 0}
