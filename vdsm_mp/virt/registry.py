@@ -101,13 +101,16 @@ class Vms:
             self._records.pop(vm_id, None)
 
     def change(self, vm_id: str, how: Callable[[VmRecord], VmRecord], *, tell: tuple[str, ...] = ()) -> VmRecord | None:
-        """Replace a record; None when it is unknown. tell: statistics keys to publish with the status afterwards."""
+        """Replace a record; None when it is unknown. tell: statistics keys to publish with the status afterwards.
+
+        Nothing is told so of a VM that is Down: an engine would take it for news of an end without a reason.
+        """
         with self._lock:
             old = self._records.get(vm_id)
             if old is None:
                 return None
             new = self._records[vm_id] = how(old)
-            if tell:
+            if tell and new.life.status is not VmStatus.DOWN:
                 stats = self.describe(new)
                 self._tell(new, {key: stats[key] for key in tell if key in stats})
         return new
@@ -127,13 +130,6 @@ class Vms:
         for what in todo:
             self.perform(new, what)
         return new
-
-    def tell(self, vm_id: str, info: Mapping[str, Any]) -> None:
-        """Publish something besides a status change, with the status of this moment."""
-        with self._lock:
-            record = self._records.get(vm_id)
-            if record is not None:
-                self._tell(record, info)
 
     def _announce(self, record: VmRecord, what: Do) -> None:
         if what is Do.TELL_RUNNING:

@@ -48,3 +48,24 @@ def test_a_guest_that_goes_down_with_its_host_is_no_users_will(
     assert record is not None
     assert record.life.exit is not None
     assert record.life.exit.reason is reason
+
+
+def test_who_leaves_the_console_of_a_vm_that_has_ended_is_no_news_of_its_end() -> None:
+    events, nobody = RecordedEvents(), lambda *words: None
+    vms = Vms(events)
+    vms.describe = lambda record: {"clientIp": record.client_ip}
+    vms.add(VmRecord(vm_id="x", name="x", life=Life(status=VmStatus.UP, cpus_run=True)))
+    callbacks = Callbacks(vms, nobody, nobody, nobody, nobody, nobody, nobody)
+    dom: Any = SimpleNamespace(UUIDString=lambda: "x")
+    viewer = {"node": "192.0.2.1", "service": "1001"}
+
+    def graphics(phase: int) -> None:
+        callbacks._graphics(None, dom, phase, {}, viewer, "spice", [], None)
+
+    graphics(libvirt.VIR_DOMAIN_EVENT_GRAPHICS_INITIALIZE)
+    assert events.of("x") == [{"clientIp": "192.0.2.1", "status": "Up"}]
+    vms.move("x", machine.on_stopped)
+    told = events.of("x")
+    graphics(libvirt.VIR_DOMAIN_EVENT_GRAPHICS_DISCONNECT)
+    assert events.of("x") == told
+    assert "exitCode" in told[-1]
