@@ -24,7 +24,7 @@ def life_of(state: int, reason: int, metadata: Metadata) -> Life:
     if state in INACTIVE:
         return Life(status=VmStatus.DOWN, exit=_exit(state, reason, metadata))
     if state == libvirt.VIR_DOMAIN_PAUSED:
-        if reason == libvirt.VIR_DOMAIN_PAUSED_POSTCOPY:
+        if reason in (libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED):
             return Life(status=VmStatus.MIGRATION_SOURCE, postcopy=True, pause_code="POSTCOPY")
         if reason == libvirt.VIR_DOMAIN_PAUSED_MIGRATION:
             # It stands still at both ends; the note stays where it came from.

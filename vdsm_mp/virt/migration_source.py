@@ -194,10 +194,37 @@ class Migrations:
     # -- after a restart, of us or of libvirtd
 
     def recovered(self, record: VmRecord) -> None:
-        """Take up what the note tells of. From the connection's keeper thread: no waits."""
-        note = migration_params.read_note(record.metadata.get(NOTE))
-        if note is None or record.external:
+        """Take up what the note tells of. From the connection's keeper thread: no waits.
+
+        VDSM leaves no note; then libvirt is asked, beside all this, since a QEMU that hangs would be waited for.
+        """
+        if record.external:
             return
+        note = migration_params.read_note(record.metadata.get(NOTE))
+        if note is not None:
+            self._take_up(record, note)
+        elif record.life.status is VmStatus.MIGRATION_SOURCE:
+            self._take_up(record, Note("", MigrationParams()))
+        else:
+            self._background.later(0.0, f"is {record.vm_id} leaving", lambda: self._ask_libvirt(record.vm_id))
+
+    def _ask_libvirt(self, vm_id: str) -> None:
+        try:
+            with translated(vm_id):
+                operation = self._connection.domain(vm_id).jobStats(0).get("operation")
+        except Error as error:
+            logger.info("vm=%s whether it is leaving is not known: %s", vm_id, error)
+            return
+        record = self._vms.get(vm_id)
+        if (
+            operation == libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
+            and record is not None
+            and vm_id not in self._all
+        ):
+            logger.info("vm=%s is on its way to another host, nobody of ours has sent it", vm_id)
+            self._take_up(record, Note("", MigrationParams()))
+
+    def _take_up(self, record: VmRecord, note: Note) -> None:
         vm_id = record.vm_id
         out = self._all.get(vm_id)
         if out is None or out.done.is_set():

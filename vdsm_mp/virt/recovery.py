@@ -22,6 +22,7 @@ from vdsm_mp.virt import asleep, domxml_parse, machine, moving
 from vdsm_mp.virt.awaited import Awaited
 from vdsm_mp.virt.callbacks import Callbacks
 from vdsm_mp.virt.connection import Connection, translated
+from vdsm_mp.virt.domxml_build import destroy_on_reboot
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.found import INACTIVE, life_of, may_be_starting, recorded, unknown_error
 from vdsm_mp.virt.keeping import Keeper, with_devices
@@ -241,7 +242,7 @@ def _record(vm_id: str, domain: Any, metadata: Metadata, life: Life, *, external
     record = VmRecord(
         vm_id=vm_id,
         name=xml.text_of(domain, "name"),
-        life=replace(life, destroy_on_reboot=metadata.flag("destroy_on_reboot")),
+        life=replace(life, destroy_on_reboot=metadata.flag("destroy_on_reboot") or destroy_on_reboot(domain)),
         external=external,
         metadata=metadata,
         started_wall=metadata.number("startTime") or clock.wall_s(),

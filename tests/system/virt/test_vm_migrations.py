@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,27 @@ def test_a_migration_goes_on_when_our_worker_dies(two: Two, guest: Guest, dies: 
     assert two.a.status(guest.vm_id) == "Migration Source"
     two.a.house.call("VM.migrateChangeParams", {"vmID": guest.vm_id, "params": {"maxBandwidth": 1000}})
     eventually(lambda: two.a.status(guest.vm_id) == "Down", within_s=30)
+    assert two.a.stats(guest.vm_id)["exitReason"] == 4
+    eventually(lambda: two.b.status(guest.vm_id) in ("Up", "Powering up"), within_s=20)
+    guest.lives_only_at(two.b, two.a)
+
+
+def test_a_vm_that_vdsm_was_sending_away_is_told_as_leaving_and_has_left(two: Two, guest: Guest) -> None:
+    """It leaves no note; that libvirt carries the VM is all there is to see."""
+    guest.fill(two.a)
+    way = ("migrate", "--live", "--p2p", "--persistent", "--bandwidth", str(SLOW_MIB_S), guest.name)
+    with ThreadPoolExecutor(1) as pool:
+        there = (f"qemu+tcp://{two.b.address}/system", f"tcp://{two.b.address}")
+        leaving = pool.submit(two.a.libvirtd.virsh, *way, *there)
+        eventually(lambda: "Outgoing migration" in two.a.libvirtd.virsh("domjobinfo", guest.name), within_s=15)
+        assert two.a.status(guest.vm_id) != "Migration Source"
+        pid = two.a.house.pid_of("virt")
+        os.kill(pid, signal.SIGKILL)
+        two.a.house.wait_other_pid("virt", pid)
+        under_way(guest, two.a)
+        two.a.house.call("VM.migrateChangeParams", {"vmID": guest.vm_id, "params": {"maxBandwidth": 1000}})
+        eventually(lambda: two.a.status(guest.vm_id) == "Down", within_s=30)
+        leaving.result(10)
     assert two.a.stats(guest.vm_id)["exitReason"] == 4
     eventually(lambda: two.b.status(guest.vm_id) in ("Up", "Powering up"), within_s=20)
     guest.lives_only_at(two.b, two.a)
