@@ -176,7 +176,7 @@ BY_TESTS: tuple[ByTests, ...] = (
     ByTests("F5", "mutated frames, envelopes, documents and requests", ("fuzz/test_wire.py", "fuzz/test_documents.py")),
     ByTests("F11", "certificates that are not good", ("process/test_door_tls.py",)),
     ByTests("F14b", "clients that fall silent without a goodbye",
-            ("process/test_door.py::test_a_client_that_promised_beats_and_is_silent_is_dropped",)),
+            ("process/test_door_reader.py::test_a_client_that_promised_beats_and_is_silent_is_dropped",)),
     ByTests("G1", "other users of this machine", (
         *_master("files_and_sockets_are_for_the_group_only",
                  "a_stranger_is_turned_away_from_the_control_socket"),
@@ -195,6 +195,11 @@ BY_TESTS: tuple[ByTests, ...] = (
     ByTests("H1e", "SIGTERM before the first fork, and before workers are ready",
             (*_master("a_stop_before_the_first_fork_takes_along_what_was_begun"),
              "process/test_master_kernel.py::test_a_stop_does_not_wait_for_a_worker_that_is_not_ready_yet")),
+    ByTests("H5", "taking over what VDSM has left, and leaving what it can read", (
+        "system/test_takeover.py", "system/virt/test_takeover.py", "unit/storage/test_foreign_tasks.py",
+        "unit/network/test_persist.py::test_networks_that_vdsm_has_set_up_are_known",
+        "system/virt/test_vm_migrations.py::test_a_vm_that_vdsm_was_sending_away_is_told_as_leaving_and_has_left"),
+        full_only=True),
     ByTests("H6", "single workers beside an upgrade", ("process/test_upgrade.py",)),
     ByTests("H7", "configurations, folders and files that are wrong", ("process/test_master_start.py",)),
     ByTests("H11", "what the master was given, and what is taken away from it while it runs",
@@ -208,6 +213,6 @@ NOT_HERE: Mapping[str, str] = {
     "D8": "NFS outages run in throw-away hosts: make testbed",
     "E7": "a clock that is set by hours and months runs in a throw-away host: make testbed",
     "E11, a whole day": "growth is told from the slope of half an hour (tests/faults/soak.py), in full runs",
-    "H5": "no VDSM here to take over from",
+    "H5, from a VDSM that runs": "its program is not here: what it leaves is made from facts",
     "H9": "packages of distributions do not exist yet",
 }
