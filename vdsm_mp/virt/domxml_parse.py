@@ -85,7 +85,7 @@ def devices(domain: ET.Element, metadata: Metadata, old: Devices | None = None) 
     return Devices(
         drives=drives,
         nics=tuple(nic(interface, metadata) for interface in domain.iterfind("devices/interface")),
-        graphics=tuple(graphics(element) for element in domain.iterfind("devices/graphics")),
+        graphics=tuple(graphics(element) for element in consoles(domain)),
         vcpus=_vcpus(domain),
         pins=dict(_pins(domain)),
         max_memory_kib=memory_kib(domain, "memory"),
@@ -149,6 +149,11 @@ def nic(interface: ET.Element, metadata: Metadata) -> Nic:
         network=str(data.get("network") or source.get("bridge") or source.get("network") or ""),
         mirrors=tuple(name for name in data.get("portMirroring") or () if isinstance(name, str) and name),
     )
+
+
+def consoles(domain: ET.Element) -> list[ET.Element]:
+    """Displays that somebody can connect to; one that only draws is nobody's console."""
+    return [one for one in domain.iterfind("devices/graphics") if one.get("type") in ("vnc", "spice")]
 
 
 def graphics(element: ET.Element) -> Graphics:

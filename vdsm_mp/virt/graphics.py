@@ -13,6 +13,7 @@ from vdsm_mp.api.errors_virt import TicketFailed, VmOperationFailed
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_devices import ScreenshotVm, SetVmTicket
 from vdsm_mp.common import clock, log, xml
+from vdsm_mp.virt import domxml_parse
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.records import VmRecord
@@ -42,7 +43,7 @@ def set_ticket(devices: Devices, hooks: VmHooks, vm_id: str, params: Mapping[str
     if isinstance(more, Mapping) and str(more.get("fips", "")).lower() == "true":
         raise TicketFailed("VNC with FIPS needs SASL, which this host does not set up")
     dom, domain = devices.live(vm_id)
-    consoles = [g for g in domain.iterfind("devices/graphics") if wanted in ("", g.get("type"))]
+    consoles = [one for one in domxml_parse.consoles(domain) if wanted in ("", one.get("type"))]
     if not consoles:
         raise TicketFailed(f"there is no {wanted or 'graphical'} console")
     who = {name: str(value) for name, value in more.items()} if isinstance(more, Mapping) else {}

@@ -228,3 +228,10 @@ def test_kvm_counts_only_where_the_processor_has_it_and_the_device_opens(tmp_pat
     cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu sse\n")
     assert not hostfacts.kvm_usable(str(device), str(cpuinfo))
     assert not hostfacts.kvm_usable(str(tmp_path / "absent"), str(cpuinfo))
+
+
+def test_a_display_without_a_server_is_no_console() -> None:
+    vnc = '<graphics type="vnc" port="5901"><listen type="address" address="::1"/></graphics>'
+    drawn = f'<graphics type="egl-headless"/>{vnc}'
+    told = domxml_parse.devices(xml.parse(vm_xml(VM, devices=drawn)), Metadata()).graphics
+    assert [(one.type, one.port, one.tls_port, one.address) for one in told] == [("vnc", "5901", "-1", "::1")]
