@@ -208,7 +208,7 @@ def _furnish(
         log_writer=log_writer,
         broadcast=lambda workers: _broadcast(bus_dir, token, workers),
     )
-    house.bus_dir = bus_dir
+    house.incarnations.bus_dir = bus_dir
     house.cores = environment.cores_dir(cfg) if cfg.vars.core_dump_enable else None
     house.supervisor_pid = os.getppid() if SUPERVISED else 0
     selector = held.enter_context(selectors.DefaultSelector())

@@ -2,23 +2,22 @@
 """The house: every process of the table, kept alive one for one until told to stop, then emptied in order.
 
 Single-threaded; every step is short and nothing waits. `take_note`, `process_ended`, `beat` and the operator's wishes
-are the only ways in; `master.py` calls them from its loop. Stages of stopping and times are in the table.
+are the only ways in; `house/loop.py` calls them. Stages of stopping and times are in the table.
 """
 
 import enum
 import os
-import socket
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
+from socket import socket
 
 from vdsm_mp.common import log, program
 from vdsm_mp.house import killing, members, remains, spawn
-from vdsm_mp.house.children import Children
+from vdsm_mp.house.incarnations import Incarnations, WorkerMain
 from vdsm_mp.house.logwriter import LogWriter
-from vdsm_mp.house.looks import Done, Looks
-from vdsm_mp.house.members import Lost, Process, State, Worker
+from vdsm_mp.house.looks import Done
+from vdsm_mp.house.members import Process, State, Worker
 from vdsm_mp.house.notes import Notes
 from vdsm_mp.house.stages import Stages
 from vdsm_mp.ipc import control
@@ -26,8 +25,6 @@ from vdsm_mp.workers.table import ChildSpec, WorkerSpec
 
 logger = log.named("master")
 
-#: Written-off workers beyond this and no more are started in their place.
-MOST_LOST = 10
 #: When the master itself looked later than this, silence of the workers in that time proves nothing.
 AWAY_S = 1.0
 #: The kernel's count of its kills is read so often.
@@ -39,10 +36,6 @@ class HouseState(enum.Enum):
     RUNNING = "running"
     STOPPING = "stopping"
     EMPTY = "empty"
-
-
-#: main of a worker: (spec, epoch, pipe, stacks_fd) -> exit code; given by the master, so that tests can give another.
-WorkerMain = Callable[[WorkerSpec, int, socket.socket, int], int]
 
 
 class House:
@@ -59,61 +52,36 @@ class House:
         *,
         build: str,
         config: Mapping[str, str],
-        inherited: Mapping[str, socket.socket],
+        inherited: Mapping[str, socket],
         log_writer: LogWriter,
         broadcast: Callable[[list[tuple[str, int]]], None],
     ) -> None:
         self.state = HouseState.STARTING
         self.verdict = 0
         self.workers = {spec.name: Worker(spec) for spec in workers}
-        self.lost: list[Lost] = []
-        self.children = Children(kinds, self._write_off)
         self.started_mono = time.monotonic()
-        self._main = main
         self.build = build
         self.config = config
         #: Who started us, to tell when it is gone; 0 = nobody who would start us again.
         self.supervisor_pid = 0
-        #: Where workers' sockets are; None = no bus.
-        self.bus_dir: Path | None = None
         #: Where the kernel leaves cores, None = there are none.
         self.cores: Path | None = None
         #: What somebody took away that the agent needs and cannot make again; "" = nothing.
         self.premises_problem = ""
         self._standing = True
-        self._inherited = inherited
         self._broadcast = broadcast
         self.log_writer = log_writer
         self._notes = Notes(self.workers.values())
         self._stages = Stages(self.workers.values(), self._notes.tell)
-        self._looks = Looks()
-        self.watch: Callable[[Process], None] = lambda process: None
-        self.unwatch: Callable[[Process], None] = lambda process: None
+        self.incarnations = Incarnations(main, inherited, kinds, self._notes)
         self._kernel_kills = remains.KernelKills(self.started_mono, OOM_EVERY_S)
 
     # Beginning
 
     def start(self) -> None:
         for worker in self.workers.values():
-            self._start(worker)
+            self.incarnations.begin(worker)
         self.log_writer.start()  # last: whoever is forked before the master goes on shares less of its memory
-
-    def _start(self, worker: Worker) -> None:
-        worker.epoch += 1
-        spec = worker.spec
-        keep = [self._inherited[name].fileno() for name in spec.inherits]
-        now = time.monotonic()
-        try:
-            process = spawn.fork(spec.name, partial(self._main, spec, worker.epoch), keep)
-        except OSError as error:
-            wait_s = max(1.0, worker.history.died(now, 0.0, f"fork: {error}"))
-            worker.state, worker.next_start_mono = State.WAITING, now + wait_s
-            logger.error("%s cannot be forked: %s; next try in %gs", spec.name, error, wait_s)
-            return
-        worker.process = process
-        worker.state, worker.beat_mono, worker.said = State.STARTING, now, ""
-        self.watch(process)
-        logger.info("%s forked pid=%d epoch=%d", spec.name, process.pid, worker.epoch)
 
     # What workers say
 
@@ -130,9 +98,9 @@ class House:
             case control.OpenChild():
                 self._open_child(worker, note)
             case control.CloseChild():
-                self.children.close(note.kind, note.name)
+                self.incarnations.children.close(note.kind, note.name)
             case control.Report():
-                self._looks.answered(note.id, note.text)
+                self.incarnations.looks.answered(note.id, note.text)
 
     def _ready(self, worker: Worker) -> None:
         now = time.monotonic()
@@ -150,7 +118,7 @@ class House:
         if self.state is HouseState.STOPPING:
             self._notes.tell(worker, control.ChildMade(id=note.id, refused="the house is stopping"))
             return
-        sock, refused = self.children.open(worker.spec.name, note.kind, note.name)
+        sock, refused = self.incarnations.children.open(worker.spec.name, note.kind, note.name)
         if sock is None:
             self._notes.tell(worker, control.ChildMade(id=note.id, refused=refused))
             return
@@ -169,36 +137,41 @@ class House:
             if worker.process is not None and worker.process.pid == pid:
                 self._worker_ended(worker, status)
                 return
-        if not self.children.ended(pid, status):
-            self.lost = [lost for lost in self.lost if lost.pid != pid]
+        if not self.incarnations.children.ended(pid, status):
+            self.incarnations.came_back(pid)
         if self.state is HouseState.STOPPING:
             self._next_stage()
 
     def _worker_ended(self, worker: Worker, status: int) -> None:
         process = worker.process
         assert process is not None
-        now = time.monotonic()
-        why_killed = process.why_killed or self._kernel_kills.reason(status)
-        reason = members.how_it_ended(status, why_killed)
-        by_others = not why_killed and remains.killed(status)
+        process.why_killed = process.why_killed or self._kernel_kills.reason(status)
+        reason = members.how_it_ended(status, process.why_killed)
         if worker.said:
             reason += f": {worker.said}"
-        self._forget(worker, process)
+        self.incarnations.end(worker, process)
         remains.sweep(process.pid)
         remains.log_stacks(process)
-        name = worker.spec.name
         if self.state is HouseState.STOPPING or worker.state is State.LEAVING:
-            logger.info("%s left: %s", name, reason)
-            if self.state is HouseState.STOPPING:
-                worker.state = State.STOPPED
-                self._next_stage()
-            else:
-                worker.history.restarts += 1
-                worker.history.last_reason, worker.history.last_at_mono = "restart asked for", now
-                worker.state, worker.next_start_mono = State.WAITING, now
-                if self._may_start:
-                    self._start(worker)
+            self._worker_left(worker, reason)
+        else:
+            self._worker_died(worker, process, status, reason)
+
+    def _worker_left(self, worker: Worker, reason: str) -> None:
+        """It ended because it was told to."""
+        logger.info("%s left: %s", worker.spec.name, reason)
+        if self.state is HouseState.STOPPING:
+            worker.state = State.STOPPED
+            self._next_stage()
             return
+        now = time.monotonic()
+        worker.history.restarts += 1
+        worker.history.last_reason, worker.history.last_at_mono = "restart asked for", now
+        self._wait(worker, now)
+
+    def _worker_died(self, worker: Worker, process: Process, status: int, reason: str) -> None:
+        """It ended, and nobody had told it to."""
+        name, now = worker.spec.name, time.monotonic()
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
         if code == spawn.OTHER_PROGRAM or (worker.state is State.STARTING and self._replaced()):
             # Half an upgrade: parts of two programs must not work together, and what failed may have been that.
@@ -208,13 +181,18 @@ class House:
         if code == spawn.CANNOT_START:
             self._never_starts(worker, reason)
             return
+        by_others = not process.why_killed and remains.killed(status)
         wait_s = worker.history.died(now, now - process.started_mono, reason, by_others=by_others)
-        worker.state, worker.next_start_mono = State.WAITING, now + wait_s
         logger.error("%s died: %s; restart in %gs", name, reason, wait_s)
         if worker.history.degraded(now):
             logger.error("%s is degraded: more than %d deaths within %gs", name, members.INTENSITY, members.WINDOW_S)
+        self._wait(worker, now, wait_s)
+
+    def _wait(self, worker: Worker, now: float, wait_s: float = 0.0) -> None:
+        """Its place is free: the next one comes after so long, at once when that is nothing."""
+        worker.state, worker.next_start_mono = State.WAITING, now + wait_s
         if wait_s == 0 and self._may_start:
-            self._start(worker)
+            self.incarnations.begin(worker)
 
     def _replaced(self) -> bool:
         return program.build_id() != self.build
@@ -229,29 +207,12 @@ class House:
             # The others serve on; trying again would not help before somebody has changed something.
             logger.critical("%s cannot start: %s; it is not tried again", worker.spec.name, reason)
 
-    def _forget(self, worker: Worker, process: Process) -> None:
-        """Everything that hangs on a process that is gone or written off; peers are told at once."""
-        self.unwatch(process)
-        if process.pipe is not None:
-            process.pipe.close()
-        os.close(process.pidfd)
-        worker.process = None
-        worker.vitals, worker.pss_kib = {}, 0
-        self._notes.part(worker)
-        remains.remove_sockets(self.bus_dir, worker.spec.name, worker.epoch)
-        self.children.close_all_of(worker.spec.name)
-        self._looks.died(worker.spec.name)
-
-    def _write_off(self, name: str, kind: str, process: Process) -> None:
-        logger.critical("%s pid=%d survives SIGKILL: it hangs in the kernel and is written off", name, process.pid)
-        self.lost.append(Lost(name, kind, process.pid, time.monotonic()))
-
     # Time
 
     @property
     def busy(self) -> bool:
         """Is anything under way that has deadlines of its own? Otherwise only heartbeats can be missed."""
-        quiet = self.state is HouseState.RUNNING and self.children.quiet and not self.log_writer.busy
+        quiet = self.state is HouseState.RUNNING and self.incarnations.children.quiet and not self.log_writer.busy
         return not quiet or any(not w.up or w.process is None or w.process.killing for w in self.workers.values())
 
     @property
@@ -270,8 +231,8 @@ class House:
             if worker.process is not None:
                 self._look_at(worker, worker.process, now)
             elif worker.state is State.WAITING and now >= worker.next_start_mono and self._may_start:
-                self._start(worker)
-        self.children.beat(now)
+                self.incarnations.begin(worker)
+        self.incarnations.children.beat(now)
         self.log_writer.beat(now)
         if self.state is HouseState.STOPPING:
             self._next_stage()
@@ -279,11 +240,7 @@ class House:
 
     @property
     def _may_start(self) -> bool:
-        return (
-            self._standing
-            and not self._stopping
-            and len([lost for lost in self.lost if lost.kind == "worker"]) < MOST_LOST
-        )
+        return self._standing and not self._stopping and not self.incarnations.too_many_lost
 
     @property
     def _stopping(self) -> bool:
@@ -300,8 +257,8 @@ class House:
 
     def _lose(self, worker: Worker, process: Process, now: float) -> None:
         """It survives SIGKILL: written off, and its place is free."""
-        self._write_off(worker.spec.name, "worker", process)
-        self._forget(worker, process)
+        self.incarnations.write_off(worker.spec.name, "worker", process)
+        self.incarnations.end(worker, process)
         os.close(process.stacks_fd)
         if self._stopping:
             worker.state = State.STOPPED
@@ -328,13 +285,13 @@ class House:
 
     def _next_stage(self) -> None:
         if self._stages.go_on():
-            self.children.close_all()
-            if self.children.none_left:
+            self.incarnations.children.close_all()
+            if self.incarnations.children.none_left:
                 self._empty()
 
     def _empty(self) -> None:
         self.state = HouseState.EMPTY
-        for lost in self.lost:
+        for lost in self.incarnations.lost:
             logger.critical("left behind, hanging in the kernel: %s pid=%d", lost.name, lost.pid)
 
     # Wishes of operators and signals
@@ -352,7 +309,7 @@ class House:
             return f"it could not start again: {self.premises_problem}"
         if worker.process is None:
             worker.history.in_a_row = 0
-            self._start(worker)
+            self.incarnations.begin(worker)
             return ""
         if worker.state is State.LEAVING:
             return f"{name} is leaving already"
@@ -370,11 +327,7 @@ class House:
         worker = self.workers.get(name)
         if worker is None:
             return f"no worker is called {name}; there are: {', '.join(self.workers)}"
-        self._looks.ask(number, name, done)
-        if not self._notes.tell(worker, control.Look(id=number, kind=kind, seconds=seconds)):
-            self._looks.withdraw(number)
-            return f"{name} does not listen"
-        return ""
+        return self.incarnations.looks.ask(number, worker, kind, seconds, done)
 
     def reload(self) -> None:
         log.reopen()

@@ -34,8 +34,7 @@ class Loop:
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)  # the byte on the pipe is all that is needed
-        house.watch = self._watch
-        house.unwatch = self._unwatch
+        house.incarnations.watch, house.incarnations.unwatch = self._watch, self._unwatch
 
     def run(self) -> None:
         self._house.start()

@@ -3,6 +3,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import vdsm_mp
@@ -24,19 +25,13 @@ def of(house: House) -> dict[str, Any]:
     """
     now = time.monotonic()
     workers = {name: _worker(worker, now) for name, worker in house.workers.items()}
-    lost = [{"name": x.name, "kind": x.kind, "pid": x.pid, "for_s": round(now - x.since_mono, 1)} for x in house.lost]
-    states = {worker["state"] for worker in workers.values()}
-    if "failed" in states:
-        verdict = "failed"
-    elif (
-        lost or house.premises_problem or states != {"ready"} or any(worker["degraded"] for worker in workers.values())
-    ):
-        verdict = "degraded"
-    else:
-        verdict = "ok"
+    lost = [
+        {"name": x.name, "kind": x.kind, "pid": x.pid, "for_s": round(now - x.since_mono, 1)}
+        for x in house.incarnations.lost
+    ]
     return {
         "state": house.state.value,
-        "verdict": verdict,
+        "verdict": _verdict(workers, bool(lost or house.premises_problem)),
         "pid": os.getpid(),
         "version": vdsm_mp.__version__,
         "program": program.ROOT,
@@ -49,10 +44,18 @@ def of(house: House) -> dict[str, Any]:
         "pss_kib": kernel.own_pss_kib(),
         "log": house.log_writer.status(),
         "workers": workers,
-        "children": house.children.status(),
-        "child_deaths": house.children.deaths,
+        "children": house.incarnations.children.status(),
+        "child_deaths": house.incarnations.children.deaths,
         "lost": lost,
     }
+
+
+def _verdict(workers: Mapping[str, Mapping[str, Any]], problem: bool) -> str:
+    states = {worker["state"] for worker in workers.values()}
+    if "failed" in states:
+        return "failed"
+    degraded = problem or states != {"ready"} or any(worker["degraded"] for worker in workers.values())
+    return "degraded" if degraded else "ok"
 
 
 def _worker(worker: Worker, now: float) -> dict[str, Any]:
