@@ -12,10 +12,8 @@ import contextlib
 import faulthandler
 import importlib
 import logging
-import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -23,11 +21,9 @@ from typing import Any
 
 import msgspec
 
-from vdsm_mp.api.errors import DeadlineExceeded, TooManyLost
 from vdsm_mp.api.events import LogLevelChanged
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.common import kernel, log
-from vdsm_mp.common.errors import Unavailable
 from vdsm_mp.common.options import Config
 from vdsm_mp.ipc import control
 from vdsm_mp.ipc.dispatch import Dispatch, Unhandled
@@ -35,6 +31,7 @@ from vdsm_mp.ipc.node import Bus
 from vdsm_mp.priv.call import SudoRoot
 from vdsm_mp.workers import looking
 from vdsm_mp.workers.base import Room
+from vdsm_mp.workers.children import ChildrenPort
 from vdsm_mp.workers.table import WorkerSpec
 
 BEAT_S = 1.0
@@ -65,67 +62,6 @@ def run(place: Place, spec: WorkerSpec, epoch: int, pipe: socket.socket, stacks_
     asyncio.set_event_loop(loop)
     # Threads that hang must not keep us: the loop is left, never closed.
     return loop.run_until_complete(Life(place, spec, epoch, pipe).live())
-
-
-class ChildrenPort:
-    """`ports.Children`: asks the master by a note and waits for the descriptor."""
-
-    def __init__(self, tell: Callable[[control.Note], None]) -> None:
-        self._tell = tell
-        self._next = 0
-        self._lock = threading.Lock()  # pool threads share the table of questions
-        self._waiting: dict[int, list[Any]] = {}
-
-    def open(self, kind: str, name: str, *, deadline_s: float = 5.0) -> socket.socket:
-        """See `ports.Children.open`."""
-        there = threading.Event()
-        with self._lock:
-            self._next += 1
-            number = self._next
-            slot: list[Any] = [there, None, ""]
-            self._waiting[number] = slot
-        self._tell(control.OpenChild(id=number, kind=kind, name=name))
-        answered = there.wait(deadline_s)
-        with self._lock:
-            self._waiting.pop(number, None)
-        if slot[1] is not None:
-            sock: socket.socket = slot[1]
-            return sock
-        if not answered:
-            raise DeadlineExceeded(f"starting a {kind} process for {name}", deadline_s)
-        if slot[2] == "lost":
-            raise TooManyLost(f"{kind} {name}")
-        raise ChildRefused(f"{kind} {name}", slot[2])
-
-    def close(self, kind: str, name: str) -> None:
-        """See `ports.Children.close`."""
-        self._tell(control.CloseChild(kind=kind, name=name))
-
-    def made(self, note: control.ChildMade, fds: list[int]) -> None:
-        """The master's answer, on the loop."""
-        with self._lock:
-            slot = self._waiting.get(note.id)
-            if slot is None:
-                for fd in fds:
-                    os.close(fd)  # who asked has given up; the child ends with this
-                return
-            slot[1] = socket.socket(fileno=fds[0]) if fds else None
-            if slot[1] is not None:
-                slot[1].setblocking(True)
-            slot[2] = note.refused
-        slot[0].set()
-
-
-class ChildRefused(Unavailable):
-    """The master cannot or may not fork what was asked for."""
-
-    code = -32603
-    msg = "cannot start {self.what}: {self.why}"
-
-    def __init__(self, what: str, why: str) -> None:
-        super().__init__(what, why)
-        self.what = what
-        self.why = why
 
 
 class Life:
