@@ -7,8 +7,9 @@ Read by the master (which forks), by the runner (which gives a worker its place 
 import msgspec
 
 #: Imported by the master right before its first fork, so that workers share these pages and start in milliseconds:
-#: what every worker needs, and the rooms that are large. Modules only: importing one of them opens no socket, starts
-#: no thread and makes no zmq or TLS object (a test looks). libvirt is left out: importing it initialises the library.
+#: what every worker needs, the rooms that are large, and what each I/O child needs. Modules only: importing one of them
+#: opens no socket, starts no thread and makes no zmq or TLS object (a test looks). libvirt is left out: importing it
+#: initialises the library.
 PRELOAD = (
     "asyncio",
     "concurrent.futures.thread",
@@ -21,6 +22,7 @@ PRELOAD = (
     "vdsm_mp.workers.scheduler",
     "vdsm_mp.workers.storage",
     "vdsm_mp.workers.clientif",
+    "vdsm_mp.storage.ioproc_server",
 )
 
 
