@@ -101,6 +101,7 @@ class Left:
         (state / "persistence/netconf").symlink_to(state / "persistence/netconf.Qb7wX2aL")
         (self.house.root / "vrun/nets_restored").touch()
         subprocess.run(["ip", "link", "add", self.network, "type", "bridge"], check=True)
+        Path(f"/proc/sys/net/ipv6/conf/{self.network}/disable_ipv6").write_text("1")
         subprocess.run(["ip", "link", "set", self.network, "up"], check=True)
 
     def _daemons(self) -> None:
