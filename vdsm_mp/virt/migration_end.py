@@ -2,8 +2,9 @@
 """How an outgoing migration ends. Where the VM is then is told by libvirt alone.
 
 What fails is first looked at, and what was prepared at the destination is only taken away while the VM is seen alive
-on this host. A libvirtd of ours that dies when all memory has gone, before it hears whether the VM runs there,
-leaves the VM standing still: then only the other host knows, and is asked until it tells. Two must never run.
+on this host, or when it has ended here and libvirt has said that it did not leave. A libvirtd of ours that dies when
+all memory has gone, before it hears whether the VM runs there, leaves the VM standing still: then only the other host
+knows, and is asked until it tells. Two must never run.
 """
 
 from collections.abc import Callable
@@ -59,16 +60,18 @@ class Endings:
         try:
             state, reason = self._state(out.vm_id)
         except NoSuchVm:
-            out.done.set()
+            self._ended(out)
             return
         except Error as error:
             logger.warning("vm=%s cannot be looked at after its migration failed: %s", out.vm_id, error)
             self.lose(out)
             return
         if state in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
-            out.done.set()  # its end was an event, or is found when stock is taken
             if reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED:
+                out.done.set()
                 self.gone(out)
+            else:
+                self._ended(out)
         elif _is_torn(state, reason):
             out.done.set()
             logger.error("vm=%s post-copy failed (%s); it cannot go on anywhere", out.vm_id, why)
@@ -78,6 +81,14 @@ class Endings:
             self._ask_there(out, why)
         else:
             self.stayed(out, why, runs=state == libvirt.VIR_DOMAIN_RUNNING)
+
+    def _ended(self, out: Outgoing) -> None:
+        """Here, while it was to leave; that was an event, or is found when stock is taken. Its place would be kept for
+        minutes, and nobody could start it anew meanwhile.
+        """
+        out.done.set()
+        if out.prepared and not out.adopted and out.params.dst:
+            self._peers.clear(out.params.dst, out.vm_id)
 
     def _ask_there(self, out: Outgoing, why: str) -> None:
         """Whether it goes on here, is over here, or stands still for now."""
