@@ -43,6 +43,8 @@ _DEATHS_OF_A_HOUSE = 4
 _LIVES = ("Up", "Powering up")
 #: Until a call has reached libvirtd, and how long QEMU hangs beside a new worker that takes stock.
 _ASKED_S, _HANGS_S = 1.0, 3.0
+#: A whole house starts, beside whatever else this machine does.
+_READY_S = 90.0
 #: Block jobs are looked at so often.
 _A_BEAT_S = 16.0
 
@@ -275,7 +277,10 @@ class VmWorld:
             return
         self.house.terminate()
         self.house.begin()
-        self.house.wait_ready()
+        try:
+            self.house.wait_ready(_READY_S)
+        except AssertionError:
+            raise AssertionError("the house did not begin anew: " + self.house.log_text()[-6000:]) from None
         self.take_role()
         self._deaths = 0
 
