@@ -200,9 +200,6 @@ class ImageSharing(Message, frozen=True, kw_only=True):
     headers: dict[str, str] = field(default_factory=dict)
 
 
-_SHARING = (InvalidVolumeParameter, CopyImageFailed, SharedVolumeNotWritable)
-
-
 @verb(
     "Image.download",
     owner="storage",

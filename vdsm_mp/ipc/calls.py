@@ -222,11 +222,6 @@ class Calls:
             else:
                 question.answer(None, PeerRestarted(link.name, question.verb))
 
-    def epoch_of(self, name: str) -> int | None:
-        """The incarnation of a peer that is up; None when it is not."""
-        link = self._links.get(name)
-        return None if link is None else link.epoch
-
     def close(self) -> None:
         """Answer everything that waits with StillStarting or PeerRestarted, and close."""
         for link in list(self._links.values()):

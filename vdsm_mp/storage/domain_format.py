@@ -115,11 +115,6 @@ class Format(msgspec.Struct, frozen=True):
         return self.version >= 5
 
     @property
-    def capacity_in_bytes(self) -> bool:
-        """CAP and SEQ in volume metadata, instead of SIZE and MTIME."""
-        return self.version >= 5
-
-    @property
     def bitmaps(self) -> bool:
         return self.version >= 4
 

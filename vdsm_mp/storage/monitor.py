@@ -12,9 +12,6 @@ from msgspec.structs import replace
 
 from vdsm_mp.storage.monitor_space import DEFAULT, Limits, Space
 
-#: An engine warns of a domain whose read takes longer.
-SLOW_READ_S = 5.0
-
 
 class Checked(msgspec.Struct, frozen=True):
     """What one check found. code: 0 or VDSM's number of the error; the rest is None or unknown where it failed."""

@@ -17,7 +17,7 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.file_facts import FileStat
 from vdsm_mp.storage.volume_chain import chain_of, chain_to, children_of
-from vdsm_mp.storage.volume_metadata import MAX_BYTES, VolumeMetadata, from_bytes, next_generation, to_bytes
+from vdsm_mp.storage.volume_metadata import MAX_BYTES, VolumeMetadata, from_bytes, to_bytes
 
 _log = logging.getLogger("storage.volume")
 
@@ -131,12 +131,6 @@ def change_metadata(domain: FileDomain, image_id: str, volume_id: str, **changes
     if after != before:
         write_metadata(domain, image_id, volume_id, after)
     return after
-
-
-def finish_operation(domain: FileDomain, image_id: str, volume_id: str) -> None:
-    """The end of a data operation: legal, and the generation counts on, in one write."""
-    before, _ = read_volume(domain, image_id, volume_id)
-    change_metadata(domain, image_id, volume_id, legality="LEGAL", generation=next_generation(before.generation))
 
 
 def recheck_leaf(domain: FileDomain, image_id: str, volume_id: str) -> bool:

@@ -28,7 +28,6 @@ _LUN = re.compile(r"[0-9a-f]{16,33}")
 #: Stands for the path of an image that is made of the files in the metadata.
 _PAYLOAD = "PAYLOAD:"
 _LEASE_PATH = "LEASE-PATH:"
-_LEASE_OFFSET = "LEASE-OFFSET:"
 
 
 class Policy(msgspec.Struct, frozen=True):
