@@ -7,6 +7,7 @@ Faults:
     kill          the worker and its I/O children, by SIGKILL, before the step
     cut           the same, and what was not synced is lost (`powercut`)
     EIO …         the step fails with that errno, once
+    child         the I/O child dies at the step, and the worker lives on with a new one
     full          from the step on the file system is full, until the worker ends
     kill+kill     killed at a step, and the next worker at a step while it takes over what was left, at each in turn
     cut+cut       the same with power cuts
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.powercut import Stage
-from tests.faults.steps import Steps
+from tests.faults.steps import CHILD, Steps
 from tests.support.eventually import eventually
 from vdsm_mp.common import kernel
 
@@ -65,7 +66,7 @@ class Fault:
 
     def steps(self, where: Stage) -> Steps:
         # Who dies before a sync, and keeps the power, leaves the same as who dies after it; and no sync is read-only.
-        return Steps(where.balloon, syncs=not {self.first, self.then} <= {"kill", "EROFS", ""})
+        return Steps(where.balloon, syncs=not {self.first, self.then} <= {"kill", "child", "EROFS", ""})
 
     def arm(self, steps: Steps, at: int, later: int) -> None:
         """For the operation. later: the steps from `at` to a death in the same life, 0 = none."""
@@ -81,6 +82,8 @@ def _kills(word: str) -> bool:
 
 
 def _number(word: str) -> int:
+    if word == "child":
+        return CHILD
     return 0 if _kills(word) or word in ("full", "") else int(getattr(errno, word))
 
 

@@ -33,6 +33,8 @@ _ALWAYS = (
 )
 _SYNCS = ("fsync", "fdatasync")
 _FIELDS = "qqqqq"
+#: In place of an errno; a step of the worker itself is then left alone.
+CHILD = -1
 
 
 class Steps:
@@ -42,6 +44,7 @@ class Steps:
         """balloon: a file that can take all room of the file system. syncs: they are steps too."""
         self._shared = mmap.mmap(-1, struct.calcsize(_FIELDS))  # seen by forked children too
         self._balloon = balloon
+        self._pid = os.getpid()
         self._allocate = os.posix_fallocate
         for name in (*_ALWAYS, *(_SYNCS if syncs else ())):
             setattr(os, name, self._counting(getattr(os, name)))
@@ -50,8 +53,8 @@ class Steps:
         subprocess.Popen.poll = self._counting_end(subprocess.Popen.poll)  # type: ignore[method-assign]
 
     def arm(self, at: int, number: int = 0, *, fills: bool = False, die_at: int = 0) -> None:
-        """number: an errno that step `at` fails with instead of dying. fills: from step `at` on the balloon takes all
-        room, instead. die_at: a later step to die at, 0 = none."""
+        """number: an errno that step `at` fails with instead of dying; CHILD: the I/O child dies alone. fills: the
+        balloon takes all room from there on, instead. die_at: a later step to die at, 0 = none."""
         self._shared[:] = struct.pack(_FIELDS, at, 0, number, fills, die_at)
 
     def disarm(self) -> int:
@@ -71,7 +74,9 @@ class Steps:
             signal.pause()
         if fills and count == at:
             self._take_all()
-        if number and count == at:
+        if number == CHILD and count == at and os.getpid() != self._pid:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number > 0 and count == at:
             raise OSError(number, os.strerror(number))
 
     def _take_all(self) -> None:

@@ -33,20 +33,21 @@ _QUICK = {
     ("delete volume", "ENOSPC"): 11,
     ("copy", "kill"): 13,
     ("revert", "kill"): 10,
-    ("extend", "kill"): 8,
+    ("extend", "kill"): 7,
     ("prepare merge", "kill"): 7,
     ("finalize", "kill"): 8,
-    ("finalize", "EROFS"): 11,
+    ("finalize", "EROFS"): 8,
     ("snapshot", "cut"): 14,
     ("delete", "cut"): 7,
     ("finalize", "cut"): 9,
+    ("snapshot", "child"): 12,
     ("snapshot", "full"): 13,
     ("snapshot", "kill+kill"): 27,
     ("create", "EIO+kill"): 24,
 }
 #: Of pairs every so many steps, other ones for each first step: all of them would be thousands for one operation.
 _PAIRS_APART = 9
-_SINGLE = ("kill", "cut", "EIO", "ENOSPC", "EROFS", "full")
+_SINGLE = ("kill", "child", "cut", "EIO", "ENOSPC", "EROFS", "full")
 _PAIRS = ("kill+kill", "cut+cut", "kill+EIO", "EIO+kill", "ENOSPC+kill", "full+kill")
 _SCENARIOS = sorted({scenario for scenario, _ in _QUICK})
 _WHOLE = {(scenario, fault): _STRIDE for scenario in _SCENARIOS for fault in _SINGLE if _STRIDE}

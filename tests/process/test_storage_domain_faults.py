@@ -19,11 +19,8 @@ _PAIRS_APART = 9
 
 pytestmark = pytest.mark.timeout(3600 if _STRIDE else 600)
 
-_ALL = list(
-    itertools.product(
-        (*_DOMAINS, *_OVFS), ("kill", "cut", "EIO", "ENOSPC", "EROFS", "kill+kill", "cut+cut", "EIO+kill")
-    )
-)
+_FAULTS = ("kill", "child", "cut", "EIO", "ENOSPC", "EROFS", "kill+kill", "cut+cut", "EIO+kill")
+_ALL = list(itertools.product((*_DOMAINS, *_OVFS), _FAULTS))
 #: A failing call takes the same ways back as a death, but in one process: some operations stand for the rest.
 _QUICK = [
     *itertools.product((*_DOMAINS, *_OVFS), ("kill",)),
