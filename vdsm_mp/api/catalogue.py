@@ -7,6 +7,7 @@ from vdsm_mp.api import (
     gluster,
     host,
     image,
+    image_sharing,
     image_transfer,
     internal,
     lease,
@@ -33,6 +34,7 @@ from vdsm_mp.api import (
     vm_migration,
     vm_tuning,
     volume,
+    volume_look,
 )
 from vdsm_mp.api.event import EVENTS
 from vdsm_mp.api.verb import OWNED, VERBS
@@ -45,6 +47,7 @@ _ = (
     gluster,
     host,
     image,
+    image_sharing,
     image_transfer,
     lease,
     lvm,
@@ -70,4 +73,5 @@ _ = (
     vm_migration,
     vm_tuning,
     volume,
+    volume_look,
 )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from vdsm_mp.api.errors_volume import CopyImageFailed, InvalidVolumeParameter, SharedVolumeNotWritable
-from vdsm_mp.api.image import DownloadImage, ImageSharing, UploadImage
+from vdsm_mp.api.image_sharing import DownloadImage, ImageSharing, UploadImage
 from vdsm_mp.api.ovf_store import TransferFailed
 from vdsm_mp.api.verb import handles
 from vdsm_mp.common.clock import mono_s

@@ -7,7 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from vdsm_mp.api.errors_storage import LockNotInspected
 from vdsm_mp.api.errors_volume import ImageIsNotLegalChain, VolumeMetadataBadValue
-from vdsm_mp.api.volume import VolumeInfo, VolumeLease
+from vdsm_mp.api.volume_look import VolumeInfo, VolumeLease
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.locks import ClusterLock, Lease
 from vdsm_mp.storage.volume_change import virtual_size

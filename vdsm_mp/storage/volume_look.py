@@ -2,7 +2,7 @@
 """Looking into volumes with qemu-img: what it says of one, how large it would be elsewhere, may it be trusted."""
 
 from vdsm_mp.api.errors_volume import ImageVerificationFailed, IncorrectFormat, VolumeNotInChain
-from vdsm_mp.api.volume import MeasureVolume
+from vdsm_mp.api.volume_look import MeasureVolume
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.storage import qemuimg
 from vdsm_mp.storage.domain_file import FileDomain
