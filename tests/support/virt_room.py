@@ -34,7 +34,7 @@ from vdsm_mp.api.lease import GetLeaseInfo, LeaseInfo
 from vdsm_mp.api.ports import CallContext, Ports
 from vdsm_mp.api.verb import Message, spec_of
 from vdsm_mp.api.vm import CreateVm, GetVmStats
-from vdsm_mp.common.options import Config, House, Irs, Sanlock, Vars
+from vdsm_mp.common.options import Config, GuestAgent, House, Irs, Sanlock, Vars
 from vdsm_mp.workers import virt
 
 DISK_IDS = {key: str(uuid.uuid4()) for key in ("poolID", "domainID", "imageID", "volumeID")}
@@ -176,7 +176,9 @@ class Nobody:
 class VirtRoom:
     """One life of the worker. `ask(message)` calls the handler in this thread."""
 
-    def __init__(self, uri: str, folder: Path, *, command_timeout_s: int = 60, root: Any = None) -> None:
+    def __init__(
+        self, uri: str, folder: Path, *, command_timeout_s: int = 60, agent_timeout_s: int = 1, root: Any = None
+    ) -> None:
         self.storage = RecordedStorage()
         self.events = RecordedEvents()
         self.background = ThreadBackground()
@@ -191,6 +193,7 @@ class VirtRoom:
             ),
             irs=Irs(repository=str(folder)),
             sanlock=Sanlock(),
+            guest_agent=GuestAgent(qga_command_timeout=agent_timeout_s),
             vdsm_mp=House(
                 libvirt_uri=uri, state_dir=str(folder), vdsm_run_dir=str(folder), hooks_dir=f"{folder}/hooks.d"
             ),

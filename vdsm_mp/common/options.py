@@ -138,7 +138,7 @@ class GuestAgent(Section, frozen=True, kw_only=True):
     """[guest_agent] qemu-guest-agent in the guests."""
 
     enable_qga_poller: bool = True
-    # Seconds.
+    # Seconds that an agent may take for one answer, and between two rounds of questions.
     qga_command_timeout: Annotated[int, Meta(ge=1)] = 1
     qga_polling_period: Annotated[int, Meta(ge=1)] = 5
 

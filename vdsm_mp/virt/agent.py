@@ -39,7 +39,6 @@ from vdsm_mp.virt.registry import Vms
 logger = log.named(__name__)
 
 _AT_ONCE = 4
-_ANSWER_S = 1
 _LEAVE_ALONE_S = 60.0
 #: After its start a guest gets its addresses soon; until then its network is asked for in every round.
 _YOUNG_S = 120.0
@@ -109,7 +108,10 @@ class _Due(msgspec.Struct):
 
 
 class Agents:
-    """The poller. learn(record, mapping): what the guest calls its disks, by serial number."""
+    """The poller. answer_s: how long an agent may take for one answer.
+
+    learn(record, mapping): what the guest calls its disks, by serial number.
+    """
 
     def __init__(
         self,
@@ -117,11 +119,13 @@ class Agents:
         vms: Vms,
         turns: Turns,
         background: Background,
+        answer_s: int,
         learn: Callable[[VmRecord, Mapping[str, Any]], None],
     ) -> None:
         self._connection = connection
         self._vms = vms
         self._turns = turns
+        self._answer_s = answer_s
         self._learn = learn
         self._launches = Launches(background, at_once=_AT_ONCE)
         self._due: dict[str, _Due] = {}
@@ -174,9 +178,9 @@ class Agents:
     def _talk(self, record: VmRecord, due: _Due) -> None:
         now = clock.mono_s()
         told: dict[str, Any] = {}
-        with self._turns.turn(self._connection, record.vm_id, _ANSWER_S) as dom, translated(record.vm_id):
+        with self._turns.turn(self._connection, record.vm_id, self._answer_s) as dom, translated(record.vm_id):
             if due.abilities_at <= now:
-                due.abilities = abilities(_command(dom, "guest-info"))
+                due.abilities = abilities(_command(dom, "guest-info", self._answer_s))
                 due.abilities_at = now + _ABILITIES_S
             kinds = [(kind, period_s) for kind, command, period_s in _PERIODS if due.now(kind, command, now)]
             if kinds:
@@ -189,10 +193,10 @@ class Agents:
                 told |= network(dom.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT))
                 due.at[_NETWORK] = now + _NETWORK_S
             if due.now(_CPUS, _CPUS, now):
-                told |= processors(_command(dom, _CPUS))
+                told |= processors(_command(dom, _CPUS, self._answer_s))
                 due.at[_CPUS] = now + _CPUS_S
             if due.now(_PCI, _PCI, now):
-                told |= pci_devices(_command(dom, _PCI))
+                told |= pci_devices(_command(dom, _PCI, self._answer_s))
                 due.at[_PCI] = now + _PCI_S
         self._take(record.vm_id, told)
 
@@ -208,7 +212,7 @@ class Agents:
             self._learn(now, told["diskMapping"])
 
 
-def _command(dom: Any, name: str) -> Any:
+def _command(dom: Any, name: str, answer_s: int) -> Any:
     """What the agent returns to a command that libvirt has no call for; None when it is no JSON."""
-    text = libvirt_qemu.qemuAgentCommand(dom, json.dumps({"execute": name}), _ANSWER_S, 0)
+    text = libvirt_qemu.qemuAgentCommand(dom, json.dumps({"execute": name}), answer_s, 0)
     return answer(text)

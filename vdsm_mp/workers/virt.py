@@ -149,7 +149,12 @@ def build(config: Config, ports: Ports) -> Room:
         hostdevs,
     )
     agents = Agents(
-        ground.connection, ground.vms, devices.turns, ports.background, partial(guestdisks.learn, ground.keeper)
+        ground.connection,
+        ground.vms,
+        devices.turns,
+        ports.background,
+        config.guest_agent.qga_command_timeout,
+        partial(guestdisks.learn, ground.keeper),
     )
     external = ExternalData(ground.vms, ports.root)
     resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
