@@ -82,20 +82,23 @@ def description_of(text: str) -> str:
     return _cut(text)
 
 
-def _cut(text: str) -> str:
-    raw = text[:MAX_DESCRIPTION].encode("utf-8", "replace")[: MAX_BYTES - _REST_BYTES]
+def _cut(text: str, most_bytes: int = MAX_BYTES - _REST_BYTES) -> str:
+    raw = text[:MAX_DESCRIPTION].encode("utf-8", "replace")[:most_bytes]
     return raw.decode("utf-8", "ignore").strip()
 
 
 def to_bytes(volume_id: str, metadata: VolumeMetadata, version: int) -> bytes:
-    """The file. version: of the domain. Raises: VolumeMetadataTooLong, VolumeMetadataBadValue."""
+    """The file. version: of the domain. Raises: VolumeMetadataTooLong, VolumeMetadataBadValue.
+
+    A description that VDSM has stored may be longer than ours: it is cut only where it would not fit any more.
+    """
     if not (
         0 <= metadata.generation < GENERATIONS and 0 <= metadata.sequence <= MAX_SEQUENCE and metadata.capacity >= 0
     ):
         raise VolumeMetadataBadValue(volume_id, "generation, sequence or capacity out of range")
     fields: dict[str, object] = {
         "CTIME": metadata.ctime,
-        "DESCRIPTION": _cut(_UNSAFE.sub(" ", metadata.description)),
+        "DESCRIPTION": _cut(_UNSAFE.sub(" ", metadata.description), MAX_BYTES),
         "DISKTYPE": metadata.disk_type,
         "DOMAIN": metadata.sd_id,
         "FORMAT": metadata.format,
@@ -110,10 +113,18 @@ def to_bytes(volume_id: str, metadata: VolumeMetadata, version: int) -> bytes:
         fields |= {"CAP": metadata.capacity, "SEQ": metadata.sequence}
     else:
         fields |= {"SIZE": metadata.capacity // 512, "MTIME": 0}
-    data = "".join(f"{key}={fields[key]}\n" for key in sorted(fields)).encode() + b"EOF\n"
+    data = _lines(fields)
+    if len(data) > MAX_BYTES:
+        description = str(fields["DESCRIPTION"])
+        left = len(description.encode()) - (len(data) - MAX_BYTES)
+        data = _lines(fields | {"DESCRIPTION": _cut(description, max(0, left))})
     if len(data) > MAX_BYTES:
         raise VolumeMetadataTooLong(volume_id, len(data))
     return data
+
+
+def _lines(fields: dict[str, object]) -> bytes:
+    return "".join(f"{key}={fields[key]}\n" for key in sorted(fields)).encode() + b"EOF\n"
 
 
 def from_bytes(volume_id: str, data: bytes) -> VolumeMetadata:

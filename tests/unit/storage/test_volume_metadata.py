@@ -63,6 +63,17 @@ def test_a_description_from_elsewhere_never_keeps_a_volume_from_being_updated(te
     assert from_bytes(VOLUME, to_bytes(VOLUME, record, 5)).generation == generation
 
 
+def test_a_description_that_vdsm_stored_is_kept_as_long_as_it_fits() -> None:
+    """VDSM lets it have 210 characters of any size, as long as the whole fits."""
+    bare = replace(from_bytes(VOLUME, GOOD), description="", generation=999)
+    room = MAX_BYTES - len(to_bytes(VOLUME, bare, 5))
+    longest = replace(bare, description="é" * (room // 2))
+    assert len(longest.description.encode()) > 222
+    assert from_bytes(VOLUME, to_bytes(VOLUME, longest, 5)) == longest
+    grown = from_bytes(VOLUME, to_bytes(VOLUME, replace(longest, capacity=2**50, sequence=MAX_SEQUENCE), 5))
+    assert len(longest.description) - 10 < len(grown.description) < len(longest.description)
+
+
 def test_what_vdsm_wrote_is_understood_and_written_again_byte_for_byte(tmp_path: Path) -> None:
     seen = 0
     for domain in domains.unpack(tmp_path).values():
