@@ -85,10 +85,13 @@ class CreateLease(Message, frozen=True, kw_only=True):
     reply=Uuid,
     tier=2,
     raises=(NotSpm, DomainNotInPool, DomainNotFound, LeasesNotSupported, *TASK_BEGIN),
-    later=(NoSuchLease, LeaseIndexInvalid, TaskAborted),
+    later=(NoSuchLease, LeaseIndexInvalid, JobStatusMismatch, LockNotInspected, TaskAborted),
 )
 class DeleteLease(Message, frozen=True, kw_only=True):
-    """Remove an external lease. Returns the id of an SPM task. Whoever holds it is not asked."""
+    """Remove an external lease. Returns the id of an SPM task.
+
+    One of a VM goes whoever holds it; one of a job stays while a host works under it.
+    """
 
     lease: LeaseName
 

@@ -8,12 +8,12 @@ an owner; when its worker died, FAILED; when its host died, PENDING without an o
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgspec
 from msgspec.structs import replace
 
-from vdsm_mp.api.errors_lease import JobStatusMismatch, LeasesNotSupported
+from vdsm_mp.api.errors_lease import JobStatusMismatch, LeasesNotSupported, NoSuchLease
 from vdsm_mp.api.errors_volume import GenerationMismatch
 from vdsm_mp.api.lease import LeaseMetadata, LeaseName
 from vdsm_mp.storage import xlease
@@ -49,6 +49,21 @@ def working(volumes: Volumes, name: LeaseName, job_id: str, generation: int | No
         yield
         done = replace(found, job_status="SUCCEEDED", generation=next_generation(found.generation))
         value.write(pack(stamped(done)))
+
+
+def refuse_while_working(domain: FileDomain, lock: SanlockLock, lease_id: str) -> None:
+    """Its outcome would be stored where the lease was, in whatever has the place by then; the others' leases may go.
+
+    Raises: JobStatusMismatch (912), LockNotInspected. Being none is fine.
+    """
+    with suppress(NoSuchLease):
+        lease = xlease.find(domain, lease_id)
+        found = unpack(xlease.read_value(domain, lease))
+        if found is None or found.job_id is None:
+            return
+        owner = lock.inspect(lease).host_id
+        if owner is not None:
+            raise JobStatusMismatch(lease_id, f"job {found.job_id} works on host {owner}")
 
 
 def expected(

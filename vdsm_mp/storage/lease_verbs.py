@@ -54,6 +54,7 @@ def delete(volumes: Volumes, ask: DeleteLease) -> str:
 
     def job(run: TaskRun) -> None:
         with volumes.resources.claim(f"removeLease {ask.lease.lease_id}", exclusive=_claims(domain)):
+            job_lease.refuse_while_working(domain, lock, ask.lease.lease_id)
             xlease.remove(domain, lock, ask.lease.lease_id)
 
     return volumes.tasks.start("removeLease", job, spm=True, key=f"leases {domain.sd_id}")
