@@ -43,6 +43,8 @@ def changes(engine: Engine) -> list[Change]:
         found.append(upgrade(engine))
     if len(pool.status) == 1:
         found.append(destroy(engine))
+    if engine.second is not None:
+        found += [visit(engine)] * 2
     return [*found, stop_role(engine)]
 
 
@@ -162,3 +164,14 @@ def stop_role(engine: Engine) -> Change:
         engine.stop_role(engine.spm)
 
     return Change("stop the role", ask, engine.settle)
+
+
+def visit(engine: Engine) -> Change:
+    """A host that is not SPM works in another pool for a while."""
+    second = engine.second
+    assert second is not None
+
+    def ask() -> None:
+        second.visit(next(host for host in engine.hosts if host is not engine.spm))
+
+    return Change("visit the second pool", ask, engine.settle)

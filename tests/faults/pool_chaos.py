@@ -3,7 +3,8 @@
 
     python -m tests.faults.pool_chaos ROUNDS [SEED [disk]]
 
-A round: a volume is made, the engine asks for one change of the pool while clients work on disks and leases, and
+A round: a volume is made, the engine asks for one change of the pool while clients work on disks and leases, upload by
+image tickets and sparsify; hosts visit another pool, too; and
 meanwhile a storage worker, an I/O child, a master, a root helper, a sanlock daemon or a whole host is killed. Then the
 engine does what engines do (connects again, rebuilds the master when it is refused, elects an SPM) and asks for the
 change again until it is done. In the end of each round disk, both hosts and a reader of its own must tell the same,
@@ -20,6 +21,7 @@ import random
 import signal
 import struct
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -31,8 +33,10 @@ from typing import Any
 from tests.faults.pool_changes import changes
 from tests.faults.pool_disks import ALONE, Disks
 from tests.faults.pool_engine import LEASE_S, MIB, Engine, again
+from tests.faults.pool_second import SecondPool
 from tests.support.eventually import eventually
 from tests.support.neighbour import Neighbour
+from tests.support.sparsifier import slow_sparsifier
 from tests.support.storage_hosts import StorageHost, storage_hosts
 from vdsm_mp.common import kernel
 from vdsm_mp.common.errors import Error
@@ -101,6 +105,8 @@ def play(engine: Engine, disks: Disks, outcome: dict[str, Any]) -> None:
     time.sleep(engine.random.choice((0.0, 0.02, 0.05, 0.1, 0.2, 0.4)))
     with contextlib.suppress(ProcessLookupError):
         die(engine, what, host)
+    if what == "host":
+        disks.host_died(host.host_id)
     asking.join(LEASE_S + 60)
     assert not asking.is_alive(), f"{change.name} is never answered"
     disks.end()
@@ -138,6 +144,8 @@ def noticed(engine: Engine, host: StorageHost, pid: int) -> bool:
 def check(engine: Engine) -> None:
     """Disk, hosts and an outsider agree with the engine's database."""
     pool = engine.pool
+    if engine.second is not None:
+        engine.second.check()
     eventually(lambda: masters(engine) == [pool.master], within_s=30)
     for sd_id in engine.device_of:
         meta = engine.meta(sd_id)
@@ -224,8 +232,13 @@ def main() -> None:
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(2**32)
     print(f"seed {seed}", file=sys.stderr)
     outcome: dict[str, Any] = {"rounds": 0, "seed": seed, "deaths": Counter(), "changes": Counter(), "problems": []}
-    with storage_hosts(devices=3, table="tests.support.storage_jobs_table") as (hosts, devices):
-        engine = Engine(hosts, devices, seed, memory="disk" not in sys.argv[3:])
+    with contextlib.ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pool-", dir="/tmp")))
+        place.chmod(0o755)
+        os.environ["PATH"] = f"{slow_sparsifier(place / 'bin')}:{os.environ['PATH']}"
+        hosts, devices = stack.enter_context(storage_hosts(devices=4, table="tests.support.pool_table"))
+        engine = Engine(hosts, devices[:3], seed, memory="disk" not in sys.argv[3:])
+        engine.second = SecondPool(engine, devices[3])
         disks = Disks(engine, hosts[0].house.root / "ledger")
         try:
             engine.make()
@@ -238,7 +251,7 @@ def main() -> None:
             for host in hosts:
                 print(f"--- host {host.host_id}\n{host.house.log_text()[-15000:]}", file=sys.stderr)
         finally:
-            disks.server.stop()
+            disks.stop()
         outcome["disks"] = disks.told
     print(json.dumps(outcome))
 

@@ -2,20 +2,24 @@
 """Clients that work on disks and leases of a pool while its engine changes it and something dies (`pool_chaos`)."""
 
 import random
+import re
 import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from tests.faults.pool_engine import Engine
-from tests.support.diskjobs import BusyWorker, ImageServer
+from tests.faults.pool_transfers import PoolWorker, Transfers
+from tests.support.diskjobs import ImageServer
 from tests.support.diskwork import Failed
+from tests.support.imagedaemon import NoTicketError
 from tests.support.ledger import Ledger, Storage, settle
 from vdsm_mp.common.errors import Error
 
 #: The tasks of a master that is given up as lost are lost with it, and so is what would undo them.
 ALONE = ("rebuild", "destroy")
 CLIENTS = 2
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Disks:
@@ -23,13 +27,14 @@ class Disks:
         self.engine = engine
         self.ledger = Ledger(ledger)
         self.server = ImageServer()
+        self.transfers = Transfers(engine)
         self.told: Counter[str] = Counter()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         self._workers = [self._worker(number) for number in range(CLIENTS)]
 
-    def _worker(self, number: int) -> BusyWorker:
-        return BusyWorker(
+    def _worker(self, number: int) -> PoolWorker:
+        return PoolWorker(
             f"client{number}",
             Storage(self._call, "", {}, volume_leases=True),
             self.ledger,
@@ -40,6 +45,7 @@ class Disks:
             server=self.server,
             one_host=False,
             modern=False,
+            transfers=self.transfers,
         )
 
     def _call(self, verb: str, /, **params: Any) -> Any:
@@ -59,12 +65,12 @@ class Disks:
             self._threads.append(threading.Thread(target=self._work, args=(worker,)))
             self._threads[-1].start()
 
-    def _work(self, worker: BusyWorker) -> None:
+    def _work(self, worker: PoolWorker) -> None:
         while not self._stopped.is_set():
             try:
                 self.told[worker.step()] += 1
-            except (Error, OSError, Failed, AssertionError) as error:
-                self.told[f"{type(error).__name__} {str(error)[:80]}"] += 1
+            except (Error, OSError, Failed, NoTicketError, AssertionError) as error:
+                self.told[f"{type(error).__name__} {_ID.sub('ID', str(error))[:200]}"] += 1
                 return
 
     def end(self) -> None:
@@ -73,9 +79,17 @@ class Disks:
             thread.join(200)
             assert not thread.is_alive(), "a client waits for ever"
 
+    def host_died(self, host_id: int) -> None:
+        self.transfers.daemons[host_id].forget()
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.transfers.stop()
+
     def settle(self) -> None:
         """What became of everything, also on domains that are not active now. Raises: AssertionError."""
         engine = self.engine
+        self.transfers.settle()
         domains = {sd_id: engine.directory(sd_id) for sd_id in engine.device_of}
         for key in [key for key in self.ledger.things if _domain_of(key) not in domains]:
             del self.ledger.things[key]  # its domain was made anew

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.support.eventually import eventually
 from tests.support.storage_hosts import StorageHost
@@ -19,8 +19,11 @@ from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_metadata import DomainMetadata, decode, parse
 
+if TYPE_CHECKING:
+    from tests.faults.pool_second import SecondPool
+
 MIB = 2**20
-_NUMBERS = {"lockRenewalIntervalSec": 5, "leaseTimeSec": 60, "ioOpTimeoutSec": 10, "leaseRetries": 3}
+NUMBERS = {"lockRenewalIntervalSec": 5, "leaseTimeSec": 60, "ioOpTimeoutSec": 10, "leaseRetries": 3}
 #: What an engine takes for "the master is not what I know".
 _WRONG_MASTER = (304, 324)
 #: The lease of a host that died is free after that long.
@@ -41,7 +44,10 @@ class Pool:
 
 
 class Engine:
-    """device_of: every domain there is, and where. memory: it passes the list of domains, as engines do by now."""
+    """device_of: every domain there is, and where. memory: it passes the list of domains, as engines do by now.
+
+    second: a pool that hosts visit.
+    """
 
     def __init__(self, hosts: list[StorageHost], devices: list[str], seed: int, *, memory: bool = True) -> None:
         self.memory = memory
@@ -51,6 +57,7 @@ class Engine:
         self.device_of: dict[str, str] = {}
         self.volumes: dict[str, list[tuple[str, str]]] = {}
         self.pool = Pool(str(uuid.uuid4()), "")
+        self.second: SecondPool | None = None
 
     # --- from nothing
 
@@ -58,6 +65,8 @@ class Engine:
         host = self.hosts[0]
         for one in self.hosts:
             self._connect_servers(one)
+        if self.second is not None:
+            self.second.make(host)
         for device in self.devices:
             sd_id = self.create_domain(host, device)
             self.device_of[sd_id] = device
@@ -80,7 +89,7 @@ class Engine:
     def create_pool(self, host: StorageHost, master: str) -> None:
         self.pool = Pool(str(uuid.uuid4()), master, version=self.pool.version, status={master: "Active"})
         names = {"name": "pool", "masterSdUUID": master, "masterVersion": 1, "domainList": [master]}
-        host.call("StoragePool.create", storagepoolID=self.pool.pool_id, **names, **_NUMBERS)
+        host.call("StoragePool.create", storagepoolID=self.pool.pool_id, **names, **NUMBERS)
 
     # --- bringing everything to order
 
@@ -98,14 +107,13 @@ class Engine:
 
     def revive(self) -> None:
         for host in self.hosts:
-            if host.house.process is None or host.house.process.poll() is not None:
-                host.house.begin()
-        for host in self.hosts:
-            host.house.wait_ready(60)
+            eventually(lambda host=host: _ready(host), within_s=90)  # type: ignore[misc]
             again(lambda host=host: self._connect_servers(host))  # type: ignore[misc]
+            if (second := self.second) is not None:
+                again(lambda host=host, second=second: second.leave(host))  # type: ignore[misc]
 
     def _connect_servers(self, host: StorageHost) -> None:
-        for device in self.devices:
+        for device in (*self.devices, *((self.second.device,) if self.second is not None else ())):
             assert host.server("connectStorageServer", device) == 0
 
     def _connect_pool(self, host: StorageHost) -> None:
@@ -155,7 +163,7 @@ class Engine:
                 masterVersion=pool.master_version + 1,
                 domainDict=domains,
                 **names,
-                **_NUMBERS,
+                **NUMBERS,
             )
 
         try:
@@ -237,6 +245,16 @@ class Engine:
     def meta(self, sd_id: str, host: StorageHost | None = None) -> DomainMetadata:
         data = (self.directory(sd_id, host) / "dom_md/metadata").read_bytes()
         return decode(sd_id, parse(sd_id, data))
+
+
+def _ready(host: StorageHost) -> bool:
+    """As its supervisor: what could not start is started again, for a busy host may be too slow for it."""
+    if host.house.process is None or host.house.process.poll() is not None:
+        host.house.begin()
+    try:
+        return host.house.ready()
+    except RuntimeError as e:
+        raise AssertionError(str(e)[-800:]) from e
 
 
 def over(host: StorageHost, task_id: str) -> dict[str, Any] | None:
