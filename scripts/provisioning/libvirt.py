@@ -4,11 +4,10 @@
 import grp
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from provisioning.foreign import Ledger
-from provisioning.say import run, say
+from provisioning.say import Failure, run, say
 
 LIBVIRTD_CONF = Path("/etc/libvirt/libvirtd.conf")
 LIBVIRTD_SECTION = """\
@@ -27,6 +26,8 @@ namespaces = []
 #: Where systemd makes the sockets, it is systemd that must know who may use them.
 SOCKET_DROP_IN = "[Socket]\nSocketMode=0660\nSocketGroup=libvirt\n"
 SOCKET_UNITS = ("libvirtd.socket", "libvirtd-ro.socket")
+#: The agent defines it in libvirt for cards of VMs (vdsm_mp/virt); libvirt keeps it in this file.
+FILTER = Path("/etc/libvirt/nwfilter/vdsm-no-mac-spoofing.xml")
 _SOCKETS = (Path("/run/libvirt/libvirt-sock"), Path("/run/libvirt/libvirt-sock-ro"))
 
 
@@ -49,6 +50,12 @@ def let_in(notes: list[str], ledger: Ledger) -> None:
 def give_back(ledger: Ledger) -> list[str]:
     """Take back all that the ledger knows; libvirtd reads its own words again. Returns notes."""
     notes: list[str] = []
+    if FILTER.exists():
+        virsh = ["virsh", "-q", "-c", "qemu:///system", "nwfilter-undefine", FILTER.stem]
+        said = _say(virsh, 60)
+        if FILTER.exists():
+            # libvirt knows best: it refuses while a guest's card has it, and is not asked behind its back.
+            notes.append(f"libvirt keeps its filter {FILTER.stem} ({' '.join(said.split())})")
     changed = ledger.put_back()
     _take([path for path in changed if path in (LIBVIRTD_CONF, QEMU_CONF)], notes)
     return notes
@@ -63,11 +70,16 @@ def _take(changed: list[Path], notes: list[str]) -> None:
         notes.append(f"{names} changed: a libvirtd that runs already takes it at its next start")
         return
     say(f"restarting libvirtd if it runs: {names} changed; guests go on")
-    asked = subprocess.run(
-        ["systemctl", "try-restart", "libvirtd.service"], capture_output=True, text=True, check=False, timeout=180
-    )
-    if asked.returncode:
-        notes.append(f"libvirtd did not start again ({asked.stderr.strip()}): journalctl -u libvirtd tells why")
+    if said := _say(["systemctl", "try-restart", "libvirtd.service"], 180):
+        notes.append(f"libvirtd did not start again ({' '.join(said.split())}): journalctl -u libvirtd tells why")
+
+
+def _say(argv: list[str], timeout_s: float) -> str:
+    """What it printed, or why it was not done in time: neither keeps a host from being cleaned up."""
+    try:
+        return run(argv, why="changing libvirt", check=False, timeout_s=timeout_s)
+    except Failure as failure:
+        return str(failure)
 
 
 def drop_ins(folder: Path) -> None:

@@ -55,6 +55,7 @@ def _units() -> None:
 def _configuration() -> list[str]:
     """Files that nobody has changed go; changed ones stay, but the section that would start what is gone."""
     notes = []
+    folders = (install.SUPERVISOR_CONF.parent, install.SUPERVISORD_CONF.parent) if install.ours() else ()
     for name, digest in install.remembered().items():
         path = Path(name)
         if not path.exists():
@@ -66,7 +67,7 @@ def _configuration() -> list[str]:
             continue
         path.unlink()
     install.REMEMBERED.unlink(missing_ok=True)
-    for folder in (install.SUPERVISOR_CONF.parent, install.SUPERVISORD_CONF.parent):
+    for folder in folders:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     if services.systemd():
