@@ -73,15 +73,15 @@ def _swap_in(root: Root, path: str) -> bool:
 
 
 def drop_directory(root: Root, path: str, last: str) -> None:
-    """Remove a directory that `save_directory` made; without its file `last` it counts as removed already."""
-    try:
-        with root.directory(path) as fd:
-            os.unlink(last, dir_fd=fd)
-            os.fsync(fd)
-    except FileNotFoundError:
-        pass  # cut short before
-    for form in ("", ".temp", ".backup"):
+    """Remove a directory that `save_directory` made; without its file `last` it counts as removed already.
+
+    What readers believe least goes first: an old one that a save could not remove must not be believed once more.
+    """
+    for form in (".backup", ".temp", ""):
         try:
+            with root.directory(path + form) as fd, contextlib.suppress(FileNotFoundError):  # cut short before
+                os.unlink(last, dir_fd=fd)
+                os.fsync(fd)
             _remove_flat(root, path + form)
         except FileNotFoundError:
             continue

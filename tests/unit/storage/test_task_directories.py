@@ -4,12 +4,13 @@
 import errno
 import itertools
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vdsm_mp.storage.ioproc_compound import save_directory
+from vdsm_mp.storage.ioproc_compound import drop_directory, save_directory
 from vdsm_mp.storage.ioproc_paths import Root
 
 OLD, NEW = {"a": "old a", "last": "old"}, {"a": "new a", "b": "new b", "last": "new"}
@@ -70,3 +71,26 @@ def test_a_save_that_fails_leaves_what_was_there_whichever_call_is_refused(
         if refusing.count < at:
             break
     assert outcomes.count("failed") >= 10
+
+
+@pytest.mark.parametrize("left", [".temp", ".backup"])
+def test_what_a_save_has_left_is_not_believed_while_a_task_is_cleared(tmp_path: Path, left: str) -> None:
+    for at in itertools.count(1):
+        top = tmp_path / str(at)
+        top.mkdir()
+        root = Root(str(top))
+        save_directory(root, "task", OLD)
+        shutil.copytree(top / "task", top / "aside")
+        save_directory(root, "task", NEW)
+        shutil.move(top / "aside", top / f"task{left}")
+        with pytest.MonkeyPatch.context() as patch:
+            refusing = Refusing(patch, at)
+            try:
+                drop_directory(root, "task", "last")
+            except OSError:
+                assert believed(top) in (NEW, {}), f"call {at}"
+        drop_directory(root, "task", "last")
+        assert list(top.iterdir()) == []
+        if refusing.count < at:
+            break
+    assert at > 5
