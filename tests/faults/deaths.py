@@ -360,7 +360,7 @@ def main() -> None:
     scenario, directory = SCENARIOS[sys.argv[1]], Path(sys.argv[2])
     stride = int(sys.argv[3]) if len(sys.argv) > 3 else 1
     fault = Fault.of(sys.argv[4] if len(sys.argv) > 4 else "kill")
-    where = stage(directory, cuts=fault.cuts, fills=fault.fills)
+    where = stage(directory, cuts=fault.cuts, image=fault.takes_image)
     lives = Lives(
         lambda at, later: live_and_die(where, scenario, fault, at, later),
         lambda at: recover(where, fault, at),

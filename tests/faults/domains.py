@@ -496,7 +496,7 @@ def look(stage: Stage, scenario: Scenario) -> str:
 def main() -> None:
     scenario, fault, directory = SCENARIOS[sys.argv[1]], Fault.of(sys.argv[2]), Path(sys.argv[3])
     stride = int(sys.argv[4]) if len(sys.argv) > 4 else 1
-    where = stage(directory, cuts=fault.cuts, fills=fault.fills)
+    where = stage(directory, cuts=fault.cuts, image=fault.takes_image)
     lives = Lives(
         lambda at, later: live(where, scenario, fault, at, later),
         lambda at: recover(where, scenario, fault, at),

@@ -61,8 +61,10 @@ class Fault:
         return bool(self.then) and not self.kills
 
     @property
-    def fills(self) -> bool:
-        return "full" in (self.first, self.then)
+    def takes_image(self) -> bool:
+        """A file system of its own: one that can be full, or is left twice in the same state, numbers of its inodes
+        included, which a move writes down."""
+        return self.cuts or "full" in (self.first, self.then) or (bool(self.then) and not self.same_life)
 
     def steps(self, where: Stage) -> Steps:
         # Who dies before a sync, and keeps the power, leaves the same as who dies after it; and no sync is read-only.

@@ -24,7 +24,6 @@ class Stage:
 
     def __init__(self, directory: Path) -> None:
         self.template, self.root, self.notes = directory / "template", directory / "run", directory / "notes"
-        self._marked = directory / "marked"
         #: Takes all room, when a fault makes it; gone with the run.
         self.balloon = self.root / "balloon"
         for one in (self.template, self.root, self.notes):
@@ -43,24 +42,11 @@ class Stage:
         """The run is dead; what it left is looked at next."""
 
     def mark(self) -> None:
-        """What was left now is where `again` begins; what the next one notes is forgotten then, too."""
-        self._keep_notes()
-        shutil.rmtree(self._marked, ignore_errors=True)
-        subprocess.run(["cp", "-a", self.root, self._marked], check=True)
+        """What was left now is where `again` begins. On an image only: files that are copied are other inodes."""
+        raise NotImplementedError
 
     def again(self) -> None:
-        self._notes_again()
-        shutil.rmtree(self.root)
-        subprocess.run(["cp", "-a", self._marked, self.root], check=True)
-
-    def _keep_notes(self) -> None:
-        self._noted = {one.name: one.read_bytes() for one in self.notes.iterdir()}
-
-    def _notes_again(self) -> None:
-        shutil.rmtree(self.notes)
-        self.notes.mkdir()
-        for name, data in self._noted.items():
-            (self.notes / name).write_bytes(data)
+        raise NotImplementedError
 
     def close(self) -> None:
         """After the last run."""
@@ -123,6 +109,15 @@ class ImageStage(Stage):
         for name in ("data-center", "run") if self._cuts else ():  # a host keeps these in memory
             shutil.rmtree(self.root / name, ignore_errors=True)
 
+    def _keep_notes(self) -> None:
+        self._noted = {one.name: one.read_bytes() for one in self.notes.iterdir()}
+
+    def _notes_again(self) -> None:
+        shutil.rmtree(self.notes)
+        self.notes.mkdir()
+        for name, data in self._noted.items():
+            (self.notes / name).write_bytes(data)
+
     def _new(self) -> Path:
         """Never a name again: a loop device may hold the file of an earlier one for a moment after its unmount."""
         return self._images / f"{next(self._numbers)}.img"
@@ -148,5 +143,5 @@ class ImageStage(Stage):
             image.unlink()
 
 
-def stage(directory: Path, *, cuts: bool, fills: bool) -> Stage:
-    return ImageStage(directory, cuts=cuts) if cuts or fills else Stage(directory)
+def stage(directory: Path, *, cuts: bool, image: bool) -> Stage:
+    return ImageStage(directory, cuts=cuts) if image else Stage(directory)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.lives import Fault
 from tests.support.needs import needs_program
 
 _STRIDE = int(os.environ.get("VDSM_MP_FAULTS_STRIDE", "0"))
@@ -58,7 +59,7 @@ _STRIDES = _WHOLE or _QUICK
 @pytest.mark.parametrize(("scenario", "fault"), sorted(_STRIDES), ids=str)
 def test_a_fault_at_any_step_leaves_a_whole_state(tmp_path: Path, scenario: str, fault: str) -> None:
     stride = _STRIDES[scenario, fault]
-    if ("cut" in fault or "full" in fault) and os.geteuid() != 0:
+    if Fault.of(fault).takes_image and os.geteuid() != 0:
         pytest.skip("a file system of its own needs mounts, and so root")
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.deaths", scenario, tmp_path, str(stride), fault],

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.lives import Fault
+
 _DOMAINS = ("create", "format", "pool", "attach", "activate", "detach", "destroy", "rebuild", "switch", "upgrade")
 _OVFS = ("update OVFs", "remove OVF", "put OVF store", "export", "move")
 _STRIDE = int(os.environ.get("VDSM_MP_FAULTS_STRIDE", "0"))
@@ -34,8 +36,8 @@ _QUICK = [
 
 @pytest.mark.parametrize(("scenario", "fault"), _ALL if _STRIDE else _QUICK)
 def test_a_fault_at_any_step_leaves_what_can_be_asked_for_again(tmp_path: Path, scenario: str, fault: str) -> None:
-    if "cut" in fault and os.geteuid() != 0:
-        pytest.skip("a power cut needs mounts, and so root")
+    if Fault.of(fault).takes_image and os.geteuid() != 0:
+        pytest.skip("a file system of its own needs mounts, and so root")
     stride = _STRIDE or {"switch": 40, "export": 50, "move": 24, "upgrade": 15, "create": 11}.get(scenario, 8)
     if "+" in fault:
         stride = _STRIDE * _PAIRS_APART or 60
