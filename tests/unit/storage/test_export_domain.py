@@ -3,7 +3,6 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,6 @@ from tests.support.storage_room import (
 pytestmark = [needs_program("qemu-img", "qemu-io"), pytest.mark.timeout(60)]
 
 COPY, MOVE = 1, 2
-
-
-@pytest.fixture(scope="module")
-def spm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageRoom]:
-    made = StorageRoom(tmp_path_factory.mktemp("storage")).make()
-    yield made
-    made.stop()
 
 
 @pytest.fixture

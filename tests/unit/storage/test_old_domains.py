@@ -23,13 +23,6 @@ from vdsm_mp.storage.stamp_lock import StampLock
 ISO, EXPORT = 2, 3
 
 
-@pytest.fixture(scope="module")
-def spm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageRoom]:
-    made = StorageRoom(tmp_path_factory.mktemp("storage")).make()
-    yield made
-    made.stop()
-
-
 def code_of(function: Callable[..., Any], *args: Any, **params: Any) -> int:
     with pytest.raises(Error) as e:
         function(*args, **params)

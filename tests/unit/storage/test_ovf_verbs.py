@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """OVFs of VMs as files on the master and on an export domain, and the search for an image."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,6 @@ from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import ovf_verbs
 from vdsm_mp.storage.resources import Resources
-
-
-@pytest.fixture(scope="module")
-def spm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageRoom]:
-    made = StorageRoom(tmp_path_factory.mktemp("storage")).make()
-    yield made
-    made.stop()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,6 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import image_sparsify
 
 pytestmark = [needs_program("qemu-img", "mkfs.ext4"), pytest.mark.timeout(450)]
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageRoom]:
-    made = StorageRoom(tmp_path_factory.mktemp("storage")).make()
-    yield made
-    made.stop()
 
 
 def sparsify(house: StorageRoom, image_id: str, volume_id: str) -> str:

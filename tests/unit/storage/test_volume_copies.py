@@ -3,7 +3,6 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,13 +25,6 @@ from tests.support.storage_room import (
 from vdsm_mp.api.errors_volume import ImageDoesNotExist, InvalidVolumeParameter, TemplateInUse, VolumeAlreadyExists
 
 pytestmark = needs_program("qemu-img", "qemu-io")
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageRoom]:
-    made = StorageRoom(tmp_path_factory.mktemp("storage")).make()
-    yield made
-    made.stop()
 
 
 @pytest.fixture(scope="module")

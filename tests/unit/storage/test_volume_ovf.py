@@ -2,7 +2,6 @@
 """Transfers of OVF stores between the door and a raw volume, each with its task."""
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,6 @@ from vdsm_mp.storage.ovf_store import Transfers
 from vdsm_mp.storage.volume_access import Volumes
 
 pytestmark = needs_program("qemu-img")
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageRoom]:
-    made = StorageRoom(tmp_path_factory.mktemp("storage")).make()
-    yield made
-    made.stop()
 
 
 @pytest.fixture

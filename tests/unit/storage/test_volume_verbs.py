@@ -2,7 +2,6 @@
 """Volume.create, Volume.getInfo and tasks, through the room's verbs on a real local domain."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,6 @@ pytestmark = needs_program("qemu-img")
 
 #: Of nothing that exists; always the same, so that every worker of a parallel run collects the same tests.
 ANOTHER = "0e000000-0000-4000-8000-000000000001"
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageRoom]:
-    made = StorageRoom(tmp_path_factory.mktemp("storage")).make()
-    yield made
-    made.stop()
 
 
 @pytest.mark.parametrize(
