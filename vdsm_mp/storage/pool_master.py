@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from vdsm_mp.api.errors_storage import (
     DomainNotActive,
     DomainNotInPool,
+    NotSpm,
     StorageFileMissing,
     WrongMaster,
 )
@@ -97,6 +98,7 @@ class MasterMoves:
         try:
             self._copy_tree(old, new)
             self._tasks.begin_move(TaskStore(new.io, TASKS_PATH, store=new.io.path_of(TASKS_PATH)))
+            self._require_lease(state, old)
             new.change(lambda meta: self._promoted(meta, old.meta, state, master_version))
         except Error:
             self._tasks.cancel_move()
@@ -111,6 +113,12 @@ class MasterMoves:
         self._follow(new)
         self._demote(old)
         return after
+
+    def _require_lease(self, state: PoolState, old: FileDomain) -> None:
+        """Having the new one proves nothing: while that domain was joined the role may have gone. Raises: NotSpm, …"""
+        lock = self._locks.of(old)
+        if not lock.holds(lock.sdm):
+            raise NotSpm(state.pool_id, f"the lease of domain {old.sd_id} is lost")
 
     def _become(self, state: PoolState, new: FileDomain, master_version: int) -> PoolState:
         after = msgspec.structs.replace(state, master_sd_id=new.sd_id, master_version=master_version)

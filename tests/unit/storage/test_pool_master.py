@@ -14,7 +14,7 @@ from tests.support import domains as written
 from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
 from tests.support.storage_room import StorageRoom, new_id
-from vdsm_mp.api.errors_storage import IoChildDied
+from vdsm_mp.api.errors_storage import IoChildDied, NotSpm
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import pool_master
@@ -105,6 +105,19 @@ def switch(room: StorageRoom, to: str) -> str:
     ids = {"oldMasterUUID": room.sd_id, "newMasterUUID": to, "masterVersion": 2}
     task_id: str = room.call("StoragePool.switchMaster", storagepoolID=room.pool_id, **ids)
     return task_id
+
+
+def test_a_host_that_lost_the_role_meanwhile_moves_no_master(spm: StorageRoom) -> None:
+    second = add_domain(spm, "second")
+    found = {type(thing).__name__: thing for thing in spm.room.room.state}
+    lock = found["Locks"].of(found["Domains"].find(spm.sd_id))
+    lock.release(lock.sdm)
+    refused = spm.ended(switch(spm, second))
+    assert refused["code"] == NotSpm.code, refused
+    assert metadata(spm, "export", spm.sd_id)["ROLE"] == "Master"
+    assert metadata(spm, "second", second)["ROLE"] == "Regular"
+    other = found["Locks"].of(found["Domains"].find(second))
+    assert not other.holds(other.sdm)
 
 
 def test_a_move_whose_last_answer_is_lost_leaves_one_master_and_can_be_asked_for_again(
