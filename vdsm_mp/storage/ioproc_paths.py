@@ -61,9 +61,35 @@ class Root:
             os.close(top)
 
     def reopen(self) -> None:
+        """Look it up once more by name. In one step: other threads are looking things up beneath the old one."""
         fresh = self._open()
-        stale, self._fd = self._fd, fresh
-        os.close(stale)
+        try:
+            os.dup2(fresh, self._fd, inheritable=False)
+        finally:
+            os.close(fresh)
+
+    def follow(self) -> None:
+        """Go over to what has the root's name now. Raises: OSError, ESTALE when nothing has it.
+
+        A directory that was moved away, or over which something is mounted, can still be used by who has it open.
+        Guests go by the name: both must not be in different places.
+        """
+        try:
+            fresh = self._open()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            # Not ENOENT: nobody may take a file for removed because the way to it is gone.
+            raise OSError(errno.ESTALE, "the directory is not there any more", self._path) from error
+        try:
+            if not self._is(fresh):
+                os.dup2(fresh, self._fd, inheritable=False)
+        finally:
+            os.close(fresh)
+
+    def _is(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), os.fstat(self._fd))
+        except OSError:  # the handle is stale
+            return False
 
     @contextmanager
     def directory(self, path: str) -> Iterator[int]:

@@ -12,6 +12,7 @@ import os
 import queue
 import socket
 import threading
+import time
 from typing import Any
 
 import msgspec
@@ -21,6 +22,8 @@ from vdsm_mp.storage.ioproc_operations import OPERATIONS, WITH_BODY, Passed
 from vdsm_mp.storage.ioproc_paths import Root
 from vdsm_mp.storage.ioproc_wire import PACKET, SLOTS, Request, pack_answer, unpack_request
 
+#: The root is looked up by name again; health is checked less often than that.
+_FOLLOW_EVERY_S = 1.0
 _encode = msgspec.json.Encoder().encode
 
 
@@ -32,6 +35,7 @@ class _Child:
         self._waiting: queue.SimpleQueue[tuple[Request, bytes]] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._threads = 0
+        self._follow_at_mono = 0.0
 
     def serve(self) -> None:
         """Until the worker closes its end."""
@@ -97,6 +101,7 @@ class _Child:
             raise OSError(errno.EBADF, "the root could not be opened")
         function = OPERATIONS.get(request.op) or COMPOUND[request.op]
         extra = {"body": body} if request.op in WITH_BODY else {}
+        self._follow(self._root)
         try:
             return function(self._root, **request.args, **extra)
         except OSError as e:
@@ -105,6 +110,13 @@ class _Child:
         # The server gave the root a new handle (restart, export again): look it up once more by name.
         self._root.reopen()
         return function(self._root, **request.args, **extra)
+
+    def _follow(self, root: Root) -> None:
+        """Now and then, and again and again while the root's name leads nowhere."""
+        now_mono = time.monotonic()
+        if now_mono >= self._follow_at_mono:
+            root.follow()
+            self._follow_at_mono = now_mono + _FOLLOW_EVERY_S
 
 
 def main(sock: socket.socket) -> int:

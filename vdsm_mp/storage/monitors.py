@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from vdsm_mp.api.errors import Busy
-from vdsm_mp.api.errors_storage import DomainNotFound, IoTimedOut, StoragePathBlocked
+from vdsm_mp.api.errors_storage import DomainNotFound, IoTimedOut, StaleHandle, StoragePathBlocked
 from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.ports import Background, Publisher, Timer
 from vdsm_mp.common.clock import mono_s
@@ -176,8 +176,8 @@ class Monitors:
     def _check(self, watch: Watch) -> Checked:
         try:
             return self._look(watch)
-        except DomainNotFound as e:
-            self._domains.forget(watch.sd_id)  # it may be found elsewhere the next time
+        except (DomainNotFound, StaleHandle) as e:
+            self._domains.look_elsewhere(watch.sd_id)
             return Checked(mono_s(), code=e.code, reason=str(e))
         except (IoTimedOut, StoragePathBlocked) as e:
             return Checked(mono_s(), code=READ_TIMEOUT, reason=str(e))

@@ -76,6 +76,17 @@ class Domains:
         if domain is not None:
             domain.io.close()
 
+    def look_elsewhere(self, sd_id: str) -> None:
+        """It is not where it was: when other connected storage has it, the next `find` goes there.
+
+        Else all stay with it, the tasks of an SPM too: its child goes by the name, and goes on when that is back.
+        """
+        was = self._roots.get(sd_id)
+        with self._scanning:
+            self.scan()
+        if self._roots.get(sd_id) != was:
+            self.forget(sd_id)
+
     def forget_root(self, root: str) -> None:
         """Everything below a root that is about to be unmounted."""
         for sd_id in self.on_root(root):
