@@ -212,7 +212,7 @@ class Merges:
             return {}
 
     def _write(self, vm_id: str, merges: Mapping[str, Merge]) -> None:
-        self.devices.keeper.remember(vm_id, **{merge_record.KEY: merge_record.write(merges)})
+        self.devices.keeper.remember(vm_id, **merge_record.write(merges))
 
     def _forget(self, vm_id: str, merge: Merge) -> None:
         record = self.devices.vms.get(vm_id)

@@ -5,6 +5,9 @@
 extend, pivot}}. disk.volumeID is the leaf at the beginning; top is the same one when the merge is active. VDSM's states
 are EXTEND (of a block volume, QEMU is not asked yet), COMMIT and CLEANUP; we do not believe them, QEMU's chain tells
 more, and write COMMIT, from which VDSM looks for itself. extend and pivot are its own notes.
+
+This agent had a form of its own before, under `jobs`: {job id: {id, drive, image_id, sd_id, base, top, bandwidth,
+active}}. It is read, so that an upgrade loses no merge, and goes with the next write.
 """
 
 import json
@@ -16,7 +19,7 @@ import msgspec
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import VolumeIds
 
-KEY = "block_jobs"
+KEY, _BEFORE = "block_jobs", "jobs"
 
 
 class Merge(msgspec.Struct, frozen=True):
@@ -43,18 +46,22 @@ class Merge(msgspec.Struct, frozen=True):
 
 def read(metadata: Metadata) -> dict[str, Merge]:
     """{job id: merge}. Raises: ValueError, of what cannot be read."""
-    text = metadata.get(KEY)
-    if not isinstance(text, str) or not text:
-        return {}
-    try:
-        return {key: _merge(one) for key, one in json.loads(text).items()}
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{error!r} in {text[:200]}") from error
+    found: dict[str, Merge] = {}
+    for key, form in ((_BEFORE, _merge_of_before), (KEY, _merge)):
+        text = metadata.get(key)
+        if not isinstance(text, str) or not text:
+            continue
+        try:
+            found |= {merge_id: form(one) for merge_id, one in json.loads(text).items()}
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{error!r} in {text[:200]}") from error
+    return found
 
 
-def write(merges: Mapping[str, Merge]) -> str | None:
-    """The text; None when there is nothing to say."""
-    return json.dumps({merge_id: _written(merge) for merge_id, merge in merges.items()}) if merges else None
+def write(merges: Mapping[str, Merge]) -> dict[str, str | None]:
+    """The values for the metadata; None removes one."""
+    text = json.dumps({merge_id: _written(merge) for merge_id, merge in merges.items()}) if merges else None
+    return {KEY: text, _BEFORE: None}
 
 
 def _merge(one: Mapping[str, Any]) -> Merge:
@@ -66,6 +73,20 @@ def _merge(one: Mapping[str, Any]) -> Merge:
         leaf=leaf,
         base=str(one["base"]),
         top=str(one["top"]),
+        bandwidth=max(0, int(one.get("bandwidth") or 0)),
+    )
+
+
+def _merge_of_before(one: Mapping[str, Any]) -> Merge:
+    """The pool was not noted, nor the leaf of a merge below it; nothing of ours asks for them."""
+    top = str(one["top"])
+    leaf = VolumeIds("", str(one["sd_id"]), str(one["image_id"]), top if one["active"] else "")
+    return Merge(
+        id=str(one["id"]),
+        drive=str(one["drive"]),
+        leaf=leaf,
+        base=str(one["base"]),
+        top=top,
         bandwidth=max(0, int(one.get("bandwidth") or 0)),
     )
 

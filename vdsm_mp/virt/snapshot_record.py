@@ -6,6 +6,9 @@ three as text), abort, completed, frozen (by the caller, who thaws it), memoryPa
 both volumes). As soon as the volumes are prepared: newDrives {target dev: names, path and more of the new leaf},
 vmDrives {target dev: [its <disk> of before, the volume of before]}, memoryVol and memoryVolPath. VDSM takes a job
 without one of the later four for one that never came to QEMU.
+
+This agent had a form of its own before, under the same key: newDrives {target dev: volume id}, memoryParams the text
+that names both volumes, "" without memory, and none of the others. It is read, so that an upgrade loses no job.
 """
 
 import json
@@ -14,7 +17,9 @@ from typing import Any
 
 import msgspec
 
+from vdsm_mp.api.errors_virt import InvalidVmParameter
 from vdsm_mp.api.internal import PreparedDrive
+from vdsm_mp.virt import hibernation
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import Drive, VolumeIds
 
@@ -54,11 +59,11 @@ def read(metadata: Metadata) -> SnapshotNote | None:
         memory = job.get("memoryParams") or {}
         return SnapshotNote(
             job_id=str(job["jobUUID"]),
-            new={str(name): str(leaf["volumeID"]) for name, leaf in (job.get("newDrives") or {}).items()},
-            memory=tuple(_ids(memory[key]) for key in ("dst", "dstparams")) if memory else (),
+            new={str(name): _volume(leaf) for name, leaf in (job.get("newDrives") or {}).items()},
+            memory=_memory(memory) if memory else (),
             ours_to_thaw=not memory and not job.get("frozen"),
         )
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, InvalidVmParameter) as error:
         raise ValueError(f"{error!r} in {text[:200]}") from error
 
 
@@ -88,6 +93,16 @@ def write(
     if not memory or memory_path is not None:
         job |= {"memoryVol": memory.get("dst"), "memoryVolPath": memory_path}
     return json.dumps(job)
+
+
+def _volume(leaf: Mapping[str, Any] | str) -> str:
+    return leaf if isinstance(leaf, str) else str(leaf["volumeID"])
+
+
+def _memory(params: Mapping[str, Any] | str) -> tuple[VolumeIds, ...]:
+    if isinstance(params, str):
+        return hibernation.volumes(params)
+    return tuple(_ids(params[key]) for key in ("dst", "dstparams"))
 
 
 def _ids(names: Mapping[str, Any]) -> VolumeIds:

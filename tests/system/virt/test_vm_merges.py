@@ -110,7 +110,7 @@ def test_a_death_in_the_middle_of_a_merge_is_taken_up(
     guest, (base, leaf) = with_snapshots(room, new_guest, folder, 1)
     ids = VolumeIds(leaf["poolID"], leaf["domainID"], leaf["imageID"], leaf["volumeID"])
     note = Merge(id=str(uuid.uuid4()), drive="hda", leaf=ids, base=base["volumeID"], top=leaf["volumeID"])
-    room.state(Keeper).remember(guest.vm_id, block_jobs=merge_record.write({note.id: note}))
+    room.state(Keeper).remember(guest.vm_id, **merge_record.write({note.id: note}))
     room.close()  # this life ends here, and sees nothing of what follows
     if begun:
         libvirtd.virsh("blockcommit", guest.name, "hda", "--active")
