@@ -28,6 +28,8 @@ _VNC_PASSWORD = 8
 #: In the metadata: what follows when the client leaves, and after how many minutes.
 ON_DISCONNECT, DELAY_MIN = "consoleDisconnectAction", "consoleDisconnectActionDelay"
 _ACTIONS = ("NONE", "LOCK_SCREEN", "LOGOUT", "SHUTDOWN", "REBOOT")
+#: The password that engines themselves write, long expired, until somebody asks for a console: everybody knows it.
+NOBODY, LONG_AGO = "*****", "1970-01-01T00:00:01"
 #: A viewer comes to the other host with the password that it has, when the VM does; engines' tickets are shorter.
 _HANDOVER_S = 120
 _TIME = "%Y-%m-%dT%H:%M:%S"
@@ -88,6 +90,8 @@ def _in(seconds: int) -> str:
 def prolong_tickets(dom: Any, vm_id: str) -> None:
     """Before a VM with a viewer leaves: its password opens the console at the other host, too.
 
+    A console that nobody has asked for stays shut: the viewer may look at the VM's other one.
+
     Raises: TicketFailed and what libvirt's absence raises; the VM may leave all the same.
     """
     with translated(vm_id, TicketFailed):
@@ -95,7 +99,8 @@ def prolong_tickets(dom: Any, vm_id: str) -> None:
         until = _in(_HANDOVER_S)
         for console in domain.iterfind("devices/graphics[@type='spice']"):
             # Times of this form are in the order of their text.
-            if console.get("passwd") and console.get("passwdValidTo", until) < until:
+            asked_for = console.get("passwd", "") not in ("", NOBODY)
+            if asked_for and console.get("passwdValidTo", until) < until:
                 console.set("passwdValidTo", until)
                 console.set("connected", "keep")
                 dom.updateDeviceFlags(xml.dump(console), libvirt.VIR_DOMAIN_DEVICE_MODIFY_LIVE)

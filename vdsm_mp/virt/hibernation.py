@@ -21,7 +21,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import HibernateVm
 from vdsm_mp.common import clock, command, log, xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt import asleep, domxml_build, domxml_parse, machine, moving
+from vdsm_mp.virt import asleep, domxml_build, domxml_parse, graphics, machine, moving
 from vdsm_mp.virt.calling import under_way
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.domxml_build import Policy
@@ -40,8 +40,6 @@ _WATCH_S = 2.0
 _UNDER_WAY = (VmStatus.SAVING, VmStatus.RESTORING, VmStatus.WAIT_FOR_LAUNCH)
 _WRITE_S = 60.0
 _BLOCK = 4096
-#: What engines themselves write until somebody asks for a console.
-_NOBODY, _LONG_AGO = "*****", "1970-01-01T00:00:01"
 _FAILED = "Wake up from hibernation failed:"
 
 
@@ -227,8 +225,8 @@ def wake(
 def _as_here(saved: ET.Element, final: ET.Element) -> None:
     """Of the saved VM's own: no password that somebody had, and the processors that the engine has for it now."""
     for console in saved.iterfind("devices/graphics"):
-        console.set("passwd", _NOBODY)
-        console.set("passwdValidTo", _LONG_AGO)
+        console.set("passwd", graphics.NOBODY)
+        console.set("passwdValidTo", graphics.LONG_AGO)
     pins = final.findall("cputune/vcpupin")
     tune = saved.find("cputune")
     for pin in tune.findall("vcpupin") if tune is not None else ():
