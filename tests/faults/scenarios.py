@@ -204,6 +204,7 @@ BY_TESTS: tuple[ByTests, ...] = (
     ByTests("H7", "configurations, folders and files that are wrong", ("process/test_master_start.py",)),
     ByTests("H11", "what the master was given, and what is taken away from it while it runs",
             ("process/test_master_inheritance.py", "process/test_premises.py")),
+    ByTests("H9", "a Debian package comes and goes beside guests", ("testbed/test_package.py",), full_only=True),
     ByTests("H10", "supervisorctl, a supervisord that is killed, a start without room",
             ("process/test_supervised.py",)),
 )  # fmt: skip
@@ -214,5 +215,5 @@ NOT_HERE: Mapping[str, str] = {
     "E7": "a clock that is set by hours and months runs in a throw-away host: make testbed",
     "E11, a whole day": "growth is told from the slope of half an hour (tests/faults/soak.py), in full runs",
     "H5, from a VDSM that runs": "its program is not here: what it leaves is made from facts",
-    "H9": "packages of distributions do not exist yet",
+    "H9, Enterprise Linux": "the package is Debian's; none is built for what could not be tried",
 }

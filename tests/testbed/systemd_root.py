@@ -28,24 +28,22 @@ MASKED = (
 PIP = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
 
 
-def _provisioned() -> tuple[str, ...]:
-    """The Debian packages of provisioning, by its own word."""
-    code = "from provisioning import packages as p; print(*p.HOST_PACKAGES, *p.BUILD_PACKAGES, *p.GUEST_PACKAGES)"
+def provisioned(*lists: str) -> tuple[str, ...]:
+    """The Debian packages of provisioning, by its own word: `HOST_PACKAGES`, `BUILD_PACKAGES`…"""
+    code = f"from provisioning import packages as p; print(*{'+'.join(f'p.{name}' for name in lists)})"
     argv = [sys.executable, "-c", code]
     return tuple(
         subprocess.run(argv, cwd=SCRIPTS, capture_output=True, text=True, check=True, timeout=60).stdout.split()
     )
 
 
-def built() -> Path:
-    """The folder with `root.img` and `linux.uml`. Takes minutes the first time."""
-    # The place of the full kernel is left to a package that is there anyway: only the user-mode kernel boots this root.
-    recipe = {
-        "suite": "bookworm",
-        "uml_package": "user-mode-linux",
-        "kernel_package": "kmod",
-        "packages": [*BASE, *_provisioned()],
-    }
+def built(debian: tuple[str, ...] | None = None) -> Path:
+    """The folder with `root.img` and `linux.uml`. Takes minutes the first time.
+
+    debian: these packages are there besides systemd, and nothing for a build from source. None: all that provisioning
+    would install.
+    """
+    recipe = _recipe(provisioned("HOST_PACKAGES", "BUILD_PACKAGES", "GUEST_PACKAGES") if debian is None else debian)
     requirements = (SCRIPTS / "requirements.txt").read_bytes()
     digest = hashlib.sha256(repr(sorted(recipe.items())).encode() + requirements + Path(__file__).read_bytes())
     cache = build.cache_root() / "systemd"
@@ -54,11 +52,30 @@ def built() -> Path:
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            _build(build.base_tree(recipe, cache), cache / f"{target.name}.part", target)
+            _build(build.base_tree(recipe, cache), cache / f"{target.name}.part", target, wheels=debian is None)
     return target
 
 
-def _build(packages: Path, part: Path, target: Path) -> None:
+def packages(debian: tuple[str, ...]) -> Path:
+    """The same packages, unpacked and configured, as a tar file: for a root without a kernel of its own."""
+    cache = build.cache_root() / "systemd"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return build.base_tree(_recipe(debian), cache)
+
+
+def _recipe(debian: tuple[str, ...]) -> dict[str, object]:
+    # The place of the full kernel is left to a package that is there anyway: only the user-mode kernel boots this root.
+    return {
+        "suite": "bookworm",
+        "uml_package": "user-mode-linux",
+        "kernel_package": "kmod",
+        "packages": [*BASE, *debian],
+    }
+
+
+def _build(packages: Path, part: Path, target: Path, *, wheels: bool) -> None:
     shutil.rmtree(part, ignore_errors=True)
     tree = part / "tree"
     tree.mkdir(parents=True)
@@ -74,7 +91,8 @@ def _build(packages: Path, part: Path, target: Path) -> None:
         (tree / name).mkdir(exist_ok=True)
     build.call("chroot", tree, "systemctl", "--root=/", "enable", "testbed-agent.service")
     build.call("chroot", tree, "systemctl", "--root=/", "mask", *MASKED)
-    _wheels(tree / "wheels", tree)
+    if wheels:
+        _wheels(tree / "wheels", tree)
     shutil.move(tree / "boot/linux.uml", part / "linux.uml")
     options = ("-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0,lazy_itable_init=1", "-m", "0")
     build.call("mke2fs", *options, "-L", "testbed", "-d", tree, part / "root.img", "6G")
