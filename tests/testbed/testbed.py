@@ -228,7 +228,7 @@ class Host:
             mounts.append((source, folder, kind, noatime | readonly, data))
         kind, source, data = self.share("testbed", self.bed.folder / "testbed")
         mounts.append((source, "/testbed", kind, noatime, data))
-        result = self.channel.request({"setup": setup}, 60)
+        result = self.channel.request({"setup": setup}, self.bed.start_timeout)
         if result.status:
             raise TestbedError(f"{self.name}: {result.output}")
 
