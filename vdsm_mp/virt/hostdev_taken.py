@@ -28,6 +28,7 @@ from vdsm_mp.virt.hostdev_xml import PCI_NAME, Mdev, mdevs, pci_names
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import UNSTARTED, VmStatus
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.patience import UNDECIDED
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
 
@@ -41,6 +42,8 @@ _TURN_S = 30.0
 #: A device may be busy for a moment after its guest has gone.
 _AGAIN_S = 2.0
 _ATTEMPTS = 5
+#: libvirt was late, which need not cost the connection: nobody else would ask again.
+_UNDECIDED_S = 15.0
 
 
 class HostDevices:
@@ -214,6 +217,8 @@ class HostDevices:
             self._later(_AGAIN_S, f"compare host devices of {vm_id}", lambda: self.compare(vm_id))
         except NoSuchVm:
             self.look()
+        except UNDECIDED:
+            self._later(_UNDECIDED_S, f"compare host devices of {vm_id}", lambda: self.compare(vm_id))
         except Error as error:
             logger.info("vm=%s its host devices are not compared with what was taken: %s", vm_id, error)
 

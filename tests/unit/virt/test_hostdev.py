@@ -12,7 +12,7 @@ import libvirt
 import pytest
 
 from tests.support.virt_room import VirtRoom
-from vdsm_mp.api.errors_virt import CannotCreateVm, HostdevDetachFailed, VmOperationFailed
+from vdsm_mp.api.errors_virt import CannotCreateVm, HostdevDetachFailed, LibvirtUnavailable, VmOperationFailed
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import hostdev_xml
 from vdsm_mp.virt.hostdev import describe, describe_all
@@ -429,6 +429,22 @@ def test_a_mediated_device_of_others_is_used_and_kept_and_one_without_a_place_is
     host.devices.take_all(VM, tree, metadata(""))
     host.devices.give_back(VM)
     assert (host.taken(), host.asked) == ({}, [])
+
+
+def test_a_comparison_that_libvirt_is_late_for_is_made_later(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.devices.take(VM, [CARD], HostdevDetachFailed)
+    answers = [LibvirtUnavailable("late")]
+
+    def compared(vm_id: str) -> None:
+        if answers:
+            raise answers.pop()
+        host.devices.give_back(vm_id)
+
+    monkeypatch.setattr(host.devices, "_compare", compared)
+    host.devices.compare(VM)
+    assert host.taken() == {CARD: VM}
+    host.timers.pop()()
+    assert (host.taken(), host.timers) == ({}, [])
 
 
 # On libvirt's test driver
