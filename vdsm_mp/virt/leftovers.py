@@ -12,6 +12,7 @@ from typing import Any
 from vdsm_mp.api.errors_virt import VmNotResponding
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
+from vdsm_mp.virt import records
 from vdsm_mp.virt.devices import Devices, target_of
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.metadata import Metadata
@@ -34,6 +35,14 @@ def found(metadata: Metadata, domain: ET.Element) -> Iterator[tuple[dict[str, st
             yield {"devtype": "disk", "name": name}, data
         elif mac and mac not in cards:
             yield {"mac_address": attributes["mac_address"]}, data
+
+
+def came(known: records.Devices, domain: ET.Element) -> bool:
+    """Has the live XML a disk or a card that is not known yet?"""
+    disks, cards = {drive.name for drive in known.drives}, {card.mac for card in known.nics}
+    return any(target_of(disk) not in disks for disk in domain.iterfind("devices/disk")) or any(
+        mac_of(card) not in cards for card in domain.iterfind("devices/interface")
+    )
 
 
 def clear(devices: Devices, vm_id: str) -> None:

@@ -67,14 +67,18 @@ class Plugger:
 
     def to_plug(self, vm_id: str, what: str) -> VmRecord:
         """The VM, with what a worker that died had asked to be plugged: that may come late, and must not be asked for
-        twice, or the second one would take away what belongs to the first.
+        twice, or the second one would take away what belongs to the first. What has just left it is in the record
+        still: that counts as plugged until all of it is given back, see `late`.
 
         Raises: as `Vms.running`, VmNotResponding too while libvirt is still at it.
         """
         record = self.devices.vms.running(vm_id, what)
-        if list(leftovers.found(record.metadata, self.devices.live(vm_id)[1])):
+        _, domain = self.devices.live(vm_id)
+        if list(leftovers.found(record.metadata, domain)):
             self.devices.keeper.await_turn(vm_id)
-        return self.devices.keeper.refresh(vm_id) or record
+            _, domain = self.devices.live(vm_id)
+        came = leftovers.came(record.devices, domain)
+        return (self.devices.keeper.refresh(vm_id) if came else self.devices.vms.get(vm_id)) or record
 
     def attach(
         self, vm_id: str, device: ET.Element, failed: Callable[[str], Error], data: Mapping[str, Any] | None = None
