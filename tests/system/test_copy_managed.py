@@ -35,7 +35,7 @@ pytestmark = [
 ]
 
 _BYTES_PER_S = 2 * MIB
-_SHORT, _LONG = 2 * MIB, 48 * MIB
+_SHORT, _LONG = 2 * MIB, 24 * MIB
 _OVER = ("done", "failed", "aborted")
 
 
@@ -324,6 +324,26 @@ def test_a_copy_tells_of_itself_keeps_its_device_and_ends_with_its_worker(site: 
     assert copies(device) == []
 
 
+def test_the_lease_of_a_job_that_works_stays(site: Site, device: str) -> None:
+    """sanlock stores the outcome where the lease is: it would be told of the next job that had the place."""
+    source, target = site.volume(_LONG, data=os.urandom(_LONG), allocation=PREALLOCATED), site.attach(device)
+    job_id = site.start(source, device_end(target["path"]))
+    eventually(lambda: site.job(job_id).get("progress", 0) > 5, within_s=30)
+    spm, lease = site.engine.spm, {"sd_id": site.sd_id, "lease_id": job_id}
+    task_id = spm.call("Lease.delete", lease=lease)
+    refused = eventually(lambda: over(spm, task_id), within_s=60)
+    spm.call("Task.clear", taskID=task_id)
+    site.lease(next_id := new_id())
+    pid = site.host.house.pid_of("storage")
+    os.kill(pid, signal.SIGKILL)
+    site.host.house.wait_other_pid("storage", pid)
+    site.engine.settle()
+    assert site.outcome(next_id) == ([], "PENDING", 0)
+    assert refused["code"] == 912, refused
+    assert site.outcome(job_id) == ([], "FAILED", 0)
+    site.task("Lease.delete", lease=lease)
+
+
 def test_who_dies_over_a_copy_tells_it_by_the_lease(site: Site, device: str) -> None:
     """A worker: FAILED. A host: PENDING and nobody's, so another fences it; then the copy is made there."""
     source, target = site.volume(_LONG, data=os.urandom(_LONG), allocation=PREALLOCATED), site.attach(device)
@@ -351,26 +371,6 @@ def test_who_dies_over_a_copy_tells_it_by_the_lease(site: Site, device: str) -> 
     job_id = site.start(short, device_end(elsewhere["path"]), host=there)
     assert site.over(job_id, there)["status"] == "done"
     assert head(device, _SHORT) == site.path(short).read_bytes()
-
-
-def test_the_lease_of_a_job_that_works_stays(site: Site, device: str) -> None:
-    """sanlock stores the outcome where the lease is: it would be told of the next job that had the place."""
-    source, target = site.volume(_LONG, data=os.urandom(_LONG), allocation=PREALLOCATED), site.attach(device)
-    job_id = site.start(source, device_end(target["path"]))
-    eventually(lambda: site.job(job_id).get("progress", 0) > 5, within_s=30)
-    spm, lease = site.engine.spm, {"sd_id": site.sd_id, "lease_id": job_id}
-    task_id = spm.call("Lease.delete", lease=lease)
-    refused = eventually(lambda: over(spm, task_id), within_s=60)
-    spm.call("Task.clear", taskID=task_id)
-    site.lease(next_id := new_id())
-    pid = site.host.house.pid_of("storage")
-    os.kill(pid, signal.SIGKILL)
-    site.host.house.wait_other_pid("storage", pid)
-    site.engine.settle()
-    assert site.outcome(next_id) == ([], "PENDING", 0)
-    assert refused["code"] == 912, refused
-    assert site.outcome(job_id) == ([], "FAILED", 0)
-    site.task("Lease.delete", lease=lease)
 
 
 def copies(device: str) -> list[str]:
