@@ -140,13 +140,15 @@ class Replications:
         try:
             self.devices.keeper.await_turn(vm_id)
             dom, domain = self.devices.live(vm_id)
-            if _disk(domain, name).find("mirror") is not None:
+            # A disk that is gone has no mirror, and its metadata go with it.
+            disk = find(domain, "disk", lambda element: target_of(element) == name)
+            if disk is not None and disk.find("mirror") is not None:
                 with translated(vm_id, ReplicaFailed):
                     dom.blockJobAbort(name, 0)
             record = self.devices.vms.get(vm_id)
             data = dict(record.metadata.device(devtype="disk", name=name)) if record is not None else {}
-            data.pop("diskReplicate", None)
-            self.devices.keeper.remember_device(vm_id, {"devtype": "disk", "name": name}, data)
+            if data.pop("diskReplicate", None) is not None:
+                self.devices.keeper.remember_device(vm_id, {"devtype": "disk", "name": name}, data)
         except NoSuchVm:
             pass  # its metadata went with it
         except Error as error:
