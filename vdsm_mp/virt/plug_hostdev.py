@@ -12,6 +12,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_devices import HotplugVmHostdev, HotunplugVmHostdev
 from vdsm_mp.api.vm_host import ReattachHostDevice
 from vdsm_mp.common import log, xml
+from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.hostdev_taken import HostDevices
 from vdsm_mp.virt.hostdev_xml import PCI_NAME, device_name, element_for, usb_addresses
@@ -37,6 +38,10 @@ def hotplug_hostdev(plugger: Plugger, hostdevs: HostDevices, ask: HotplugVmHostd
             except HostdevDetachFailed as error:
                 logger.warning("vm=%s host device %s is left out: %s", ask.vm_id, name, error)
                 hostdevs.give_back(ask.vm_id, [name])
+            except Error:
+                # Whether the VM has it, and what comes after it in the list, is found out as soon as our turn is over.
+                hostdevs.compare(ask.vm_id)
+                raise
             else:
                 plugged.append(name)
                 logger.info("vm=%s host device %s plugged", ask.vm_id, name)

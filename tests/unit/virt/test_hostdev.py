@@ -6,13 +6,21 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import libvirt
 import pytest
 
 from tests.support.virt_room import VirtRoom
-from vdsm_mp.api.errors_virt import CannotCreateVm, HostdevDetachFailed, LibvirtUnavailable, VmOperationFailed
+from vdsm_mp.api.errors_virt import (
+    CannotCreateVm,
+    HostdevDetachFailed,
+    LibvirtUnavailable,
+    VmNotResponding,
+    VmOperationFailed,
+)
+from vdsm_mp.api.vm_devices import HotplugVmHostdev
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import hostdev_xml
 from vdsm_mp.virt.hostdev import describe, describe_all
@@ -21,6 +29,7 @@ from vdsm_mp.virt.hostdev_taken import HostDevices
 from vdsm_mp.virt.hostdev_xml import Mdev, device_name, element_for, mdevs, pci_names, usb_addresses
 from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.plug_hostdev import hotplug_hostdev
 
 NODES = ET.parse(Path(__file__).parents[2] / "data" / "node-devices.xml").getroot().findall("device")
 VM, OTHER_VM = "11111111-2222-3333-4444-555555555555", "99999999-2222-3333-4444-555555555555"
@@ -218,14 +227,21 @@ class Host:
         if vm_id is None:
             return self
         status = self.statuses.get(vm_id)
-        return (
-            None if status is None else cast(Any, type("R", (), {"life": type("L", (), {"status": VmStatus(status)})}))
-        )
+        life = SimpleNamespace(status=VmStatus(status)) if status is not None else None
+        return SimpleNamespace(life=life, metadata=metadata("")) if life is not None else None
 
     def nodeDeviceLookupByName(self, name: str) -> Node:
         if name not in self.nodes:
             raise libvirt.libvirtError("no node device with matching name")
         return self.nodes[name]
+
+    def domain(self, vm_id: str) -> Any:
+        """One that has none of them."""
+        return SimpleNamespace(XMLDesc=lambda flags: "<domain><devices/></domain>")
+
+    # the keeper
+    def await_turn(self, vm_id: str) -> None:
+        return
 
     # background
     def later(self, delay_s: float, name: str, job: Callable[[], None], *, key: str | None = None) -> None:
@@ -443,6 +459,20 @@ def test_a_comparison_that_libvirt_is_late_for_is_made_later(host: Host, monkeyp
     monkeypatch.setattr(host.devices, "_compare", compared)
     host.devices.compare(VM)
     assert host.taken() == {CARD: VM}
+    host.timers.pop()()
+    assert (host.taken(), host.timers) == ({}, [])
+
+
+def test_devices_of_a_plug_that_libvirt_left_unanswered_do_not_stay_taken(host: Host) -> None:
+    def unanswered(*args: Any) -> None:
+        raise VmNotResponding("late")
+
+    tools = SimpleNamespace(connection=host, vms=SimpleNamespace(running=lambda *a: None))
+    tools.live = lambda vm_id: (host, domain(""))
+    plugger = cast(Any, SimpleNamespace(devices=tools, attach=unanswered))
+    with pytest.raises(VmNotResponding):
+        hotplug_hostdev(plugger, host.devices, HotplugVmHostdev(vm_id=VM, devices=[CARD, SECOND]))
+    assert host.taken() == {CARD: VM, SECOND: VM}
     host.timers.pop()()
     assert (host.taken(), host.timers) == ({}, [])
 
