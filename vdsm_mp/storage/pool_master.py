@@ -34,7 +34,7 @@ from vdsm_mp.storage.domain_metadata import (
     without_pool_keys,
 )
 from vdsm_mp.storage.domain_upgrade import upgrade
-from vdsm_mp.storage.locks import Locks
+from vdsm_mp.storage.locks import ClusterLock, Locks
 from vdsm_mp.storage.pool import ACTIVE, Pools, PoolState
 from vdsm_mp.storage.pool_members import check_can_be_master
 from vdsm_mp.storage.registry import Domains
@@ -92,9 +92,7 @@ class MasterMoves:
         old, new = self._pools.master(state), self._domains.find(new_master_id)
         check_can_be_master(state.pool_id, new.refresh())
         upgrade(new, old.refresh().version)
-        lock = self._locks.of(new)
-        lock.wait_host_id(state.host_id)
-        lock.acquire(lock.sdm, state.host_id)
+        lock = self._acquire(state, old, new)
         try:
             self._copy_tree(old, new)
             self._tasks.begin_move(TaskStore(new.io, TASKS_PATH, store=new.io.path_of(TASKS_PATH)))
@@ -113,6 +111,21 @@ class MasterMoves:
         self._follow(new)
         self._demote(old)
         return after
+
+    def _acquire(self, state: PoolState, old: FileDomain, new: FileDomain) -> ClusterLock:
+        """Take the lease of the new master.
+
+        Meanwhile another host may have been SPM, and made it master before us: then nothing of it may be touched.
+        """
+        lock = self._locks.of(new)
+        lock.wait_host_id(state.host_id)
+        lock.acquire(lock.sdm, state.host_id)
+        try:
+            self._require_lease(state, old)
+        except Error:
+            lock.release(lock.sdm)
+            raise
+        return lock
 
     def _require_lease(self, state: PoolState, old: FileDomain) -> None:
         """Having the new one proves nothing: while that domain was joined the role may have gone. Raises: NotSpm, …"""

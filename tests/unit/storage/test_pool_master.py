@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support import domains as written
@@ -117,6 +118,25 @@ def test_a_host_that_lost_the_role_meanwhile_moves_no_master(spm: StorageRoom) -
     assert metadata(spm, "export", spm.sd_id)["ROLE"] == "Master"
     assert metadata(spm, "second", second)["ROLE"] == "Regular"
     other = found["Locks"].of(found["Domains"].find(second))
+    assert not other.holds(other.sdm)
+
+
+def test_a_host_that_lost_the_role_touches_nothing_of_a_master_that_another_host_has_made(spm: StorageRoom) -> None:
+    second = add_domain(spm, "second")
+    found = {type(thing).__name__: thing for thing in spm.room.room.state}
+    new = found["Domains"].find(second)
+    new.make_master_tree()
+    new.change(lambda meta: msgspec.structs.replace(meta, role=Role.MASTER))
+    kept = [spm.root / "second" / second / "master" / folder / new_id() for folder in ("vms", "tasks")]
+    for path in kept:
+        path.mkdir(parents=True)
+    lock = found["Locks"].of(found["Domains"].find(spm.sd_id))
+    lock.release(lock.sdm)
+    refused = spm.ended(switch(spm, second))
+    assert refused["code"] == NotSpm.code, refused
+    assert metadata(spm, "second", second)["ROLE"] == "Master"
+    assert [path for path in kept if not path.is_dir()] == []
+    other = found["Locks"].of(new)
     assert not other.holds(other.sdm)
 
 
