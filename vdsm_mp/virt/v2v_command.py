@@ -66,10 +66,11 @@ def words(source: Source, vm: ConvertedVm, job_id: str, *, place: Path, ovfs: Pa
 
 
 class Output:
-    """virt-v2v's stdout. at(disk, of, percent). `error`: the last thing that it called one."""
+    """virt-v2v's stdout. at(disk, of, percent); stage(what it does now). `error`: the last thing that it called one."""
 
-    def __init__(self, at: Callable[[int, int, float], None]) -> None:
+    def __init__(self, at: Callable[[int, int, float], None], stage: Callable[[str], None]) -> None:
         self._at = at
+        self._stage = stage
         self._rest = b""
         self._disk: tuple[int, int] | None = None
         self.error = ""
@@ -102,6 +103,8 @@ class Output:
             self.error = message
         elif found := _DISK.search(message):
             self._begin(int(found[1]), int(found[2]))
+        else:
+            self._stage(message)
 
     def _begin(self, disk: int, of: int) -> None:
         if (disk, of) != self._disk:

@@ -80,7 +80,7 @@ class Converter(msgspec.Struct, frozen=True):
     def _convert(
         self, source: Source, password: str | None, job_id: str, vm: ConvertedVm, progress: Progress, at: At
     ) -> None:
-        output = Output(at)
+        output = Output(at, lambda stage: logger.info("conversion %s: %s", job_id, stage))
         try:
             with (
                 self._prepared(vm) as volumes,

@@ -159,6 +159,16 @@ def test_what_virt_v2v_says_is_the_error_of_the_job(room: VirtRoom, tmp_path: Pa
     assert "something else" in ended(room, job_id)["description"]
 
 
+def test_the_log_tells_what_virt_v2v_does_before_it_copies(
+    room: VirtRoom, tmp_path: Path, in_place: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    in_place("""echo '{ "message": "Opening the source", "timestamp": "now", "type": "message" }'""")
+    job_id = begin(room, vm(volume(room, tmp_path)))
+    assert ended(room, job_id)["status"] == "done"
+    assert f"conversion {job_id}: Opening the source" in caplog.messages
+
+
 def test_an_aborted_one_ends_with_all_that_it_started(room: VirtRoom, tmp_path: Path, in_place: Any) -> None:
     in_place(f"touch $VIRT_V2V_TMPDIR/leftover; sleep 60 & echo $! > {tmp_path}/pid; wait")
     disk = volume(room, tmp_path)
