@@ -17,12 +17,9 @@ from vdsm_mp.virt.devices import Devices, target_of
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.nic import mac_of
-from vdsm_mp.virt.patience import patiently
+from vdsm_mp.virt.patience import QEMU_MAY_HANG_S, patiently
 
 logger = log.named(__name__)
-
-#: A plug that is under way ends when QEMU answers again.
-_QEMU_MAY_HANG_S = 1800.0
 
 
 def found(metadata: Metadata, domain: ET.Element) -> Iterator[tuple[dict[str, str], Mapping[str, Any]]]:
@@ -57,7 +54,7 @@ def _clear(devices: Devices, vm_id: str) -> None:
     record = devices.vms.get(vm_id)
     if record is None or record.external or not list(found(record.metadata, devices.live(vm_id)[1])):
         return
-    patiently(lambda: devices.keeper.await_turn(vm_id), _QEMU_MAY_HANG_S, away=(VmNotResponding,))
+    patiently(lambda: devices.keeper.await_turn(vm_id), QEMU_MAY_HANG_S, away=(VmNotResponding,))
     record = devices.vms.find(vm_id)
     for identity, data in found(record.metadata, devices.live(vm_id)[1]):
         devices.keeper.remember_device(vm_id, identity, None)

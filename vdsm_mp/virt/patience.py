@@ -16,6 +16,8 @@ T = TypeVar("T")
 PATIENCE_S = 20.0
 #: Nothing is known of what libvirt was asked: it is away, or still at it, because QEMU hangs.
 UNDECIDED = (LibvirtUnavailable, VmNotResponding)
+#: What libvirt is at ends when QEMU answers again, which storage may keep it from for so long.
+QEMU_MAY_HANG_S = 1800.0
 #: So long another worker may take to be back, its longest usual back-off included, and what is said meanwhile.
 COMES_BACK_S = 40.0
 PEER_AWAY = (PeerRestarted, StillStarting)

@@ -22,38 +22,42 @@ from vdsm_mp.virt.devicehooks import DeviceHooks, custom_of
 from vdsm_mp.virt.devices import Devices, alias_of, target_of
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.nic import mac_of
-from vdsm_mp.virt.patience import UNDECIDED, patiently
+from vdsm_mp.virt.patience import QEMU_MAY_HANG_S, UNDECIDED, patiently
 from vdsm_mp.virt.records import VmRecord
 
 logger = log.named(__name__)
 
 #: How long a guest may take to let a device go.
 UNPLUG_S = 30.0
-#: A plug that is under way ends when QEMU answers again.
-_QEMU_MAY_HANG_S = 1800.0
 
 
 class Removals:
     """Who waits for which device to go. Told by libvirt's callback, in its event thread."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._waiting: dict[tuple[str, str], threading.Event] = {}
 
     def gone(self, vm_id: str, alias: str) -> bool:
         """False: nobody waits for it."""
-        event = self._waiting.get((vm_id, alias))
-        if event is not None:
-            event.set()
+        with self._lock:
+            event = self._waiting.get((vm_id, alias))
+            if event is not None:
+                event.set()
         return event is not None
 
     @contextmanager
     def expected(self, vm_id: str, alias: str) -> Iterator[threading.Event]:
-        """An event that is set when the device has gone; registered before the request, so it cannot be missed."""
+        """An event that is set when the device has gone; registered before the request, so it cannot be missed.
+
+        Looked at once more afterwards it is final: what goes then goes unasked, see `late`.
+        """
         event = self._waiting[vm_id, alias] = threading.Event()
         try:
             yield event
         finally:
-            self._waiting.pop((vm_id, alias), None)
+            with self._lock:
+                self._waiting.pop((vm_id, alias), None)
 
 
 class Plugger:
@@ -92,7 +96,7 @@ class Plugger:
             except UNDECIDED as error:
                 # An answer that was lost with libvirtd says nothing: the live devices do, when libvirt is done with it.
                 # Before, nothing of it may be taken back.
-                if not patiently(lambda: self._came(vm_id, wanted), _QEMU_MAY_HANG_S, away=UNDECIDED):
+                if not patiently(lambda: self._came(vm_id, wanted), QEMU_MAY_HANG_S, away=UNDECIDED):
                     raise
                 logger.warning("vm=%s a device is plugged, though libvirt said: %s", vm_id, error)
 
@@ -130,8 +134,9 @@ class Plugger:
         with self._removals.expected(vm_id, alias) as gone:
             with translated(vm_id, failed):
                 dom.detachDeviceFlags(xml.dump(device), libvirt.VIR_DOMAIN_AFFECT_LIVE)
-            if not gone.wait(self._unplug_s) and self._still_there(vm_id, device.tag, alias):
-                raise failed(f"the guest did not release {alias} within {self._unplug_s:g} s")
+            stays = not gone.wait(self._unplug_s) and self._still_there(vm_id, device.tag, alias)
+        if stays and not gone.is_set():
+            raise failed(f"the guest did not release {alias} within {self._unplug_s:g} s")
         logger.info("vm=%s %s unplugged took=%dms", vm_id, alias, (clock.mono_s() - began) * 1000)
 
     def release(self, vm_id: str, devices: Mapping[str, ET.Element]) -> list[str]:
@@ -148,16 +153,16 @@ class Plugger:
                     asked[name] = gone
                 except VmOperationFailed as error:
                     logger.warning("vm=%s %s stays: %s", vm_id, name, error)
-            went = []
-            for name, gone in asked.items():
-                device = devices[name]
-                if gone.wait(max(0.0, until - clock.mono_s())) or not self._still_there(
-                    vm_id, device.tag, alias_of(device)
-                ):
-                    went.append(name)
-                else:
-                    logger.warning("vm=%s the guest did not release %s within %g s", vm_id, name, self._unplug_s)
-        return went
+            stay = {
+                name
+                for name, gone in asked.items()
+                if not gone.wait(max(0.0, until - clock.mono_s()))
+                and self._still_there(vm_id, devices[name].tag, alias_of(devices[name]))
+            }
+        for name in sorted(stay):
+            if not asked[name].is_set():
+                logger.warning("vm=%s the guest did not release %s within %g s", vm_id, name, self._unplug_s)
+        return [name for name, gone in asked.items() if name not in stay or gone.is_set()]
 
     def _came(self, vm_id: str, wanted: ET.Element) -> bool:
         """Is it there, by its alias, else by what it is called or its MAC address? Raises: as `Keeper.await_turn`."""

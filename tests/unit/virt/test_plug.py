@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 from types import SimpleNamespace
 from typing import Any, cast
 
+from vdsm_mp.api.errors_virt import HotunplugDiskFailed
 from vdsm_mp.virt.keeping import with_devices
 from vdsm_mp.virt.plug import Plugger, Removals
 from vdsm_mp.virt.records import VmRecord
@@ -34,3 +35,30 @@ def test_what_a_dead_worker_plugged_is_known_before_the_next_plug() -> None:
 
 def test_what_has_just_left_counts_as_plugged_until_it_is_given_back() -> None:
     assert plugged(domain(SDA, SDB), domain(SDA))[0] == ["sda", "sdb"]
+
+
+class Guest:
+    """Lets its device go just when nobody waits any more: libvirt has told how the VM is, then that it went."""
+
+    def __init__(self) -> None:
+        self.removals = Removals()
+        devices = SimpleNamespace(connection=SimpleNamespace(domain=lambda vm_id: self), live=self.live)
+        self.plugger = Plugger(cast(Any, devices), self.removals, cast(Any, None), unplug_s=0)
+        self.live_xml = domain('<disk><target dev="sda"/><alias name="ua-1"/></disk>')
+        self.disk = next(self.live_xml.iter("disk"))
+        self.waited_for: list[bool] = []
+
+    def detachDeviceFlags(self, text: str, flags: int) -> None:
+        return
+
+    def live(self, vm_id: str) -> tuple[Any, ET.Element]:
+        self.waited_for.append(self.removals.gone(vm_id, "ua-1"))
+        return self, self.live_xml
+
+
+def test_a_device_that_goes_in_the_last_moment_has_gone() -> None:
+    guest = Guest()
+    guest.plugger._detach("x", guest.disk, HotunplugDiskFailed)
+    assert guest.plugger.release("x", {"sda": guest.disk}) == ["sda"]
+    assert guest.waited_for == [True, True]
+    assert not guest.removals.gone("x", "ua-1")
