@@ -40,6 +40,7 @@ def set_number_of_cpus(devices: Devices, hooks: VmHooks, pool: CpuPool, ask: Set
                 dom.pinVcpuFlags(number, cpu_map, libvirt.VIR_DOMAIN_AFFECT_LIVE)
     except SetNumberOfCpusFailed:
         devices.changed(ask.vm_id)
+        pool.changed()
         raise
     now = devices.changed(ask.vm_id)
     hooks.after("set_num_of_cpus", record)

@@ -2,11 +2,17 @@
 """Who may run on which processor: the rest that policies leave, and pins that do not travel."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import libvirt
 import pytest
 
+from vdsm_mp.api.errors_virt import SetNumberOfCpusFailed
+from vdsm_mp.api.vm_tuning import SetVmNumberOfCpus
 from vdsm_mp.common import xml
 from vdsm_mp.virt import cpupool
+from vdsm_mp.virt.cpu import set_number_of_cpus
 from vdsm_mp.virt.cpusets import numbers
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import Devices, VmRecord
@@ -74,3 +80,23 @@ def test_the_kernel_tells_which_processors_there_are(tmp_path: Path) -> None:
 def test_sets_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="bad set"):
         numbers(text)
+
+
+def test_cpus_that_were_added_before_a_pin_failed_get_their_place_all_the_same() -> None:
+    said: list[str] = []
+
+    def refused(*args: Any) -> None:
+        raise libvirt.libvirtError("cannot set CPU affinity")
+
+    dom = SimpleNamespace(setVcpusFlags=lambda *args: said.append("added"), pinVcpuFlags=refused)
+    devices = SimpleNamespace(
+        vms=SimpleNamespace(running=lambda *args: vm("none")),
+        connection=SimpleNamespace(domain=lambda vm_id: dom),
+        changed=lambda vm_id: said.append("told"),
+    )
+    hooks, pool = SimpleNamespace(before=lambda *args: None), SimpleNamespace(changed=lambda: said.append("pinned"))
+    cpu = str(min(cpupool.topology()))
+    ask = SetVmNumberOfCpus(vm_id="x", number_of_cpus=2, cpusets=[cpu])
+    with pytest.raises(SetNumberOfCpusFailed):
+        set_number_of_cpus(cast(Any, devices), cast(Any, hooks), cast(Any, pool), ask)
+    assert said == ["added", "told", "pinned"]
