@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest agent, polled: who is logged in, what addresses it has, which system it runs.
 
-Everything it says is untrusted and bounded. An agent that is silent costs one thread for a second and is then left
-alone for a minute; at most a few are asked at the same time, and never one twice.
+Everything it says is untrusted and bounded. An agent that is silent costs one thread for as long as one answer may
+take, and is then left alone for a minute; at most a few are asked at the same time, and never one twice.
 """
 
 import json

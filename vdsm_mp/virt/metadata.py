@@ -41,7 +41,7 @@ def _local(tag: str) -> str:
 
 
 class Metadata:
-    """One `ovirt-vm:vm` element. Equal when they serialise alike."""
+    """One `ovirt-vm:vm` element."""
 
     def __init__(self, element: ET.Element | None = None) -> None:
         self._element = ET.Element(_vm("vm")) if element is None else element
