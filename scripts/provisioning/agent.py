@@ -14,7 +14,7 @@ SUPERVISORCTL = install.VENV / "bin/supervisorctl"
 CONF = install.SUPERVISORD_CONF
 LOG = services.LOGS / "supervisord.log"
 AGENT_LOG = Path("/var/log/vdsm/vdsm.log")
-STDERR = Path("/var/log/vdsm/supervisor-vdsm.log")
+STDERR = Path("/var/log/vdsm-mp-supervisor.log")
 PROGRAM = "vdsm"
 
 

@@ -103,7 +103,7 @@ def _take_back(path: Path, entry: _Entry, folder: Path) -> bool:
     elif copy is None:
         path.unlink()
     else:
-        new = path.with_name(f".{path.name}.vdsm-mp")
+        new = _beside(path)
         shutil.copy2(copy, new)
         os.chown(new, copy.stat().st_uid, copy.stat().st_gid)
         _rename(new, path)
@@ -118,12 +118,22 @@ def _without_section(text: str) -> str:
 
 def _replace(path: Path, text: str) -> None:
     """In one step: a daemon that starts meanwhile reads all or nothing of it. Mode and owner stay."""
-    new = path.with_name(f".{path.name}.vdsm-mp")
+    new = _beside(path)
     new.write_text(text)
     if path.exists():
         shutil.copymode(path, new)
         os.chown(new, path.stat().st_uid, path.stat().st_gid)
+    else:
+        new.chmod(0o644)
     _rename(new, path)
+
+
+def _beside(path: Path) -> Path:
+    """An empty file that only root reads until it has the mode of what it takes the place of: passwords may be in."""
+    new = path.with_name(f".{path.name}.vdsm-mp")
+    new.unlink(missing_ok=True)
+    new.touch(mode=0o600)
+    return new
 
 
 def _rename(new: Path, path: Path) -> None:

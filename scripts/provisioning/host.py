@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a host of the agent has besides the files of the program: its folders, and an identity for engines."""
 
-import shutil
+import grp
+import os
+import pwd
 import subprocess
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from provisioning.say import Failure, say
 
 VDSM_ID = Path("/etc/vdsm/vdsm.id")
 
@@ -34,12 +39,32 @@ DIRECTORIES = (
 )
 
 
-def directories() -> None:
-    """Make what is missing, and give each its owner and mode. Nothing below them is touched."""
-    for directory in DIRECTORIES:
-        Path(directory.path).mkdir(parents=True, exist_ok=True)
-        Path(directory.path).chmod(directory.mode)
-        shutil.chown(directory.path, directory.owner, directory.group)
+def directories(wanted: Sequence[Directory] = DIRECTORIES) -> None:
+    """Make what is missing, and give each its owner and mode. Nothing below them is touched.
+
+    Some lie in folders of the agent's user, who must not be able to have other things given to it: a link stays as it
+    is there, and so does what it leads to.
+    """
+    for directory in wanted:
+        path = Path(directory.path)
+        if path.is_symlink() and path.parent.stat().st_uid != 0:
+            say(f"note: {path} is a link: what it leads to keeps its owner and mode")
+            continue
+        path.mkdir(parents=True, exist_ok=True)
+        _give(path, directory)
+
+
+def _give(path: Path, directory: Directory) -> None:
+    link = 0 if path.parent.stat().st_uid == 0 else os.O_NOFOLLOW
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | link)
+    except OSError as error:
+        raise Failure(f"{path} cannot be given to {directory.owner}: {error.strerror}") from error
+    try:
+        os.fchown(fd, pwd.getpwnam(directory.owner).pw_uid, grp.getgrnam(directory.group).gr_gid)
+        os.fchmod(fd, directory.mode)
+    finally:
+        os.close(fd)
 
 
 def tmpfiles() -> str:

@@ -63,7 +63,7 @@ def _start(*, fresh: bool) -> None:
     state = _states().get("vdsm")
     if state is None or state[0] not in ("RUNNING", "STARTING"):
         stopped = "is stopped, as it was" if not fresh and state == before.get("vdsm") else "does not run"
-        say(f"note: the agent {stopped}: supervisorctl status vdsm, /var/log/vdsm/supervisor-vdsm.log")
+        say(f"note: the agent {stopped}: supervisorctl status vdsm, /var/log/vdsm-mp-supervisor.log")
 
 
 def _stop() -> None:

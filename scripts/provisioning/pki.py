@@ -49,9 +49,9 @@ HOST = Pki(Path("/etc/pki/vdsm"), Path("/etc/pki/vdsm-demo-ca"))
 
 
 def ensure(pki: Pki, *, owner: tuple[str, str] | None = ("vdsm", "kvm")) -> bool:
-    """Make what is missing or about to end. owner: of the host's key. Returns False when the host's own are used.
+    """Make what is missing or about to end. owner: of the host's key, (user, group).
 
-    Raises Failure when openssl says no.
+    Returns False when the host's own are used. Raises Failure when openssl says no.
     """
     made_here = (pki.authority / "ca-cert.pem").exists()
     if pki.certificate.exists() and not made_here:
@@ -61,6 +61,8 @@ def ensure(pki: Pki, *, owner: tuple[str, str] | None = ("vdsm", "kvm")) -> bool
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(mode)
     pki.directory.chmod(0o755)
+    if owner is not None:
+        _take_folder(pki.key, owner[1])
     ca_key, ca = pki.authority / "ca-key.pem", pki.authority / "ca-cert.pem"
     if not _good(ca):
         say(f"making a demo CA in {pki.authority}")
@@ -80,8 +82,16 @@ def ensure(pki: Pki, *, owner: tuple[str, str] | None = ("vdsm", "kvm")) -> bool
     pki.key.chmod(0o440)
     if owner is not None:
         shutil.chown(pki.key, *owner)
-        shutil.chown(pki.key.parent, *owner)
     return True
+
+
+def _take_folder(key: Path, group: str) -> None:
+    """Root's own, who reads the key may only pass: a link in the place of the key would be written through, and what
+    it leads to be given away. The folder was the agent's once, so what is no plain file goes.
+    """
+    shutil.chown(key.parent, "root", group)
+    if key.is_symlink() or (key.exists() and key.stat().st_nlink > 1):
+        key.unlink()
 
 
 def issue(pki: Pki, key: Path, certificate: Path, name: str, alternatives: str, *, days: str = DAYS) -> None:
