@@ -7,6 +7,7 @@ Recoveries run last pushed first, each gone from the store once it has run. What
 import logging
 from collections.abc import Callable
 
+import msgspec
 from msgspec.structs import replace
 
 from vdsm_mp.api.errors_storage import NoSpaceLeft
@@ -29,6 +30,30 @@ LONGEST_PAUSE_S = 60.0
 
 #: Runs one recovery of a task. Raises: any Error; the task then ends as failed.
 Undo = Callable[[Recovery, str], None]
+
+
+class Tries(msgspec.Struct, frozen=True):
+    """What has failed so far, counted apart: who has waited long for room tries what is in the way then as often."""
+
+    full: int = 0
+    other: int = 0
+
+    def and_this(self, error: Error) -> "Tries":
+        if isinstance(error, NoSpaceLeft) or isinstance(error.__cause__, NoSpaceLeft):
+            return replace(self, full=self.full + 1)
+        return replace(self, other=UNDO_ATTEMPTS if isinstance(error, RecoveryInvalid) else self.other + 1)
+
+    @property
+    def again(self) -> bool:
+        return self.full < FULL_ATTEMPTS and self.other < UNDO_ATTEMPTS
+
+    @property
+    def pause_s(self) -> float:
+        return min(UNDO_PAUSE_S * (self.full + self.other), LONGEST_PAUSE_S)
+
+
+#: Of a roll-back that begins.
+NONE_YET = Tries()
 
 
 class Undoing:
@@ -68,9 +93,10 @@ class Undoing:
         except UnknownTask:  # the role went meanwhile
             return
 
-    def roll_back(self, task_id: str, attempt: int = 1) -> None:
+    def roll_back(self, task_id: str, before: Tries = NONE_YET) -> None:
+        """before: what has failed already."""
         try:
-            self._attempt(task_id, attempt)
+            self._attempt(task_id, before)
         except UnknownTask:  # the role went meanwhile
             self._in_doubt.discard(task_id)
         except Exception as e:
@@ -79,7 +105,7 @@ class Undoing:
             record = replace(self._table.record(task_id), state=TaskState.FAILED)
             self._put_even_unsaved(replace(record, code=record.code or 100, message=f"roll-back failed: {e!r}"))
 
-    def _attempt(self, task_id: str, attempt: int = 1) -> None:
+    def _attempt(self, task_id: str, before: Tries) -> None:
         """Run what is left of the recoveries, last pushed first. What fails is tried again a little later.
 
         Raises: UnknownTask (the role went meanwhile).
@@ -99,10 +125,10 @@ class Undoing:
         except UnknownTask:
             raise
         except Error as e:
-            if attempt < _attempts(e) and not self._background.draining:
-                _log.warning("task %s is not rolled back yet (%d): %s", task_id, attempt, e)
-                again = lambda: self.roll_back(task_id, attempt + 1)  # noqa: E731 -- named for what it does
-                self._background.later(min(UNDO_PAUSE_S * attempt, LONGEST_PAUSE_S), f"recover {task_id}", again)
+            tries = before.and_this(e)
+            if tries.again and not self._background.draining:
+                _log.warning("task %s is not rolled back yet (%d): %s", task_id, tries.full + tries.other, e)
+                self._background.later(tries.pause_s, f"recover {task_id}", lambda: self.roll_back(task_id, tries))
                 return
             _log.error("task %s could not be rolled back: %s", task_id, e)
             self._in_doubt.discard(task_id)
@@ -129,13 +155,6 @@ class Undoing:
             # What is on storage is an earlier state of the same roll-back, which the next SPM runs again.
             _log.error("task %s ended, but this is not on storage: %s", record.id, e)
             self._table.put(record, save=False)
-
-
-def _attempts(error: Error) -> int:
-    if isinstance(error, RecoveryInvalid):
-        return 1
-    full = isinstance(error, NoSpaceLeft) or isinstance(error.__cause__, NoSpaceLeft)
-    return FULL_ATTEMPTS if full else UNDO_ATTEMPTS
 
 
 def unknown_recovery(recovery: Recovery) -> RecoveryInvalid:

@@ -701,6 +701,25 @@ def test_a_roll_back_waits_for_room_longer_than_for_anything_else(files: DomainI
     assert len(tried) == 11
 
 
+def test_who_has_waited_for_room_does_not_give_up_at_the_next_mishap(
+    files: DomainIO, background: HeldBackground
+) -> None:
+    tried: list[Recovery] = []
+
+    def unlucky(recovery: Recovery, task_id: str) -> None:
+        tried.append(recovery)
+        if len(tried) <= 10:
+            raise NoSpaceLeft("a volume", "replace", errno.ENOSPC, "No space left on device")
+        if len(tried) <= 12:
+            raise TaskAborted("the I/O process died")
+
+    tasks = spm(files, background, unlucky)
+    task_id = tasks.start("createVolume", failing, spm=True, recoveries=[undo(1)])
+    background.run_all()
+    assert seen(tasks, task_id)[:2] == ("finished", "cleanSuccess")
+    assert len(tried) == 13
+
+
 def failing(run: TaskRun) -> None:
     raise TaskAborted("it failed")
 
