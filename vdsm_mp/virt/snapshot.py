@@ -121,6 +121,8 @@ def _snapshot(
             prepared[drive.name] = hooks.volume_prepared(devices.vms.find(vm_id), leaf, ready, SnapshotFailed)
         dom, domain = devices.live(vm_id)
         disks = {target_of(disk): xml.dump(disk) for disk in domain.iterfind("devices/disk")}
+        if gone := new.keys() - disks.keys():
+            raise SnapshotFailed(f"{', '.join(sorted(gone))} went while its new volume was prepared")
 
         def persist(memory_path: str | None = None) -> None:
             note = snapshot_record.write(terms, wanted, prepared, disks, memory_path)
