@@ -196,8 +196,14 @@ class MasterMoves:
             self._background.start(f"look at the role of {sd_id}", lambda: self._repair(sd_id), key=f"role {sd_id}")
 
     def _repair(self, sd_id: str) -> None:
-        with self._moving:
+        # Not waited for: a move may wait minutes for a host id, and as many threads as domains come back meanwhile.
+        if not self._moving.acquire(blocking=False):
+            self._repair_later(sd_id)
+            return
+        try:
             self._repair_now(sd_id)
+        finally:
+            self._moving.release()
 
     def _repair_now(self, sd_id: str) -> None:
         state = self._pools.state

@@ -4,6 +4,7 @@
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,21 @@ def test_a_master_that_has_moved_stays_moved_though_its_link_cannot_be_made(spm:
     shutil.rmtree(link)
     spm.call("StoragePool.refresh", storagepoolID=spm.pool_id, masterSdUUID=second, masterVersion=2)
     check_moved(spm, second, task_id)
+
+
+def test_who_looks_at_a_role_does_not_wait_for_a_move(spm: StorageRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_master, "_REPAIR_AFTER_S", 0.2)
+    second = add_domain(spm, "second")
+    found = {type(thing).__name__: thing for thing in spm.room.room.state}
+    found["Domains"].find(second).change(lambda meta: msgspec.structs.replace(meta, role=Role.MASTER))
+    moves = found["MasterMoves"]
+    with moves._moving:
+        looking = threading.Thread(target=moves.repair_roles, args=(found["Pools"].state,), daemon=True)
+        looking.start()
+        looking.join(10)
+        assert not looking.is_alive()
+        assert metadata(spm, "second", second)["ROLE"] == "Master"
+    eventually(lambda: metadata(spm, "second", second)["ROLE"] == "Regular")
 
 
 def test_deactivating_the_master_moves_the_role_first(spm: StorageRoom) -> None:
