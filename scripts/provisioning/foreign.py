@@ -52,11 +52,11 @@ class Ledger:
     def _add(self, path: Path, text: str) -> bool:
         path = path.resolve()
         entries = self._read()
-        now = path.read_text() if path.exists() else ""
+        now = text_of(path) if path.exists() else ""
         entry = entries.get(str(path))
         if entry is not None and entry["added"].removeprefix("\n") == text and entry["added"] in now:
             return False
-        base = now.replace(entry["added"], "", 1) if entry is not None else _without_section(now)
+        base = _without_section(now.replace(entry["added"], "", 1) if entry is not None else now)
         added = text if not base or base.endswith("\n") else f"\n{text}"
         copy = self._keep(path, base, entry)
         entries[str(path)] = {"added": added, "after": _digest(base + added), "copy": copy}
@@ -69,15 +69,15 @@ class Ledger:
         """A copy of the file as it is without us."""
         if not path.exists():
             return None
-        if entry is not None and entry["copy"] is not None and (self._folder / entry["copy"]).read_text() == base:
+        if entry is not None and entry["copy"] is not None and text_of(self._folder / entry["copy"]) == base:
             return entry["copy"]
         self._folder.mkdir(parents=True, exist_ok=True)
         self._folder.chmod(0o700)
         copy = self._folder / str(path).strip("/").replace("/", "_")
         shutil.copy2(path, copy)
         os.chown(copy, path.stat().st_uid, path.stat().st_gid)
-        if copy.read_text() != base:
-            copy.write_text(base)
+        if text_of(copy) != base:
+            copy.write_bytes(_encoded(base))
         return copy.name
 
     def _read(self) -> dict[str, _Entry]:
@@ -94,7 +94,7 @@ class Ledger:
 def _take_back(path: Path, entry: _Entry, folder: Path) -> bool:
     if not path.exists():
         return False
-    now = path.read_text()
+    now = text_of(path)
     copy = None if entry["copy"] is None else folder / entry["copy"]
     if _digest(now) != entry["after"]:
         if entry["added"] not in now:
@@ -111,7 +111,8 @@ def _take_back(path: Path, entry: _Entry, folder: Path) -> bool:
 
 
 def _without_section(text: str) -> str:
-    """Of a host that was provisioned before there was a record: the file without the section."""
+    """The file without a section that the record does not tell of: made before there was one, or by a step that was cut
+    short between the two."""
     before, found, rest = text.partition(_BEGIN)
     return before + rest.partition(_END)[2] if found else text
 
@@ -119,7 +120,7 @@ def _without_section(text: str) -> str:
 def _replace(path: Path, text: str) -> None:
     """In one step: a daemon that starts meanwhile reads all or nothing of it. Mode and owner stay."""
     new = _beside(path)
-    new.write_text(text)
+    new.write_bytes(_encoded(text))
     if path.exists():
         shutil.copymode(path, new)
         os.chown(new, path.stat().st_uid, path.stat().st_gid)
@@ -148,4 +149,13 @@ def _rename(new: Path, path: Path) -> None:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_encoded(text)).hexdigest()
+
+
+def text_of(path: Path) -> str:
+    """Whatever an administrator's editor wrote, to the byte: other encodings and ends of lines, too."""
+    return path.read_bytes().decode("utf-8", "surrogateescape")
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

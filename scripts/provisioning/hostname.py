@@ -4,7 +4,7 @@
 import socket
 from pathlib import Path
 
-from provisioning.foreign import Ledger
+from provisioning.foreign import Ledger, text_of
 from provisioning.say import say
 
 HOSTS = Path("/etc/hosts")
@@ -13,7 +13,7 @@ HOSTS = Path("/etc/hosts")
 def ensure(ledger: Ledger | None = None) -> None:
     """Name this host in /etc/hosts, as Debian's installer does, when nothing there does."""
     name = socket.gethostname()
-    lines = HOSTS.read_text().splitlines() if HOSTS.exists() else []
+    lines = text_of(HOSTS).splitlines() if HOSTS.exists() else []
     if any(name in line.partition("#")[0].split()[1:] for line in lines):
         return
     say(f"naming this host in {HOSTS}: 127.0.1.1 {name}")

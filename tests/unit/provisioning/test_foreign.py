@@ -2,6 +2,7 @@
 """What is added to other programs' files comes out again to the byte, whatever happened to the file meanwhile."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,16 @@ def _file(tmp_path: Path, content: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("before", [b"", b"a = 1\n", b"a = 1", b"a = 1\n\n\n", b"# begin of something\n\n"])
+@pytest.mark.parametrize(
+    "before", [b"", b"a = 1\n", b"a = 1", b"a = 1\n\n\n", b"# begin of something\n\n", b"# caf\xe9\r\na = 1\r\n"]
+)
 def test_a_file_that_nobody_touched_is_what_it_was_with_its_times_and_mode(
     tmp_path: Path, ledger: Ledger, before: bytes
 ) -> None:
     path = _file(tmp_path, before)
     assert ledger.section(path, _SECTION)
     assert not ledger.section(path, _SECTION)
-    assert _SECTION in path.read_text()
+    assert _SECTION.encode() in path.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o640
     assert ledger.put_back() == [path]
     assert path.read_bytes() == before
@@ -50,11 +53,38 @@ def test_a_newer_section_takes_the_place_of_the_older(tmp_path: Path, ledger: Le
     assert path.read_bytes() == b"a = 1\n"
 
 
-@pytest.mark.parametrize("before", [b"a = 1\n", b"a = 1"])
+def test_a_change_that_was_cut_short_leaves_no_second_section(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _file(tmp_path, b"a = 1\n")
+    ledger.section(path, "old = 1\n")
+    with monkeypatch.context() as patched, pytest.raises(InterruptedError):
+        patched.setattr(Path, "replace", _second_time(InterruptedError()))
+        ledger.section(path, "new = 1\n")
+    assert ledger.section(path, "new = 1\n")
+    assert b"old" not in path.read_bytes()
+    ledger.put_back()
+    assert path.read_bytes() == b"a = 1\n"
+
+
+def _second_time(error: OSError) -> Callable[[Path, Path], Path]:
+    """`Path.replace` that works once: for the record, and not for the file."""
+    replace, calls = Path.replace, list[Path]()
+
+    def failing(old: Path, new: Path) -> Path:
+        calls.append(new)
+        if len(calls) > 1:
+            raise error
+        return replace(old, new)
+
+    return failing
+
+
+@pytest.mark.parametrize("before", [b"a = 1\n", b"a = 1", b"# caf\xe9\r\na = 1\r\n"])
 def test_what_an_administrator_wrote_meanwhile_stays(tmp_path: Path, ledger: Ledger, before: bytes) -> None:
     path = _file(tmp_path, before)
     ledger.section(path, _SECTION)
-    path.write_text("b = 2\n" + path.read_text() + "c = 3\n")
+    path.write_bytes(b"b = 2\n" + path.read_bytes() + b"c = 3\n")
     ledger.put_back()
     assert path.read_bytes() == b"b = 2\n" + before + b"c = 3\n"
 

@@ -78,15 +78,15 @@ def test_what_is_written_beside_a_file_is_read_by_nobody_else(tmp_path: Path, mo
     path, modes = tmp_path / "qemu.conf", list[int]()
     path.write_text('vnc_password = "x"\n')
     path.chmod(0o600)
-    write = Path.write_text
+    write = Path.write_bytes
 
-    def seen(target: Path, text: str) -> int:
-        done = write(target, text)
+    def seen(target: Path, data: bytes) -> int:
+        done = write(target, data)
         if target.name.startswith(".qemu.conf"):
             modes.append(target.stat().st_mode & 0o777)
         return done
 
-    monkeypatch.setattr(Path, "write_text", seen)
+    monkeypatch.setattr(Path, "write_bytes", seen)
     Ledger(tmp_path / "ledger").section(path, "namespaces = []\n")
     assert modes == [0o600]
     assert path.stat().st_mode & 0o777 == 0o600
