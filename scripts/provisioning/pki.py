@@ -13,6 +13,8 @@ from pathlib import Path
 
 from provisioning.say import run, say
 
+#: Who issues them.
+_DEMO = "vdsm-mp demo"
 DAYS = "825"
 LAST_S = str(7 * 86400)  # a certificate that ends within a week is made anew
 
@@ -53,8 +55,9 @@ def ensure(pki: Pki, *, owner: tuple[str, str] | None = ("vdsm", "kvm")) -> bool
 
     Returns False when the host's own are used. Raises Failure when openssl says no.
     """
-    made_here = (pki.authority / "ca-cert.pem").exists()
-    if pki.certificate.exists() and not made_here:
+    # An engine lays its own where the demo's were; the demo CA stays beside them.
+    there = [path for path in (pki.certificate, pki.ca) if path.exists()]
+    if there and not ((pki.authority / "ca-cert.pem").exists() and all(map(_demos, there))):
         say(f"using the certificates in {pki.directory}: they are not of the demo CA")
         return False
     for folder, mode in ((pki.authority, 0o700), (pki.key.parent, 0o750), (pki.certificate.parent, 0o755)):
@@ -68,7 +71,7 @@ def ensure(pki: Pki, *, owner: tuple[str, str] | None = ("vdsm", "kvm")) -> bool
         say(f"making a demo CA in {pki.authority}")
         _openssl(
             "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", ca_key, "-out", ca, "-days", DAYS,
-            "-subj", f"/O=vdsm-mp demo/CN=demo CA of {socket.gethostname()}",
+            "-subj", f"/O={_DEMO}/CN=demo CA of {socket.gethostname()}",
             "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
         )  # fmt: skip
         for stale in (pki.certificate, pki.engine_certificate):
@@ -76,7 +79,9 @@ def ensure(pki: Pki, *, owner: tuple[str, str] | None = ("vdsm", "kvm")) -> bool
     name = socket.gethostname()
     issue(pki, pki.key, pki.certificate, name, f"DNS:{name},DNS:localhost,IP:127.0.0.1,IP:::1")
     issue(pki, pki.engine_key, pki.engine_certificate, "demo engine", "DNS:engine.localdomain")
-    shutil.copyfile(ca, pki.ca)
+    new = pki.ca.with_suffix(".new")
+    shutil.copyfile(ca, new)
+    new.replace(pki.ca)
     for path in (pki.ca, pki.certificate):
         path.chmod(0o644)
     pki.key.chmod(0o440)
@@ -99,9 +104,7 @@ def issue(pki: Pki, key: Path, certificate: Path, name: str, alternatives: str, 
     if key.exists() and _good(certificate):
         return
     request, extensions = pki.authority / "request.pem", pki.authority / "extensions.cnf"
-    _openssl(
-        "req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", request, "-subj", f"/O=vdsm-mp demo/CN={name}"
-    )
+    _openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", request, "-subj", f"/O={_DEMO}/CN={name}")
     extensions.write_text(
         f"basicConstraints=CA:FALSE\nkeyUsage=digitalSignature,keyEncipherment\nsubjectAltName={alternatives}\n"
     )
@@ -111,6 +114,12 @@ def issue(pki: Pki, key: Path, certificate: Path, name: str, alternatives: str, 
         "-set_serial", str(int.from_bytes(os.urandom(15), "big")), "-days", days, "-extfile", extensions, "-out", new,
     )  # fmt: skip
     new.replace(certificate)
+
+
+def _demos(certificate: Path) -> bool:
+    """Is it of a demo CA?"""
+    asked = ["openssl", "x509", "-in", certificate, "-noout", "-issuer"]
+    return _DEMO in run(asked, why="reading who issued a certificate", check=False)
 
 
 def _good(certificate: Path) -> bool:
