@@ -32,8 +32,8 @@ class Drives:
     def __init__(self, caller: Caller, background: Background) -> None:
         self._caller = caller
         self._background = background
-        #: Images that storage could not take back yet.
-        self._owed: dict[str, VolumeIds] = {}
+        #: {(domain, image)} that storage could not take back yet. A mirror's image has the same id on both domains.
+        self._owed: dict[tuple[str, str], VolumeIds] = {}
         self._paying = False
         self._lock = threading.Lock()
 
@@ -51,7 +51,7 @@ class Drives:
 
     def _prepare(self, ids: VolumeIds, *, allow_illegal: bool = False) -> PreparedDrive:
         with self._lock:
-            self._owed.pop(ids.image_id, None)
+            self._owed.pop(_image(ids), None)
         ask = PrepareDrive(
             pool_id=ids.pool_id, sd_id=ids.sd_id, image_id=ids.image_id, volume_id=ids.volume_id,
             allow_illegal=allow_illegal,
@@ -108,7 +108,7 @@ class Drives:
             if len(self._owed) >= _OWED_AT_MOST:
                 logger.warning("image %s is not given back: too many are waiting", ids.image_id)
                 return
-            self._owed[ids.image_id] = ids
+            self._owed[_image(ids)] = ids
             begin, self._paying = not self._paying, True
         if begin:
             self._background.later(_AGAIN_S, "give images back", self._pay)
@@ -119,7 +119,7 @@ class Drives:
             todo = list(self._owed.values())
         for ids in todo:
             with self._lock:
-                if self._owed.get(ids.image_id) != ids:
+                if self._owed.get(_image(ids)) != ids:
                     continue  # prepared anew meanwhile
             try:
                 self._give_back(ids)
@@ -128,7 +128,7 @@ class Drives:
             except Error as error:
                 logger.warning("image %s could not be given back: %s", ids.image_id, error)
             with self._lock:
-                self._owed.pop(ids.image_id, None)
+                self._owed.pop(_image(ids), None)
         with self._lock:
             self._paying = bool(self._owed) and not self._background.draining
         if self._paying:
@@ -144,6 +144,11 @@ class Drives:
                 logger.info("image %s cannot be claimed yet: %s", ids.image_id, error)
                 fine = False
         return fine
+
+
+def _image(ids: VolumeIds) -> tuple[str, str]:
+    """What is given back as one."""
+    return ids.sd_id, ids.image_id
 
 
 def with_sizes(drive: Drive, prepared: PreparedDrive) -> Drive:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.support.background import HeldBackground
 from tests.support.virt_room import RecordedStorage
@@ -53,6 +54,19 @@ def test_an_image_that_is_used_again_meanwhile_is_not_taken_away(bench: Bench) -
     bench.storage.away = None
     bench.time_passes()
     assert bench.storage.released == []
+    assert bench.background.waiting == []
+
+
+def test_the_same_image_of_another_domain_is_given_back_all_the_same(bench: Bench) -> None:
+    """As of a disk that moves between domains: its source is prepared anew, its target is not."""
+    bench.storage.away = StillStarting()
+    target = replace(bench.ids, sd_id=str(uuid.uuid4()))
+    bench.drives.teardown(target)
+    with pytest.raises(DiskNotFound):
+        bench.drives.prepare(bench.ids)
+    bench.storage.away = None
+    bench.time_passes()
+    assert bench.storage.released == [target.image_id]
     assert bench.background.waiting == []
 
 
