@@ -15,6 +15,8 @@ from vdsm_mp.virt.metadata import VM_PREFIX, VM_URI, Data, Metadata, Scalar
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
 
+#: No domain has an element of this.
+_NOBODYS_URI = f"{VM_URI}/nobody"
 #: Two writers at once are rare, three of them more so.
 _ATTEMPTS = 10
 
@@ -38,10 +40,13 @@ class Keeper:
         """Return when libvirt is done with what it was asked before, by callers who are dead or gave up as well.
 
         It changes a VM in one call at a time, so a write that changes nothing comes back after them: only then does
-        the domain tell whether they happened. Raises: as `remember`; VmNotResponding while it is still at one, after
-        half a minute.
+        the domain tell whether they happened. It takes away what nobody wrote: our own metadata, written as they were
+        when this was asked, would undo what is noted meanwhile. Raises: as `remember`; VmNotResponding while it is
+        still at one, after half a minute.
         """
-        self._write(vm_id, lambda metadata: metadata)
+        record = self._vms.get(vm_id)
+        if record is not None and not record.external:
+            self._set(vm_id, None, _NOBODYS_URI)
 
     def _write(self, vm_id: str, how: Callable[[Metadata], Metadata]) -> None:
         for _ in range(_ATTEMPTS):
@@ -49,15 +54,18 @@ class Keeper:
             if record is None or record.external:
                 return
             metadata = how(record.metadata)
-            dom = self._connection.domain(vm_id)
-            with translated(vm_id):
-                flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-                if dom.isActive():
-                    flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
-                dom.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, metadata.dump_bare(), VM_PREFIX, VM_URI, flags)
+            self._set(vm_id, metadata.dump_bare(), VM_URI)
             if self._exchange(vm_id, record.metadata, metadata):
                 return
         raise VmOperationFailed("its metadata are changed by too many at once")
+
+    def _set(self, vm_id: str, text: str | None, uri: str) -> None:
+        dom = self._connection.domain(vm_id)
+        with translated(vm_id):
+            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+            if dom.isActive():
+                flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
+            dom.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, VM_PREFIX, uri, flags)
 
     def _exchange(self, vm_id: str, old: Metadata, new: Metadata) -> bool:
         """False when another write came between: then libvirt has only one of the two."""

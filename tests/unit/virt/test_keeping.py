@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands in a domain when two write beside each other, on libvirt's own test driver."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import libvirt
+
+from vdsm_mp.virt.keeping import Keeper
+from vdsm_mp.virt.metadata import VM_URI
+from vdsm_mp.virt.records import VmRecord
+
+ELEMENT = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+
+
+class Line:
+    """A domain of which libvirt does first what came last: `meanwhile`, of another thread, before what is asked."""
+
+    def __init__(self) -> None:
+        self._conn = libvirt.open("test:///default")
+        self.dom = self._conn.lookupByName("test")
+        self.meanwhile: Callable[[], None] | None = None
+
+    def isActive(self) -> int:
+        return int(self.dom.isActive())
+
+    def setMetadata(self, *args: Any) -> int:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return int(self.dom.setMetadata(*args))
+
+
+class Records:
+    """The one VM."""
+
+    def __init__(self) -> None:
+        self.record = VmRecord(vm_id="x", name="x")
+        self.dead = False
+
+    def get(self, vm_id: str) -> VmRecord:
+        return self.record
+
+    def change(self, vm_id: str, how: Callable[[VmRecord], VmRecord]) -> None:
+        if self.dead:
+            raise SystemExit
+        self.record = how(self.record)
+
+
+def test_who_waits_for_libvirt_undoes_nothing_that_is_noted_meanwhile() -> None:
+    """Not even for a moment: who waits may die in it, and libvirt does what it was asked all the same."""
+    line, records = Line(), Records()
+    keeper = Keeper(cast(Any, SimpleNamespace(domain=lambda vm_id: line)), cast(Any, records))
+    keeper.remember("x", before=1)
+
+    def another_notes_then_we_die() -> None:
+        keeper.remember("x", newer=1)
+        records.dead = True
+
+    line.meanwhile = another_notes_then_we_die
+    try:
+        keeper.await_turn("x")
+    except SystemExit:
+        pass
+    assert line.meanwhile is None  # it was asked
+    assert "newer" in line.dom.metadata(ELEMENT, VM_URI)
+    assert "before" in line.dom.metadata(ELEMENT, VM_URI)
