@@ -7,6 +7,7 @@ all memory has gone, before it hears whether the VM runs there, leaves the VM st
 knows, and is asked until it tells. Two must never run.
 """
 
+import logging
 from collections.abc import Callable
 
 import libvirt
@@ -95,10 +96,10 @@ class Endings:
         try:
             found = self._peers.whereabouts(out.params.dst, out.vm_id)
         except Error as error:
-            logger.warning("vm=%s stands still: is it at %s? %s", out.vm_id, out.params.dst, error)
+            self._tell(out, type(error).__name__, f"stands still: is it at {out.params.dst}? {error}")
             self.lose(out)
             return
-        logger.warning("vm=%s libvirt never heard of its arrival at %s: %s", out.vm_id, out.params.dst, found.value)
+        self._tell(out, found.value, f"libvirt never heard of its arrival at {out.params.dst}: {found.value}")
         if found is Whereabouts.ON_ITS_WAY:
             self.lose(out)
         elif found is Whereabouts.THERE:
@@ -110,6 +111,11 @@ class Endings:
             self.stayed(out, why, runs=False)
         else:
             self.stayed(out, why, runs=self._resumed(out.vm_id))
+
+    def _tell(self, out: Outgoing, news: str, sentence: str) -> None:
+        """Loud once: the other host may be dead for hours, and is asked every few seconds."""
+        logger.log(logging.DEBUG if news == out.told else logging.WARNING, "vm=%s %s", out.vm_id, sentence)
+        out.told = news
 
     def _resumed(self, vm_id: str) -> bool:
         """libvirt, which let it stand still, would have done so."""

@@ -36,6 +36,7 @@ class Outgoing(msgspec.Struct, eq=False):
 
     adopted: begun by an earlier life of ours. description: its XML, of when it left or of when it was found leaving.
     failure: why the VM did not leave. afterwards: what follows when it has left was begun.
+    told: what the log said last of where it is.
     """
 
     vm_id: str
@@ -50,6 +51,7 @@ class Outgoing(msgspec.Struct, eq=False):
     description: str = ""
     failure: Error | None = None
     afterwards: bool = False
+    told: str = ""
     cancelled: threading.Event = msgspec.field(default_factory=threading.Event)
     done: threading.Event = msgspec.field(default_factory=threading.Event)
 
