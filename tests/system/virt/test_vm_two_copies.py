@@ -6,7 +6,7 @@ The destination's libvirtd stands still when the last of the memory has come, so
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -20,7 +20,8 @@ pytestmark = [
     pytest.mark.timeout(120),
 ]  # fmt: skip
 
-_WHOLE = bool(os.environ.get("VDSM_MP_FAULTS_STRIDE"))
+Play = Callable[[Two, Guest], None]
+
 #: After so long without a sign of the destination the source's libvirtd goes on by itself.
 _GIVES_UP_S = 30
 
@@ -66,7 +67,8 @@ def becomes(side: Side, guest: Guest, *statuses: str, within_s: float = 30) -> N
     eventually(lambda: side.status(guest.vm_id) in statuses, within_s=within_s)
 
 
-def test_a_vm_that_arrived_unheard_of_ends_where_it_was(two: Two, guest: Guest) -> None:
+def arrived_unheard_of(two: Two, guest: Guest) -> None:
+    """It ends where it was."""
     between_two_hosts(two, guest)
     two.a.libvirtd.kill()
     two.b.libvirtd.thaw()
@@ -81,8 +83,8 @@ def test_a_vm_that_arrived_unheard_of_ends_where_it_was(two: Two, guest: Guest) 
     guest.lives_only_at(two.b, two.a)
 
 
-@pytest.mark.skipif(not _WHOLE, reason="part of full runs of the faults")
-def test_a_vm_that_never_arrived_goes_on_as_soon_as_that_is_known(two: Two, guest: Guest) -> None:
+def never_arrived(two: Two, guest: Guest) -> None:
+    """It goes on as soon as that is known."""
     between_two_hosts(two, guest)
     two.a.libvirtd.kill()
     two.b.libvirtd.kill()
@@ -95,13 +97,22 @@ def test_a_vm_that_never_arrived_goes_on_as_soon_as_that_is_known(two: Two, gues
     guest.lives_only_at(two.a, two.b)
 
 
-@pytest.mark.skipif(not _WHOLE, reason="part of full runs of the faults")
-def test_a_vm_that_comes_after_its_source_went_on_is_ended(two: Two, guest: Guest) -> None:
+def comes_after_its_source_went_on(two: Two, guest: Guest) -> None:
+    """It is ended."""
     between_two_hosts(two, guest)
     becomes(two.a, guest, "Up", "Powering up", within_s=_GIVES_UP_S + 30)
     two.b.libvirtd.thaw()
     becomes(two.b, guest, "", "Down")
     guest.lives_only_at(two.a, two.b)
+
+
+#: All of them in full runs of the faults.
+_ALL: tuple[Play, ...] = (arrived_unheard_of, never_arrived, comes_after_its_source_went_on)
+
+
+@pytest.mark.parametrize("play", _ALL if os.environ.get("VDSM_MP_FAULTS_STRIDE") else _ALL[:1])
+def test_a_vm_goes_on_in_one_place_when_its_hosts_lose_each_other(two: Two, guest: Guest, play: Play) -> None:
+    play(two, guest)
 
 
 def _lines(side: Side, guest: Guest) -> str:
