@@ -40,10 +40,10 @@ from vdsm_mp.api.vm_backup import (
 )
 from vdsm_mp.common import clock, command, folders, log, xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt import guestfs
+from vdsm_mp.virt.backup_freeze import Freezes
 from vdsm_mp.virt.connection import translate, translated
 from vdsm_mp.virt.devices import Devices
-from vdsm_mp.virt.patience import UNDECIDED, patiently
+from vdsm_mp.virt.patience import QEMU_MAY_HANG_S, UNDECIDED, patiently
 from vdsm_mp.virt.records import Drive, VmRecord
 
 logger = log.named(__name__)
@@ -61,6 +61,7 @@ class Backups(msgspec.Struct, frozen=True):
     """run_dir: where the NBD sockets are. scratch_dir: scratch files of our own, a folder for each VM."""
 
     devices: Devices
+    freezes: Freezes
     run_dir: Path
     scratch_dir: Path
 
@@ -97,14 +98,19 @@ def start_backup(backups: Backups, ask: StartBackup) -> dict[str, Any]:
     scratch = _scratch(backups, record, backup_id, chosen)
     request = _request(backups, backup_id, since, chosen, scratch)
     checkpoint = _checkpoint(backup_id, to, config, record, chosen) if to else None
+    consistent, begun = bool(config.get("require_consistency")), False
     try:
-        with _about_checkpoint(ask.vm_id, since, BackupFailed):
-            _begin(backups, ask.vm_id, dom, request, checkpoint, consistent=bool(config.get("require_consistency")))
+        with (
+            _about_checkpoint(ask.vm_id, since, BackupFailed),
+            backups.freezes.frozen(ask.vm_id, consistent=consistent),
+        ):
+            _begin(ask.vm_id, dom, request, checkpoint)
+            begun = True
         with translated(ask.vm_id, BackupFailed):
             running = xml.parse(dom.backupGetXMLDesc(0))
             made = dom.checkpointLookupByName(to).getXMLDesc(0) if checkpoint is not None else ""
     except BaseException as error:
-        if isinstance(error, UNDECIDED):
+        if begun or isinstance(error, UNDECIDED):
             _take_back(backups, ask.vm_id, backup_id, to)
         _remove_scratch(backups, ask.vm_id, backup_id)
         raise
@@ -214,39 +220,23 @@ def _partly(done: list[str], error: libvirt.libvirtError) -> dict[str, Any]:
     return {"checkpoint_ids": done, "error": {"code": failure.code, "message": str(failure)}}
 
 
-def _begin(
-    backups: Backups, vm_id: str, dom: Any, request: ET.Element, checkpoint: ET.Element | None, *, consistent: bool
-) -> None:
-    """Frozen for the moment of the start; without an agent the backup is as after a power cut, if that is allowed.
-
-    Raises: BackupFailed, libvirtError.
-    """
-    frozen = False
+def _begin(vm_id: str, dom: Any, request: ET.Element, checkpoint: ET.Element | None) -> None:
+    """Raises: libvirtError."""
+    asked = xml.dump(request), None if checkpoint is None else xml.dump(checkpoint)
     try:
-        guestfs.freeze(backups.devices, vm_id)
-        frozen = True
-    except Error as error:
-        if consistent:
-            raise BackupFailed(f"the file systems cannot be frozen: {error}") from error
-        logger.info("vm=%s its file systems are not frozen for the backup: %s", vm_id, error)
-    try:
-        asked = xml.dump(request), None if checkpoint is None else xml.dump(checkpoint)
-        try:
-            dom.backupBegin(*asked, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
-        except libvirt.libvirtError as error:
-            if _LEFT_SERVER not in str(error):
-                raise
-            _end_left_server(vm_id, dom)
-            dom.backupBegin(*asked, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
-    finally:
-        if frozen:
-            guestfs.thaw(backups.devices, vm_id)
+        dom.backupBegin(*asked, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
+    except libvirt.libvirtError as error:
+        if _LEFT_SERVER not in str(error):
+            raise
+        _end_left_server(vm_id, dom)
+        dom.backupBegin(*asked, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
 
 
 def _take_back(backups: Backups, vm_id: str, backup_id: str, to: str) -> None:
-    """A start without an answer may have happened: end what runs, and forget its checkpoint.
+    """A start whose caller hears of a failure may have happened: end what runs, and forget its checkpoint.
 
-    Raises: Error when that cannot be told; then VM.stop_backup ends it.
+    Waits as long as QEMU may hang: nobody else would end it. Raises: Error when that cannot be told even then; then
+    VM.stop_backup ends it.
     """
 
     def end() -> None:
@@ -257,10 +247,10 @@ def _take_back(backups: Backups, vm_id: str, backup_id: str, to: str) -> None:
         if to:
             with contextlib.suppress(NoSuchCheckpoint), _about_checkpoint(vm_id, to, CheckpointFailed):
                 dom.checkpointLookupByName(to).delete()
-        logger.warning("vm=%s backup %s is ended: its start was never answered", vm_id, backup_id)
+        logger.warning("vm=%s backup %s is ended: its start has failed for who asked", vm_id, backup_id)
 
     with contextlib.suppress(NoSuchBackup, NoSuchVm):
-        patiently(end, away=UNDECIDED)
+        patiently(end, QEMU_MAY_HANG_S, away=UNDECIDED)
 
 
 def _end_left_server(vm_id: str, dom: Any) -> None:

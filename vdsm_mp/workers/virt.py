@@ -57,6 +57,7 @@ from vdsm_mp.virt import (
 from vdsm_mp.virt.agent import Agents
 from vdsm_mp.virt.awaited import Awaited
 from vdsm_mp.virt.backup import Backups
+from vdsm_mp.virt.backup_freeze import Freezes
 from vdsm_mp.virt.consoles import Consoles
 from vdsm_mp.virt.cpupool import CpuPool
 from vdsm_mp.virt.devices import Devices
@@ -166,7 +167,10 @@ def build(config: Config, ports: Ports) -> Room:
     converter = Converter(ground.drives, conversions.folder, Path(house.state_dir) / "v2v")
 
     backups = Backups(
-        devices, Path(house.vdsm_run_dir) / "backup", Path(house.state_dir) / "storage" / "transient_disks"
+        devices,
+        Freezes(devices, ports.background),
+        Path(house.vdsm_run_dir) / "backup",
+        Path(house.state_dir) / "storage" / "transient_disks",
     )
     merges = Merges(devices, ports.call, ports.background)
     replications = Replications(devices, ground.hooks.devices, ports.background)
@@ -208,6 +212,7 @@ def build(config: Config, ports: Ports) -> Room:
         snapshot.finish_snapshot(devices, jobs, vm_id)
         merges.load(vm_id)
         replications.look(vm_id)
+        backups.freezes.look(vm_id)
         power.go_on_shutting_down(powers, vm_id)
         ports.background.later(_SETTLED_S, f"leftovers of {vm_id}", partial(leftovers.clear, devices, vm_id))
         ports.background.later(_SETTLED_S, f"host devices of {vm_id}", partial(hostdevs.compare, vm_id))

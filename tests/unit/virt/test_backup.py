@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backups that begin while something else fails: no guest stays frozen, and no backup runs that was told as failed."""
+
+import uuid
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import libvirt
+import pytest
+
+from tests.support.background import HeldBackground
+from vdsm_mp.api.errors_virt import BackupFailed, NoSuchBackup
+from vdsm_mp.api.vm_backup import StartBackup
+from vdsm_mp.virt.backup import Backups, _running, start_backup
+from vdsm_mp.virt.backup_freeze import Freezes
+from vdsm_mp.virt.keeping import with_devices
+from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.records import VmRecord
+
+VM_ID = str(uuid.uuid4())
+VOLUME = {key: str(uuid.uuid4()) for key in ("poolID", "domainID", "imageID", "volumeID")}
+LIVE = '<domain><devices><disk device="disk"><target dev="sda"/></disk></devices></domain>'
+
+
+def refusal(code: int) -> libvirt.libvirtError:
+    error = libvirt.libvirtError("no")
+    error.err = (code, libvirt.VIR_FROM_QEMU, "no", 0, "", "", "", 0, 0)
+    return error
+
+
+class Vm:
+    """A VM with one disk and an agent, its domain, and all that a backup works with. `thaws`: how the next ones end."""
+
+    def __init__(self, folder: Path) -> None:
+        metadata = Metadata().with_device({"devtype": "disk", "name": "sda"}, VOLUME)
+        self.record = with_devices(VmRecord(vm_id=VM_ID, name="x", metadata=metadata), ET.fromstring(LIVE))
+        self.frozen = False
+        self.noted_at_freeze: list[bool] = []
+        self.thaws: list[Exception] = []
+        self.backup: str | None = None
+        self.tells: list[Exception] = []
+        self.background = HeldBackground()
+        tools = SimpleNamespace(
+            vms=SimpleNamespace(running=lambda vm_id, what: self.record, get=lambda vm_id: self.record),
+            keeper=SimpleNamespace(await_turn=lambda vm_id: None, remember=self.remember),
+            connection=SimpleNamespace(domain=lambda vm_id: self),
+            turns=SimpleNamespace(turn=self.turn),
+        )
+        self.freezes = Freezes(cast(Any, tools), self.background)
+        self.backups = Backups(cast(Any, tools), self.freezes, folder / "run", folder / "scratch")
+
+    @property
+    def noted(self) -> bool:
+        return self.record.metadata.flag("backup_freeze")
+
+    @contextmanager
+    def turn(self, connection: Any, vm_id: str, answer_s: int) -> Iterator["Vm"]:
+        yield self
+
+    def remember(self, vm_id: str, **values: Any) -> None:
+        metadata = self.record.metadata.with_values(**values)
+        self.record = with_devices(VmRecord(vm_id=VM_ID, name="x", metadata=metadata), ET.fromstring(LIVE))
+
+    def fsFreeze(self) -> int:
+        self.noted_at_freeze.append(self.noted)
+        self.frozen = True
+        return 1
+
+    def fsThaw(self) -> int:
+        if self.thaws:
+            raise self.thaws.pop(0)
+        self.frozen = False
+        return 1
+
+    def blockInfo(self, name: str) -> list[int]:
+        return [1 << 20, 0, 0]
+
+    def backupBegin(self, request: str, checkpoint: str | None, flags: int) -> None:
+        self.backup = request
+
+    def backupGetXMLDesc(self, flags: int) -> str:
+        if self.backup is None:
+            raise refusal(libvirt.VIR_ERR_NO_DOMAIN_BACKUP)
+        if self.tells:
+            raise self.tells.pop(0)
+        return self.backup
+
+    def abortJob(self) -> None:
+        self.backup = None
+
+    def start(self) -> str:
+        backup_id = str(uuid.uuid4())
+        disks = [VOLUME | {"scratch_disk": {"path": "/scratch", "type": "file"}}]
+        start_backup(self.backups, StartBackup(vm_id=VM_ID, config={"backup_id": backup_id, "disks": disks}))
+        return backup_id
+
+
+@pytest.mark.parametrize("code", [libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_INTERNAL_ERROR])
+def test_an_agent_that_does_not_thaw_is_asked_again_and_the_backup_goes_on(tmp_path: Path, code: int) -> None:
+    vm = Vm(tmp_path)
+    vm.thaws = [refusal(code)]
+    backup_id = vm.start()
+    assert vm.noted_at_freeze == [True]
+    assert _running(vm.backups, VM_ID, vm, backup_id) is not None
+    assert (vm.frozen, vm.noted) == (True, True)
+    vm.background.run_all()
+    assert (vm.frozen, vm.noted) == (False, False)
+
+
+def test_what_a_dead_worker_froze_is_thawed_by_the_next_one(tmp_path: Path) -> None:
+    vm = Vm(tmp_path)
+    with vm.freezes.frozen(VM_ID, consistent=True):
+        noted = vm.record
+    vm.freezes.look(VM_ID)
+    assert vm.background.waiting == []
+    vm.record, vm.frozen = noted, True
+    vm.freezes.look(VM_ID)
+    assert vm.frozen  # nobody waits for an agent
+    vm.background.run_all()
+    assert (vm.frozen, vm.noted) == (False, False)
+
+
+def test_a_guest_is_not_thawed_under_the_backup_that_begins(tmp_path: Path) -> None:
+    vm = Vm(tmp_path)
+    with vm.freezes.frozen(VM_ID, consistent=True):
+        vm.freezes.look(VM_ID)
+        vm.background.run_all()
+        assert vm.frozen
+    assert (vm.frozen, vm.noted) == (False, False)
+
+
+def test_a_backup_that_runs_but_cannot_be_told_of_is_ended(tmp_path: Path) -> None:
+    vm = Vm(tmp_path)
+    vm.tells = [refusal(libvirt.VIR_ERR_INTERNAL_ERROR)]
+    with pytest.raises(BackupFailed):
+        vm.start()
+    assert vm.backup is None
+    with pytest.raises(NoSuchBackup):
+        _running(vm.backups, VM_ID, vm, str(uuid.uuid4()))
