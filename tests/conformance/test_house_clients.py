@@ -127,7 +127,7 @@ def last_event(engine: EngineClient, vm_id: str) -> dict[str, Any]:
 def test_no_event_of_before_is_told_by_a_door_that_has_just_begun(
     house: RunningHouse, engine: EngineClient, vm_id: str
 ) -> None:
-    for _ in range(3):
+    for _ in range(2):
         engine.call("VM.pause", {"vmID": vm_id})
         engine.call("VM.cont", {"vmID": vm_id})
         time.sleep(0.5)

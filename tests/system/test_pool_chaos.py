@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.timeout(1800),
 ]
 
-ROUNDS = 40 if os.environ.get("VDSM_MP_FAULTS_STRIDE") == "1" else 3
+ROUNDS = 40 if os.environ.get("VDSM_MP_FAULTS_STRIDE") == "1" else 2
 
 
 def test_disk_and_hosts_tell_the_same_whatever_died() -> None:

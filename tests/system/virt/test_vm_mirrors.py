@@ -18,6 +18,7 @@ from tests.system.virt.conftest import Guest, NewGuest
 from vdsm_mp.api.errors_virt import HotplugNicFailed, InvalidVmParameter, UpdateDeviceFailed
 from vdsm_mp.common import xml
 from vdsm_mp.virt.mirrors import Mirrors
+from vdsm_mp.virt.plug import Plugger
 
 pytestmark = [
     pytest.mark.system, needs_root(), needs_program("libvirtd", "qemu-system-x86_64", "nsenter", "tc", "sudo"),
@@ -136,7 +137,8 @@ def test_a_card_or_a_change_that_cannot_be_mirrored_is_taken_back(
     room.storage.mirror = lambda cards: side.do("mirror", cards)
     guest = new_guest(room, devices=card(), metadata=data("red"))
     before = side.copies("red")
-    # A guest that runs no system does not let a card go.
+    # A guest that runs no system does not let a card go, however long one waits.
+    room.state(Plugger)._unplug_s = 1.0
     with pytest.raises(HotplugNicFailed, match="nowhere is not mirrored"):
         room.call("VM.hotplugNic", vmID=guest.vm_id, params=plug("nowhere"))
     named = {"deviceType": "interface", "alias": "ua-01", "network": "green"}
