@@ -14,6 +14,7 @@ import libvirt
 from vdsm_mp.api.errors_virt import SnapshotFailed
 from vdsm_mp.common import command, log
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
+from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import hibernation
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices
@@ -66,6 +67,19 @@ class Memory:
             dom.abortJob()
         except libvirt.libvirtError as error:
             logger.warning("vm=%s writing its memory cannot be aborted: %s", self._vm_id, error)
+
+
+def finish(devices: Devices, vm_id: str, volumes: tuple[VolumeIds, ...], *, made: bool) -> None:
+    """What somebody has left undone who died while libvirt wrote. The memory is the first of both volumes."""
+    if made:
+        try:
+            image = devices.drives.prepare(volumes[0])
+        except Error as error:
+            logger.warning("vm=%s the memory of its snapshot is not padded: %s", vm_id, error)
+        else:
+            if not image.block:
+                _pad(image.path)
+    give_back(devices, volumes)
 
 
 def give_back(devices: Devices, volumes: Iterable[VolumeIds]) -> None:

@@ -134,7 +134,7 @@ def _snapshot(
         else:
             with memory.prepared(dom) as path:
                 persist(path)
-                _take_with_memory(vm_id, dom, _describe(domain, prepared), path)
+                _take_with_memory(devices, vm_id, dom, _describe(domain, prepared), path, new)
     except BaseException as error:
         # An answer that was lost with libvirtd says nothing: QEMU's disks do, when libvirt is done with it. Nobody
         # may hear of a failure before: the new volumes would be deleted, and QEMU could still go over to them.
@@ -201,17 +201,26 @@ def _take(devices: Devices, vm_id: str, dom: Any, description: ET.Element, terms
         _thaw(devices, vm_id, ours)
 
 
-def _take_with_memory(vm_id: str, dom: Any, description: ET.Element, path: str) -> None:
+def _take_with_memory(
+    devices: Devices, vm_id: str, dom: Any, description: ET.Element, path: str, new: Mapping[str, str]
+) -> None:
     """The guest stands still while its memory is written; its file systems need no freezing, their cache is in it."""
     xml.add(description, "memory", snapshot="external", file=path)
-    with translated(vm_id, SnapshotFailed):
-        dom.snapshotCreateXML(xml.dump(description), _FLAGS & ~libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY)
+    try:
+        with translated(vm_id, SnapshotFailed):
+            dom.snapshotCreateXML(xml.dump(description), _FLAGS & ~libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY)
+    except UNDECIDED as error:
+        # libvirt may be writing to it still: the memory is not complete, and not storage's, until that is decided.
+        if not _was_made(devices, vm_id, new):
+            raise
+        logger.warning("vm=%s its snapshot is made, though libvirt said: %s", vm_id, error)
 
 
 def _thaw(devices: Devices, vm_id: str, ours: bool) -> None:
+    """A libvirtd that died over the snapshot is waited for: nobody else would thaw them."""
     if ours:
         try:
-            guestfs.thaw(devices, vm_id)
+            patiently(lambda: guestfs.thaw(devices, vm_id))
         except Error as error:
             logger.warning("vm=%s its file systems may be frozen still: %s", vm_id, error)
 
@@ -275,11 +284,11 @@ def finish_snapshot(devices: Devices, jobs: Jobs, vm_id: str) -> None:
     def work(progress: Progress) -> None:
         made = _was_made(devices, vm_id, new) and bool(new)
         if note.memory:
-            memorysnapshot.give_back(devices, note.memory)
+            memorysnapshot.finish(devices, vm_id, note.memory, made=made)
             devices.changed(vm_id)
-        _note_made(devices, vm_id, new, {})
         if note.ours_to_thaw:
             _thaw_what_was_left(devices, vm_id)
+        _note_made(devices, vm_id, new, {})
         if not made:
             raise SnapshotFailed("the host agent ended before it was made")
 
