@@ -6,7 +6,7 @@ never one too few. It is dropped here, and what storage holds for it is given ba
 """
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vdsm_mp.api.errors_virt import VmNotResponding
@@ -20,6 +20,9 @@ from vdsm_mp.virt.nic import mac_of
 from vdsm_mp.virt.patience import QEMU_MAY_HANG_S, patiently
 
 logger = log.named(__name__)
+
+IsComing = Callable[[str, Mapping[str, str]], bool]
+_NO_DEVICES = ET.Element("domain")
 
 
 def found(metadata: Metadata, domain: ET.Element) -> Iterator[tuple[dict[str, str], Mapping[str, Any]]]:
@@ -42,21 +45,28 @@ def came(known: records.Devices, domain: ET.Element) -> bool:
     )
 
 
-def clear(devices: Devices, vm_id: str) -> None:
-    """After a restart, not at once. A libvirt that is away has stock taken again when it is back, and this with it."""
+def clear(devices: Devices, vm_id: str, is_coming: IsComing) -> None:
+    """After a restart, not at once. A libvirt that is away has stock taken again when it is back, and this with it.
+
+    is_coming(vm_id, identity): somebody who lives is just plugging it.
+    """
     try:
-        _clear(devices, vm_id)
+        _clear(devices, vm_id, is_coming)
     except Error as error:
         logger.info("vm=%s its metadata are not compared with its devices: %s", vm_id, error)
 
 
-def _clear(devices: Devices, vm_id: str) -> None:
+def _clear(devices: Devices, vm_id: str, is_coming: IsComing) -> None:
     record = devices.vms.get(vm_id)
     if record is None or record.external or not list(found(record.metadata, devices.live(vm_id)[1])):
         return
     patiently(lambda: devices.keeper.await_turn(vm_id), QEMU_MAY_HANG_S, away=(VmNotResponding,))
     record = devices.vms.find(vm_id)
+    coming = [identity for identity, _ in found(record.metadata, _NO_DEVICES) if is_coming(vm_id, identity)]
+    # Read last: what was coming, and is not any more, is there.
     for identity, data in found(record.metadata, devices.live(vm_id)[1]):
+        if identity in coming:
+            continue
         devices.keeper.remember_device(vm_id, identity, None)
         ids = volume_ids(dict(data))
         if ids is not None and record.drive(ids) is None:

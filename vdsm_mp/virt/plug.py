@@ -68,6 +68,8 @@ class Plugger:
         self.hooks = hooks
         self._removals = removals
         self._unplug_s = unplug_s
+        #: (VM, its identity in the metadata) of each device that is noted and perhaps not asked for yet.
+        self._coming: set[tuple[str, frozenset[tuple[str, str]]]] = set()
 
     def to_plug(self, vm_id: str, what: str) -> VmRecord:
         """The VM, with what a worker that died had asked to be plugged: that may come late, and must not be asked for
@@ -183,15 +185,24 @@ class Plugger:
 
         What did not come is forgotten; where that cannot be written, it stays until the next plug in this place.
         """
-        self.devices.keeper.remember_device(vm_id, identity, data)
+        coming = (vm_id, frozenset(identity.items()))
+        self._coming.add(coming)
         try:
-            yield
-        except BaseException:
+            self.devices.keeper.remember_device(vm_id, identity, data)
             try:
-                self.devices.keeper.remember_device(vm_id, identity, None)
-            except Error as error:
-                logger.warning("vm=%s the metadata of %s stay: %s", vm_id, identity, error)
-            raise
+                yield
+            except BaseException:
+                try:
+                    self.devices.keeper.remember_device(vm_id, identity, None)
+                except Error as error:
+                    logger.warning("vm=%s the metadata of %s stay: %s", vm_id, identity, error)
+                raise
+        finally:
+            self._coming.discard(coming)
+
+    def is_coming(self, vm_id: str, identity: Mapping[str, str]) -> bool:
+        """Is it just being plugged, by somebody who lives?"""
+        return (vm_id, frozenset(identity.items())) in self._coming
 
     def forget(self, vm_id: str, identity: dict[str, str]) -> VmRecord | None:
         """Drop the metadata of a device that has gone, and tell the engine that the devices changed."""

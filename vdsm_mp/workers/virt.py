@@ -214,7 +214,9 @@ def build(config: Config, ports: Ports) -> Room:
         replications.look(vm_id)
         backups.freezes.look(vm_id)
         power.go_on_shutting_down(powers, vm_id)
-        ports.background.later(_SETTLED_S, f"leftovers of {vm_id}", partial(leftovers.clear, devices, vm_id))
+        ports.background.later(
+            _SETTLED_S, f"leftovers of {vm_id}", partial(leftovers.clear, devices, vm_id, plugger.is_coming)
+        )
         ports.background.later(_SETTLED_S, f"host devices of {vm_id}", partial(hostdevs.compare, vm_id))
 
     recovery = Recovery(

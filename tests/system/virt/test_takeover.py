@@ -27,6 +27,7 @@ from vdsm_mp.common import xml
 from vdsm_mp.virt import leftovers
 from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.metadata import VM_URI, Metadata
+from vdsm_mp.virt.plug import Plugger
 
 pytestmark = [
     pytest.mark.system,
@@ -265,7 +266,7 @@ def test_a_vm_of_vdsm_is_told_as_it_is_and_keeps_all_it_has(
             "hda": guest.disk["imageID"],
             "sda": extra["imageID"],
         }
-        leftovers.clear(taken.state(Devices), guest.vm_id)
+        leftovers.clear(taken.state(Devices), guest.vm_id, taken.state(Plugger).is_coming)
         assert noted(dom).dump() == before.dump()
         assert written.exists()
         assert payload.exists()

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a plug takes for plugged already, when a device came or went beside it."""
 
+import uuid
 import xml.etree.ElementTree as ET
 from types import SimpleNamespace
 from typing import Any, cast
 
 from vdsm_mp.api.errors_virt import HotunplugDiskFailed
+from vdsm_mp.virt import leftovers
 from vdsm_mp.virt.keeping import with_devices
+from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.plug import Plugger, Removals
-from vdsm_mp.virt.records import VmRecord
+from vdsm_mp.virt.records import VmRecord, VolumeIds
 
+VOLUME = {key: str(uuid.uuid4()) for key in ("poolID", "domainID", "imageID", "volumeID")}
 SDA, SDB = (f'<disk><target dev="{name}"/></disk>' for name in ("sda", "sdb"))
 CARD = '<interface><mac address="56:6F:00:00:00:01"/></interface>'
 
@@ -62,3 +66,28 @@ def test_a_device_that_goes_in_the_last_moment_has_gone() -> None:
     assert guest.plugger.release("x", {"sda": guest.disk}) == ["sda"]
     assert guest.waited_for == [True, True]
     assert not guest.removals.gone("x", "ua-1")
+
+
+def test_what_is_noted_and_about_to_be_plugged_is_not_taken_for_a_dead_workers() -> None:
+    """A hook of the host may take its time between the two."""
+    metadata = Metadata().with_device({"devtype": "disk", "name": "sdb"}, VOLUME)
+    records = [with_devices(VmRecord(vm_id="x", name="x", metadata=metadata), domain(SDA))]
+    given_back: list[VolumeIds] = []
+
+    def remember(vm_id: str, identity: dict[str, str], data: Any) -> None:
+        now = records[-1].metadata.with_device(identity, data)
+        records.append(with_devices(VmRecord(vm_id="x", name="x", metadata=now), domain(SDA)))
+
+    devices = SimpleNamespace(
+        vms=SimpleNamespace(get=lambda vm_id: records[-1], find=lambda vm_id: records[-1]),
+        keeper=SimpleNamespace(await_turn=lambda vm_id: None, remember_device=remember),
+        drives=SimpleNamespace(teardown=given_back.append),
+        live=lambda vm_id: (None, domain(SDA)),
+    )
+    plugger = Plugger(cast(Any, devices), Removals(), cast(Any, None))
+    with plugger.remembered("x", {"devtype": "disk", "name": "sdc"}, VOLUME):
+        leftovers.clear(cast(Any, devices), "x", plugger.is_coming)
+        assert [name["name"] for name, _ in records[-1].metadata.all_devices()] == ["sdc"]
+    assert [ids.volume_id for ids in given_back] == [VOLUME["volumeID"]]
+    leftovers.clear(cast(Any, devices), "x", plugger.is_coming)
+    assert records[-1].metadata.all_devices() == []
