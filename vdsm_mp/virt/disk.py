@@ -5,12 +5,15 @@ The wanted state is written into the metadata before QEMU is asked, so a worker 
 one that knows which of two volumes to give back.
 """
 
+import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from vdsm_mp.api.errors_virt import CannotCreateVm, ChangeDiskFailed
+from vdsm_mp.api.errors_virt import CannotCreateVm, ChangeDiskFailed, VmNotResponding
 from vdsm_mp.api.internal import PreparedDrive
+from vdsm_mp.api.ports import Background
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_devices import ChangeVmCd, ChangeVmFloppy
 from vdsm_mp.common import log
@@ -18,46 +21,131 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import domxml_build, domxml_parse
 from vdsm_mp.virt.devicehooks import DeviceHooks
 from vdsm_mp.virt.devices import Devices, find, target_of
+from vdsm_mp.virt.patience import QEMU_MAY_HANG_S, UNDECIDED, patiently
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 from vdsm_mp.virt.registry import short_status
-from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
+
+#: A look takes no longer, unless QEMU hangs.
+_TURN_S = 10.0
+_AGAIN_S = 1.0
 
 _PREFIX = {"ide": "hd", "sata": "sd", "scsi": "sd", "usb": "sd", "virtio": "vd", "fdc": "fd"}
 
 
+class Changes:
+    """At most one verb or one look at a time works on a VM."""
+
+    def __init__(self, devices: Devices, hooks: DeviceHooks, background: Background) -> None:
+        self._devices = devices
+        self._hooks = hooks
+        self._background = background
+        self._busy: set[str] = set()
+        self._free = threading.Condition()
+
+    def change(self, vm_id: str, untrusted_spec: Any, kind: str) -> dict[str, str]:
+        """Raises: ChangeDiskFailed, what storage raised; then the medium of before is in it, and nothing else stays."""
+        devices = self._devices
+        devices.vms.running(vm_id, f"change its {kind}")
+        spec: Mapping[str, Any] = untrusted_spec if isinstance(untrusted_spec, Mapping) else {"path": untrusted_spec}
+        with self._working(vm_id, _TURN_S):
+            # Of somebody who died: libvirt may be at it still.
+            self._settle(vm_id)
+            record = devices.vms.running(vm_id, f"change its {kind}")
+            drive = _drive(record, spec, kind)
+            ids, path = domxml_parse.volume_ids(dict(spec)), str(spec.get("path") or "")
+            if ids is None and not isinstance(spec.get("path", ""), str):
+                raise ChangeDiskFailed("expected a path or the ids of a volume")
+            prepared = devices.drives.prepare(ids) if ids is not None else None
+            try:
+                if prepared is not None and ids is not None:
+                    prepared = self._hooks.disk_prepared(record, ids, prepared, ChangeDiskFailed)
+                _load(devices, record, drive, ids, prepared, path)
+            except BaseException:
+                if ids is not None and ids != drive.ids:
+                    devices.drives.teardown(ids)
+                raise
+            if drive.ids is not None and drive.ids != ids:
+                devices.drives.teardown(drive.ids)
+        now = devices.changed(vm_id)
+        logger.info("vm=%s %s now holds %s", vm_id, drive.name, (ids and ids.volume_id) or path or "nothing")
+        return short_status(now or record)
+
+    def look(self, vm_id: str) -> None:
+        """After a restart of us or of libvirtd. Returns at once: QEMU may hang, and others wait."""
+        record = self._devices.vms.get(vm_id)
+        if record is not None and any(_under_way(record, drive) for drive in record.devices.drives):
+            self._look_later(vm_id, 0.0)
+
+    def _look_later(self, vm_id: str, after_s: float = _AGAIN_S) -> None:
+        name = f"look at media of vm={vm_id}"
+        self._background.later(after_s, name, lambda: self._look(vm_id), key=name)
+
+    def _look(self, vm_id: str) -> None:
+        if vm_id in self._busy:
+            return  # who works on it settles it
+        try:
+            with self._working(vm_id, 0.0):
+                self._settle(vm_id)
+        except VmNotResponding as error:
+            logger.info("vm=%s what is in its drives is not known yet: %s", vm_id, error)
+            self._look_later(vm_id)
+        except Error as error:
+            logger.info("vm=%s what is in its drives cannot be looked at: %s", vm_id, error)
+
+    def _settle(self, vm_id: str) -> None:
+        """A change that nobody leads any more is taken as done or undone, as the live XML has it. The caller works on
+        this VM.
+
+        Raises: NoSuchVm, LibvirtUnavailable, VmNotResponding while libvirt is at it still.
+        """
+        devices = self._devices
+        record = devices.vms.find(vm_id)
+        if not any(_under_way(record, drive) for drive in record.devices.drives):
+            return
+        devices.keeper.await_turn(vm_id)
+        _, domain = devices.live(vm_id)
+        for disk in domain.iterfind("devices/disk"):
+            drive = domxml_parse.drive(disk, record.metadata)
+            change = _under_way(record, drive)
+            if change is None:
+                continue
+            data = record.metadata.device(**_identity(drive))
+            wanted, had = domxml_parse.volume_ids(dict(change)), domxml_parse.volume_ids(data)
+            done = _holds(drive, wanted, str(change.get("path") or ""))
+            rest = {k: v for k, v in data.items() if k not in ("change", "poolID", "domainID", "imageID", "volumeID")}
+            kept = {**rest, **_named(wanted if done else had)}
+            logger.info("vm=%s the change of %s was %s", vm_id, drive.name, "done" if done else "not done")
+            devices.keeper.remember_device(vm_id, _identity(drive), kept or None)
+            stale = had if done else wanted
+            if stale is not None and stale != (wanted if done else had):
+                devices.drives.owe(stale)
+        devices.changed(vm_id)
+
+    @contextmanager
+    def _working(self, vm_id: str, within_s: float) -> Iterator[None]:
+        """Raises: VmNotResponding when somebody else does for longer."""
+        with self._free:
+            if not self._free.wait_for(lambda: vm_id not in self._busy, within_s):
+                raise VmNotResponding("what is in its drives is being looked at")
+            self._busy.add(vm_id)
+        try:
+            yield
+        finally:
+            with self._free:
+                self._busy.discard(vm_id)
+                self._free.notify_all()
+
+
 @handles(ChangeVmCd)
-def change_cd(devices: Devices, hooks: VmHooks, ask: ChangeVmCd) -> dict[str, str]:
-    return _change(devices, hooks.devices, ask.vm_id, ask.drive_spec, "cdrom")
+def change_cd(changes: Changes, ask: ChangeVmCd) -> dict[str, str]:
+    return changes.change(ask.vm_id, ask.drive_spec, "cdrom")
 
 
 @handles(ChangeVmFloppy)
-def change_floppy(devices: Devices, hooks: VmHooks, ask: ChangeVmFloppy) -> dict[str, str]:
-    return _change(devices, hooks.devices, ask.vm_id, ask.drive_spec, "floppy")
-
-
-def _change(devices: Devices, hooks: DeviceHooks, vm_id: str, untrusted_spec: Any, kind: str) -> dict[str, str]:
-    record = devices.vms.running(vm_id, f"change its {kind}")
-    spec: Mapping[str, Any] = untrusted_spec if isinstance(untrusted_spec, Mapping) else {"path": untrusted_spec}
-    drive = _drive(record, spec, kind)
-    ids, path = domxml_parse.volume_ids(dict(spec)), str(spec.get("path") or "")
-    if ids is None and not isinstance(spec.get("path", ""), str):
-        raise ChangeDiskFailed("expected a path or the ids of a volume")
-    prepared = devices.drives.prepare(ids) if ids is not None else None
-    try:
-        if prepared is not None and ids is not None:
-            prepared = hooks.disk_prepared(record, ids, prepared, ChangeDiskFailed)
-        _load(devices, record, drive, ids, prepared, path)
-    except BaseException:
-        if ids is not None:
-            devices.drives.teardown(ids)
-        raise
-    if drive.ids is not None and drive.ids != ids:
-        devices.drives.teardown(drive.ids)
-    now = devices.changed(vm_id)
-    logger.info("vm=%s %s now holds %s", vm_id, drive.name, (ids and ids.volume_id) or path or "nothing")
-    return short_status(now or record)
+def change_floppy(changes: Changes, ask: ChangeVmFloppy) -> dict[str, str]:
+    return changes.change(ask.vm_id, ask.drive_spec, "floppy")
 
 
 def _drive(record: VmRecord, spec: Mapping[str, Any], kind: str) -> Drive:
@@ -91,7 +179,7 @@ def _load(
             domxml_build.check_disk(disk, Drive(name=drive.name, device=drive.device), devices.policy)
         except CannotCreateVm as error:
             raise ChangeDiskFailed(error.reason) from error
-    identity = {"devtype": "disk", "name": drive.name}
+    identity, wanted = _identity(drive), domxml_parse.source_path(disk.find("source"))
     before = {k: v for k, v in record.metadata.device(**identity).items() if k != "change"}
     others = {k: v for k, v in before.items() if k not in ("poolID", "domainID", "imageID", "volumeID")}
     after = {**others, **_named(ids)}
@@ -99,11 +187,25 @@ def _load(
     devices.keeper.remember_device(vm_id, identity, {**before, "change": change})
     try:
         # Without force a guest that locked its drive could keep a medium for ever; an eject asks it politely.
-        devices.update(vm_id, dom, disk, ChangeDiskFailed, force=not empty)
+        try:
+            devices.update(vm_id, dom, disk, ChangeDiskFailed, force=not empty)
+        except UNDECIDED as error:
+            # Before libvirt is done with it neither of both volumes may be taken away.
+            if not patiently(lambda: _is_in(devices, vm_id, drive, wanted), QEMU_MAY_HANG_S, away=UNDECIDED):
+                raise
+            logger.warning("vm=%s %s is changed, though libvirt said: %s", vm_id, drive.name, error)
     except BaseException:
         devices.keeper.remember_device(vm_id, identity, before or None)
         raise
     devices.keeper.remember_device(vm_id, identity, after or None)
+
+
+def _is_in(devices: Devices, vm_id: str, drive: Drive, path: str) -> bool:
+    """Is that in it, once libvirt is done with what it was asked? Raises: as `Keeper.await_turn`."""
+    devices.keeper.await_turn(vm_id)
+    _, domain = devices.live(vm_id)
+    disk = find(domain, "disk", lambda element: target_of(element) == drive.name)
+    return disk is not None and domxml_parse.source_path(disk.find("source")) == path
 
 
 def _put_into(disk: ET.Element, prepared: PreparedDrive | None, path: str) -> None:
@@ -126,30 +228,14 @@ def _named(ids: VolumeIds | None) -> dict[str, str]:
     return {"poolID": ids.pool_id, "domainID": ids.sd_id, "imageID": ids.image_id, "volumeID": ids.volume_id}
 
 
-def finish_change(devices: Devices, vm_id: str) -> None:
-    """After a restart: a change that was under way is taken as done or undone, as the live XML has it."""
-    record = devices.vms.get(vm_id)
-    for drive in record.devices.drives if record is not None else ():
-        if record is None or drive.device == "disk":
-            continue
-        identity = {"devtype": "disk", "name": drive.name}
-        data = record.metadata.device(**identity)
-        change = data.get("change")
-        if not isinstance(change, Mapping):
-            continue
-        wanted, had = domxml_parse.volume_ids(dict(change)), domxml_parse.volume_ids(data)
-        done = _holds(drive, wanted, str(change.get("path") or ""))
-        rest = {k: v for k, v in data.items() if k not in ("change", "poolID", "domainID", "imageID", "volumeID")}
-        kept = {**rest, **_named(wanted if done else had)}
-        logger.info("vm=%s the change of %s was %s", vm_id, drive.name, "done" if done else "not done")
-        devices.keeper.remember_device(vm_id, identity, kept or None)
-        stale = had if done else wanted
-        if stale is not None and stale != (wanted if done else had):
-            devices.drives.owe(stale)
-        try:
-            devices.changed(vm_id)
-        except Error as error:
-            logger.info("vm=%s: %s", vm_id, error)
+def _identity(drive: Drive) -> dict[str, str]:
+    return {"devtype": "disk", "name": drive.name}
+
+
+def _under_way(record: VmRecord, drive: Drive) -> Mapping[str, Any] | None:
+    """What is noted of a change of its medium."""
+    change = record.metadata.device(**_identity(drive)).get("change") if drive.device != "disk" else None
+    return change if isinstance(change, Mapping) else None
 
 
 def _holds(drive: Drive, wanted: VolumeIds | None, path: str) -> bool:

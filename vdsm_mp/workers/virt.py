@@ -61,6 +61,7 @@ from vdsm_mp.virt.backup_freeze import Freezes
 from vdsm_mp.virt.consoles import Consoles
 from vdsm_mp.virt.cpupool import CpuPool
 from vdsm_mp.virt.devices import Devices
+from vdsm_mp.virt.disk import Changes
 from vdsm_mp.virt.ending import Ender
 from vdsm_mp.virt.externaldata import ExternalData
 from vdsm_mp.virt.guesttime import GuestTime
@@ -157,7 +158,6 @@ def build(config: Config, ports: Ports) -> Room:
         config.guest_agent.qga_command_timeout,
         partial(guestdisks.learn, ground.keeper),
     )
-    external = ExternalData(ground.vms, ports.root)
     resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
     removals = Removals()
     jobs = Jobs(ports.background, ports.publish, "virt")
@@ -174,6 +174,7 @@ def build(config: Config, ports: Ports) -> Room:
     )
     merges = Merges(devices, ports.call, ports.background)
     replications = Replications(devices, ground.hooks.devices, ports.background)
+    changes = Changes(devices, ground.hooks.devices, ports.background)
 
     arrivals = Arrivals(
         ground.connection,
@@ -208,7 +209,7 @@ def build(config: Config, ports: Ports) -> Room:
         for what in (migrations, arrivals, hibernations):
             if (record := ground.vms.get(vm_id)) is not None:
                 what.recovered(record)
-        disk.finish_change(devices, vm_id)
+        changes.look(vm_id)
         snapshot.finish_snapshot(devices, jobs, vm_id)
         merges.load(vm_id)
         replications.look(vm_id)
@@ -263,13 +264,14 @@ def build(config: Config, ports: Ports) -> Room:
             ender,
             powers,
             devices,
-            external,
+            ExternalData(ground.vms, ports.root),
             agents,
             facts,
             plugger,
             jobs,
             merges,
             replications,
+            changes,
             backups,
             migrations,
             arrivals,
