@@ -97,7 +97,7 @@ def under_load(scenarios: Sequence[Scenario], wish: Wish, say: Say) -> dict[str,
         row.unaffected = others.get(row.id, {})
         row.judge()
     broken = [f"{row.id}: {line}" for row in rows.values() for line in dict.fromkeys(row.broken)]
-    broken += [*stumbled, *check(history, {}), *checker.judge(world.record), *_tracebacks(log)]
+    broken += [*stumbled, *check(history, {}), *checker.judge(world.record), *tracebacks(log)]
     return {
         "rows": [row.as_json() for row in rows.values()],
         "requests": report.requests(history) | {"reconnects": world.load.reconnects, "per_s": wish.per_s},
@@ -141,10 +141,20 @@ def _recovered(world: World, row: Row) -> bool:
     return True
 
 
-def _tracebacks(log: str) -> list[str]:
-    """Errors nobody had foreseen, as the log tells them; the first few."""
-    found = [line for line in log.splitlines() if "uncaught exception" in line or "Traceback (most recent" in line]
-    return [f"in the log: {line[:200]}" for line in list(dict.fromkeys(found))[:5]]
+def tracebacks(log: str) -> list[str]:
+    """Errors nobody had foreseen, as the log tells them: what was said before each, where it was, what it is. The first
+    few kinds; the log itself goes with the world."""
+    lines, found = log.splitlines(), dict[str, str]()
+    for number, line in enumerate(lines):
+        if "uncaught exception" in line:
+            found.setdefault(line[-200:], line[:300])
+        elif "Traceback (most recent" in line:
+            rest = lines[number + 1 : number + 100]
+            length = next((n for n, text in enumerate(rest) if not text.startswith(" ")), len(rest))
+            error = rest[length] if length < len(rest) else "unfinished"
+            told = [*lines[max(number - 1, 0) : number + 1], *rest[max(length - 2, 0) : length], error]
+            found.setdefault(error[:200], " | ".join(text.strip()[:300] for text in told))
+    return [f"in the log: {text}" for text in list(found.values())[:5]]
 
 
 def by_tests(rows: Sequence[ByTests], wish: Wish) -> tuple[list[Row], list[str]]:

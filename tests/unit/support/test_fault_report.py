@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from tests.faults import crowd, page, report, soak
+from tests.faults import crowd, page, report, run, soak
 from tests.faults.report import Row
 from tests.faults.scenarios import BY_TESTS, NOT_HERE, UNDER_LOAD
 from tests.faults.world import Fault
@@ -33,6 +33,26 @@ def test_what_was_broken_is_kept_even_if_the_injection_does_not_count() -> None:
     row = Row("A1", "kill")
     row.take(Fault("virt", 1.0, broken=["the master ended"]))
     assert row.executed == 0 and row.broken == ["the master ended"]
+
+
+def test_a_traceback_in_the_log_is_told_with_what_was_said_before_it_where_it_was_and_what_it_is() -> None:
+    log = """10:00 INFO  all is well
+10:01 ERROR virt.merges a beat failed
+Traceback (most recent call last):
+  File "beat.py", line 1, in beat
+    raise KeyError("leaf")
+KeyError: 'leaf'
+10:02 INFO  going on
+10:03 ERROR virt.merges a beat failed
+Traceback (most recent call last):
+  File "beat.py", line 1, in beat
+    raise KeyError("leaf")
+KeyError: 'leaf'
+"""
+    (told,) = run.tracebacks(log)
+    for part in ("10:01 ERROR virt.merges a beat failed", 'raise KeyError("leaf")', "KeyError: 'leaf'"):
+        assert part in told
+    assert run.tracebacks("10:00 INFO  all is well\nTraceback (most recent call last):\n  File") != []
 
 
 def test_a_limit_that_is_exceeded_is_named_with_its_numbers() -> None:
