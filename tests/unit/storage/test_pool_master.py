@@ -182,9 +182,10 @@ def test_who_looks_at_a_role_does_not_wait_for_a_move(spm: StorageRoom, monkeypa
     monkeypatch.setattr(pool_master, "_REPAIR_AFTER_S", 0.2)
     second = add_domain(spm, "second")
     found = {type(thing).__name__: thing for thing in spm.room.room.state}
-    found["Domains"].find(second).change(lambda meta: msgspec.structs.replace(meta, role=Role.MASTER))
     moves = found["MasterMoves"]
     with moves._moving:
+        # Not before: a look of the new domain's may be under way.
+        found["Domains"].find(second).change(lambda meta: msgspec.structs.replace(meta, role=Role.MASTER))
         looking = threading.Thread(target=moves.repair_roles, args=(found["Pools"].state,), daemon=True)
         looking.start()
         looking.join(10)

@@ -86,7 +86,10 @@ def test_cpus_that_were_added_before_a_pin_failed_get_their_place_all_the_same()
     said: list[str] = []
 
     def refused(*args: Any) -> None:
-        raise libvirt.libvirtError("cannot set CPU affinity")
+        error = libvirt.libvirtError("cannot set CPU affinity")
+        # Else it tells what libvirt refused last in this thread.
+        error.err = (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_QEMU, "no", 0, "", "", "", 0, 0)
+        raise error
 
     dom = SimpleNamespace(setVcpusFlags=lambda *args: said.append("added"), pinVcpuFlags=refused)
     devices = SimpleNamespace(

@@ -2,6 +2,7 @@
 """What stands in a domain when two write beside each other, on libvirt's own test driver."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,14 +12,18 @@ from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.metadata import VM_URI
 from vdsm_mp.virt.records import VmRecord
 
+#: A host of its own: what is written into the driver's default one is there for all tests of this process.
+_HOST = """<node><domain type="test"><name>test</name><memory>8192</memory>
+<os><type arch="x86_64">hvm</type></os></domain></node>"""
 ELEMENT = libvirt.VIR_DOMAIN_METADATA_ELEMENT
 
 
 class Line:
     """A domain of which libvirt does first what came last: `meanwhile`, of another thread, before what is asked."""
 
-    def __init__(self) -> None:
-        self._conn = libvirt.open("test:///default")
+    def __init__(self, folder: Path) -> None:
+        (folder / "host.xml").write_text(_HOST)
+        self._conn = libvirt.open(f"test://{folder}/host.xml")
         self.dom = self._conn.lookupByName("test")
         self.meanwhile: Callable[[], None] | None = None
 
@@ -48,9 +53,9 @@ class Records:
         self.record = how(self.record)
 
 
-def test_who_waits_for_libvirt_undoes_nothing_that_is_noted_meanwhile() -> None:
+def test_who_waits_for_libvirt_undoes_nothing_that_is_noted_meanwhile(tmp_path: Path) -> None:
     """Not even for a moment: who waits may die in it, and libvirt does what it was asked all the same."""
-    line, records = Line(), Records()
+    line, records = Line(tmp_path), Records()
     keeper = Keeper(cast(Any, SimpleNamespace(domain=lambda vm_id: line)), cast(Any, records))
     keeper.remember("x", before=1)
 
