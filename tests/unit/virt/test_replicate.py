@@ -44,7 +44,10 @@ class Vm:
         self.record = with_devices(VmRecord(vm_id="x", name="x", metadata=metadata), ET.fromstring(DISK))
 
     def blockCopy(self, *args: Any) -> None:
-        raise libvirt.libvirtError("invalid argument: disk 'sda' not found in domain")
+        error = libvirt.libvirtError("invalid argument: disk 'sda' not found in domain")
+        # Else it tells what libvirt refused last in this thread.
+        error.err = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_FROM_QEMU, str(error), 0, "", "", "", 0, 0)
+        raise error
 
 
 def test_a_disk_that_has_gone_is_not_looked_for_without_end() -> None:
