@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that writes the log: it hangs with its disk or dies, and nobody else notices but the operator."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from tests.support.house import CHECKOUT, RunningHouse
 from tests.support.needs import lacks, needs_program, needs_root
 from vdsm_mp.cli.status import house_problems
 from vdsm_mp.common import kernel
+from vdsm_mp.house import logwriter
 
 pytestmark = [needs_root(), needs_program("fsfreeze", "mke2fs", "losetup", "logrotate")]
 
@@ -173,3 +175,17 @@ def test_logrotate_takes_every_log_but_that_of_supervisord(house: RunningHouse, 
 def _open_files(pid: int) -> list[str]:
     folder = Path(f"/proc/{pid}/fd")
     return [os.readlink(entry) for entry in folder.iterdir() if entry.is_symlink()]
+
+
+class _File:
+    """The order to leave comes while a line is written to it."""
+
+    def write(self, text: str) -> None:
+        logwriter._leave()
+
+    def flush(self) -> None: ...
+
+
+def test_an_order_to_leave_is_heard_while_a_line_is_written() -> None:
+    with pytest.raises(logwriter._ToldToLeave):
+        logging.StreamHandler(_File()).handle(logging.makeLogRecord({"msg": "a line"}))

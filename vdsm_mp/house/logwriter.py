@@ -107,8 +107,9 @@ class LogWriter:
         self._process = None
 
 
-class _ToldToLeave(Exception):
-    """The master is gone, or somebody wants another writer."""
+class _ToldToLeave(BaseException):
+    """The master is gone, or somebody wants another writer. No Exception: logging keeps those that come while it writes
+    a line to itself."""
 
 
 def _leave(*_: object) -> None:
