@@ -25,7 +25,8 @@ Harm = Callable[[], None]
 
 
 @pytest.fixture
-def thawed(libvirtd: PrivateLibvirtd) -> Iterator[None]:
+def thawed(room: VirtRoom, libvirtd: PrivateLibvirtd) -> Iterator[None]:
+    """Before the room closes, which waits for the starts that a libvirtd that stands still keeps."""
     yield
     libvirtd.thaw()
 
