@@ -7,7 +7,7 @@ Whoever dies meanwhile, or loses libvirt or the agent: who finds the note thaws 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vdsm_mp.api.errors_virt import BackupFailed, NoGuestAgent, ThawFailed, VmNotResponding
+from vdsm_mp.api.errors_virt import BackupFailed, LibvirtUnavailable, NoGuestAgent, ThawFailed, VmNotResponding
 from vdsm_mp.api.ports import Background
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
@@ -45,6 +45,8 @@ class Freezes:
                 guestfs.freeze(self._devices, vm_id)
                 frozen = True
             except Error as error:
+                # A lost answer says nothing: it may be frozen.
+                frozen = isinstance(error, LibvirtUnavailable)
                 if consistent:
                     raise BackupFailed(f"the file systems cannot be frozen: {error}") from error
                 logger.info("vm=%s its file systems are not frozen for the backup: %s", vm_id, error)

@@ -23,7 +23,9 @@ _UNDO_S = 5
 
 
 def freeze(devices: Devices, vm_id: str, within_s: int = _FREEZE_S) -> None:
-    """Raises: NoGuestAgent, FreezeFailed; then nothing is frozen, unless the agent died over it."""
+    """Raises: NoGuestAgent, FreezeFailed; then nothing is frozen, unless the agent died over it. LibvirtUnavailable
+    does not tell.
+    """
     with devices.turns.turn(devices.connection, vm_id, within_s) as dom:
         try:
             count = dom.fsFreeze()

@@ -12,7 +12,7 @@ from typing import Any
 
 import libvirt
 
-from vdsm_mp.api.errors_virt import InvalidVmParameter, NoGuestAgent, NoSuchVm, SnapshotFailed
+from vdsm_mp.api.errors_virt import InvalidVmParameter, LibvirtUnavailable, NoGuestAgent, NoSuchVm, SnapshotFailed
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_blocks import SnapshotVm
@@ -190,6 +190,8 @@ def _take(devices: Devices, vm_id: str, dom: Any, description: ET.Element, terms
             guestfs.freeze(devices, vm_id, min(max(1, terms.freeze_s), 3600))
             ours = True
         except Error as error:
+            # A lost answer says nothing: they may be frozen.
+            ours = isinstance(error, LibvirtUnavailable)
             logger.info("vm=%s its file systems are not frozen for the snapshot: %s", vm_id, error)
         if ours and clock.mono_s() - began > terms.freeze_s:
             _thaw(devices, vm_id, ours)

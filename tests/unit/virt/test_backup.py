@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Backups that begin while something else fails: no guest stays frozen, and no backup runs that was told as failed."""
 
+import contextlib
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import libvirt
 import pytest
 
 from tests.support.background import HeldBackground
-from vdsm_mp.api.errors_virt import BackupFailed, NoSuchBackup
+from vdsm_mp.api.errors_virt import BackupFailed, LibvirtUnavailable, NoSuchBackup
 from vdsm_mp.api.vm_backup import StartBackup
 from vdsm_mp.virt.backup import Backups, _running, start_backup
 from vdsm_mp.virt.backup_freeze import Freezes
@@ -33,13 +34,16 @@ def refusal(code: int) -> libvirt.libvirtError:
 
 
 class Vm:
-    """A VM with one disk and an agent, its domain, and all that a backup works with. `thaws`: how the next ones end."""
+    """A VM with one disk and an agent, its domain, and all that a backup works with. `freezes_end`, `thaws`: how the
+    next ones end.
+    """
 
     def __init__(self, folder: Path) -> None:
         metadata = Metadata().with_device({"devtype": "disk", "name": "sda"}, VOLUME)
         self.record = with_devices(VmRecord(vm_id=VM_ID, name="x", metadata=metadata), ET.fromstring(LIVE))
         self.frozen = False
         self.noted_at_freeze: list[bool] = []
+        self.freezes_end: list[Exception] = []
         self.thaws: list[Exception] = []
         self.backup: str | None = None
         self.tells: list[Exception] = []
@@ -68,6 +72,8 @@ class Vm:
     def fsFreeze(self) -> int:
         self.noted_at_freeze.append(self.noted)
         self.frozen = True
+        if self.freezes_end:
+            raise self.freezes_end.pop(0)
         return 1
 
     def fsThaw(self) -> int:
@@ -108,6 +114,15 @@ def test_an_agent_that_does_not_thaw_is_asked_again_and_the_backup_goes_on(tmp_p
     assert _running(vm.backups, VM_ID, vm, backup_id) is not None
     assert (vm.frozen, vm.noted) == (True, True)
     vm.background.run_all()
+    assert (vm.frozen, vm.noted) == (False, False)
+
+
+@pytest.mark.parametrize("consistent", [False, True])
+def test_a_freeze_whose_answer_was_lost_is_thawed(tmp_path: Path, consistent: bool) -> None:
+    vm = Vm(tmp_path)
+    vm.freezes_end = [LibvirtUnavailable("end of file")]
+    with contextlib.suppress(BackupFailed), vm.freezes.frozen(VM_ID, consistent=consistent):
+        assert not consistent
     assert (vm.frozen, vm.noted) == (False, False)
 
 

@@ -57,7 +57,7 @@ class Vm:
         self.old, self.new, memory, parameters = (VolumeIds(*(str(uuid.uuid4()) for _ in range(4))) for _ in range(4))
         self.memory, self.handle = folder / memory.volume_id, (memory, parameters)
         self.folder, self.made = folder, made
-        self.away = False
+        self.away = self.dies_over_freeze = False
         self.leaf = self.old.volume_id
         names = dict(zip(("poolID", "domainID", "imageID", "volumeID"), self.ids(self.old), strict=True))
         metadata = Metadata().with_device({"devtype": "disk", "name": "sda"}, names)
@@ -99,6 +99,9 @@ class Vm:
         return ET.tostring(self.live("x")[1], "unicode")
 
     def snapshotCreateXML(self, text: str, flags: int) -> None:
+        self.die()
+
+    def die(self) -> None:
         self.away = True
         error = libvirt.libvirtError("end of file")
         error.err = (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_RPC, "end of file", 0, "", "", "", 0, 0)
@@ -120,6 +123,8 @@ class Vm:
 
     def fsFreeze(self) -> int:
         self.events.append("frozen")
+        if self.dies_over_freeze:
+            self.die()
         return 1
 
     def fsThaw(self) -> int:
@@ -145,6 +150,14 @@ def test_the_guest_is_thawed_when_libvirtd_died_over_its_snapshot(tmp_path: Path
     vm = Vm(tmp_path)
     vm.snapshot(None)
     assert vm.events == ["frozen", "thawed", "decided"]
+
+
+def test_the_guest_is_thawed_when_libvirtd_died_over_its_freeze(tmp_path: Path) -> None:
+    vm = Vm(tmp_path, made=False)
+    vm.dies_over_freeze = True
+    with pytest.raises(LibvirtUnavailable):
+        vm.snapshot(None)
+    assert vm.events[:2] == ["frozen", "thawed"]
 
 
 def test_memory_is_whole_and_storages_when_libvirt_is_done_with_it(tmp_path: Path) -> None:
