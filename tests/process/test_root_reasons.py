@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why root could not be asked is told by every call that fails for it, in sudo's own words."""
 
+import errno
 import os
 import re
 import signal
@@ -43,6 +44,17 @@ def test_a_sudo_that_cannot_be_run_is_told_by_name_and_the_next_one_is_asked(
     with pytest.raises(RootHelperGone, match="here again"):
         root.do("ksm-tune", run=0)
     root.close()
+
+
+def test_want_of_what_a_start_takes_is_told_with_the_name_of_what_was_not_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing_more(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("subprocess.Popen", nothing_more)
+    with pytest.raises(RootHelperGone, match=r"start: Too many open files: /usr/bin/sudo$"):
+        SudoRoot("scheduler", "/nowhere").do("ksm-tune", run=0)
 
 
 def test_all_who_waited_are_told_and_so_is_who_comes_before_the_next_start() -> None:

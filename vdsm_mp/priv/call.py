@@ -125,7 +125,7 @@ class SudoRoot:
             try:
                 self._life = _Life(self._argv, self._idle_s)
             except OSError as error:  # sudo itself cannot be run: not there, damaged, or nothing more can be forked
-                self._last_words = f"{error.strerror}: {error.filename}"
+                self._last_words = f"{error.strerror}: {self._argv[0]}"
                 raise RootHelperGone(self._worker, f"start: {self._last_words}") from error
             return self._life
 
