@@ -16,8 +16,6 @@ from vdsm_mp.network.state import Link, State
 from vdsm_mp.network.steps import Operation, Step, bond_create, client_options, family_of
 from vdsm_mp.network.wanted import Bond, Config, Network
 
-__all__ = ["Operation", "Step", "plan"]
-
 #: What a device has that nobody asked for anything.
 _MTU = 1500
 
