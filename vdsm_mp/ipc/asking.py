@@ -66,8 +66,7 @@ class Asker:
         try:
             return await future
         except asyncio.CancelledError:
-            if question is not None:
-                self._calls.forget(question)
+            self.forget(question)
             raise
 
     def call_then(

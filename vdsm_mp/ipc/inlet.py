@@ -14,6 +14,7 @@ from vdsm_mp.api.verb import Message
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.ipc import trace
+from vdsm_mp.ipc.calls import Done
 from vdsm_mp.ipc.codec import UNDECODABLE
 from vdsm_mp.ipc.envelope import BUS_VERSION, Broken, Notice, Seal, notices
 from vdsm_mp.ipc.events import END, LastValues
@@ -46,8 +47,8 @@ class _Track(msgspec.Struct, eq=False):
     held: deque[tuple[int, bytes | None]] | None = None
 
 
-#: Ask a publisher for the last values of a topic: (publisher, topic, done(body or None)).
-AskLast = Callable[[str, str, Callable[[bytes | None, Error | None], None]], None]
+#: Ask a publisher for the last values of a topic: (publisher, topic, done).
+AskLast = Callable[[str, str, Done], None]
 
 
 class Inlet:
@@ -183,7 +184,7 @@ class Inlet:
             self._deliver(subscription, bytes(value))
         self._settle(subscription, track, held)
 
-    def _ask_again(self, track: _Track, epoch: int, done: Callable[[bytes | None, Error | None], None]) -> None:
+    def _ask_again(self, track: _Track, epoch: int, done: Done) -> None:
         if track.epoch == epoch and track.held is not None and self._peers.get(track.sender) == epoch:
             self._ask_last(track.sender, track.topic, done)
 
