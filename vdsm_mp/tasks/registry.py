@@ -253,14 +253,7 @@ class Tasks(TaskTable):
         if record.state is not TaskState.FINISHED:  # undone already, as far as that was possible
             return
         undone = tuple(one for one in record.recoveries if not one.finishes)
-        reverting = replace(record.moved(TaskState.RACQUIRING), recoveries=undone)
-        try:
-            self.put(reverting, save=True)
-        except TaskNotSaved:
-            if self._kept.tells_success(task_id):
-                raise
-            # Only the answer was lost. Refused now, it would be undone by the next SPM all the same.
-            self.put(reverting, save=False)
+        self.revoke(replace(record.moved(TaskState.RACQUIRING), recoveries=undone))
         try:
             self._background.start(f"revert {task_id}", lambda: self._undoing.roll_back(task_id))
         except Error:

@@ -46,15 +46,16 @@ class TaskTable:
         self._kept.save(record)
 
     def revoke(self, record: TaskRecord) -> None:
-        """Storing that a task is done failed, but it may be stored: before anything is undone this record is instead.
+        """A task that is stored as done, or may be, is to be undone: before anything is, this record is stored instead.
 
         Raises: TaskNotSaved (it is stored as done), UnknownTask, the storage's errors.
         """
         try:
             self.put(record, save=True)
-        except TaskNotSaved:  # no room, say: then the success found none either
+        except TaskNotSaved:
             if self._kept.tells_success(record.id):
                 raise
+            # Only the answer was lost, or the success found no room either: the next SPM would undo it all the same.
             self.put(record, save=False)
 
     def spm_tasks(self) -> list[TaskRecord]:
