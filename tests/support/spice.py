@@ -5,16 +5,18 @@ Source: the SPICE protocol's description of links (spice-protocol, `red_link`).
 """
 
 import contextlib
-import ctypes
 import os
 import socket
 import ssl
 import struct
 import subprocess
-import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.support.needs import lacks
+from tests.support.netrelay import made_inside
 
 MAIN, DISPLAY, INPUTS = 1, 2, 3
 #: Answers to a link.
@@ -26,7 +28,6 @@ _KEY_OCTETS = 162
 _MESSAGE = struct.Struct("<QHII")
 _MAIN_INIT, _SWITCH_HOST = 103, 111
 _SWITCH = struct.Struct("<HHII")
-_CLONE_NEWNET = 0x40000000
 _S = 10.0
 
 Link = socket.socket
@@ -42,25 +43,15 @@ class Refused(Exception):
         self.code = code
 
 
+def needs_server() -> None:
+    """Skip this test now: QEMU has no SPICE."""
+    if not any(Path("/usr/lib").glob("*/qemu/ui-spice-core.so")):
+        lacks("QEMU with SPICE")
+
+
 def connected(pid: int, port: int, tls: ssl.SSLContext | None = None) -> Link:
     """A connection to a port of 127.0.0.1 in the network namespace of a process."""
-    made: list[socket.socket] = []
-
-    def make() -> None:
-        # Of this thread alone; its sockets stay where they were made.
-        space = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-        try:
-            if ctypes.CDLL(None, use_errno=True).setns(space, _CLONE_NEWNET) == 0:
-                made.append(socket.socket())
-        finally:
-            os.close(space)
-
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    [plain] = made
-    plain.settimeout(_S)
-    plain.connect(("127.0.0.1", port))
+    plain = made_inside(pid, lambda: socket.create_connection(("127.0.0.1", port), _S))
     return plain if tls is None else tls.wrap_socket(plain)
 
 

@@ -5,7 +5,6 @@ import shutil
 import ssl
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,7 @@ from tests.support import spice
 from tests.support.certificates import make_authority
 from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
-from tests.support.needs import lacks, needs_program, needs_root
+from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import VirtRoom, vm_xml
 from vdsm_mp.api.errors_virt import TicketFailed
 from vdsm_mp.virt.registry import Vms
@@ -39,8 +38,7 @@ PASSWORD = "longer-than-eight"
 @pytest.fixture(scope="module")
 def trusted(libvirtd: PrivateLibvirtd) -> Iterator[ssl.SSLContext]:
     """QEMUs of this libvirtd have a certificate for their consoles; what a viewer needs to trust it."""
-    if not any(Path("/usr/lib").glob("*/qemu/ui-spice-core.so")):
-        lacks("QEMU with SPICE")
+    spice.needs_server()
     pki = libvirtd.root / "etc" / "spice"
     pki.mkdir(mode=0o755)
     authority = make_authority(libvirtd.root / "ca")
