@@ -24,6 +24,8 @@ from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.virt_room import vm_xml
+from vdsm_mp.api.errors import RemoteError
+from vdsm_mp.api.errors_virt import NoSuchVm
 from vdsm_mp.wire.tls import Files
 
 MEMORY_MIB = 64
@@ -161,6 +163,7 @@ class Guest:
     """A VM that both hosts may run; begins on one of them."""
 
     def __init__(self, two: Two, home: Side, *, devices: str = "", metadata: str = "") -> None:
+        self._two = two
         self.vm_id = str(uuid.uuid4())
         self.name = f"vm-{self.vm_id[:8]}"
         folder = two.shared / self.vm_id
@@ -196,10 +199,28 @@ class Guest:
         eventually(lambda: last_tick(self.serial) > before, within_s=15)
         assert hellos(self.serial) == 1
 
+    def end(self) -> None:
+        """Wherever it is."""
+        for side in (self._two.a, self._two.b):
+            try:
+                side.house.call("VM.destroy", {"vmID": self.vm_id, "gracefulAttempts": 0})
+            except RemoteError as error:
+                if error.code != NoSuchVm.code:
+                    raise
+
     def lives_only_at(self, home: Side, other: Side) -> None:
         assert self.name in home.runs()
         assert self.name not in other.runs()
         self.goes_on()
+
+
+def log_of(side: Side, guest: Guest) -> str:
+    """Its lines about that VM."""
+    return "\n".join(line for line in side.house.log_text().splitlines() if guest.vm_id in line)
+
+
+def becomes(side: Side, guest: Guest, *statuses: str, within_s: float = 30) -> None:
+    eventually(lambda: side.status(guest.vm_id) in statuses, within_s=within_s)
 
 
 def under_way(guest: Guest, home: Side) -> None:

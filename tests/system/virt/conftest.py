@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A libvirtd for the tests of one file, and a room on it for each test."""
+"""For the tests of one file: a libvirtd, with a room on it for each test, or two hosts between which VMs move."""
 
 import shutil
 import subprocess
@@ -14,6 +14,7 @@ import pytest
 from tests.support.bootsector import last_tick, write_boot_disk
 from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
+from tests.support.two_hosts import Two, two_hosts
 from tests.support.virt_room import VirtRoom, vm_xml
 from vdsm_mp.common import xml
 from vdsm_mp.virt.chain import running_chain
@@ -40,6 +41,12 @@ def room(libvirtd: PrivateLibvirtd, folder: Path) -> Iterator[VirtRoom]:
         for entry in room.call("Host.getVMList") if not room.closed else ():
             room.call("VM.destroy", vmID=entry["vmId"], gracefulAttempts=0)
     assert room.background.failures == []
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Two]:
+    with two_hosts() as both:
+        yield both
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tests.support.eventually import eventually
 from tests.support.hookscripts import write_hook
 from tests.support.needs import lacks, needs_program, needs_root
 from tests.support.stepping import Stepping
-from tests.support.two_hosts import SLOW_MIB_S, Guest, Side, Two, two_hosts, under_way
+from tests.support.two_hosts import SLOW_MIB_S, Guest, Side, Two, becomes, log_of, under_way
 from vdsm_mp.api.errors import RemoteError
 
 pytestmark = [
@@ -32,24 +32,14 @@ _SYS_USERFAULTFD = 323
 _WHOLE = bool(os.environ.get("VDSM_MP_FAULTS_STRIDE"))
 
 
-@pytest.fixture(scope="module")
-def two() -> Iterator[Two]:
-    with two_hosts() as both:
-        yield both
-
-
 @pytest.fixture
 def guest(two: Two) -> Iterator[Guest]:
     made = Guest(two, two.a)
     yield made
     for side in (two.a, two.b):
-        lines = [line for line in side.house.log_text().splitlines() if made.vm_id in line]
-        print(f"--- {side.libvirtd.name}", *lines[-40:], sep="\n")  # shown when the test has failed
-    for side in (two.a, two.b):
-        try:
-            side.house.call("VM.destroy", {"vmID": made.vm_id, "gracefulAttempts": 0})
-        except RemoteError as error:
-            assert error.code == 1
+        # shown when the test has failed
+        print(f"--- {side.libvirtd.name}", *log_of(side, made).splitlines()[-40:], sep="\n")
+    made.end()
 
 
 def test_a_guest_moves_there_and_back_and_notices_nothing(two: Two, guest: Guest) -> None:
@@ -105,10 +95,6 @@ def test_a_guest_moves_encrypted_compressed_tunnelled_and_over_several_connectio
         here, there = there, here
 
 
-def becomes(side: Side, guest: Guest, *statuses: str) -> None:
-    eventually(lambda: side.status(guest.vm_id) in statuses, within_s=30)
-
-
 def way_of(side: Side, guest: Guest) -> dict[str, Any]:
     """How QEMU sends it, by its own words, as a client would have asked for it."""
     found = json.loads(
@@ -147,15 +133,12 @@ def test_a_payload_is_made_anew_where_its_guest_goes_and_goes_where_it_was(two: 
             assert two.shared / "vrun/payload" / there.name in opened
             home.house.call("VM.destroy", {"vmID": guest.vm_id})
     finally:
-        for side in (two.a, two.b):
-            with contextlib.suppress(RemoteError):
-                side.house.call("VM.destroy", {"vmID": guest.vm_id, "gracefulAttempts": 0})
+        guest.end()
     assert payloads(two.a) == payloads(two.b) == []
 
 
 def test_a_viewer_goes_where_its_guest_goes_with_a_ticket_that_was_about_to_expire(two: Two) -> None:
-    if not any(Path("/usr/lib").glob("*/qemu/ui-spice-core.so")):
-        lacks("QEMU with SPICE")
+    spice.needs_server()
     console = (
         '<graphics type="spice" port="-1" autoport="yes" passwd="*****" passwdValidTo="1970-01-01T00:00:01">'
         '<listen type="address" address="0.0.0.0"/></graphics><video><model type="vga"/></video>'
@@ -183,9 +166,7 @@ def test_a_viewer_goes_where_its_guest_goes_with_a_ticket_that_was_about_to_expi
                 eventually(lambda: two.b.stats(guest.vm_id)["clientIp"] == "127.0.0.1", within_s=10)
         guest.lives_only_at(two.b, two.a)
     finally:
-        for side in (two.a, two.b):
-            with contextlib.suppress(RemoteError):
-                side.house.call("VM.destroy", {"vmID": guest.vm_id, "gracefulAttempts": 0})
+        guest.end()
 
 
 def payloads(side: Side) -> list[Path]:

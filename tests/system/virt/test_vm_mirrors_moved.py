@@ -11,7 +11,7 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.mirror_house import MACS, card
 from tests.support.needs import needs_program, needs_root
-from tests.support.two_hosts import SLOW_MIB_S, Guest, Side, Two, two_hosts, under_way
+from tests.support.two_hosts import SLOW_MIB_S, Guest, Side, Two, becomes, two_hosts, under_way
 
 pytestmark = [
     pytest.mark.system,
@@ -40,8 +40,8 @@ def copies(side: Side) -> int:
 
 
 def arrives(guest: Guest, home: Side, to: Side) -> None:
-    eventually(lambda: to.status(guest.vm_id) in ("Up", "Powering up"), within_s=30)
-    eventually(lambda: home.status(guest.vm_id) == "Down", within_s=20)
+    becomes(to, guest, "Up", "Powering up")
+    becomes(home, guest, "Down", within_s=20)
     eventually(lambda: (copies(home), copies(to)) == (0, 1), within_s=20)
     guest.lives_only_at(to, home)
     home.house.call("VM.destroy", {"vmID": guest.vm_id})
@@ -67,7 +67,5 @@ def test_a_card_hears_the_network_of_the_host_that_its_vm_has_come_to(two: Two) 
         two.b.house.call("VM.migrateChangeParams", {"vmID": guest.vm_id, "params": {"maxBandwidth": 1000}})
         arrives(guest, two.b, two.a)
     finally:
-        for side in (two.a, two.b):
-            if side.status(guest.vm_id):
-                side.house.call("VM.destroy", {"vmID": guest.vm_id, "gracefulAttempts": 0})
+        guest.end()
     eventually(lambda: copies(two.a) == copies(two.b) == 0, within_s=20)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
-from tests.support.two_hosts import SLOW_MIB_S, Guest, Side, Two, two_hosts, under_way
+from tests.support.two_hosts import SLOW_MIB_S, Guest, Side, Two, becomes, log_of, under_way
 from vdsm_mp.api.errors import RemoteError
 
 pytestmark = [
@@ -26,26 +26,17 @@ Play = Callable[[Two, Guest], None]
 _GIVES_UP_S = 30
 
 
-@pytest.fixture(scope="module")
-def two() -> Iterator[Two]:
-    with two_hosts() as both:
-        yield both
-
-
 @pytest.fixture
 def guest(two: Two) -> Iterator[Guest]:
     made = Guest(two, two.a)
     yield made
     for side in (two.a, two.b):
-        print(side.libvirtd.name, _lines(side, made), sep="\n")
+        print(side.libvirtd.name, log_of(side, made), sep="\n")
         try:
             side.libvirtd.thaw()
         except ProcessLookupError:
             side.libvirtd.launch()  # the test has failed
-        try:
-            side.house.call("VM.destroy", {"vmID": made.vm_id, "gracefulAttempts": 0})
-        except RemoteError as error:
-            assert error.code == 1
+    made.end()
 
 
 def state(side: Side, guest: Guest) -> str:
@@ -61,10 +52,6 @@ def between_two_hosts(two: Two, guest: Guest) -> None:
     two.a.libvirtd.virsh("migrate-setspeed", guest.name, "1000")
     eventually(lambda: state(two.a, guest) == "paused (migrating)", within_s=20)
     time.sleep(0.5)  # it asks for the last step at once
-
-
-def becomes(side: Side, guest: Guest, *statuses: str, within_s: float = 30) -> None:
-    eventually(lambda: side.status(guest.vm_id) in statuses, within_s=within_s)
 
 
 def arrived_unheard_of(two: Two, guest: Guest) -> None:
@@ -89,7 +76,7 @@ def never_arrived(two: Two, guest: Guest) -> None:
     two.a.libvirtd.kill()
     two.b.libvirtd.kill()
     two.a.libvirtd.launch()
-    eventually(lambda: "stands still" in _lines(two.a, guest) or "on its way" in _lines(two.a, guest), within_s=20)
+    eventually(lambda: "stands still" in log_of(two.a, guest) or "on its way" in log_of(two.a, guest), within_s=20)
     assert two.a.status(guest.vm_id) == "Migration Source"
     two.b.libvirtd.launch()
     becomes(two.a, guest, "Up", "Powering up")
@@ -113,7 +100,3 @@ _ALL: tuple[Play, ...] = (arrived_unheard_of, never_arrived, comes_after_its_sou
 @pytest.mark.parametrize("play", _ALL if os.environ.get("VDSM_MP_FAULTS_STRIDE") else _ALL[:1])
 def test_a_vm_goes_on_in_one_place_when_its_hosts_lose_each_other(two: Two, guest: Guest, play: Play) -> None:
     play(two, guest)
-
-
-def _lines(side: Side, guest: Guest) -> str:
-    return "\n".join(line for line in side.house.log_text().splitlines() if guest.vm_id in line)
