@@ -86,10 +86,7 @@ class DeviceHooks:
         if not self._hooks.has(point):
             return prepared
         kind = "block" if prepared.block else "file"
-        told = {
-            "poolID": ids.pool_id, "domainID": ids.sd_id, "imageID": ids.image_id, "volumeID": ids.volume_id,
-            "path": prepared.path, "format": prepared.format, "diskType": kind,
-        }  # fmt: skip
+        told = ids.named() | {"path": prepared.path, "format": prepared.format, "diskType": kind}
         try:
             left = self._hooks.json(point, told, environment(record))
         except HookFailed as error:

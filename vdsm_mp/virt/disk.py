@@ -22,7 +22,7 @@ from vdsm_mp.virt import domxml_build, domxml_parse
 from vdsm_mp.virt.devicehooks import DeviceHooks
 from vdsm_mp.virt.devices import Devices, find, target_of
 from vdsm_mp.virt.patience import QEMU_MAY_HANG_S, UNDECIDED, patiently
-from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
+from vdsm_mp.virt.records import VOLUME_KEYS, Drive, VmRecord, VolumeIds
 from vdsm_mp.virt.registry import short_status
 
 logger = log.named(__name__)
@@ -114,7 +114,7 @@ class Changes:
             data = record.metadata.device(**_identity(drive))
             wanted, had = domxml_parse.volume_ids(dict(change)), domxml_parse.volume_ids(data)
             done = _holds(drive, wanted, str(change.get("path") or ""))
-            rest = {k: v for k, v in data.items() if k not in ("change", "poolID", "domainID", "imageID", "volumeID")}
+            rest = {k: v for k, v in data.items() if k not in ("change", *VOLUME_KEYS)}
             kept = {**rest, **_named(wanted if done else had)}
             logger.info("vm=%s the change of %s was %s", vm_id, drive.name, "done" if done else "not done")
             devices.keeper.remember_device(vm_id, _identity(drive), kept or None)
@@ -181,7 +181,7 @@ def _load(
             raise ChangeDiskFailed(error.reason) from error
     identity, wanted = _identity(drive), domxml_parse.source_path(disk.find("source"))
     before = {k: v for k, v in record.metadata.device(**identity).items() if k != "change"}
-    others = {k: v for k, v in before.items() if k not in ("poolID", "domainID", "imageID", "volumeID")}
+    others = {k: v for k, v in before.items() if k not in VOLUME_KEYS}
     after = {**others, **_named(ids)}
     change = {"state": "ejecting" if empty else "loading", **_named(ids), **({"path": path} if path else {})}
     devices.keeper.remember_device(vm_id, identity, {**before, "change": change})
@@ -223,9 +223,7 @@ def _put_into(disk: ET.Element, prepared: PreparedDrive | None, path: str) -> No
 
 
 def _named(ids: VolumeIds | None) -> dict[str, str]:
-    if ids is None:
-        return {}
-    return {"poolID": ids.pool_id, "domainID": ids.sd_id, "imageID": ids.image_id, "volumeID": ids.volume_id}
+    return ids.named() if ids is not None else {}
 
 
 def _identity(drive: Drive) -> dict[str, str]:

@@ -15,7 +15,7 @@ from vdsm_mp.api.types import UUID_PATTERN
 from vdsm_mp.common import xml
 from vdsm_mp.virt.cpusets import numbers
 from vdsm_mp.virt.metadata import Metadata
-from vdsm_mp.virt.records import Devices, Drive, Graphics, Nic, VolumeIds
+from vdsm_mp.virt.records import VOLUME_KEYS, Devices, Drive, Graphics, Nic, VolumeIds
 
 _UUID = re.compile(UUID_PATTERN)
 _GUESTFS_CHANNEL = "org.libguestfs.channel.0"
@@ -133,7 +133,7 @@ def source_path(source: ET.Element | None) -> str:
 
 def volume_ids(data: dict[str, object]) -> VolumeIds | None:
     """From a mapping with VDSM's names; None unless all four are there."""
-    found = tuple(str(data.get(key) or "") for key in ("poolID", "domainID", "imageID", "volumeID"))
+    found = tuple(str(data.get(key) or "") for key in VOLUME_KEYS)
     return VolumeIds(*found) if all(_UUID.match(one) for one in found) else None
 
 

@@ -30,7 +30,7 @@ from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.patience import UNDECIDED
-from vdsm_mp.virt.records import VmRecord, VolumeIds
+from vdsm_mp.virt.records import VOLUME_KEYS, VmRecord, VolumeIds
 from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.vmhooks import VmHooks
 
@@ -56,7 +56,7 @@ def sleeping(params: Mapping[str, Any]) -> VolumeIds | None:
     """The memory of the VM that VM.create is to wake; None when it is to boot. Raises: InvalidVmParameter."""
     volume = params.get("memoryDumpVolume")
     if isinstance(volume, Mapping):
-        ids = [str(volume.get(key) or "") for key in ("poolID", "domainID", "imageID", "volumeID")]
+        ids = [str(volume.get(key) or "") for key in VOLUME_KEYS]
         if not all(ids):
             raise InvalidVmParameter("memoryDumpVolume")
         return VolumeIds(*ids)

@@ -47,12 +47,12 @@ class Merge(msgspec.Struct, frozen=True):
 def read(metadata: Metadata) -> dict[str, Merge]:
     """{job id: merge}. Raises: ValueError, of what cannot be read."""
     found: dict[str, Merge] = {}
-    for key, form in ((_BEFORE, _merge_of_before), (KEY, _merge)):
+    for key, leaf_of in ((_BEFORE, _leaf_of_before), (KEY, _leaf)):
         text = metadata.get(key)
         if not isinstance(text, str) or not text:
             continue
         try:
-            found |= {merge_id: form(one) for merge_id, one in json.loads(text).items()}
+            found |= {merge_id: _merge(one, leaf_of(one)) for merge_id, one in json.loads(text).items()}
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{error!r} in {text[:200]}") from error
     return found
@@ -64,9 +64,16 @@ def write(merges: Mapping[str, Merge]) -> dict[str, str | None]:
     return {KEY: text, _BEFORE: None}
 
 
-def _merge(one: Mapping[str, Any]) -> Merge:
-    disk = one["disk"]
-    leaf = VolumeIds(*(str(disk[key]) for key in ("poolID", "domainID", "imageID", "volumeID")))
+def _leaf(one: Mapping[str, Any]) -> VolumeIds:
+    return VolumeIds.of(one["disk"])
+
+
+def _leaf_of_before(one: Mapping[str, Any]) -> VolumeIds:
+    """The pool was not noted, nor the leaf of a merge below it; nothing of ours asks for them."""
+    return VolumeIds("", str(one["sd_id"]), str(one["image_id"]), str(one["top"]) if one["active"] else "")
+
+
+def _merge(one: Mapping[str, Any], leaf: VolumeIds) -> Merge:
     return Merge(
         id=str(one["id"]),
         drive=str(one["drive"]),
@@ -77,26 +84,8 @@ def _merge(one: Mapping[str, Any]) -> Merge:
     )
 
 
-def _merge_of_before(one: Mapping[str, Any]) -> Merge:
-    """The pool was not noted, nor the leaf of a merge below it; nothing of ours asks for them."""
-    top = str(one["top"])
-    leaf = VolumeIds("", str(one["sd_id"]), str(one["image_id"]), top if one["active"] else "")
-    return Merge(
-        id=str(one["id"]),
-        drive=str(one["drive"]),
-        leaf=leaf,
-        base=str(one["base"]),
-        top=top,
-        bandwidth=max(0, int(one.get("bandwidth") or 0)),
-    )
-
-
 def _written(merge: Merge) -> dict[str, Any]:
-    leaf = merge.leaf
-    disk = {
-        "poolID": leaf.pool_id, "domainID": leaf.sd_id, "imageID": leaf.image_id, "volumeID": leaf.volume_id,
-    }  # fmt: skip
     return {
-        "id": merge.id, "drive": merge.drive, "disk": disk, "base": merge.base, "top": merge.top,
+        "id": merge.id, "drive": merge.drive, "disk": merge.leaf.named(), "base": merge.base, "top": merge.top,
         "bandwidth": merge.bandwidth, "state": "COMMIT", "extend": None, "pivot": None,
     }  # fmt: skip

@@ -2,13 +2,16 @@
 """What we know of a VM, as frozen records. They are replaced, never edited; see `registry.Vms.change`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from vdsm_mp.virt.machine import Life
 from vdsm_mp.virt.metadata import Metadata
+
+#: VDSM's names of the four ids of a volume, in their order.
+VOLUME_KEYS = ("poolID", "domainID", "imageID", "volumeID")
 
 
 class VolumeIds(msgspec.Struct, frozen=True):
@@ -18,6 +21,15 @@ class VolumeIds(msgspec.Struct, frozen=True):
     sd_id: str
     image_id: str
     volume_id: str
+
+    @classmethod
+    def of(cls, named: Mapping[str, Any]) -> Self:
+        """From VDSM's names, whatever stands there. Raises: KeyError. Checked: `domxml_parse.volume_ids`."""
+        return cls(*(str(named[key]) for key in VOLUME_KEYS))
+
+    def named(self) -> dict[str, str]:
+        """By VDSM's names."""
+        return dict(zip(VOLUME_KEYS, astuple(self), strict=True))
 
 
 class Drive(msgspec.Struct, frozen=True):

@@ -66,7 +66,7 @@ class Replications:
             ready = devices.drives.prepare(target)
             try:
                 prepared = self._hooks.volume_prepared(record, target, ready, ReplicaFailed)
-                note = {**before, "diskReplicate": _named(target)}
+                note = {**before, "diskReplicate": target.named()}
                 devices.keeper.remember_device(vm_id, _identity(drive), note)
                 dom = devices.connection.domain(vm_id)
                 with translated(vm_id, ReplicaFailed):
@@ -125,7 +125,7 @@ class Replications:
         moved = _is_on(_disk(domain, drive.name), replica)
         prepared = devices.drives.prepare(replica) if moved else None
         data = {k: v for k, v in record.metadata.device(**_identity(drive)).items() if k != "diskReplicate"}
-        devices.keeper.remember_device(vm_id, _identity(drive), data | (_named(replica) if moved else {}))
+        devices.keeper.remember_device(vm_id, _identity(drive), data | (replica.named() if moved else {}))
         devices.changed(vm_id)
         if moved:
             now = next(one for one in devices.vms.find(vm_id).devices.drives if one.name == drive.name)
@@ -253,10 +253,6 @@ def _ids(spec: Mapping[str, Any]) -> VolumeIds:
     if ids is None:
         raise ReplicaFailed("a volume is not named by its four ids")
     return ids
-
-
-def _named(ids: VolumeIds) -> dict[str, str]:
-    return {"poolID": ids.pool_id, "domainID": ids.sd_id, "imageID": ids.image_id, "volumeID": ids.volume_id}
 
 
 @handles(StartDiskReplication)

@@ -102,18 +102,11 @@ def _volume(leaf: Mapping[str, Any] | str) -> str:
 def _memory(params: Mapping[str, Any] | str) -> tuple[VolumeIds, ...]:
     if isinstance(params, str):
         return hibernation.volumes(params)
-    return tuple(_ids(params[key]) for key in ("dst", "dstparams"))
-
-
-def _ids(names: Mapping[str, Any]) -> VolumeIds:
-    return VolumeIds(*(str(names[key]) for key in ("poolID", "domainID", "imageID", "volumeID")))
+    return tuple(VolumeIds.of(params[key]) for key in ("dst", "dstparams"))
 
 
 def _names(ids: VolumeIds) -> dict[str, str]:
-    return {
-        "device": "disk", "poolID": ids.pool_id, "domainID": ids.sd_id, "imageID": ids.image_id,
-        "volumeID": ids.volume_id,
-    }  # fmt: skip
+    return {"device": "disk"} | ids.named()
 
 
 def _leaf(drive: Drive, leaf: VolumeIds, ready: PreparedDrive) -> dict[str, str]:
