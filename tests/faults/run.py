@@ -179,7 +179,7 @@ def _take_outcome(row: Row, node: str, outcome: str, why: str) -> None:
 
 
 #: What makes tests do everything, those in throw-away hosts included.
-_FULL = ("VDSM_MP_DEATHS_STRIDE", "VDSM_MP_FAULTS_STRIDE", "VDSM_MP_TESTBED")
+_FULL = ("VDSM_MP_FAULTS_STRIDE", "VDSM_MP_TESTBED")
 
 
 def _pytest(nodes: Iterable[str], full: bool) -> list[tuple[str, str, str]]:
