@@ -16,8 +16,12 @@ from tests.support.children import LocalChildren
 from tests.support.eventually import eventually
 from tests.support.needs import needs_root
 from tests.support.storage_room import StorageRoom
-from vdsm_mp.api.errors_storage import StaleHandle, StorageFileMissing, UnsafePath
+from vdsm_mp.api.errors_storage import DomainNotFound, StaleHandle, StorageFileMissing, UnsafePath
+from vdsm_mp.storage.connect_local import LocalConnector
+from vdsm_mp.storage.connections import Connections, Server
+from vdsm_mp.storage.domain_format import DomainType
 from vdsm_mp.storage.domain_io import DomainIO
+from vdsm_mp.storage.registry import Domains
 
 pytestmark = [pytest.mark.timeout(60)]
 
@@ -144,6 +148,21 @@ def test_who_is_looking_things_up_meanwhile_finds_the_one_or_the_other(children:
     assert set(seen) == {b"the old one"}
     assert children.opened == 1
     io.close()
+
+
+def test_what_is_nowhere_is_looked_for_once_by_each_check(
+    children: LocalChildren, domain: Path, tmp_path: Path
+) -> None:
+    mnt = str(tmp_path / "mnt")
+    connections = Connections(mnt, {DomainType.LOCALFS: LocalConnector(mnt, children)})
+    connections.connect(DomainType.LOCALFS, Server(id="1", connection=str(domain.parent)))
+    domains = Domains(connections, children)
+    for _ in range(2):
+        before = children.opened
+        with pytest.raises(DomainNotFound):
+            domains.find("5d000000-0000-4000-8000-000000000000")
+        domains.look_elsewhere("5d000000-0000-4000-8000-000000000000")
+        assert children.opened == before + 1, "of the one root, to list it"
 
 
 def test_an_spm_goes_on_with_its_tasks_when_its_master_domain_is_back(tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ class Domains:
 
         Else all stay with it, the tasks of an SPM too: its child goes by the name, and goes on when that is back.
         """
+        if sd_id not in self._domains:  # nothing stays with it, and the next `find` looks itself
+            return
         was = self._roots.get(sd_id)
         with self._scanning:
             self.scan()
