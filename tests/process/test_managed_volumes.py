@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.support.brick import python_with_brick
+from tests.support.loopdevice import MIB, empty, loop
 from tests.support.needs import needs_program, needs_root
 from tests.support.room import Called
 from vdsm_mp.api.errors_managed import (
@@ -144,17 +145,8 @@ def host() -> Iterator[Host]:
 
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[str]:
-    image = tmp_path / "volume.img"
-    with image.open("wb") as file:
-        file.truncate(8 << 20)
-    found = subprocess.run(
-        ["losetup", "-f", "--show", image], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    before = os.stat(found)
-    yield found
-    os.chown(found, before.st_uid, before.st_gid)
-    os.chmod(found, stat.S_IMODE(before.st_mode))
-    subprocess.run(["losetup", "-d", found], check=True)
+    with loop(empty(tmp_path / "volume.img", 8 * MIB)) as found:
+        yield found
 
 
 def local(device: str, **more: Any) -> dict[str, Any]:

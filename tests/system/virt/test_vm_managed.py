@@ -3,8 +3,6 @@
 
 import os
 import signal
-import stat
-import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from tests.support.brick import python_with_brick
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
 from tests.support.libvirtd import PrivateLibvirtd
+from tests.support.loopdevice import loop
 from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import vm_xml
 from vdsm_mp.api.errors import RemoteError
@@ -45,13 +44,8 @@ def house(libvirtd: PrivateLibvirtd) -> Iterator[RunningHouse]:
 
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[str]:
-    disk = write_boot_disk(tmp_path / "volume.img")
-    found = subprocess.run(["losetup", "-f", "--show", disk], capture_output=True, text=True, check=True).stdout.strip()
-    before = os.stat(found)
-    yield found
-    os.chown(found, before.st_uid, before.st_gid)
-    os.chmod(found, stat.S_IMODE(before.st_mode))
-    subprocess.run(["losetup", "-d", found], check=True)
+    with loop(write_boot_disk(tmp_path / "volume.img")) as found:
+        yield found
 
 
 def test_a_vm_runs_on_a_managed_volume(house: RunningHouse, libvirtd: PrivateLibvirtd, device: str) -> None:

@@ -2,14 +2,14 @@
 """Which connections root hands to os-brick, which devices it gives away, which programs it runs."""
 
 import os
-import stat
-import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.loopdevice import MIB, empty, loop
 from tests.support.needs import needs_program, needs_root
 from vdsm_mp.priv import managed
 from vdsm_mp.priv.child import Children, Refused
@@ -106,20 +106,12 @@ def test_udev_is_told_whose_the_device_stays(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "udev").mkdir()
     monkeypatch.setattr(managed, "_RULES", tmp_path / "udev/rules.d")
     context = Context({"user": "nobody"}, Children(), time.monotonic() + 10, 65534, 65534)
-    (tmp_path / "image").write_bytes(bytes(1 << 20))
-    argv = ["losetup", "-f", "--show", str(tmp_path / "image")]
-    device = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
-    before = os.stat(device)
     link = Path(f"/dev/vdsm-mp-test-{os.getpid()}")
-    link.symlink_to(device)
-    try:
+    with loop(empty(tmp_path / "image", MIB)) as device, ExitStack() as stack:
+        link.symlink_to(device)
+        stack.callback(link.unlink)
         for path, match in ((device, f'KERNEL=="{device[5:]}"'), (str(link), f'SYMLINK=="{link.name}"')):
             managed.own(context, path, "v")
             rule = (tmp_path / "udev/rules.d/99-vdsm-managed-v.rules").read_text()
             assert rule.startswith(f'SUBSYSTEM=="block", {match}, OWNER="nobody", GROUP="')
             assert os.stat(device).st_uid == 65534
-    finally:
-        link.unlink()
-        os.chown(device, before.st_uid, before.st_gid)
-        os.chmod(device, stat.S_IMODE(before.st_mode))
-        subprocess.run(["losetup", "-d", device], check=True)
