@@ -4,10 +4,11 @@
 Guests open disks by name; so whoever keeps metadata must not stay with a directory that has lost the name.
 """
 
+import errno
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,16 +22,10 @@ from vdsm_mp.storage.connect_local import LocalConnector
 from vdsm_mp.storage.connections import Connections, Server
 from vdsm_mp.storage.domain_format import DomainType
 from vdsm_mp.storage.domain_io import DomainIO
+from vdsm_mp.storage.ioproc_paths import Root
 from vdsm_mp.storage.registry import Domains
 
 pytestmark = [pytest.mark.timeout(60)]
-
-
-@pytest.fixture
-def children() -> Iterator[LocalChildren]:
-    made = LocalChildren()
-    yield made
-    made.stop()
 
 
 @pytest.fixture
@@ -77,6 +72,20 @@ def test_what_has_no_name_any_more_is_not_there_until_it_is_back_but_nothing_is_
     domain.parent.with_name("away").rename(domain.parent)
     assert io.read("mine") == b"the old one"
     io.close()
+
+
+@pytest.mark.parametrize("look_again", [Root.follow, Root.reopen])
+def test_a_root_without_its_name_is_stale_and_not_a_file_that_is_removed(
+    domain: Path, look_again: Callable[[Root], None]
+) -> None:
+    root = Root(str(domain.parent), domain.name)
+    domain.rename(domain.with_name("away"))
+    with pytest.raises(OSError, match="not there any more") as stale:
+        look_again(root)
+    assert stale.value.errno == errno.ESTALE
+    domain.with_name("away").rename(domain)
+    look_again(root)
+    assert root.stat("mine").st_size == len("the old one")
 
 
 def test_a_link_that_takes_the_name_leads_nowhere(children: LocalChildren, domain: Path) -> None:

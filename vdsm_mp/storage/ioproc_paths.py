@@ -61,8 +61,11 @@ class Root:
             os.close(top)
 
     def reopen(self) -> None:
-        """Look it up once more by name. In one step: other threads are looking things up beneath the old one."""
-        fresh = self._open()
+        """Look it up once more by name. In one step: other threads are looking things up beneath the old one.
+
+        Raises: as `follow`.
+        """
+        fresh = self._named_now()
         try:
             os.dup2(fresh, self._fd, inheritable=False)
         finally:
@@ -74,16 +77,19 @@ class Root:
         A directory that was moved away, or over which something is mounted, can still be used by who has it open.
         Guests go by the name: both must not be in different places.
         """
-        try:
-            fresh = self._open()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            # Not ENOENT: nobody may take a file for removed because the way to it is gone.
-            raise OSError(errno.ESTALE, "the directory is not there any more", self._path) from error
+        fresh = self._named_now()
         try:
             if not self._is(fresh):
                 os.dup2(fresh, self._fd, inheritable=False)
         finally:
             os.close(fresh)
+
+    def _named_now(self) -> int:
+        try:
+            return self._open()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            # Not ENOENT: nobody may take a file for removed because the way to it is gone.
+            raise OSError(errno.ESTALE, "the directory is not there any more", self._path) from error
 
     def _is(self, fd: int) -> bool:
         try:
