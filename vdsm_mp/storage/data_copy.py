@@ -26,7 +26,7 @@ from vdsm_mp.storage.image_prepare import check_chain
 from vdsm_mp.storage.managed import Device, ManagedVolumes
 from vdsm_mp.storage.resources import Name
 from vdsm_mp.storage.volume_access import Volumes, key_of
-from vdsm_mp.storage.volume_file import read_image, volume_path
+from vdsm_mp.storage.volume_file import read_image, read_volume, volume_path
 from vdsm_mp.storage.volume_metadata import VolumeMetadata
 from vdsm_mp.storage.volume_operation import operation
 from vdsm_mp.storage.volume_spec import QEMU_FORMAT
@@ -120,19 +120,19 @@ class VolumeEnd:
 
     def fill(self, source: Data, progress: Progress, *, with_bitmaps: bool) -> None:
         """Raises: CommandFailed, CommandOverdue, TaskAborted."""
-        domain, ref = self._domain, self._ref
-        metadata = read_image(domain, ref.image_id).metadata(ref.volume_id)
+        domain, ref, path = self._domain, self._ref, self._path
+        metadata, _ = read_volume(domain, ref.image_id, ref.volume_id)
         fmt = QEMU_FORMAT[metadata.format]
         # A new file is exactly as sparse as the data; what has a parent or must stay allocated keeps its shape.
         sparse = metadata.type == "SPARSE"
         anew = sparse and not metadata.has_parent
         with_bitmaps = with_bitmaps and source.format == fmt == "qcow2"
         if with_bitmaps and not anew:
-            bitmaps.clear(self._path)  # of a copy that was cut short: qemu-img adds to none that is there
+            bitmaps.clear(path)  # of a copy that was cut short: qemu-img adds to none that is there
         qemuimg.convert(
             source.path,
             source.format,
-            self._path,
+            path,
             fmt,
             progress,
             create=anew,
@@ -141,9 +141,9 @@ class VolumeEnd:
             bitmaps=with_bitmaps,
         )
         if not sparse:  # qemu-img punches holes where the source has zeros
-            qemuimg.fallocate(self._path, 0, metadata.capacity, progress)
+            qemuimg.fallocate(path, 0, metadata.capacity, progress)
         if anew and metadata.capacity > source.virtual_bytes:
-            qemuimg.resize(self._path, fmt, metadata.capacity)
+            qemuimg.resize(path, fmt, metadata.capacity)
         domain.io.fsync(volume_path(ref.image_id, ref.volume_id))
 
     @property
