@@ -152,7 +152,7 @@ BY_TESTS: tuple[ByTests, ...] = (
     ByTests("H8", "the power goes while several work on storage", ("testbed/test_power_cut.py",), full_only=True),
     ByTests("D12", "two hosts fight for the role", ("system/test_spm_fight.py",), full_only=True),
     ByTests("D14", "task records that cannot be read",
-            ("unit/tasks/test_tasks.py::test_stored_tasks_that_cannot_be_read_are_set_aside_and_do_not_stop_the_spm",)),
+            ("unit/tasks/test_tasks_handed_over.py::test_stored_tasks_that_cannot_be_read_are_set_aside_and_do_not_stop_the_spm",)),
     ByTests("D16", "links, pipes, sockets and devices in place of files", (
         "unit/storage/test_domain_io.py::test_nothing_planted_is_followed_or_opened",
         "unit/storage/test_domain_io.py::test_creating_stays_beneath_the_root",

@@ -39,13 +39,6 @@ def hanging(tmp_path: Path) -> Iterator[HangFs]:
     made.stop()
 
 
-@pytest.fixture
-def children() -> Iterator[LocalChildren]:
-    made = LocalChildren()
-    yield made
-    made.stop()
-
-
 def test_a_hung_request_frees_its_caller_at_the_deadline(hanging: HangFs, children: LocalChildren) -> None:
     io = DomainIO(children, "d", str(hanging.target), deadline_s=0.2)
     io.stat(".")

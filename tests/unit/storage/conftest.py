@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of storage share: I/O children, and a host that is SPM of a pool with one domain."""
+"""What the tests of storage share: a directory behind an I/O child, and an SPM of a pool with one domain."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +9,6 @@ import pytest
 from tests.support.children import LocalChildren
 from tests.support.storage_room import StorageRoom
 from vdsm_mp.storage.domain_io import DomainIO
-
-
-@pytest.fixture
-def children() -> Iterator[LocalChildren]:
-    made = LocalChildren()
-    yield made
-    made.stop()
 
 
 @pytest.fixture
