@@ -9,8 +9,8 @@ there"), and `roots` lists them for looking up domains all the same.
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ import msgspec
 
 from vdsm_mp.api.errors_storage import ServerConnectionFailed, ServerParametersInvalid
 from vdsm_mp.common.errors import Error
+from vdsm_mp.common.oneatatime import OneAtATime
 from vdsm_mp.storage.domain_format import DomainType
 from vdsm_mp.storage.mount import mounts_below
 
@@ -88,22 +89,13 @@ class Connections:
         self._connectors = connectors
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
-        self._turns = threading.Condition()
-        self._busy: set[str] = set()
+        self._turns = OneAtATime()
 
-    @contextmanager
-    def turn(self, root: str) -> Iterator[None]:
+    def turn(self, root: str) -> AbstractContextManager[None]:
         """The root is nobody else's meanwhile. Raises: ServerConnectionFailed (another call holds it too long)."""
-        with self._turns:
-            if not self._turns.wait_for(lambda: root not in self._busy, TURN_S):
-                raise ServerConnectionFailed(root, "an earlier call for it has not ended")
-            self._busy.add(root)
-        try:
-            yield
-        finally:
-            with self._turns:
-                self._busy.discard(root)
-                self._turns.notify_all()
+        return self._turns.turn(
+            root, TURN_S, lambda: ServerConnectionFailed(root, "an earlier call for it has not ended")
+        )
 
     def root_of(self, kind: DomainType, server: Server) -> str:
         """Where it is, or would be, connected. Raises: ServerParametersInvalid."""

@@ -5,12 +5,11 @@ The wanted state is written into the metadata before QEMU is asked, so a worker 
 one that knows which of two volumes to give back.
 """
 
-import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
+from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_virt import CannotCreateVm, ChangeDiskFailed, VmNotResponding
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.api.ports import Background
@@ -18,6 +17,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_devices import ChangeVmCd, ChangeVmFloppy
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
+from vdsm_mp.common.oneatatime import OneAtATime
 from vdsm_mp.virt import domxml_build, domxml_parse
 from vdsm_mp.virt.devicehooks import DeviceHooks
 from vdsm_mp.virt.devices import Devices, find, target_of
@@ -41,15 +41,14 @@ class Changes:
         self._devices = devices
         self._hooks = hooks
         self._background = background
-        self._busy: set[str] = set()
-        self._free = threading.Condition()
+        self._working = OneAtATime()
 
     def change(self, vm_id: str, untrusted_spec: Any, kind: str) -> dict[str, str]:
         """Raises: ChangeDiskFailed, what storage raised; then the medium of before is in it, and nothing else stays."""
         devices = self._devices
         devices.vms.running(vm_id, f"change its {kind}")
         spec: Mapping[str, Any] = untrusted_spec if isinstance(untrusted_spec, Mapping) else {"path": untrusted_spec}
-        with self._working(vm_id, _TURN_S):
+        with self._working.turn(vm_id, _TURN_S, lambda: VmNotResponding("what is in its drives is being looked at")):
             # Of somebody who died: libvirt may be at it still.
             self._settle(vm_id)
             record = devices.vms.running(vm_id, f"change its {kind}")
@@ -83,11 +82,11 @@ class Changes:
         self._background.later(after_s, name, lambda: self._look(vm_id), key=name)
 
     def _look(self, vm_id: str) -> None:
-        if vm_id in self._busy:
-            return  # who works on it settles it
         try:
-            with self._working(vm_id, 0.0):
+            with self._working.turn(vm_id, 0.0, lambda: Busy("what is in its drives")):
                 self._settle(vm_id)
+        except Busy:
+            return  # who works on it settles it
         except VmNotResponding as error:
             logger.info("vm=%s what is in its drives is not known yet: %s", vm_id, error)
             self._look_later(vm_id)
@@ -122,20 +121,6 @@ class Changes:
             if stale is not None and stale != (wanted if done else had):
                 devices.drives.owe(stale)
         devices.changed(vm_id)
-
-    @contextmanager
-    def _working(self, vm_id: str, within_s: float) -> Iterator[None]:
-        """Raises: VmNotResponding when somebody else does for longer."""
-        with self._free:
-            if not self._free.wait_for(lambda: vm_id not in self._busy, within_s):
-                raise VmNotResponding("what is in its drives is being looked at")
-            self._busy.add(vm_id)
-        try:
-            yield
-        finally:
-            with self._free:
-                self._busy.discard(vm_id)
-                self._free.notify_all()
 
 
 @handles(ChangeVmCd)

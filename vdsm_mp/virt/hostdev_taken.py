@@ -9,8 +9,8 @@ nothing: QEMU opens them, and libvirt lends it their nodes below /dev.
 """
 
 import contextlib
-import threading
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vdsm_mp.api.errors_virt import CannotCreateVm, NoSuchVm, VmOperationFailed
 from vdsm_mp.api.ports import Background
 from vdsm_mp.common import files, log, xml
 from vdsm_mp.common.errors import Error
+from vdsm_mp.common.oneatatime import OneAtATime
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.hostdev import describe
 from vdsm_mp.virt.hostdev_mdev import Mdevs
@@ -58,9 +59,8 @@ class HostDevices:
         self._background = background
         self._mdevs = mdevs
         self._folder = folder
-        self._lock = threading.Lock()
-        #: {device or VM: (its lock, how many have it or wait for it)}
-        self._turns: dict[str, tuple[threading.Lock, int]] = {}
+        #: Of devices and of VMs.
+        self._turns = OneAtATime()
 
     # -- taking
 
@@ -97,11 +97,9 @@ class HostDevices:
                 self.give_back(vm_id, fresh)
                 raise
 
-    @contextlib.contextmanager
-    def changing(self, vm_id: str, within_s: float = _TURN_S) -> Iterator[None]:
+    def changing(self, vm_id: str, within_s: float = _TURN_S) -> AbstractContextManager[None]:
         """While devices of a running VM come or go, they may be its and not in it. Raises: Busy."""
-        with self._turn(vm_id, within_s):
-            yield
+        return self._turn(vm_id, within_s)
 
     def _take(self, vm_id: str, name: str, how: Callable[[str, Failed], bool], failed: Failed) -> bool:
         with self._turn(name):
@@ -257,23 +255,8 @@ class HostDevices:
         record = self._vms.get(vm_id)
         return record is not None and record.life.status is not VmStatus.DOWN
 
-    @contextlib.contextmanager
-    def _turn(self, what: str, within_s: float = _TURN_S) -> Iterator[None]:
-        with self._lock:
-            turn, users = self._turns.get(what) or (threading.Lock(), 0)
-            self._turns[what] = (turn, users + 1)
-        try:
-            if not turn.acquire(timeout=within_s):
-                raise Busy(what)
-            try:
-                yield
-            finally:
-                turn.release()
-        finally:
-            with self._lock:
-                turn, users = self._turns.pop(what)
-                if users > 1:
-                    self._turns[what] = (turn, users - 1)
+    def _turn(self, what: str, within_s: float = _TURN_S) -> AbstractContextManager[None]:
+        return self._turns.turn(what, within_s, lambda: Busy(what))
 
 
 def _settled(record: VmRecord) -> bool:
