@@ -5,7 +5,13 @@ from msgspec import field
 
 from vdsm_mp.api.errors_storage import SPM_ON_DOMAIN
 from vdsm_mp.api.errors_task import TASK_BEGIN, TaskAborted
-from vdsm_mp.api.errors_volume import VOLUME_UNKNOWN, CopyImageFailed, InvalidVolumeParameter, SharedVolumeNotWritable
+from vdsm_mp.api.errors_volume import (
+    VOLUME_UNKNOWN,
+    CopyImageFailed,
+    ImageIsNotLegalChain,
+    InvalidVolumeParameter,
+    SharedVolumeNotWritable,
+)
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
@@ -29,6 +35,7 @@ class ImageSharing(Message, frozen=True, kw_only=True):
         *SPM_ON_DOMAIN,
         InvalidVolumeParameter,
         *VOLUME_UNKNOWN,
+        ImageIsNotLegalChain,
         SharedVolumeNotWritable,
         CopyImageFailed,
         *TASK_BEGIN,
@@ -59,7 +66,7 @@ class DownloadImage(Message, frozen=True, kw_only=True):
         *SPM_ON_DOMAIN,
         InvalidVolumeParameter,
         *VOLUME_UNKNOWN,
-        SharedVolumeNotWritable,
+        ImageIsNotLegalChain,
         CopyImageFailed,
         *TASK_BEGIN,
     ),

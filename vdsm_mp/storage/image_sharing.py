@@ -77,7 +77,7 @@ def upload(volumes: Volumes, ask: UploadImage) -> str:
 
 
 def _only_volume(image: ImageFiles, volume_id: str | None) -> str:
-    """Raises: ImageDoesNotExist, VolumeDoesNotExist, CopyImageFailed (261: it has layers)."""
+    """Raises: ImageDoesNotExist, VolumeDoesNotExist, ImageIsNotLegalChain, CopyImageFailed (261: it has layers)."""
     chain = image.chain() if volume_id is None else image.chain_to(volume_id)
     if len(chain) != 1 or image.children(chain[0]):
         raise CopyImageFailed(image.image_id, "an image of more than one volume is not moved by HTTP")
