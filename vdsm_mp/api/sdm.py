@@ -79,9 +79,6 @@ class Qcow2Attributes(Message, frozen=True, kw_only=True):
     compat: str
 
 
-_JOB = (JobExists,)
-
-
 @verb(
     "SDM.copy_data",
     owner="storage",
