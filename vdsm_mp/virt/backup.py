@@ -239,17 +239,23 @@ def _take_back(backups: Backups, vm_id: str, backup_id: str, to: str) -> None:
     VM.stop_backup ends it.
     """
 
+    begun = False
+
     def end() -> None:
+        nonlocal begun
         backups.devices.keeper.await_turn(vm_id)
         dom = backups.devices.connection.domain(vm_id)
-        _running(backups, vm_id, dom, backup_id)
-        _end(backups, vm_id, dom, backup_id)
+        if _runs(backups, vm_id, dom, backup_id):
+            begun = True
+            _end(backups, vm_id, dom, backup_id)
+        if not begun:
+            return
         if to:
             with contextlib.suppress(NoSuchCheckpoint), _about_checkpoint(vm_id, to, CheckpointFailed):
                 dom.checkpointLookupByName(to).delete()
         logger.warning("vm=%s backup %s is ended: its start has failed for who asked", vm_id, backup_id)
 
-    with contextlib.suppress(NoSuchBackup, NoSuchVm):
+    with contextlib.suppress(NoSuchVm):
         patiently(end, QEMU_MAY_HANG_S, away=UNDECIDED)
 
 
@@ -268,9 +274,7 @@ def _end(backups: Backups, vm_id: str, dom: Any, backup_id: str) -> None:
             raise translate(error, vm_id, BackupFailed) from error
     until = clock.mono_s() + _END_S
     while clock.mono_s() < until:
-        try:
-            _running(backups, vm_id, dom, backup_id)
-        except NoSuchBackup:
+        if not _runs(backups, vm_id, dom, backup_id):
             return
         time.sleep(_END_TICK_S)
     raise BackupFailed(f"it did not end within {_END_S:g} s")

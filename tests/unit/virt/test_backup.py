@@ -47,6 +47,8 @@ class Vm:
         self.thaws: list[Exception] = []
         self.backup: str | None = None
         self.tells: list[Exception] = []
+        self.checkpoints: set[str] = set()
+        self.deletions: list[Exception] = []
         self.background = HeldBackground()
         tools = SimpleNamespace(
             vms=SimpleNamespace(running=lambda vm_id, what: self.record, get=lambda vm_id: self.record),
@@ -87,6 +89,8 @@ class Vm:
 
     def backupBegin(self, request: str, checkpoint: str | None, flags: int) -> None:
         self.backup = request
+        if checkpoint is not None:
+            self.checkpoints.add(ET.fromstring(checkpoint).findtext("name", ""))
 
     def backupGetXMLDesc(self, flags: int) -> str:
         if self.backup is None:
@@ -98,10 +102,21 @@ class Vm:
     def abortJob(self) -> None:
         self.backup = None
 
-    def start(self) -> str:
+    def checkpointLookupByName(self, name: str) -> Any:
+        return SimpleNamespace(delete=lambda: self.delete(name))
+
+    def delete(self, checkpoint: str) -> None:
+        if self.deletions:
+            raise self.deletions.pop(0)
+        self.checkpoints.remove(checkpoint)
+
+    def start(self, to: str = "") -> str:
         backup_id = str(uuid.uuid4())
         disks = [VOLUME | {"scratch_disk": {"path": "/scratch", "type": "file"}}]
-        start_backup(self.backups, StartBackup(vm_id=VM_ID, config={"backup_id": backup_id, "disks": disks}))
+        start_backup(
+            self.backups,
+            StartBackup(vm_id=VM_ID, config={"backup_id": backup_id, "disks": disks, "to_checkpoint_id": to}),
+        )
         return backup_id
 
 
@@ -156,3 +171,11 @@ def test_a_backup_that_runs_but_cannot_be_told_of_is_ended(tmp_path: Path) -> No
     assert vm.backup is None
     with pytest.raises(NoSuchBackup):
         _running(vm.backups, VM_ID, vm, str(uuid.uuid4()))
+
+
+def test_the_checkpoint_of_a_backup_that_is_ended_goes_though_libvirt_was_away_at_first(tmp_path: Path) -> None:
+    vm = Vm(tmp_path)
+    vm.tells, vm.deletions = [refusal(libvirt.VIR_ERR_INTERNAL_ERROR)], [refusal(libvirt.VIR_ERR_OPERATION_TIMEOUT)]
+    with pytest.raises(BackupFailed):
+        vm.start(str(uuid.uuid4()))
+    assert (vm.backup, vm.checkpoints, vm.deletions) == (None, set(), [])
