@@ -194,10 +194,6 @@ class DomainIO:
     def truncate(self, path: str, size: int) -> None:
         self._call("truncate", path, path=path, size=size)
 
-    def fallocate(self, path: str, offset: int, length: int) -> None:
-        """For small areas; gigabytes are a command's work, with progress."""
-        self._call("fallocate", path, path=path, offset=offset, length=length)
-
     def mkdir(self, path: str, *, mode: int = 0o755, parents: bool = False, exist_ok: bool = False) -> None:
         """mode is exact (no umask)."""
         self._call("mkdir", path, path=path, mode=mode, parents=parents, exist_ok=exist_ok)

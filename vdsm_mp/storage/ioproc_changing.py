@@ -66,12 +66,6 @@ def truncate(root: Root, path: str, size: int) -> None:
         os.fsync(fd)
 
 
-def fallocate(root: Root, path: str, offset: int, length: int) -> None:
-    with root.file(path, os.O_WRONLY) as fd:
-        os.posix_fallocate(fd, offset, length)
-        os.fsync(fd)
-
-
 def mkdir(root: Root, path: str, mode: int, parents: bool, exist_ok: bool) -> None:
     """mode is exact for the last directory; those above it that are made too get 0755."""
     parts = path.split("/")

@@ -15,7 +15,6 @@ import msgspec
 from vdsm_mp.storage.ioproc_changing import (
     chmod,
     create,
-    fallocate,
     fsync,
     link,
     mkdir,
@@ -59,7 +58,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "scan": scan,
     "read": read,
     "truncate": truncate,
-    "fallocate": fallocate,
     "mkdir": mkdir,
     "link": link,
     "rename": rename,
