@@ -6,11 +6,12 @@ only looks must not, and must not cost a thread each time.
 """
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
+
+from vdsm_mp.common.clock import mono_s
 
 _T = TypeVar("_T")
 
@@ -30,8 +31,8 @@ class Patience:
         """
         with self._lock:
             if self._late is not None and not self._late[0].done():
-                raise TimeoutError(f"sanlock has not answered for {time.monotonic() - self._late[1]:.0f} s")
-        asked, began = Future[_T](), time.monotonic()
+                raise TimeoutError(f"sanlock has not answered for {mono_s() - self._late[1]:.0f} s")
+        asked, began = Future[_T](), mono_s()
         threading.Thread(target=_answer, args=(question, asked), daemon=True, name="sanlock").start()
         try:
             return asked.result(self._within_s)
