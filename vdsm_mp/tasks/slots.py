@@ -55,7 +55,7 @@ class Slots:
             raise
 
     def later(self, delay_s: float, name: str, job: Callable[[], None], *, key: str | None = None) -> Timer:
-        """Like `start`, after a delay; what finds no room then is lost, as `Background.later` says."""
+        """Like `start`, after a delay; what finds too much waiting then is lost."""
         return self._background.later(delay_s, name, lambda: self.start(name, job, key=key))
 
     def vitals(self) -> dict[str, int]:
