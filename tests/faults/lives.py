@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def run_all(where: Stage, fault: Fault, stride: int, lives: Lives, report: Path)
             more = _two(where, fault, step, stride, lives, report, told)
         else:
             where.begin()
-            code = in_session(lambda at=step: lives.live(at, 0))  # type: ignore[misc]
+            code = in_session(partial(lives.live, step, 0))
             where.over()
             more = _hit(where, fault.kills, code)
             told.deaths += more
@@ -135,7 +136,7 @@ def _two(where: Stage, fault: Fault, step: int, stride: int, lives: Lives, repor
     later, again, came = 1 + (step // stride) % stride, True, True
     if not fault.same_life:
         where.begin()
-        code = in_session(lambda: lives.live(step, 0))
+        code = in_session(partial(lives.live, step, 0))
         where.over()
         where.mark()
         if not _hit(where, fault.kills, code):
@@ -143,13 +144,13 @@ def _two(where: Stage, fault: Fault, step: int, stride: int, lives: Lives, repor
     while again and len(told.problems) < _ENOUGH:
         if fault.same_life:
             where.begin()
-            code = in_session(lambda at=later: lives.live(step, at))  # type: ignore[misc]
+            code = in_session(partial(lives.live, step, later))
             where.over()
             again = code == -signal.SIGKILL
             came = again or _hit(where, fault.kills, code)
         else:
             where.again()
-            code = in_session(lambda at=later: lives.recover(at))  # type: ignore[misc]
+            code = in_session(partial(lives.recover, later))
             where.over()
             again = _hit(where, _kills(fault.then), code)
         told.deaths += again

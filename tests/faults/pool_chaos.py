@@ -27,6 +27,7 @@ import time
 import traceback
 import uuid
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def check(engine: Engine) -> None:
         assert meta.pool_ids == ((pool.pool_id,) if attached else ()), (sd_id, meta.pool_ids, attached)
         assert engine.meta(sd_id, engine.hosts[1]) == meta
         for host in engine.hosts:
-            info = again(lambda host=host, sd_id=sd_id: host.call("StorageDomain.getInfo", storagedomainID=sd_id))  # type: ignore[misc]
+            info = again(partial(host.call, "StorageDomain.getInfo", storagedomainID=sd_id))
             told = (info["role"], info["pool"], info["version"], info["name"])
             assert told == (meta.role.value, list(meta.pool_ids), str(meta.version), meta.name), (told, meta)
         assert_volumes(engine, sd_id)
@@ -198,13 +199,13 @@ def check_hosts(engine: Engine) -> None:
         info = host.call("StoragePool.getInfo", storagepoolID=pool.pool_id)
         assert (info["info"]["master_uuid"], info["info"]["master_ver"]) == (pool.master, pool.master_version)
         assert {sd_id: row["status"] for sd_id, row in info["dominfo"].items()} == pool.status
-        status = eventually(lambda host=host: spm_seen(engine, host), within_s=30)  # type: ignore[misc]
+        status = eventually(partial(spm_seen, engine, host), within_s=30)
         assert (status["spmStatus"] == "SPM") == (host is engine.spm), status
         directory = host.repository / pool.pool_id
         wanted = {sd_id: engine.directory(sd_id, host) for sd_id in active}
         wanted["mastersd"] = wanted[pool.master]
         eventually(lambda d=directory, w=wanted: {p.name: Path(os.readlink(p)) for p in d.iterdir()} == w, within_s=30)  # type: ignore[misc]
-        eventually(lambda host=host: healthy(host, active), within_s=60)  # type: ignore[misc]
+        eventually(partial(healthy, host, active), within_s=60)
 
 
 def spm_seen(engine: Engine, host: StorageHost) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,7 @@ class Engine:
         if self.pool.doomed and not self.meta(self.pool.master).pool_ids:
             old = self.pool.pool_id
             for host in self.hosts:
-                again(lambda host=host: host.call("StoragePool.disconnect", storagepoolID=old, hostID=1, scsiKey=""))  # type: ignore[misc]
+                again(partial(host.call, "StoragePool.disconnect", storagepoolID=old, hostID=1, scsiKey=""))
             again(lambda: self.create_pool(self.random.choice(self.hosts), self.pool.master), within_s=LEASE_S)
         for host in self.hosts:
             self._connect_pool(host)
@@ -107,10 +108,10 @@ class Engine:
 
     def revive(self) -> None:
         for host in self.hosts:
-            eventually(lambda host=host: _ready(host), within_s=90)  # type: ignore[misc]
-            again(lambda host=host: self._connect_servers(host))  # type: ignore[misc]
-            if (second := self.second) is not None:
-                again(lambda host=host, second=second: second.leave(host))  # type: ignore[misc]
+            eventually(partial(_ready, host), within_s=90)
+            again(partial(self._connect_servers, host))
+            if self.second is not None:
+                again(partial(self.second.leave, host))
 
     def _connect_servers(self, host: StorageHost) -> None:
         for device in (*self.devices, *((self.second.device,) if self.second is not None else ())):
@@ -122,7 +123,8 @@ class Engine:
             domains = {sd_id: status.lower() for sd_id, status in pool.status.items()}
             try:
                 again(
-                    lambda domains=domains, pool=pool: host.call(  # type: ignore[misc]
+                    partial(
+                        host.call,
                         "StoragePool.connect",
                         storagepoolID=pool.pool_id,
                         hostID=host.host_id,
@@ -189,7 +191,7 @@ class Engine:
         """What is finished is cleared first; an engine would wait for the rest."""
         with contextlib.suppress(Error):
             for task_id in host.call("Host.getAllTasksStatuses"):
-                eventually(lambda task_id=task_id: over(host, task_id), within_s=30)  # type: ignore[misc]
+                eventually(partial(over, host, task_id), within_s=30)
                 host.call("Task.clear", taskID=task_id)
             host.call("StoragePool.spmStop", storagepoolID=self.pool.pool_id)
 

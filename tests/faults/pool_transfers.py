@@ -4,6 +4,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.faults.pool_engine import Engine, again
@@ -30,7 +31,7 @@ class Transfers:
         """As an engine: what was cut short is taken back. Raises: AssertionError, when something is left."""
         by_id = {host.host_id: host for host in self.engine.hosts}
         for host_id, key, ticket_id in sorted(self.open):
-            again(lambda h=by_id[host_id], k=key, t=ticket_id: self.take_back(h, k, t))  # type: ignore[misc]
+            again(partial(self.take_back, by_id[host_id], key, ticket_id))
         self.open.clear()
         for host in self.engine.hosts:
             assert self.daemons[host.host_id].tickets == {}, (host.host_id, self.daemons[host.host_id].tickets)

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class Guests:
         while not self._stop.wait(VM_EVERY_S):
             try:
                 guest = Guest(self._world.house, self._world.libvirtd)
-                eventually(lambda guest=guest: self._destroyed(guest.vm_id), within_s=60, every_s=1.0)  # type: ignore[misc]
+                eventually(partial(self._destroyed, guest.vm_id), within_s=60, every_s=1.0)
                 self.made += 1
             except (Error, AssertionError, OSError):
                 continue  # somebody died meanwhile: the requests of the load judge that

@@ -22,6 +22,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -226,7 +227,7 @@ class World:
                 image_id, volume_id = str(uuid.uuid4()), str(uuid.uuid4())
                 task = TaskLife(storage.create_volume(self.house, image_id, volume_id), time.monotonic())
                 self.record.tasks.append(task)
-                eventually(lambda task=task: self._ended(task), within_s=20, every_s=0.1)  # type: ignore[misc]
+                eventually(partial(self._ended, task), within_s=20, every_s=0.1)
             except (Error, AssertionError):
                 continue  # the worker died, or the role is gone: the next look at the list judges
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse, forget_program
@@ -33,7 +34,7 @@ def main() -> None:
     with RunningHouse.start(tls=True, wait=False) as house:
         house.wait_ready(60)
         for verb in ASKED:
-            eventually(lambda verb=verb: answered(house, verb), within_s=30)  # type: ignore[misc]
+            eventually(partial(answered, house, verb), within_s=30)
         killed, frozen = house.pid_of("storage"), house.pid_of("network")
         os.kill(killed, signal.SIGKILL)
         house.wait_other_pid("storage", killed)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -264,13 +265,13 @@ class BusyWorker(Worker):
         for sd_id in self.storage.exports:
             there = f"{sd_id}/{key.partition('/')[2]}"
             if there not in self.own and not self.is_template(key) and not self.on_template(key):
-                acts.append(lambda there=there: self.copy_image("export", key, there))  # type: ignore[misc]
+                acts.append(partial(self.copy_image, "export", key, there))
         for exported in sorted(one for one in self.own if one.partition("/")[0] in self.storage.exports):
             image_id = exported.partition("/")[2]
-            acts.append(lambda exported=exported: self.delete(exported))  # type: ignore[misc]
+            acts.append(partial(self.delete, exported))
             if not any(one.endswith(image_id) for one in self.own if one != exported):
                 target = f"{self.rng.choice(list(self.storage.domains))}/{image_id}"
-                acts += [lambda e=exported, t=target: self.copy_image("import", e, t)] * 2  # type: ignore[misc]
+                acts += [partial(self.copy_image, "import", exported, target)] * 2
         return acts
 
     def copy_image(self, what: str, key: str, target: str) -> str:

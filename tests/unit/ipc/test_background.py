@@ -3,6 +3,7 @@
 
 import asyncio
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def test_background_work_keeps_its_order_outlives_its_call_and_is_drained(tmp_pa
             done: list[int] = []
             background = server.background
             for number in range(10):
-                background.start("count", lambda number=number: done.append(number), key="one")  # type: ignore[misc]
+                background.start("count", partial(done.append, number), key="one")
             background.later(0.05, "later", lambda: done.append(99))
             background.later(0.05, "never", lambda: done.append(-1)).cancel()
             await eventually(lambda: len(done) == 11)
@@ -49,7 +50,7 @@ def test_background_work_that_is_due_waits_for_room(
             await eventually(lambda: server.lanes.background_running == 1)
             background.start("fills the queue", lambda: None)
             for number in range(3):
-                background.later(0, f"watch {number}", lambda number=number: done.append(number))  # type: ignore[misc]
+                background.later(0, f"watch {number}", partial(done.append, number))
             await eventually(lambda: "watch 2 is not started" in caplog.text)
             await asyncio.sleep(0.1)
             assert done == []
