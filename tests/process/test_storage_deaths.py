@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.lives import Fault
-from tests.support.needs import needs_program
+from tests.support.needs import needs_program, needs_root
 
 _STRIDE = int(os.environ.get("VDSM_MP_FAULTS_STRIDE", "0"))
 
@@ -54,13 +54,13 @@ _SCENARIOS = sorted({scenario for scenario, _ in _QUICK})
 _WHOLE = {(scenario, fault): _STRIDE for scenario in _SCENARIOS for fault in _SINGLE if _STRIDE}
 _WHOLE |= {(scenario, fault): _STRIDE * _PAIRS_APART for scenario in _SCENARIOS for fault in _PAIRS if _STRIDE}
 _STRIDES = _WHOLE or _QUICK
+#: A file system of its own needs mounts.
+_CASES = [pytest.param(*case, marks=needs_root() if Fault.of(case[1]).takes_image else ()) for case in sorted(_STRIDES)]
 
 
-@pytest.mark.parametrize(("scenario", "fault"), sorted(_STRIDES), ids=str)
+@pytest.mark.parametrize(("scenario", "fault"), _CASES)
 def test_a_fault_at_any_step_leaves_a_whole_state(tmp_path: Path, scenario: str, fault: str) -> None:
     stride = _STRIDES[scenario, fault]
-    if Fault.of(fault).takes_image and os.geteuid() != 0:
-        pytest.skip("a file system of its own needs mounts, and so root")
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.deaths", scenario, tmp_path, str(stride), fault],
         check=False,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.lives import Fault
+from tests.support.needs import needs_root
 
 _DOMAINS = ("create", "format", "pool", "attach", "activate", "detach", "destroy", "rebuild", "switch", "upgrade")
 _OVFS = ("update OVFs", "remove OVF", "put OVF store", "export", "move")
@@ -32,12 +33,15 @@ _QUICK = [
     *itertools.product(("create", "switch", "put OVF store"), ("cut",)),
     *itertools.product(("switch",), ("kill+kill",)),
 ]
+#: A file system of its own needs mounts.
+_CASES = [
+    pytest.param(*case, marks=needs_root() if Fault.of(case[1]).takes_image else ())
+    for case in (_ALL if _STRIDE else _QUICK)
+]
 
 
-@pytest.mark.parametrize(("scenario", "fault"), _ALL if _STRIDE else _QUICK)
+@pytest.mark.parametrize(("scenario", "fault"), _CASES)
 def test_a_fault_at_any_step_leaves_what_can_be_asked_for_again(tmp_path: Path, scenario: str, fault: str) -> None:
-    if Fault.of(fault).takes_image and os.geteuid() != 0:
-        pytest.skip("a file system of its own needs mounts, and so root")
     stride = _STRIDE or {"switch": 40, "export": 50, "move": 24, "upgrade": 15, "create": 11}.get(scenario, 8)
     if "+" in fault:
         stride = _STRIDE * _PAIRS_APART or 60
