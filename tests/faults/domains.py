@@ -173,9 +173,7 @@ def rebuilt(house: StorageRoom) -> bool:
 
 
 def switch(house: StorageRoom) -> None:
-    ids = {"oldMasterUUID": house.sd_id, "newMasterUUID": SECOND, "masterVersion": 2}
-    task_id = house.call("StoragePool.switchMaster", storagepoolID=house.pool_id, **ids)
-    status = house.ended(task_id)
+    status = house.ended(house.start_switch(SECOND))
     if status["code"]:
         raise FaultReported(status["message"])
 

@@ -121,6 +121,12 @@ class StorageRoom:
     def domain_of(self, sd_id: str) -> Path:
         return self.domain if sd_id == self.sd_id else self.root / f"export-{sd_id}" / sd_id
 
+    def start_switch(self, sd_id: str) -> str:
+        """That domain is to be the master. -> task id"""
+        ids = {"oldMasterUUID": self.sd_id, "newMasterUUID": sd_id, "masterVersion": 2}
+        task_id: str = self.call("StoragePool.switchMaster", storagepoolID=self.pool_id, **ids)
+        return task_id
+
     def take_role(self, *, version: str = "5") -> "StorageRoom":
         """Connect the pool and become SPM (after `make`, or as a new worker over what an old one left)."""
         self.connect_server()

@@ -169,14 +169,7 @@ def test_ovfs_move_with_the_master(tmp_path: Path) -> None:
         vm_id, text = new_id(), "ü" * 2_000_000
         update(room, None, **{vm_id: text})
         second = room.add_domain()
-        task_id = room.call(
-            "StoragePool.switchMaster",
-            storagepoolID=room.pool_id,
-            oldMasterUUID=room.sd_id,
-            newMasterUUID=second,
-            masterVersion=2,
-        )
-        room.finished(task_id)
+        room.finished(room.start_switch(second))
         assert read(room, BLANK) == {vm_id: text} == read(room, second)
         assert listed(room, room.sd_id) == []
     finally:
@@ -196,13 +189,7 @@ def test_ovfs_that_wait_while_the_master_moves_are_on_the_new_one(tmp_path: Path
 
         with ThreadPoolExecutor(2) as clients:
             with resources.claim("a long operation", shared=(("pool", room.pool_id),)):
-                task_id = room.call(
-                    "StoragePool.switchMaster",
-                    storagepoolID=room.pool_id,
-                    oldMasterUUID=room.sd_id,
-                    newMasterUUID=second,
-                    masterVersion=2,
-                )
+                task_id = room.start_switch(second)
                 eventually(lambda: waiting() == 1)
                 asked = [
                     clients.submit(update, room, None, **{kept: text}),

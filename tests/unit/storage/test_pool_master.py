@@ -89,24 +89,11 @@ def check_moved(room: StorageRoom, second: str, task_id: str) -> None:
 def test_the_master_moves_with_its_tasks_and_the_role_stays(spm: StorageRoom) -> None:
     second = add_domain(spm, "second")
     task_id = leave_unfinished(spm)
-    moving = spm.call(
-        "StoragePool.switchMaster",
-        storagepoolID=spm.pool_id,
-        oldMasterUUID=spm.sd_id,
-        newMasterUUID=second,
-        masterVersion=2,
-    )
-    spm.finished(moving)
+    spm.finished(spm.start_switch(second))
     check_moved(spm, second, task_id)
     assert spm.call("StoragePool.getSpmStatus", storagepoolID=spm.pool_id)["spmStatus"] == "SPM"
     spm.create()
     spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
-
-
-def switch(room: StorageRoom, to: str) -> str:
-    ids = {"oldMasterUUID": room.sd_id, "newMasterUUID": to, "masterVersion": 2}
-    task_id: str = room.call("StoragePool.switchMaster", storagepoolID=room.pool_id, **ids)
-    return task_id
 
 
 def test_a_host_that_lost_the_role_meanwhile_moves_no_master(spm: StorageRoom) -> None:
@@ -114,7 +101,7 @@ def test_a_host_that_lost_the_role_meanwhile_moves_no_master(spm: StorageRoom) -
     found = {type(thing).__name__: thing for thing in spm.room.room.state}
     lock = found["Locks"].of(found["Domains"].find(spm.sd_id))
     lock.release(lock.sdm)
-    refused = spm.ended(switch(spm, second))
+    refused = spm.ended(spm.start_switch(second))
     assert refused["code"] == NotSpm.code, refused
     assert metadata(spm, "export", spm.sd_id)["ROLE"] == "Master"
     assert metadata(spm, "second", second)["ROLE"] == "Regular"
@@ -133,7 +120,7 @@ def test_a_host_that_lost_the_role_touches_nothing_of_a_master_that_another_host
         path.mkdir(parents=True)
     lock = found["Locks"].of(found["Domains"].find(spm.sd_id))
     lock.release(lock.sdm)
-    refused = spm.ended(switch(spm, second))
+    refused = spm.ended(spm.start_switch(second))
     assert refused["code"] == NotSpm.code, refused
     assert metadata(spm, "second", second)["ROLE"] == "Master"
     assert [path for path in kept if not path.is_dir()] == []
@@ -156,13 +143,13 @@ def test_a_move_whose_last_answer_is_lost_leaves_one_master_and_can_be_asked_for
 
     with monkeypatch.context() as patch:
         patch.setattr(FileDomain, "change", unanswered)
-        moving = switch(spm, second)
+        moving = spm.start_switch(second)
         assert spm.ended(moving)["taskResult"] == "cleanSuccess"
     spm.call("Task.clear", taskID=moving)
     assert metadata(spm, "second", second)["ROLE"] == "Regular"
     assert os.listdir(spm.root / "second" / second / "master/tasks") == []
     assert task_id in os.listdir(spm.domain / "master/tasks")
-    spm.finished(switch(spm, second))
+    spm.finished(spm.start_switch(second))
     check_moved(spm, second, task_id)
 
 
@@ -172,7 +159,7 @@ def test_a_master_that_has_moved_stays_moved_though_its_link_cannot_be_made(spm:
     link = spm.root / "data-center" / spm.pool_id / "mastersd"
     link.unlink()
     (link / "in the way").mkdir(parents=True)
-    spm.finished(switch(spm, second))
+    spm.finished(spm.start_switch(second))
     shutil.rmtree(link)
     spm.call("StoragePool.refresh", storagepoolID=spm.pool_id, masterSdUUID=second, masterVersion=2)
     check_moved(spm, second, task_id)
