@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from vdsm_mp.api.internal import PreparedDrive
-from vdsm_mp.virt.devices import Devices
+from vdsm_mp.virt.devices import Devices, find, target_of
 from vdsm_mp.virt.domxml_parse import source_path
 from vdsm_mp.virt.records import Drive, VolumeIds
 
@@ -41,18 +41,17 @@ def running_chain(disk: ET.Element) -> list[Link]:
 def follow(devices: Devices, vm_id: str, drive: Drive, prepared: PreparedDrive | None = None) -> None:
     """Make the metadata of a drive say what QEMU uses now. prepared: when storage has just told the chain."""
     _, domain = devices.live(vm_id)
-    disk = next((d for d in domain.iterfind("devices/disk") if _target(d) == drive.name), None)
+    disk = find(domain, "disk", lambda element: target_of(element) == drive.name)
     if disk is None or drive.ids is None:
         return
     links = running_chain(disk)
     if not links:
         return
     record = devices.vms.get(vm_id)
-    identity = {"devtype": "disk", "name": drive.name}
-    data = dict(record.metadata.device(**identity)) if record is not None else {}
+    data = dict(record.metadata.device(**drive.identity)) if record is not None else {}
     ids = replace(drive.ids, volume_id=links[0].volume_id)
     data |= {"volumeID": ids.volume_id, "volumeChain": _nodes(ids, links, prepared)}
-    devices.keeper.remember_device(vm_id, identity, data)
+    devices.keeper.remember_device(vm_id, drive.identity, data)
     devices.changed(vm_id)
 
 
@@ -72,8 +71,3 @@ def _nodes(ids: VolumeIds, links: list[Link], prepared: PreparedDrive | None) ->
             node |= {"leasePath": known.lease_path, "leaseOffset": known.lease_offset}
         nodes.append(node)
     return nodes
-
-
-def _target(disk: ET.Element) -> str:
-    target = disk.find("target")
-    return "" if target is None else target.get("dev", "")

@@ -110,13 +110,13 @@ class Changes:
             change = _under_way(record, drive)
             if change is None:
                 continue
-            data = record.metadata.device(**_identity(drive))
+            data = record.metadata.device(**drive.identity)
             wanted, had = domxml_parse.volume_ids(dict(change)), domxml_parse.volume_ids(data)
             done = _holds(drive, wanted, str(change.get("path") or ""))
             rest = {k: v for k, v in data.items() if k not in ("change", *VOLUME_KEYS)}
             kept = {**rest, **_named(wanted if done else had)}
             logger.info("vm=%s the change of %s was %s", vm_id, drive.name, "done" if done else "not done")
-            devices.keeper.remember_device(vm_id, _identity(drive), kept or None)
+            devices.keeper.remember_device(vm_id, drive.identity, kept or None)
             stale = had if done else wanted
             if stale is not None and stale != (wanted if done else had):
                 devices.drives.owe(stale)
@@ -164,7 +164,7 @@ def _load(
             domxml_build.check_disk(disk, Drive(name=drive.name, device=drive.device), devices.policy)
         except CannotCreateVm as error:
             raise ChangeDiskFailed(error.reason) from error
-    identity, wanted = _identity(drive), domxml_parse.source_path(disk.find("source"))
+    identity, wanted = drive.identity, domxml_parse.source_path(disk.find("source"))
     before = {k: v for k, v in record.metadata.device(**identity).items() if k != "change"}
     others = {k: v for k, v in before.items() if k not in VOLUME_KEYS}
     after = {**others, **_named(ids)}
@@ -211,13 +211,9 @@ def _named(ids: VolumeIds | None) -> dict[str, str]:
     return ids.named() if ids is not None else {}
 
 
-def _identity(drive: Drive) -> dict[str, str]:
-    return {"devtype": "disk", "name": drive.name}
-
-
 def _under_way(record: VmRecord, drive: Drive) -> Mapping[str, Any] | None:
     """What is noted of a change of its medium."""
-    change = record.metadata.device(**_identity(drive)).get("change") if drive.device != "disk" else None
+    change = record.metadata.device(**drive.identity).get("change") if drive.device != "disk" else None
     return change if isinstance(change, Mapping) else None
 
 

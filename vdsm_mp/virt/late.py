@@ -24,7 +24,7 @@ def gone(devices: Devices, mirrors: Mirrors, vm_id: str, alias: str) -> None:
         return
     logger.info("vm=%s %s went when nobody waited for it", vm_id, alias)
     for drive in drives:
-        devices.keeper.remember_device(vm_id, {"devtype": "disk", "name": drive.name}, None)
+        devices.keeper.remember_device(vm_id, drive.identity, None)
         if drive.ids is not None:
             devices.transients.remove(vm_id, drive.ids)
             devices.drives.teardown(drive.ids)

@@ -77,8 +77,8 @@ def hotunplug_disk(plugger: Plugger, ask: HotunplugVmDisk) -> dict[str, str]:
     disk = find(domain, "disk", lambda element: target_of(element) == drive.name)
     if disk is None:
         raise HotunplugDiskFailed(f"{drive.name} is not there")
-    plugger.detach(ask.vm_id, disk, HotunplugDiskFailed, record.metadata.device(devtype="disk", name=drive.name))
-    now = plugger.forget(ask.vm_id, {"devtype": "disk", "name": drive.name})
+    plugger.detach(ask.vm_id, disk, HotunplugDiskFailed, record.metadata.device(**drive.identity))
+    now = plugger.forget(ask.vm_id, drive.identity)
     if drive.ids is not None:
         devices.transients.remove(ask.vm_id, drive.ids)
         devices.drives.teardown(drive.ids)

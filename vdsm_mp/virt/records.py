@@ -55,6 +55,11 @@ class Drive(msgspec.Struct, frozen=True):
     apparent_size_bytes: int = 0
     true_size_bytes: int = 0
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """Which data in the VM's metadata are its."""
+        return {"devtype": "disk", "name": self.name}
+
 
 class Nic(msgspec.Struct, frozen=True):
     """name: the tap device on the host, "" until it runs. mirrors: networks whose traffic it gets a copy of."""

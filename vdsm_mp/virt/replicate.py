@@ -57,7 +57,7 @@ class Replications:
         devices, vm_id = self.devices, record.vm_id
         if drive.transient:
             raise TransientDisk(f"{drive.name} cannot be replicated")
-        before = record.metadata.device(**_identity(drive))
+        before = record.metadata.device(**drive.identity)
         if "diskReplicate" in before:
             raise ReplicaFailed(f"{drive.name} is being replicated already")
         if (vm_id, drive.name) in self._unwanted:
@@ -67,7 +67,7 @@ class Replications:
             try:
                 prepared = self._hooks.volume_prepared(record, target, ready, ReplicaFailed)
                 note = {**before, "diskReplicate": target.named()}
-                devices.keeper.remember_device(vm_id, _identity(drive), note)
+                devices.keeper.remember_device(vm_id, drive.identity, note)
                 dom = devices.connection.domain(vm_id)
                 with translated(vm_id, ReplicaFailed):
                     dom.blockCopy(drive.name, xml.dump(_replica(prepared)), {}, _FLAGS)
@@ -124,8 +124,8 @@ class Replications:
         _, domain = devices.live(vm_id)
         moved = _is_on(_disk(domain, drive.name), replica)
         prepared = devices.drives.prepare(replica) if moved else None
-        data = {k: v for k, v in record.metadata.device(**_identity(drive)).items() if k != "diskReplicate"}
-        devices.keeper.remember_device(vm_id, _identity(drive), data | (replica.named() if moved else {}))
+        data = {k: v for k, v in record.metadata.device(**drive.identity).items() if k != "diskReplicate"}
+        devices.keeper.remember_device(vm_id, drive.identity, data | (replica.named() if moved else {}))
         devices.changed(vm_id)
         if moved:
             now = next(one for one in devices.vms.find(vm_id).devices.drives if one.name == drive.name)
@@ -202,11 +202,7 @@ def replicas(record: VmRecord) -> Iterator[VolumeIds]:
 
 
 def _replica_of(record: VmRecord, drive: Drive) -> VolumeIds | None:
-    return volume_ids(record.metadata.device(**_identity(drive)).get("diskReplicate") or {})
-
-
-def _identity(drive: Drive) -> dict[str, str]:
-    return {"devtype": "disk", "name": drive.name}
+    return volume_ids(record.metadata.device(**drive.identity).get("diskReplicate") or {})
 
 
 def _disk(domain: ET.Element, name: str) -> ET.Element:

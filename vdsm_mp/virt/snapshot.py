@@ -242,7 +242,7 @@ def _describe(domain: ET.Element, prepared: Mapping[str, PreparedDrive]) -> ET.E
     snapshot = ET.Element("domainsnapshot")
     disks = xml.add(snapshot, "disks")
     for disk in domain.iterfind("devices/disk"):
-        name = xml.attributes(disk.find("target")).get("dev", "")
+        name = target_of(disk)
         if name not in prepared:
             xml.add(disks, "disk", name=name, snapshot="no")
             continue
