@@ -11,7 +11,7 @@ from vdsm_mp.api.verb import DONE, Status, handles
 from vdsm_mp.api.vm_tuning import SetVmCpuTunePeriod, SetVmCpuTuneQuota, SetVmNumberOfCpus
 from vdsm_mp.common import log
 from vdsm_mp.virt.connection import translated
-from vdsm_mp.virt.cpupool import CpuPool, topology
+from vdsm_mp.virt.cpupool import CpuPool, online
 from vdsm_mp.virt.cpusets import numbers
 from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.registry import short_status
@@ -30,7 +30,8 @@ def set_number_of_cpus(devices: Devices, hooks: VmHooks, pool: CpuPool, ask: Set
     it did is told.
     """
     record = devices.vms.running(ask.vm_id, "set the number of CPUs")
-    maps = [_cpu_map(cpuset) for cpuset in (ask.cpusets or ())[: ask.number_of_cpus]]
+    here = online()
+    maps = [_cpu_map(cpuset, here) for cpuset in (ask.cpusets or ())[: ask.number_of_cpus]]
     hooks.before("set_num_of_cpus", record)
     dom = devices.connection.domain(ask.vm_id)
     try:
@@ -71,12 +72,12 @@ def _tune(devices: Devices, vm_id: str, values: dict[str, Any]) -> None:
         devices.connection.domain(vm_id).setSchedulerParameters(values)
 
 
-def _cpu_map(cpuset: str) -> tuple[bool, ...]:
-    """ "0-2,^1" -> (True, False, True). Raises: SetNumberOfCpusFailed."""
+def _cpu_map(cpuset: str, here: set[int]) -> tuple[bool, ...]:
+    """ "0-2,^1" -> (True, False, True). here: CPUs of this host. Raises: SetNumberOfCpusFailed."""
     try:
         chosen = numbers(cpuset)
     except ValueError as error:
         raise SetNumberOfCpusFailed(str(error)) from error
-    if not chosen & set(topology()):
+    if not chosen & here:
         raise SetNumberOfCpusFailed(f"this host has none of the CPUs {cpuset!r}")
     return tuple(number in chosen for number in range(max(chosen) + 1))

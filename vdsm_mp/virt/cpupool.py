@@ -42,10 +42,15 @@ _CPUS = Path("/sys/devices/system/cpu")
 Topology = Mapping[int, frozenset[int]]
 
 
+def online(root: Path = _CPUS) -> set[int]:
+    """Processors of this host that run."""
+    return numbers((root / "online").read_text())
+
+
 def topology(root: Path = _CPUS) -> dict[int, frozenset[int]]:
     """Of the processors that are online."""
     found = {}
-    for cpu in numbers((root / "online").read_text()):
+    for cpu in online(root):
         path = root / f"cpu{cpu}/topology/thread_siblings_list"
         found[cpu] = frozenset(numbers(path.read_text())) if path.exists() else frozenset({cpu})
     return found
