@@ -14,6 +14,7 @@ import libvirt
 import pytest
 
 from tests.support.background import HeldBackground
+from tests.support.libvirt_refusal import refusal
 from vdsm_mp.api.errors_virt import BackupFailed, LibvirtUnavailable, NoSuchBackup
 from vdsm_mp.api.vm_backup import StartBackup
 from vdsm_mp.virt.backup import Backups, _running, start_backup
@@ -25,12 +26,6 @@ from vdsm_mp.virt.records import VmRecord
 VM_ID = str(uuid.uuid4())
 VOLUME = {key: str(uuid.uuid4()) for key in ("poolID", "domainID", "imageID", "volumeID")}
 LIVE = '<domain><devices><disk device="disk"><target dev="sda"/></disk></devices></domain>'
-
-
-def refusal(code: int) -> libvirt.libvirtError:
-    error = libvirt.libvirtError("no")
-    error.err = (code, libvirt.VIR_FROM_QEMU, "no", 0, "", "", "", 0, 0)
-    return error
 
 
 class Vm:

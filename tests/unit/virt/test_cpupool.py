@@ -8,6 +8,7 @@ from typing import Any, cast
 import libvirt
 import pytest
 
+from tests.support.libvirt_refusal import refusal
 from vdsm_mp.api.errors_virt import SetNumberOfCpusFailed
 from vdsm_mp.api.vm_tuning import SetVmNumberOfCpus
 from vdsm_mp.common import xml
@@ -86,10 +87,7 @@ def test_cpus_that_were_added_before_a_pin_failed_get_their_place_all_the_same()
     said: list[str] = []
 
     def refused(*args: Any) -> None:
-        error = libvirt.libvirtError("cannot set CPU affinity")
-        # Else it tells what libvirt refused last in this thread.
-        error.err = (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_QEMU, "no", 0, "", "", "", 0, 0)
-        raise error
+        raise refusal(libvirt.VIR_ERR_INTERNAL_ERROR, "cannot set CPU affinity")
 
     dom = SimpleNamespace(setVcpusFlags=lambda *args: said.append("added"), pinVcpuFlags=refused)
     devices = SimpleNamespace(

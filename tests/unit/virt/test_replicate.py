@@ -10,6 +10,7 @@ import libvirt
 import pytest
 
 from tests.support.background import HeldBackground
+from tests.support.libvirt_refusal import refusal
 from vdsm_mp.api.errors_virt import ReplicaFailed
 from vdsm_mp.virt.keeping import with_devices
 from vdsm_mp.virt.metadata import Metadata
@@ -44,10 +45,7 @@ class Vm:
         self.record = with_devices(VmRecord(vm_id="x", name="x", metadata=metadata), ET.fromstring(DISK))
 
     def blockCopy(self, *args: Any) -> None:
-        error = libvirt.libvirtError("invalid argument: disk 'sda' not found in domain")
-        # Else it tells what libvirt refused last in this thread.
-        error.err = (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_FROM_QEMU, str(error), 0, "", "", "", 0, 0)
-        raise error
+        raise refusal(libvirt.VIR_ERR_INVALID_ARG, "invalid argument: disk 'sda' not found in domain")
 
 
 def test_a_disk_that_has_gone_is_not_looked_for_without_end() -> None:

@@ -14,6 +14,7 @@ import libvirt
 import pytest
 
 from tests.support.background import HeldBackground
+from tests.support.libvirt_refusal import refusal
 from vdsm_mp.api.errors_virt import LibvirtUnavailable, SnapshotFailed
 from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.virt.keeping import with_devices
@@ -103,9 +104,7 @@ class Vm:
 
     def die(self) -> None:
         self.away = True
-        error = libvirt.libvirtError("end of file")
-        error.err = (libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_RPC, "end of file", 0, "", "", "", 0, 0)
-        raise error
+        raise refusal(libvirt.VIR_ERR_INTERNAL_ERROR, "end of file", domain=libvirt.VIR_FROM_RPC)
 
     def await_turn(self, vm_id: str) -> None:
         self.away = False
