@@ -138,6 +138,7 @@ def play(player: Player, guest: list[str], *, keep_vm: bool) -> None:
         boot=f"<kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>{cmdline}</cmdline>",
         console=CONSOLE,
     )
+    STATE.parent.mkdir(exist_ok=True)  # on a host where no daemon had to be started, nobody has made it
     STATE.write_text(json.dumps({"storage": asdict(storage), "vm_id": vm.vm_id}))
     seen = player.step("the host's capabilities, hardware and statistics", engine.activate_host, player.ask)
     tell_host(seen)
