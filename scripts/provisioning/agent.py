@@ -115,9 +115,3 @@ def why_down() -> str | None:
     """None while the agent runs; else its state and the end of its log."""
     state = _state()
     return None if state in ("RUNNING", "STARTING") else f"supervisord has it {state}\n{_why()}"
-
-
-def wait_stopped(*, within_s: float = 90) -> None:
-    until = time.monotonic() + within_s
-    while _supervisord_answers() and _state() == "STOPPING" and time.monotonic() < until:
-        time.sleep(0.2)

@@ -111,8 +111,12 @@ def _link_sanlock(venv: Path) -> None:
             link.symlink_to(built[0])
 
 
+def cache() -> Path:
+    """Where environments are kept between runs, outside of the checkout."""
+    return Path("/var/cache/vdsm-mp") if os.geteuid() == 0 else Path.home() / ".cache/vdsm-mp"
+
+
 def check_environment(log: Path) -> Path:
-    """The environment of `scripts/check`, kept between runs outside of the checkout."""
-    cache = Path("/var/cache/vdsm-mp") if os.geteuid() == 0 else Path.home() / ".cache/vdsm-mp"
+    """The environment of `scripts/check`."""
     files = (SCRIPTS / "requirements.txt", SCRIPTS / "requirements-check.txt")
-    return environment(cache / "check", files, log, keyed=True)
+    return environment(cache() / "check", files, log, keyed=True)

@@ -5,7 +5,6 @@ A Python environment knows where it lies: it is made elsewhere, and the names of
 """
 
 import compileall
-import os
 import py_compile
 import re
 import shutil
@@ -29,7 +28,10 @@ After=libvirtd.socket libvirtd.service sanlock.service
 TasksMax=infinity
 """
 #: /usr/share/vdsm-mp holds what the maintainer scripts run.
-_MAINTAIN = ("accounts", "dhcp", "foreign", "host", "hostname", "libvirt", "package", "pki", "say", "stop", "__init__")
+_MAINTAIN = (
+    "accounts", "dhcp", "foreign", "host", "hostname", "libvirt", "package", "pki", "say", "services", "stop",
+    "__init__",
+)  # fmt: skip
 
 
 def depends() -> list[str]:
@@ -55,7 +57,7 @@ def give_version(tree: Path, version: str) -> None:
 def stage(below: Path, log: Path) -> None:
     """Everything, with root's or the builder's ownership: dpkg-deb makes it root's. Raises Failure."""
     requirements = packages.SCRIPTS / "requirements.txt"
-    cached = packages.environment(_cache(), (requirements,), log, keyed=True)
+    cached = packages.environment(packages.cache() / "package", (requirements,), log, keyed=True)
     venv = _at(below, install.VENV)
     shutil.copytree(cached, venv, symlinks=True)
     install.program(venv, log)
@@ -92,10 +94,6 @@ def _configuration(below: Path) -> None:
     rules = _at(below, install.SUDOERS)
     rules.parent.mkdir(parents=True)
     install.sudoers(rules)
-
-
-def _cache() -> Path:
-    return (Path("/var/cache/vdsm-mp") if os.geteuid() == 0 else Path.home() / ".cache/vdsm-mp") / "package"
 
 
 def _at(below: Path, path: Path) -> Path:
