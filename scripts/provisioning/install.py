@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from provisioning import host, libvirt, packages
+from provisioning import host, libvirt, packages, services
 from provisioning.foreign import Ledger
 from provisioning.say import Failure, run, say
 
@@ -55,7 +55,7 @@ def install(log: Path) -> list[str]:
     host.identity()
     helpers(VENV, log)
     sudoers(SUDOERS)
-    if Path("/run/systemd/system").is_dir():
+    if services.systemd():
         libvirt.drop_ins(UNITS)
     libvirt.let_in(notes, Ledger())
     _supervisor(notes)
@@ -81,7 +81,7 @@ def _supervisor(notes: list[str]) -> None:
     if not SUPERVISORCTL.exists():
         SUPERVISORCTL.unlink(missing_ok=True)
         SUPERVISORCTL.symlink_to(VENV / "bin/supervisorctl")
-    if Path("/run/systemd/system").is_dir():
+    if services.systemd():
         put(UNIT, (ROOT / "supervisor/vdsm-mp.service").read_bytes(), notes)
         run(["systemctl", "daemon-reload"], why="telling systemd about the agent")
         run(["systemctl", "enable", UNIT.name], why="having the agent started with the host")
@@ -108,7 +108,8 @@ def program(venv: Path, log: Path) -> bool:
         shutil.copytree(ROOT / "vdsm_mp", tree / "vdsm_mp", ignore=shutil.ignore_patterns("__pycache__"))
         pip = [venv / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
         run(
-            [*pip, "--no-deps", "--no-build-isolation", "--force-reinstall", tree],
+            # pip would keep a wheel of each program for ever: for it, the folder's name has a version in it.
+            [*pip, "--no-cache-dir", "--no-deps", "--no-build-isolation", "--force-reinstall", tree],
             why="installing the agent", log=log, env={"PIP_ROOT_USER_ACTION": "ignore"},
         )  # fmt: skip
     run(["chmod", "-R", "go+rX,go-w", venv], why="making the agent readable", log=log)
