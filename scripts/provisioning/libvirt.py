@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from provisioning import services
 from provisioning.foreign import Ledger
 from provisioning.say import Failure, run, say
 
@@ -33,7 +34,7 @@ _SOCKETS = (Path("/run/libvirt/libvirt-sock"), Path("/run/libvirt/libvirt-sock-r
 
 def let_in(notes: list[str], ledger: Ledger) -> None:
     """Write the sections. systemd's drop-ins of `SOCKET_UNITS` must be there before."""
-    if _systemd():
+    if services.systemd():
         run(["systemctl", "daemon-reload"], why="telling systemd about the sockets")
         # The sockets that listen already were made for everybody: who may open them must be settled before nobody is
         # asked for a password any more.
@@ -50,15 +51,20 @@ def let_in(notes: list[str], ledger: Ledger) -> None:
 def give_back(ledger: Ledger) -> list[str]:
     """Take back all that the ledger knows; libvirtd reads its own words again. Returns notes."""
     notes: list[str] = []
-    if FILTER.exists():
-        virsh = ["virsh", "-q", "-c", "qemu:///system", "nwfilter-undefine", FILTER.stem]
-        said = _say(virsh, 60)
-        if FILTER.exists():
-            # libvirt knows best: it refuses while a guest's card has it, and is not asked behind its back.
-            notes.append(f"libvirt keeps its filter {FILTER.stem} ({' '.join(said.split())})")
     changed = ledger.put_back()
     _take([path for path in changed if path in (LIBVIRTD_CONF, QEMU_CONF)], notes)
     return notes
+
+
+def forget_filter() -> str | None:
+    """Have libvirt forget it, while there is a libvirtd to be asked. Returns a note when it stays."""
+    if not FILTER.exists():
+        return None
+    said = _say(["virsh", "-q", "-c", "qemu:///system", "nwfilter-undefine", FILTER.stem], 60)
+    if not FILTER.exists():
+        return None
+    # libvirt knows best: it refuses while a guest's card has it, and is not asked behind its back.
+    return f"libvirt keeps its filter {FILTER.stem} ({' '.join(said.split())})"
 
 
 def _take(changed: list[Path], notes: list[str]) -> None:
@@ -66,7 +72,7 @@ def _take(changed: list[Path], notes: list[str]) -> None:
     if not changed or not _SOCKETS[0].exists():
         return
     names = " and ".join(map(str, changed))
-    if not _systemd():
+    if not services.systemd():
         notes.append(f"{names} changed: a libvirtd that runs already takes it at its next start")
         return
     say(f"restarting libvirtd if it runs: {names} changed; guests go on")
@@ -97,7 +103,3 @@ def remove_drop_ins(folder: Path) -> None:
         path.unlink(missing_ok=True)
         if path.parent.is_dir() and not any(path.parent.iterdir()):
             shutil.rmtree(path.parent)
-
-
-def _systemd() -> bool:
-    return Path("/run/systemd/system").is_dir()

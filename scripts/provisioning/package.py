@@ -37,9 +37,8 @@ def remove() -> None:
     for name in PROGRAMS:
         _ctl("stop", name)
         _ctl("remove", name)
-    notes = libvirt.give_back(Ledger())
-    notes += [note] if (note := dhcp.forget_hook()) else []
-    for note in notes:
+    notes = [libvirt.forget_filter(), *libvirt.give_back(Ledger()), dhcp.forget_hook()]
+    for note in filter(None, notes):
         say(f"note: {note}")
 
 

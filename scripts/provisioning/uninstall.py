@@ -5,7 +5,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from provisioning import dhcp, install, libvirt, services, stop
+from provisioning import install, libvirt, package, services, stop
 from provisioning.foreign import Ledger
 from provisioning.say import Failure, run
 
@@ -21,9 +21,9 @@ def refuse_beside_package() -> None:
 
 
 def take_away() -> list[str]:
-    """The agent stops, and all but what a purge takes goes. Returns notes. Raises Failure."""
-    refuse_beside_package()
-    stop.ensure_stopped(_ask_to_stop)
+    """After `scripts/down`: the agent stops, and all but what a purge takes goes. Returns notes. Raises Failure."""
+    stop.ensure_stopped(lambda: _ask("stop"))
+    _ask("remove")
     _units()
     notes = _configuration()
     _foreign_programs()
@@ -33,18 +33,19 @@ def take_away() -> list[str]:
     libvirt.remove_drop_ins(install.UNITS)
     notes += libvirt.give_back(Ledger())
     run(["sh", _POSTRM, "remove"], why="giving libvirt's sockets back")
-    notes += [note] if (note := dhcp.forget_hook()) else []
     return notes
 
 
 def purge() -> None:
-    """Configuration, state and logs, by the very lines of the package."""
+    """Configuration, state and logs, by the very lines of the package; what only a tree has put there, besides."""
     run(["sh", _POSTRM, "purge"], why="removing configuration, state and logs")
+    for folder in (services.LOGS, services.STARTED.parent):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _ask_to_stop() -> None:
-    if install.SUPERVISORCTL.exists():
-        stop.supervisorctl(install.SUPERVISORCTL, "stop", "vdsm", "vdsm-metrics")
+def _ask(word: str) -> None:
+    """A supervisord that runs, be it the host's own, which would name the programs for as long as it lives."""
+    stop.supervisorctl(install.SUPERVISORCTL, word, *package.PROGRAMS)
 
 
 def _units() -> None:
@@ -58,10 +59,8 @@ def _configuration() -> list[str]:
     folders = (install.SUPERVISOR_CONF.parent, install.SUPERVISORD_CONF.parent) if install.ours() else ()
     for name, digest in install.remembered().items():
         path = Path(name)
-        if not path.exists():
-            continue
-        if name.startswith("/etc/vdsm/"):
-            continue  # a purge takes it
+        if name.startswith("/etc/vdsm/") or not path.exists():
+            continue  # a purge takes those
         if hashlib.sha256(path.read_bytes()).hexdigest() != digest and path != install.SUPERVISOR_CONF:
             notes.append(f"{path} was changed on this host and stays")
             continue
