@@ -29,11 +29,8 @@ def _user(name: str) -> pwd.struct_passwd | None:
         return None
 
 
-def ensure(joined: Path | None = None) -> list[str]:
-    """Make the user, its groups and memberships. Returns what an administrator should know, as sentences.
-
-    joined: the file for what joined which group only now, "MEMBER GROUP" a line.
-    """
+def ensure() -> list[str]:
+    """Make the user, its groups and memberships. Returns what an administrator should know, as sentences."""
     notes = []
     kvm = _group(GROUP)
     if kvm is None:
@@ -68,9 +65,9 @@ def ensure(joined: Path | None = None) -> list[str]:
         shutil.chown(HOME, USER, GROUP)  # the agent's libraries keep files there
     # libvirt: its socket. sanlock: its socket. QEMU and sanlock read the images through group kvm.
     for member, group in ((USER, "libvirt"), (USER, "sanlock"), ("libvirt-qemu", GROUP), ("sanlock", GROUP)):
-        if _join(member, group) and joined is not None and member != USER:
-            joined.parent.mkdir(parents=True, exist_ok=True)
-            with joined.open("a") as file:
+        if _join(member, group) and member != USER:
+            JOINED.parent.mkdir(parents=True, exist_ok=True)
+            with JOINED.open("a") as file:
                 file.write(f"{member} {group}\n")
     return notes
 

@@ -10,11 +10,11 @@ from provisioning.say import say
 HOSTS = Path("/etc/hosts")
 
 
-def ensure(ledger: Ledger | None = None) -> None:
+def ensure() -> None:
     """Name this host in /etc/hosts, as Debian's installer does, when nothing there does."""
     name = socket.gethostname()
     lines = text_of(HOSTS).splitlines() if HOSTS.exists() else []
     if any(name in line.partition("#")[0].split()[1:] for line in lines):
         return
     say(f"naming this host in {HOSTS}: 127.0.1.1 {name}")
-    (ledger or Ledger()).line(HOSTS, f"127.0.1.1\t{name}")
+    Ledger().line(HOSTS, f"127.0.1.1\t{name}")

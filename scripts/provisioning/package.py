@@ -19,12 +19,11 @@ PROGRAMS = ("vdsm", "vdsm-metrics")
 
 def configure(old_version: str) -> None:
     """After unpacking. old_version: "" at the first installation. Raises Failure."""
-    notes = accounts.ensure(accounts.JOINED)
-    ledger = Ledger()
-    hostname.ensure(ledger)
+    notes = accounts.ensure()
+    hostname.ensure()
     host.directories()
     host.identity()
-    libvirt.let_in(notes, ledger)
+    libvirt.let_in(notes, Ledger())
     pki.ensure(pki.HOST)
     for note in notes:
         say(f"note: {note}")
