@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plain Debian 12 with systemd becomes a host of the agent by our provisioning, and is one after a reboot, too.
+"""A plain Debian 12 with systemd becomes a host of the agent by our provisioning, and is one after a reboot, too, until
+nothing of the agent is left by `scripts/uninstall --purge`.
 
 The provisioning itself runs in the throw-away host, without a network; see `systemd_root`.
 """
@@ -24,6 +25,8 @@ pytestmark = [
 
 UNITS = ("libvirtd.service", "virtlogd.socket", "sanlock.service", "vdsm-mp.service")
 _START = "import sys; sys.path.insert(0, '/project/scripts'); from provisioning import agent; agent.ensure_running()"
+#: Files and folders of the agent. Not libvirt's logs of guests, nor user vdsm, who stays.
+_OURS = "find / -xdev -path /project -prune -o -name '*vdsm*' -print; ls -d /run/vdsm* 2>/dev/null"
 
 
 def said(host: Host, command: str, timeout_s: float = 120) -> str:
@@ -79,5 +82,8 @@ def test_a_plain_host_with_systemd_runs_the_agent_and_has_it_back_after_a_reboot
         assert said(host, "cat /proc/sys/kernel/random/boot_id") != before
         eventually(lambda: ready(host), within_s=300, every_s=3)
         assert said(host, "systemctl is-active vdsm-mp.service").strip() == "active"
+        assert "/etc/libvirt/nwfilter/vdsm" in said(host, _OURS)
         must(host.run("/project/scripts/down", timeout=300))
         assert host.run("vdsm-mp status", timeout=60).status == 2
+        must(host.run("/project/scripts/uninstall --purge", timeout=300))
+        assert said(host, _OURS) == ""
