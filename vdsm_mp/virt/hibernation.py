@@ -39,6 +39,8 @@ logger = log.named(__name__)
 _WATCH_S = 2.0
 _UNDER_WAY = (VmStatus.SAVING, VmStatus.RESTORING, VmStatus.WAIT_FOR_LAUNCH)
 _WRITE_S = 60.0
+#: Its state while its memory is written, unless it stood still before.
+_WRITTEN = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SAVE)
 _BLOCK = 4096
 _FAILED = "Wake up from hibernation failed:"
 
@@ -171,20 +173,27 @@ class Hibernations:
     def _awake(self, vm_id: str, why: str) -> bool:
         """Does it live on? False when that is not known, or when it is still being saved."""
         try:
-            self._keeper.await_turn(vm_id)
-            with translated(vm_id):
-                state, reason = self._connection.domain(vm_id).state()
+            found = self._state(vm_id)
+            if found != _WRITTEN:
+                # libvirt may be about to begin, or at it: a VM that stood still before looks no different.
+                self._keeper.await_turn(vm_id)
+                found = self._state(vm_id)
         except NoSuchVm:
             return True
         except Error as error:
             logger.info("vm=%s cannot be looked at while it is saved: %s", vm_id, error)
             return False
-        if state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_SAVE:
+        if found == _WRITTEN:
             return False
-        if state not in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
+        if found[0] not in (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
             logger.warning("VM.hibernate vm=%s is not saved: %s", vm_id, why)
-            self._vms.move(vm_id, lambda life: moving.unsaved(life, runs=state == libvirt.VIR_DOMAIN_RUNNING))
+            self._vms.move(vm_id, lambda life: moving.unsaved(life, runs=found[0] == libvirt.VIR_DOMAIN_RUNNING))
         return True
+
+    def _state(self, vm_id: str) -> tuple[int, int]:
+        with translated(vm_id):
+            state, reason = self._connection.domain(vm_id).state()
+        return state, reason
 
 
 def wake(
