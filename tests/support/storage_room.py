@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.support.children import LocalChildren
 from tests.support.eventually import eventually
 from tests.support.room import Called
 from vdsm_mp.api.types import BLANK
+from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Config, House, Irs
 
 MIB = 2**20
@@ -234,6 +236,15 @@ class StorageRoom:
         meta = self.image(image_id) / f"{volume_id}.meta"
         meta.write_text(meta.read_text().replace("VOLTYPE=LEAF", "VOLTYPE=SHARED"))
         return image_id, volume_id
+
+
+def code_of(function: Callable[..., Any], *args: Any, **params: Any) -> int:
+    """Of the error that this call is refused with."""
+    try:
+        function(*args, **params)
+    except Error as e:
+        return e.code
+    raise AssertionError(f"nothing was refused of {args} {params}")
 
 
 def qemu_info(path: Path, fmt: str = "qcow2") -> dict[str, Any]:

@@ -22,9 +22,8 @@ from tests.support.neighbour import Neighbour
 from tests.support.room import Called
 from tests.support.root import DirectRoot
 from tests.support.sanlock_daemon import SanlockDaemon
-from tests.support.storage_room import StorageRoom
+from tests.support.storage_room import StorageRoom, code_of
 from vdsm_mp.api.types import BLANK
-from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Config, House, Irs, Sanlock
 from vdsm_mp.storage.domain_metadata import parse, serialize
 from vdsm_mp.storage.mailbox_format import Extend, failed
@@ -155,12 +154,6 @@ def host(place: Path, device: str, daemon: SanlockDaemon) -> Iterator[Host]:
         sanlock.rem_lockspace(left["lockspace"], left["host_id"], left["path"])
     if os.path.ismount(made.mount):
         subprocess.run(["umount", made.mount], check=True)
-
-
-def code_of(call: Any, *args: Any, **params: Any) -> int:
-    with pytest.raises(Error) as e:
-        call(*args, **params)
-    return e.value.code
 
 
 def owners(leases: str) -> list[int]:

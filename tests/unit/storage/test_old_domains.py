@@ -2,7 +2,7 @@
 """ISO and export domains as an engine makes them: version 0, whose lease is a time stamp."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.children import LocalChildren
 from tests.support.eventually import eventually
-from tests.support.storage_room import StorageRoom, new_id
+from tests.support.storage_room import StorageRoom, code_of, new_id
 from vdsm_mp.api.errors_storage import LockNotAcquired
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
@@ -21,12 +21,6 @@ from vdsm_mp.storage.domain_metadata import parse
 from vdsm_mp.storage.stamp_lock import StampLock
 
 ISO, EXPORT = 2, 3
-
-
-def code_of(function: Callable[..., Any], *args: Any, **params: Any) -> int:
-    with pytest.raises(Error) as e:
-        function(*args, **params)
-    return e.value.code
 
 
 def metadata(spm: StorageRoom, sd_id: str) -> dict[str, str]:

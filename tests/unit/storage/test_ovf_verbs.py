@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """OVFs of VMs as files on the master and on an export domain, and the search for an image."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.needs import needs_program
-from tests.support.storage_room import StorageRoom, new_id
+from tests.support.storage_room import StorageRoom, code_of, new_id
 from vdsm_mp.api.errors import InvalidParameters
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
@@ -22,12 +21,6 @@ from vdsm_mp.storage.resources import Resources
 def export(spm: StorageRoom) -> str:
     """An active export domain; its id."""
     return spm.add_domain(domain_class=3)
-
-
-def code_of(function: Callable[..., Any], *args: Any, **params: Any) -> int:
-    with pytest.raises(Error) as e:
-        function(*args, **params)
-    return e.value.code
 
 
 def vms(spm: StorageRoom, sd_id: str) -> Path:

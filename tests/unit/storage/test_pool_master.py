@@ -15,10 +15,9 @@ import pytest
 from tests.support import domains as written
 from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
-from tests.support.storage_room import StorageRoom, new_id
+from tests.support.storage_room import StorageRoom, code_of, new_id
 from vdsm_mp.api.errors_storage import IoChildDied, NotSpm
 from vdsm_mp.api.types import BLANK
-from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import pool_master
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import Role
@@ -34,12 +33,6 @@ def spm(tmp_path: Path) -> Iterator[StorageRoom]:
     made.make()
     yield made
     made.stop()
-
-
-def code_of(function: Callable[..., Any], *args: Any, **params: Any) -> int:
-    with pytest.raises(Error) as e:
-        function(*args, **params)
-    return e.value.code
 
 
 def add_domain(room: StorageRoom, name: str, *, active: bool = True, **changes: Any) -> str:

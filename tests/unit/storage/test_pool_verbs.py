@@ -11,11 +11,10 @@ import pytest
 
 from tests.support import domains as written
 from tests.support.eventually import eventually
-from tests.support.storage_room import StorageRoom, new_id
+from tests.support.storage_room import StorageRoom, code_of, new_id
 from vdsm_mp.api.errors import InvalidParameters
 from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.types import BLANK
-from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_metadata import parse, seal_of
 from vdsm_mp.storage.monitor_space import Limits
 from vdsm_mp.storage.monitors import Monitors
@@ -31,12 +30,6 @@ def room(tmp_path: Path) -> Iterator[StorageRoom]:
 @pytest.fixture
 def spm(room: StorageRoom) -> StorageRoom:
     return room.make()
-
-
-def code_of(function: Callable[..., Any], *args: Any, **params: Any) -> int:
-    with pytest.raises(Error) as e:
-        function(*args, **params)
-    return e.value.code
 
 
 def add_domain(room: StorageRoom, name: str, **changes: Any) -> str:
