@@ -104,9 +104,7 @@ def test_events_and_polls_have_one_clock_that_outlives_every_worker(
         assert engine.call(verb, {"vmID": vm_id}).result == {"vmList": {}}
         stamps.append(last_event(engine, vm_id)["notify_time"])
         stamps.append(int(stats_of(engine, vm_id)["statusTime"]))
-    pid = house.pid_of("virt")
-    os.kill(pid, signal.SIGKILL)
-    house.wait_other_pid("virt", pid)
+    house.kill_worker("virt")
     eventually(lambda: engine.call("Host.getAllVmStats").code == 0)
     stamps.append(int(stats_of(engine, vm_id)["statusTime"]))
     assert stamps == sorted(stamps)

@@ -12,21 +12,11 @@ import pytest
 
 from tests.support.certificates import make_authority
 from tests.support.door import Door, always, open_door
+from tests.support.door_answers import VM, echoes, hangs
 from tests.support.eventually import eventually
 from tests.support.vdsmclient import ServerError, VdsmClient, cut, encode
 from vdsm_mp.api.events import VmStatusChanged
 from vdsm_mp.wire.tls import Files
-
-VM = "0d5f1f2e-3a4b-4c5d-8e6f-7a8b9c0d1e06"
-
-
-async def echoes(params: bytes) -> bytes:
-    return params
-
-
-async def hangs(_params: bytes) -> bytes:
-    await asyncio.sleep(3600)
-    raise AssertionError
 
 
 async def slow(_params: bytes) -> bytes:

@@ -124,9 +124,7 @@ def test_statistics_go_on_while_storage_and_network_are_frozen(house: RunningHou
 
 @pytest.mark.parametrize("worker", ["virt", "network", "scheduler"])
 def test_a_killed_worker_is_back_with_all_that_it_answers(house: RunningHouse, worker: str) -> None:
-    pid = house.pid_of(worker)
-    os.kill(pid, signal.SIGKILL)
-    house.wait_other_pid(worker, pid)
+    house.kill_worker(worker)
     for verb in ("Host.getCapabilities", "Host.getStats"):
         assert eventually(lambda verb=verb: answers(house, verb))
 

@@ -7,7 +7,6 @@ was answered with 99 has not run.
 
 import asyncio
 import os
-import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -87,9 +86,7 @@ def test_every_question_at_the_door_gets_exactly_one_answer_while_workers_are_ki
                 for worker in ROUNDS:
                     before = len(load.history)
                     eventually(lambda before=before: len(load.history) > before + 200, within_s=20)  # type: ignore[misc]
-                    pid = house.pid_of(worker)
-                    os.kill(pid, signal.SIGKILL)
-                    house.wait_other_pid(worker, pid)
+                    house.kill_worker(worker)
                     faults.happened(f"kill -9 {worker}")
                 before = len(load.history)
                 eventually(lambda: len(load.history) > before + 200, within_s=20)

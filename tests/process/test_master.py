@@ -345,9 +345,7 @@ def test_children_are_made_on_request_and_end_with_their_owner(house: RunningHou
     assert child["kind"] == "toy" and child["name"] == "one"
     title = Path(f"/proc/{child['pid']}/cmdline").read_bytes().split(b"\0")[0]
     assert title == b"vdsm-mp: toy one"
-    pid = house.pid_of("rogue")
-    os.kill(pid, signal.SIGKILL)
-    house.wait_other_pid("rogue", pid)
+    house.kill_worker("rogue")
     eventually(lambda: gone(child["pid"]))
     assert house.status()["children"] == []
 

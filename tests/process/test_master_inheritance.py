@@ -33,9 +33,7 @@ def lives(house: RunningHouse) -> None:
     """Started, a death is seen and mended, and a stop ends it."""
     house.begin()
     house.wait_ready()
-    pid = house.pid_of("rogue")
-    os.kill(pid, signal.SIGKILL)
-    house.wait_other_pid("rogue", pid, within_s=3)
+    house.kill_worker("rogue", within_s=3)
     assert house.status()["lost"] == []
     assert house.terminate(within_s=15) == 0
 

@@ -136,9 +136,7 @@ def test_a_worker_that_runs_out_of_memory_dies_alone_and_says_why(house: Running
 
 
 def test_a_kill_by_hand_is_not_taken_for_want_of_memory(house: RunningHouse) -> None:
-    pid = house.pid_of("rogue")
-    os.kill(pid, signal.SIGKILL)
-    house.wait_other_pid("rogue", pid)
+    house.kill_worker("rogue")
     assert house.worker("rogue")["last_death"] == "signal SIGKILL"
 
 

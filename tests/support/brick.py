@@ -4,6 +4,8 @@
 import subprocess
 from pathlib import Path
 
+from tests.support.house import RunningHouse
+
 #: `data.hang` and `data.fail` are its orders; while NOTES.busy is there nothing is detached.
 _CONNECTOR = """
 import json, os, time
@@ -44,3 +46,11 @@ def python_with_brick(venv: Path, notes: Path | None) -> str:
             (package / f"{name}.py").touch()
         (package / "initiator/connector.py").write_text(f"NOTES = {str(notes)!r}\n{_CONNECTOR}")
     return str(venv / "bin/python3")
+
+
+def give_brick(house: RunningHouse) -> None:
+    """Root's helper for storage has os-brick from now on; calls are noted in `notes` below the house's root."""
+    python = python_with_brick(house.root / "venv", house.root / "notes")
+    program = house.root / "libexec/helper-storage"
+    program.write_text(program.read_text().replace("#!/usr/bin/python3", f"#!{python}"))
+    house.kill_worker("storage")  # with its helper, which runs without os-brick

@@ -293,6 +293,12 @@ class RunningHouse:
 
         eventually(there, within_s=within_s)
 
+    def kill_worker(self, name: str, within_s: float = 15.0) -> None:
+        """And wait for the next one to be ready."""
+        pid = self.pid_of(name)
+        os.kill(pid, signal.SIGKILL)
+        self.wait_other_pid(name, pid, within_s)
+
     def _wait_written(self) -> None:
         """Until the log's writer has written what was said before; the house may be gone, or the writer hang."""
         until = time.monotonic() + 2

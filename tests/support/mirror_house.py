@@ -64,9 +64,7 @@ def status(house: RunningHouse, vm_id: str) -> str:
 
 
 def kill(house: RunningHouse, worker: str) -> None:
-    pid = house.pid_of(worker)
-    os.kill(pid, signal.SIGKILL)
-    house.wait_other_pid(worker, pid)
+    house.kill_worker(worker)
     house.wait_ready()
 
 
@@ -86,9 +84,7 @@ def see(house: RunningHouse, uri: str) -> dict[str, Any]:
     # A start waits for it, too, however often it dies meanwhile.
     other = create(house, MACS[1])
     for _ in range(3):
-        pid = house.pid_of("network")
-        os.kill(pid, signal.SIGKILL)
-        house.wait_other_pid("network", pid)
+        house.kill_worker("network")
     eventually(lambda: status(house, other) not in ("WaitForLaunch", ""), within_s=60)
     seen["started meanwhile"] = (status(house, other), copies())
     house.call("VM.destroy", {"vmID": other, "gracefulAttempts": 0})

@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,22 +28,13 @@ def enter(pid: int) -> None:
 
 def made_inside(pid: int, make: Callable[[], socket.socket]) -> socket.socket:
     """A socket of that network, which it keeps. Raises: what make raised."""
-    found: list[socket.socket] = []
-    failed: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            enter(pid)
-            found.append(make())
-        except BaseException as error:
-            failed.append(error)
+    def run() -> socket.socket:
+        enter(pid)
+        return make()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return found[0]
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result()
 
 
 class Relay:

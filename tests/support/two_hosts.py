@@ -9,9 +9,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,25 +118,18 @@ def _bind(own: Path, place: Path) -> list[str]:
 
 def _begin_with(begin: Callable[[], None], mount: list[str], network_of: int | None) -> None:
     """Call it where that mount is, and in the network of that process; only what it starts sees them."""
-    failed: list[BaseException] = []
 
     def apart() -> None:
-        try:
-            if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS | _CLONE_FS):
-                raise OSError(ctypes.get_errno(), "no mount namespace of its own")
-            subprocess.run(["mount", "--make-rprivate", "/"], check=True, timeout=10)
-            subprocess.run(mount, check=True, timeout=10)
-            if network_of is not None:
-                netrelay.enter(network_of)
-            begin()
-        except BaseException as error:
-            failed.append(error)
+        if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS | _CLONE_FS):
+            raise OSError(ctypes.get_errno(), "no mount namespace of its own")
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True, timeout=10)
+        subprocess.run(mount, check=True, timeout=10)
+        if network_of is not None:
+            netrelay.enter(network_of)
+        begin()
 
-    thread = threading.Thread(target=apart)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(apart).result()
 
 
 def let_qemu_encrypt(daemon: PrivateLibvirtd, files: Files) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.faults.pool_engine import Engine, over
-from tests.support.brick import python_with_brick
+from tests.support.brick import give_brick
 from tests.support.eventually import eventually
 from tests.support.loopdevice import MIB, empty, loop
 from tests.support.needs import needs_program, needs_root
@@ -127,12 +127,7 @@ def made() -> Iterator[Site]:
         patch.setenv("PATH", f"{slow}:{os.environ['PATH']}")
         with storage_hosts(devices=1, table="tests.support.storage_jobs_table") as (hosts, devices):
             for host in hosts:
-                root = host.house.root
-                program, pid = root / "libexec/helper-storage", host.house.pid_of("storage")
-                python = python_with_brick(root / "venv", root / "notes")
-                program.write_text(program.read_text().replace("#!/usr/bin/python3", f"#!{python}"))
-                os.kill(pid, signal.SIGKILL)  # with its helper, which runs without os-brick
-                host.house.wait_other_pid("storage", pid)
+                give_brick(host.house)
                 host.house.wait_ready()
             engine = Engine(hosts, devices, 1)
             engine.pool.version = "5"
@@ -317,9 +312,7 @@ def test_the_lease_of_a_job_that_works_stays(site: Site, device: str) -> None:
     refused = eventually(lambda: over(spm, task_id), within_s=60)
     spm.call("Task.clear", taskID=task_id)
     site.lease(next_id := new_id())
-    pid = site.host.house.pid_of("storage")
-    os.kill(pid, signal.SIGKILL)
-    site.host.house.wait_other_pid("storage", pid)
+    site.host.house.kill_worker("storage")
     site.engine.settle()
     assert site.outcome(next_id) == ([], "PENDING", 0)
     assert refused["code"] == 912, refused
@@ -332,9 +325,7 @@ def test_who_dies_over_a_copy_tells_it_by_the_lease(site: Site, device: str) -> 
     source, target = site.volume(_LONG, data=os.urandom(_LONG), allocation=PREALLOCATED), site.attach(device)
     job_id = site.start(source, device_end(target["path"]))
     eventually(lambda: site.job(job_id).get("progress", 0) > 5, within_s=30)
-    pid = site.host.house.pid_of("storage")
-    os.kill(pid, signal.SIGKILL)
-    site.host.house.wait_other_pid("storage", pid)
+    site.host.house.kill_worker("storage")
     site.engine.settle()
     assert eventually(lambda: (found := site.outcome(job_id))[0] == [] and found, within_s=30) == ([], "FAILED", 0)
     assert copies(device) == []

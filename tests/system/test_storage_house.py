@@ -172,9 +172,7 @@ def test_a_killed_worker_comes_back_with_its_pool_but_without_the_role(house: Ru
     make(house, data)
     kept = create_volume(house, IMAGE, VOLUME)
     eventually(lambda: over(house, kept))
-    pid = house.pid_of("storage")
-    os.kill(pid, signal.SIGKILL)
-    house.wait_other_pid("storage", pid)
+    house.kill_worker("storage")
     assert spm_status(house) == "Free"
     become_spm(house)
     assert house.call("Host.getAllTasksStatuses")[kept]["taskResult"] == "success"
@@ -186,9 +184,7 @@ def test_ovfs_outlive_the_worker_that_stored_them(house: RunningHouse, data: Pat
     where = {"storagepoolID": POOL, "storagedomainID": SD}
     rows = [{"vm": VM, "ovf": "<ovf>ü</ovf>", "imglist": IMAGE}]
     assert house.call("StoragePool.updateVMs", {**where, "vmList": rows}) is True
-    pid = house.pid_of("storage")
-    os.kill(pid, signal.SIGKILL)
-    house.wait_other_pid("storage", pid)
+    house.kill_worker("storage")
     assert house.call("StoragePool.getBackedUpVmsList", where) == [VM]
     assert house.call("StoragePool.getBackedUpVmsInfo", {**where, "vmList": [VM]}) == {VM: "<ovf>ü</ovf>"}
     with pytest.raises(RemoteError) as e:

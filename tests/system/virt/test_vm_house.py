@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A VM in the whole house, through its door: whatever of ours dies, the guest does not notice, and is found again."""
 
-import os
 import shutil
-import signal
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -72,9 +70,7 @@ def test_a_guest_outlives_every_worker_and_the_master(house: RunningHouse, libvi
     guest = Guest(house, libvirtd)
     eventually(lambda: guest.stats()["status"] == "Powering up")
     for worker in ("virt", "storage", "scheduler"):
-        pid = house.pid_of(worker)
-        os.kill(pid, signal.SIGKILL)
-        house.wait_other_pid(worker, pid)
+        house.kill_worker(worker)
         assert guest.stats()["status"] in ("Up", "Powering up")
         guest.lives_on()
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A VM boots from a managed volume, through the door of a whole house; its device is QEMU's by the agent alone."""
 
-import os
-import signal
 import threading
 import uuid
 from collections.abc import Iterator
@@ -11,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bootsector import last_tick, write_boot_disk
-from tests.support.brick import python_with_brick
+from tests.support.brick import give_brick
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
 from tests.support.libvirtd import PrivateLibvirtd
@@ -33,12 +31,7 @@ SD, VOLUME = "5d000000-0000-4000-8000-00000000007b", "7b000000-aaaa-4bbb-8ccc-00
 @pytest.fixture
 def house(libvirtd: PrivateLibvirtd) -> Iterator[RunningHouse]:
     with RunningHouse.start(libvirt_uri=libvirtd.uri) as house:
-        program = house.root / "libexec/helper-storage"
-        python = python_with_brick(house.root / "venv", house.root / "notes")
-        program.write_text(program.read_text().replace("#!/usr/bin/python3", f"#!{python}"))
-        pid = house.pid_of("storage")
-        os.kill(pid, signal.SIGKILL)  # with its helper, which runs without os-brick
-        house.wait_other_pid("storage", pid)
+        give_brick(house)
         yield house
 
 
@@ -90,9 +83,7 @@ def test_a_worker_that_dies_while_it_attaches_leaves_a_record_that_is_detached(
     notes = house.root / "notes"
     eventually(notes.exists, within_s=30)
     assert programs(house)
-    pid = house.pid_of("storage")
-    os.kill(pid, signal.SIGKILL)
-    house.wait_other_pid("storage", pid)
+    house.kill_worker("storage")
     asking.join(30)
     assert len(told) == 1
     eventually(lambda: not programs(house), within_s=15)

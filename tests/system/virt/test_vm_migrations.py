@@ -306,9 +306,7 @@ def test_a_migration_goes_on_when_our_worker_dies(two: Two, guest: Guest, dies: 
     guest.move(two.a, two.b, maxBandwidth=SLOW_MIB_S)
     under_way(guest, two.a)
     house = (two.a if dies == "source" else two.b).house
-    pid = house.pid_of("virt")
-    os.kill(pid, signal.SIGKILL)
-    house.wait_other_pid("virt", pid)
+    house.kill_worker("virt")
     assert two.a.status(guest.vm_id) == "Migration Source"
     two.a.house.call("VM.migrateChangeParams", {"vmID": guest.vm_id, "params": {"maxBandwidth": 1000}})
     eventually(lambda: two.a.status(guest.vm_id) == "Down", within_s=30)
@@ -326,9 +324,7 @@ def test_a_vm_that_vdsm_was_sending_away_is_told_as_leaving_and_has_left(two: Tw
         leaving = pool.submit(two.a.libvirtd.virsh, *way, *there)
         eventually(lambda: "Outgoing migration" in two.a.libvirtd.virsh("domjobinfo", guest.name), within_s=15)
         assert two.a.status(guest.vm_id) != "Migration Source"
-        pid = two.a.house.pid_of("virt")
-        os.kill(pid, signal.SIGKILL)
-        two.a.house.wait_other_pid("virt", pid)
+        two.a.house.kill_worker("virt")
         under_way(guest, two.a)
         two.a.house.call("VM.migrateChangeParams", {"vmID": guest.vm_id, "params": {"maxBandwidth": 1000}})
         eventually(lambda: two.a.status(guest.vm_id) == "Down", within_s=30)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A VM whose card hears a network moves between two whole hosts: it hears that of the one where it runs."""
 
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -60,9 +58,7 @@ def test_a_card_hears_the_network_of_the_host_that_its_vm_has_come_to(two: Two) 
         under_way(guest, two.b)
         assert (copies(two.b), copies(two.a)) == (1, 0)
         for side, worker in ((two.a, "network"), (two.a, "virt"), (two.b, "virt")):
-            pid = side.house.pid_of(worker)
-            os.kill(pid, signal.SIGKILL)
-            side.house.wait_other_pid(worker, pid)
+            side.house.kill_worker(worker)
         eventually(lambda: two.b.status(guest.vm_id) == "Migration Source", within_s=20)
         two.b.house.call("VM.migrateChangeParams", {"vmID": guest.vm_id, "params": {"maxBandwidth": 1000}})
         arrives(guest, two.b, two.a)
