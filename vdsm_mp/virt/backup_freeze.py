@@ -8,25 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vdsm_mp.api.errors_virt import BackupFailed, LibvirtUnavailable, NoGuestAgent, ThawFailed, VmNotResponding
-from vdsm_mp.api.ports import Background
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import guestfs
 from vdsm_mp.virt.devices import Devices
-from vdsm_mp.virt.patience import QEMU_MAY_HANG_S, patiently
+from vdsm_mp.virt.patience import Again
 
 logger = log.named(__name__)
 
 _KEY = "backup_freeze"
 _AGAIN_S = 1.0
+#: When nobody but us waits for it.
+_ANSWER_S = 10
 
 
 class Freezes:
     """Of each VM one at a time."""
 
-    def __init__(self, devices: Devices, background: Background) -> None:
+    def __init__(self, devices: Devices, again: Again) -> None:
         self._devices = devices
-        self._background = background
+        self._again = again
         #: VMs whose backup is just beginning: their guests are nobody else's to thaw.
         self._beginning: set[str] = set()
 
@@ -68,27 +69,21 @@ class Freezes:
             self._thaw_later(vm_id, 0.0)
 
     def _thaw_later(self, vm_id: str, after_s: float) -> None:
-        self._background.later(after_s, f"thaw vm={vm_id}", lambda: self._thaw_what_was_left(vm_id))
+        self._again.start(f"thaw vm={vm_id}", lambda: self._thaw_what_was_left(vm_id), after_s)
 
     def _thaw_what_was_left(self, vm_id: str) -> None:
         keeper = self._devices.keeper
+        keeper.take_turn(vm_id)
+        if vm_id in self._beginning or not self._is_noted(vm_id):
+            return
         try:
-            # Its agent does not answer while QEMU hangs.
-            patiently(
-                lambda: keeper.await_turn(vm_id),
-                QEMU_MAY_HANG_S,
-                away=(VmNotResponding,),
-                hurry=lambda: self._background.draining,
-            )
-            if vm_id in self._beginning or not self._is_noted(vm_id):
-                return
-            try:
-                guestfs.thaw(self._devices, vm_id)
-            except (NoGuestAgent, ThawFailed) as error:
-                logger.warning("vm=%s its file systems may be frozen still: %s", vm_id, error)
-            keeper.remember(vm_id, **{_KEY: None})
-        except Error as error:
-            logger.info("vm=%s its file systems cannot be thawed yet: %s", vm_id, error)
+            guestfs.thaw(self._devices, vm_id, _ANSWER_S)
+        except (NoGuestAgent, ThawFailed) as error:
+            logger.warning("vm=%s its file systems may be frozen still: %s", vm_id, error)
+            if self._devices.vms.find(vm_id).devices.agent_connected:
+                # It does not answer while QEMU hangs, though libvirt was at nothing.
+                raise VmNotResponding(str(error)) from error
+        keeper.remember(vm_id, **{_KEY: None})
 
     def _is_noted(self, vm_id: str) -> bool:
         record = self._devices.vms.get(vm_id)

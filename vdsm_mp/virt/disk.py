@@ -6,7 +6,7 @@ one that knows which of two volumes to give back.
 """
 
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vdsm_mp.api.errors import Busy
@@ -50,7 +50,7 @@ class Changes:
         spec: Mapping[str, Any] = untrusted_spec if isinstance(untrusted_spec, Mapping) else {"path": untrusted_spec}
         with self._working.turn(vm_id, _TURN_S, lambda: VmNotResponding("what is in its drives is being looked at")):
             # Of somebody who died: libvirt may be at it still.
-            self._settle(vm_id)
+            self._settle(vm_id, devices.keeper.await_turn)
             record = devices.vms.running(vm_id, f"change its {kind}")
             drive = _drive(record, spec, kind)
             ids, path = domxml_parse.volume_ids(dict(spec)), str(spec.get("path") or "")
@@ -84,7 +84,7 @@ class Changes:
     def _look(self, vm_id: str) -> None:
         try:
             with self._working.turn(vm_id, 0.0, lambda: Busy("what is in its drives")):
-                self._settle(vm_id)
+                self._settle(vm_id, self._devices.keeper.take_turn)
         except Busy:
             return  # who works on it settles it
         except VmNotResponding as error:
@@ -93,9 +93,9 @@ class Changes:
         except Error as error:
             logger.info("vm=%s what is in its drives cannot be looked at: %s", vm_id, error)
 
-    def _settle(self, vm_id: str) -> None:
+    def _settle(self, vm_id: str, come_up: Callable[[str], None]) -> None:
         """A change that nobody leads any more is taken as done or undone, as the live XML has it. The caller works on
-        this VM.
+        this VM. come_up: of the keeper, how its turn is had.
 
         Raises: NoSuchVm, LibvirtUnavailable, VmNotResponding while libvirt is at it still.
         """
@@ -103,7 +103,7 @@ class Changes:
         record = devices.vms.find(vm_id)
         if not any(_under_way(record, drive) for drive in record.devices.drives):
             return
-        devices.keeper.await_turn(vm_id)
+        come_up(vm_id)
         _, domain = devices.live(vm_id)
         for disk in domain.iterfind("devices/disk"):
             drive = domxml_parse.drive(disk, record.metadata)

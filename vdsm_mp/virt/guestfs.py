@@ -36,9 +36,9 @@ def freeze(devices: Devices, vm_id: str, within_s: int = _FREEZE_S) -> None:
     logger.info("vm=%s %d file systems are frozen", vm_id, count)
 
 
-def thaw(devices: Devices, vm_id: str) -> None:
+def thaw(devices: Devices, vm_id: str, within_s: int = _FREEZE_S) -> None:
     """Raises: NoGuestAgent, ThawFailed (they may be frozen still)."""
-    with devices.turns.turn(devices.connection, vm_id, _FREEZE_S) as dom:
+    with devices.turns.turn(devices.connection, vm_id, within_s) as dom:
         try:
             dom.fsThaw()
         except libvirt.libvirtError as error:

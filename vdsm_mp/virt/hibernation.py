@@ -124,7 +124,7 @@ class Hibernations:
 
     def _give_back(self, vm_id: str) -> None:
         try:
-            self._keeper.await_turn(vm_id)
+            self._keeper.take_turn(vm_id)
         except NoSuchVm:
             pass
         except UNDECIDED as error:
@@ -176,7 +176,7 @@ class Hibernations:
             found = self._state(vm_id)
             if found != _WRITTEN:
                 # libvirt may be about to begin, or at it: a VM that stood still before looks no different.
-                self._keeper.await_turn(vm_id)
+                self._keeper.take_turn(vm_id)
                 found = self._state(vm_id)
         except NoSuchVm:
             return True

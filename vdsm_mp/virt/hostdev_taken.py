@@ -224,7 +224,7 @@ class HostDevices:
         record = self._vms.get(vm_id)
         if record is None or not _settled(record):
             return
-        self._keeper.await_turn(vm_id)  # libvirt goes on with a plug whose caller is dead
+        self._keeper.take_turn(vm_id)  # libvirt goes on with a plug whose caller is dead
         with translated(vm_id):
             domain = xml.parse(self._connection.domain(vm_id).XMLDesc(0))
         there = {*pci_names(domain), *(f"{_MDEV}{one.uuid}" for one in mdevs(domain, record.metadata))}

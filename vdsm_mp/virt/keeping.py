@@ -7,7 +7,7 @@ from typing import Any
 import libvirt
 from msgspec.structs import replace
 
-from vdsm_mp.api.errors_virt import VmOperationFailed
+from vdsm_mp.api.errors_virt import VmNotResponding, VmOperationFailed
 from vdsm_mp.common import xml
 from vdsm_mp.virt import domxml_parse
 from vdsm_mp.virt.connection import Connection, translated
@@ -17,6 +17,8 @@ from vdsm_mp.virt.registry import Vms
 
 #: No domain has an element of this.
 _NOBODYS_URI = f"{VM_URI}/nobody"
+#: A call is under way in it, or even a command that QEMU has not answered.
+_AT_SOMETHING = (libvirt.VIR_DOMAIN_CONTROL_JOB, libvirt.VIR_DOMAIN_CONTROL_OCCUPIED)
 #: Two writers at once are rare, three of them more so.
 _ATTEMPTS = 10
 
@@ -46,6 +48,16 @@ class Keeper:
         """
         record = self._vms.get(vm_id)
         if record is not None and not record.external:
+            self._set(vm_id, None, _NOBODYS_URI)
+
+    def take_turn(self, vm_id: str) -> None:
+        """As `await_turn`, for who can come again and keeps no thread meanwhile: raises VmNotResponding at once when
+        libvirt is at something.
+        """
+        record = self._vms.get(vm_id)
+        if record is not None and not record.external:
+            if _at_something(self._connection.domain(vm_id)):
+                raise VmNotResponding("libvirt is at something else with it")
             self._set(vm_id, None, _NOBODYS_URI)
 
     def _write(self, vm_id: str, how: Callable[[Metadata], Metadata]) -> None:
@@ -88,6 +100,14 @@ class Keeper:
         with translated(vm_id):
             domain = xml.parse(dom.XMLDesc(0))
         return self._vms.change(vm_id, lambda record: with_devices(record, domain), tell=tell)
+
+
+def _at_something(dom: Any) -> bool:
+    """libvirtd tells that from memory, also while QEMU hangs; of what does not run it tells nothing."""
+    try:
+        return int(dom.controlInfo()[0]) in _AT_SOMETHING
+    except libvirt.libvirtError:
+        return False
 
 
 def with_devices(record: VmRecord, domain: Any) -> VmRecord:

@@ -9,19 +9,19 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from vdsm_mp.api.errors_virt import VmNotResponding
 from vdsm_mp.common import log
-from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import records
 from vdsm_mp.virt.devices import Devices, target_of
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.nic import mac_of
-from vdsm_mp.virt.patience import QEMU_MAY_HANG_S, patiently
+from vdsm_mp.virt.patience import Again
 
 logger = log.named(__name__)
 
 IsComing = Callable[[str, Mapping[str, str]], bool]
+#: After a restart: what was under way when we died has begun in libvirt by then.
+_SETTLED_S = 5.0
 _NO_DEVICES = ET.Element("domain")
 
 
@@ -45,30 +45,35 @@ def came(known: records.Devices, domain: ET.Element) -> bool:
     )
 
 
-def clear(devices: Devices, vm_id: str, is_coming: IsComing) -> None:
-    """After a restart, not at once. A libvirt that is away has stock taken again when it is back, and this with it.
+class Leftovers:
+    """is_coming(vm_id, identity): somebody who lives is just plugging it."""
 
-    is_coming(vm_id, identity): somebody who lives is just plugging it.
-    """
-    try:
-        _clear(devices, vm_id, is_coming)
-    except Error as error:
-        logger.info("vm=%s its metadata are not compared with its devices: %s", vm_id, error)
+    def __init__(self, devices: Devices, again: Again, is_coming: IsComing) -> None:
+        self._devices = devices
+        self._again = again
+        self._is_coming = is_coming
 
+    def look(self, vm_id: str) -> None:
+        """After a restart of us or of libvirtd. Returns at once: what was under way then has begun in libvirt soon."""
+        self._again.start(f"leftovers of {vm_id}", lambda: self.clear(vm_id), _SETTLED_S)
 
-def _clear(devices: Devices, vm_id: str, is_coming: IsComing) -> None:
-    record = devices.vms.get(vm_id)
-    if record is None or record.external or not list(found(record.metadata, devices.live(vm_id)[1])):
-        return
-    patiently(lambda: devices.keeper.await_turn(vm_id), QEMU_MAY_HANG_S, away=(VmNotResponding,))
-    record = devices.vms.find(vm_id)
-    coming = [identity for identity, _ in found(record.metadata, _NO_DEVICES) if is_coming(vm_id, identity)]
-    # Read last: what was coming, and is not any more, is there.
-    for identity, data in found(record.metadata, devices.live(vm_id)[1]):
-        if identity in coming:
-            continue
-        devices.keeper.remember_device(vm_id, identity, None)
-        ids = volume_ids(dict(data))
-        if ids is not None and record.drive(ids) is None:
-            devices.drives.teardown(ids)
-        logger.info("vm=%s %s was never plugged, or is gone: its metadata are dropped", vm_id, identity)
+    def clear(self, vm_id: str) -> None:
+        """A libvirt that is away has stock taken again when it is back, and this with it.
+
+        Raises: VmNotResponding while libvirt is at something with it; NoSuchVm, LibvirtUnavailable.
+        """
+        devices, record = self._devices, self._devices.vms.get(vm_id)
+        if record is None or record.external or not list(found(record.metadata, devices.live(vm_id)[1])):
+            return
+        devices.keeper.take_turn(vm_id)
+        record = devices.vms.find(vm_id)
+        coming = [one for one, _ in found(record.metadata, _NO_DEVICES) if self._is_coming(vm_id, one)]
+        # Read last: what was coming, and is not any more, is there.
+        for identity, data in found(record.metadata, devices.live(vm_id)[1]):
+            if identity in coming:
+                continue
+            devices.keeper.remember_device(vm_id, identity, None)
+            ids = volume_ids(dict(data))
+            if ids is not None and record.drive(ids) is None:
+                devices.drives.teardown(ids)
+            logger.info("vm=%s %s was never plugged, or is gone: its metadata are dropped", vm_id, identity)

@@ -134,7 +134,7 @@ class Merges:
         """Whatever has happened: what is next follows from QEMU's chain and from its block job."""
         if not self._go_on(vm_id, merge):
             # libvirt may still be at a call of somebody who is dead or gave up: a job could begin yet.
-            self.devices.keeper.await_turn(vm_id)
+            self.devices.keeper.take_turn(vm_id)
             if not self._go_on(vm_id, merge):
                 self._give_up(vm_id, merge)
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asking again until somebody who is away is back: for work that is half done, or safe to repeat. It blocks."""
+"""Asking again until somebody who is away is back: for work that is half done, or safe to repeat.
+
+`patiently` blocks: for who has to tell somebody how it ended. `Again` does not: for what only has to be done some time.
+"""
 
 import threading
 from collections.abc import Callable
@@ -7,8 +10,11 @@ from typing import TypeVar
 
 from vdsm_mp.api.errors import PeerRestarted, StillStarting
 from vdsm_mp.api.errors_virt import LibvirtUnavailable, VmNotResponding
-from vdsm_mp.common import clock
+from vdsm_mp.api.ports import Background
+from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
+
+logger = log.named(__name__)
 
 T = TypeVar("T")
 
@@ -22,6 +28,7 @@ QEMU_MAY_HANG_S = 1800.0
 COMES_BACK_S = 40.0
 PEER_AWAY = (PeerRestarted, StillStarting)
 _TICK_S = 0.2
+_AGAIN_S = 1.0
 
 
 def patiently(
@@ -43,3 +50,39 @@ def patiently(
             if clock.mono_s() > until or hurry():
                 raise
         pause.wait(_TICK_S)
+
+
+class Again:
+    """Work that comes again as long as QEMU does not answer, once under each name. Between two tries it has no thread,
+    so work must not wait for QEMU itself (`Keeper.take_turn`): guests that hang may be many, and threads are few.
+    """
+
+    def __init__(self, background: Background) -> None:
+        self._background = background
+        self._lock = threading.Lock()
+        self._due: set[str] = set()
+
+    def start(self, name: str, work: Callable[[], None], after_s: float = 0.0) -> None:
+        """Any thread. What it raises is logged, and the end of it, but for VmNotResponding. No effect while it is
+        due."""
+        self._later(name, work, after_s, clock.mono_s() + after_s + QEMU_MAY_HANG_S)
+
+    def _later(self, name: str, work: Callable[[], None], after_s: float, until_mono: float) -> None:
+        with self._lock:
+            if name in self._due:
+                return
+            self._due.add(name)
+        self._background.later(after_s, name, lambda: self._try(name, work, until_mono))
+
+    def _try(self, name: str, work: Callable[[], None], until_mono: float) -> None:
+        with self._lock:
+            self._due.discard(name)
+        try:
+            work()
+        except VmNotResponding as error:
+            if clock.mono_s() < until_mono:
+                self._later(name, work, _AGAIN_S, until_mono)
+            else:
+                logger.warning("%s is given up: %s", name, error)
+        except Error as error:
+            logger.info("%s: %s", name, error)

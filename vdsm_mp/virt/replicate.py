@@ -104,7 +104,7 @@ class Replications:
 
         Raises: NoSuchVm, LibvirtUnavailable, VmNotResponding, what storage raised.
         """
-        self.devices.keeper.await_turn(vm_id)
+        self.devices.keeper.take_turn(vm_id)
         record = self.devices.vms.get(vm_id)
         if record is None or record.external or record.life.status is VmStatus.DOWN or vm_id in self._busy:
             return

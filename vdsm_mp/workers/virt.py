@@ -31,7 +31,6 @@ from vdsm_mp.virt import (
     hypervisor,
     late,
     leases,
-    leftovers,
     listing,
     livemerge,
     memory,
@@ -69,6 +68,7 @@ from vdsm_mp.virt.hibernation import Hibernations
 from vdsm_mp.virt.hostdev_mdev import Mdevs
 from vdsm_mp.virt.hostdev_taken import HostDevices
 from vdsm_mp.virt.launch import Launches
+from vdsm_mp.virt.leftovers import Leftovers
 from vdsm_mp.virt.livemerge import Merges
 from vdsm_mp.virt.migration_peer import Peers
 from vdsm_mp.virt.migration_source import Migrations
@@ -100,8 +100,14 @@ def build(config: Config, ports: Ports) -> Room:
     facts = hostfacts.gather(house.vdsm_id_file)
     times = GuestTime(ground.connection, ground.vms, ground.turns, ports.background)
     mirrors = Mirrors(ports.call, ground.vms, ports.background)
-    taken = Path(house.vdsm_run_dir) / "hostdev"
-    hostdevs = HostDevices(ground.connection, ground.vms, ground.keeper, ports.background, Mdevs(ports.root), taken)
+    hostdevs = HostDevices(
+        ground.connection,
+        ground.vms,
+        ground.keeper,
+        ports.background,
+        Mdevs(ports.root),
+        Path(house.vdsm_run_dir) / "hostdev",
+    )
     awaited = Awaited(ground.connection, ground.vms, ground.sampler, ports.background)
     starter = Starter(
         ground.connection,
@@ -162,13 +168,14 @@ def build(config: Config, ports: Ports) -> Room:
     removals = Removals()
     jobs = Jobs(ports.background, ports.publish, "virt")
     plugger = Plugger(devices, removals, ground.hooks.devices)
+    remains = Leftovers(devices, ground.again, plugger.is_coming)
 
     conversions = Conversions(Path(house.vdsm_run_dir) / "v2v", Slots(ports.background, _CONVERSIONS))
     converter = Converter(ground.drives, conversions.folder, Path(house.state_dir) / "v2v")
 
     backups = Backups(
         devices,
-        Freezes(devices, ports.background),
+        Freezes(devices, ground.again),
         Path(house.vdsm_run_dir) / "backup",
         Path(house.state_dir) / "storage" / "transient_disks",
     )
@@ -215,9 +222,7 @@ def build(config: Config, ports: Ports) -> Room:
         replications.look(vm_id)
         backups.freezes.look(vm_id)
         power.go_on_shutting_down(powers, vm_id)
-        ports.background.later(
-            _SETTLED_S, f"leftovers of {vm_id}", partial(leftovers.clear, devices, vm_id, plugger.is_coming)
-        )
+        remains.look(vm_id)
         ports.background.later(_SETTLED_S, f"host devices of {vm_id}", partial(hostdevs.compare, vm_id))
 
     recovery = Recovery(

@@ -14,6 +14,7 @@ from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.dummynet import DummyNet
 from vdsm_mp.virt.keeping import Keeper
+from vdsm_mp.virt.patience import Again
 from vdsm_mp.virt.payload import Payloads
 from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.sampling import Sampler
@@ -40,6 +41,7 @@ class Ground(msgspec.Struct, frozen=True):
     dummynet: DummyNet
     payloads: Payloads
     transients: Transients
+    again: Again
 
 
 def stand_on(config: Config, ports: Ports) -> Ground:
@@ -62,6 +64,7 @@ def stand_on(config: Config, ports: Ports) -> Ground:
         dummynet=DummyNet(ports.call, ports.background),
         payloads=Payloads(Path(policy.payload_folder)),
         transients=Transients(Path(config.vars.transient_disks_repository)),
+        again=Again(ports.background),
     )
 
 

@@ -24,9 +24,10 @@ from tests.support.virt_room import VirtRoom
 from tests.system.virt.conftest import Guest, NewGuest, chain_of, image, overlay
 from vdsm_mp.api.internal import GetVirtJobs
 from vdsm_mp.common import xml
-from vdsm_mp.virt import leftovers
 from vdsm_mp.virt.devices import Devices
+from vdsm_mp.virt.leftovers import Leftovers
 from vdsm_mp.virt.metadata import VM_URI, Metadata
+from vdsm_mp.virt.patience import Again
 from vdsm_mp.virt.plug import Plugger
 
 pytestmark = [
@@ -266,7 +267,8 @@ def test_a_vm_of_vdsm_is_told_as_it_is_and_keeps_all_it_has(
             "hda": guest.disk["imageID"],
             "sda": extra["imageID"],
         }
-        leftovers.clear(taken.state(Devices), guest.vm_id, taken.state(Plugger).is_coming)
+        again = Again(taken.background)
+        Leftovers(taken.state(Devices), again, taken.state(Plugger).is_coming).clear(guest.vm_id)
         assert noted(dom).dump() == before.dump()
         assert written.exists()
         assert payload.exists()

@@ -21,6 +21,7 @@ from vdsm_mp.virt.backup import Backups, _running, start_backup
 from vdsm_mp.virt.backup_freeze import Freezes
 from vdsm_mp.virt.keeping import with_devices
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.patience import Again
 from vdsm_mp.virt.records import VmRecord
 
 VM_ID = str(uuid.uuid4())
@@ -47,11 +48,11 @@ class Vm:
         self.background = HeldBackground()
         tools = SimpleNamespace(
             vms=SimpleNamespace(running=lambda vm_id, what: self.record, get=lambda vm_id: self.record),
-            keeper=SimpleNamespace(await_turn=lambda vm_id: None, remember=self.remember),
+            keeper=SimpleNamespace(await_turn=lambda vm_id: None, take_turn=lambda vm_id: None, remember=self.remember),
             connection=SimpleNamespace(domain=lambda vm_id: self),
             turns=SimpleNamespace(turn=self.turn),
         )
-        self.freezes = Freezes(cast(Any, tools), self.background)
+        self.freezes = Freezes(cast(Any, tools), Again(self.background))
         self.backups = Backups(cast(Any, tools), self.freezes, folder / "run", folder / "scratch")
 
     @property

@@ -43,7 +43,9 @@ class Vm:
             vms=SimpleNamespace(
                 running=lambda vm_id, what: self.record, find=lambda vm_id: self.record, get=lambda vm_id: self.record
             ),
-            keeper=SimpleNamespace(await_turn=self.await_turn, remember_device=self.remember_device),
+            keeper=SimpleNamespace(
+                await_turn=self.await_turn, take_turn=self.await_turn, remember_device=self.remember_device
+            ),
             drives=SimpleNamespace(
                 prepare=lambda ids: SimpleNamespace(path=self.path(ids), format="raw", block=False, chain=[]),
                 teardown=self.given_back.append,

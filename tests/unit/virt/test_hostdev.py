@@ -240,7 +240,7 @@ class Host:
         return SimpleNamespace(XMLDesc=lambda flags: "<domain><devices/></domain>")
 
     # the keeper
-    def await_turn(self, vm_id: str) -> None:
+    def take_turn(self, vm_id: str) -> None:
         return
 
     # background

@@ -6,10 +6,12 @@ import xml.etree.ElementTree as ET
 from types import SimpleNamespace
 from typing import Any, cast
 
+from tests.support.background import HeldBackground
 from vdsm_mp.api.errors_virt import HotunplugDiskFailed
-from vdsm_mp.virt import leftovers
 from vdsm_mp.virt.keeping import with_devices
+from vdsm_mp.virt.leftovers import Leftovers
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.patience import Again
 from vdsm_mp.virt.plug import Plugger, Removals
 from vdsm_mp.virt.records import VmRecord, VolumeIds
 
@@ -80,14 +82,15 @@ def test_what_is_noted_and_about_to_be_plugged_is_not_taken_for_a_dead_workers()
 
     devices = SimpleNamespace(
         vms=SimpleNamespace(get=lambda vm_id: records[-1], find=lambda vm_id: records[-1]),
-        keeper=SimpleNamespace(await_turn=lambda vm_id: None, remember_device=remember),
+        keeper=SimpleNamespace(take_turn=lambda vm_id: None, remember_device=remember),
         drives=SimpleNamespace(teardown=given_back.append),
         live=lambda vm_id: (None, domain(SDA)),
     )
     plugger = Plugger(cast(Any, devices), Removals(), cast(Any, None))
+    remains = Leftovers(cast(Any, devices), Again(HeldBackground()), plugger.is_coming)
     with plugger.remembered("x", {"devtype": "disk", "name": "sdc"}, VOLUME):
-        leftovers.clear(cast(Any, devices), "x", plugger.is_coming)
+        remains.clear("x")
         assert [name["name"] for name, _ in records[-1].metadata.all_devices()] == ["sdc"]
     assert [ids.volume_id for ids in given_back] == [VOLUME["volumeID"]]
-    leftovers.clear(cast(Any, devices), "x", plugger.is_coming)
+    remains.clear("x")
     assert records[-1].metadata.all_devices() == []

@@ -31,7 +31,9 @@ class Vm:
         self.given_back: list[VolumeIds] = []
         self.tools = SimpleNamespace(
             vms=SimpleNamespace(get=lambda vm_id: self.record),
-            keeper=SimpleNamespace(await_turn=lambda vm_id: None, remember_device=self.remember_device),
+            keeper=SimpleNamespace(
+                await_turn=lambda vm_id: None, take_turn=lambda vm_id: None, remember_device=self.remember_device
+            ),
             connection=SimpleNamespace(domain=lambda vm_id: self),
             drives=SimpleNamespace(
                 prepare=lambda ids: SimpleNamespace(path="/x", format="raw", block=False, chain=[]),
