@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handlers that copy between volumes, images and domains as SPM tasks: Volume.copy, Image.move and its steps."""
 
+from functools import partial
+
 from vdsm_mp.api.errors_volume import (
     DiscardNotSupported,
     IncorrectFormat,
@@ -20,7 +22,7 @@ from vdsm_mp.storage.volume_access import Volumes, key_of
 from vdsm_mp.storage.volume_file import images_of, read_image
 from vdsm_mp.storage.volume_metadata import description_of
 from vdsm_mp.storage.volume_spec import ALLOCATIONS, FORMATS
-from vdsm_mp.tasks.registry import TaskRun
+from vdsm_mp.tasks.registry import Job, TaskRun
 
 _VOL_TYPES = {6: "SHARED", 8: "LEAF"}
 _COPY, _MOVE = 1, 2
@@ -38,7 +40,7 @@ def copy_volume(volumes: Volumes, ask: CopyVolume) -> str:
             _refuse_while_undone(volumes, ask.dst_image_id, ask.dst_volume_id)
             return image_copy.collapse(spec, run)
 
-    return volumes.tasks.start("copyImage", job, spm=True, key=key_of(ask.dst_image_id))
+    return _start(volumes, "copyImage", job, ask.dst_sd_id, ask.dst_image_id)
 
 
 def _copy_spec(volumes: Volumes, ask: CopyVolume, source: FileDomain, target: FileDomain) -> CopySpec:
@@ -95,7 +97,7 @@ def move_image(volumes: Volumes, ask: MoveImage) -> str:
                 # Not before the success is stored: until then the copy is what would be undone.
                 run.finish = volume_undo.source_to_go(source, target, ask.image_id, wipe=ask.post_zero)
 
-    return volumes.tasks.start("moveImage", job, spm=True, key=key_of(ask.image_id))
+    return _start(volumes, "moveImage", job, ask.dst_sd_id, ask.image_id)
 
 
 def _refuse_while_undone(volumes: Volumes, image_id: str, volume_id: str) -> None:
@@ -126,7 +128,13 @@ def clone_structure(volumes: Volumes, ask: CloneImageStructure) -> str:
             image_clone.clone_structure(plan, run, legal=True)
         run.settle()
 
-    return volumes.tasks.start("cloneImageStructure", job, spm=True, key=key_of(ask.image_id))
+    return _start(volumes, "cloneImageStructure", job, ask.dst_sd_id, ask.image_id)
+
+
+def _start(volumes: Volumes, verb: str, job: Job, sd_id: str, image_id: str) -> str:
+    """Of a copy that may take away what is by its name on that domain."""
+    left = partial(volumes.remnants.expect, sd_id)
+    return volumes.tasks.start(verb, job, spm=True, key=key_of(image_id), on_failure=left)
 
 
 @handles(SyncImageData)

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Remove an image, in two phases: renamed while the client waits, its files removed by the task.
 
-From the rename on the image does not exist, for anybody. Whoever opens the domain later removes such a remnant too,
-so a death between the phases leaves nothing for ever.
+From the rename on the image does not exist, for anybody. What an interrupted deletion leaves is removed by
+`image_remnants`.
 """
 
-import logging
-
-from vdsm_mp.api.errors_storage import StorageFileExists, StorageFileMissing
+from vdsm_mp.api.errors_storage import IoChildDied, StorageFileExists, StorageFileMissing
 from vdsm_mp.api.errors_volume import ImageDoesNotExist, VolumeIsShared
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import DomainClass
@@ -23,8 +21,6 @@ from vdsm_mp.storage.volume_file import (
 )
 from vdsm_mp.tasks.progress import Progress
 
-_log = logging.getLogger("storage.delete")
-
 #: Zeroed by one request to the I/O child.
 _WIPE_STEP = 64 * 2**20
 
@@ -32,7 +28,8 @@ _WIPE_STEP = 64 * 2**20
 def take_away(domain: FileDomain, image_id: str, *, wipe: bool) -> str:
     """Phase 1; the caller holds the image exclusively. Returns the name of the remnant, which says what is to be done.
 
-    Raises: ImageDoesNotExist, VolumeIsShared, storage errors; the image is there then.
+    Raises: ImageDoesNotExist, VolumeIsShared, storage errors; the image is there then, but for IoTimedOut and
+    IoChildDied: the request that renames it may still be carried out.
     """
     image = read_image(domain, image_id)
     if not any(one.image_id == image_id for one in image.volumes.values()) and not image.broken:
@@ -48,6 +45,9 @@ def take_away(domain: FileDomain, image_id: str, *, wipe: bool) -> str:
         domain.io.rename(image_path(image_id), image_path(remnant))
     except StorageFileMissing:
         raise ImageDoesNotExist(image_id, domain.sd_id) from None
+    except IoChildDied:  # it may have renamed before: an image that is gone is no failure
+        if domain.io.exists(image_path(image_id)) or not domain.io.exists(image_path(remnant)):
+            raise
     return remnant
 
 
@@ -98,10 +98,10 @@ def wipe_file(domain: FileDomain, path: str, size_bytes: int, progress: Progress
         progress.at(100.0 * offset / max(size_bytes, 1))
 
 
-def sweep_remnants(domain: FileDomain, progress: Progress) -> list[str]:
-    """Finish what interrupted deletions left; for the SPM. Returns the names of the remnants."""
-    found = [e.name for e in domain.io.readdir(IMAGES) if e.kind == "dir" and e.name.startswith(REMOVED)]
-    for name in found:
-        _log.info("domain %s: %s is removed", domain.sd_id, name)
-        remove_remnant(domain, name, progress)
-    return found
+def remnants_of(domain: FileDomain) -> list[str]:
+    """Names of what deletions have taken away, and not removed yet."""
+    return [e.name for e in domain.io.readdir(IMAGES) if e.kind == "dir" and e.name.startswith(REMOVED)]
+
+
+def image_of_remnant(remnant: str) -> str:
+    return remnant.removeprefix(REMOVED_ZERO).removeprefix(REMOVED)

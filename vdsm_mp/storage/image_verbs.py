@@ -5,6 +5,7 @@ import logging
 
 from msgspec import UNSET
 
+from vdsm_mp.api.errors_storage import IoChildDied, IoTimedOut
 from vdsm_mp.api.errors_volume import DiscardNotSupported
 from vdsm_mp.api.image import (
     DeleteImage,
@@ -77,9 +78,6 @@ def delete_image(volumes: Volumes, ask: DeleteImage) -> str:
     domain = volumes.of_spm(ask.pool_id, ask.sd_id)
     if ask.discard:
         raise DiscardNotSupported(ask.sd_id)
-    with volumes.changing(f"deleteImage {ask.image_id}", domain, ask.image_id, within_s=30):
-        used = _templates_in_use(domain, ask.image_id)
-        remnant = image_delete.take_away(domain, ask.image_id, wipe=ask.post_zero)
 
     def job(run: TaskRun) -> None:
         for volume_id, metadata in used.items():
@@ -87,11 +85,26 @@ def delete_image(volumes: Volumes, ask: DeleteImage) -> str:
                 fake_template.ensure(domain, volumes.leases_of(domain), volume_id, metadata, run.progress)
         image_delete.remove_remnant(domain, remnant, run.progress)
 
-    try:
-        return volumes.tasks.start("deleteImage", job, spm=True, key=key_of(ask.image_id), job_name="purgeImage")
-    except Error:
-        image_delete.put_back(domain, ask.image_id, remnant)
-        raise
+    # Within one claim: what is swept as a remnant cannot be put back.
+    with volumes.changing(f"deleteImage {ask.image_id}", domain, ask.image_id, within_s=30):
+        used = _templates_in_use(domain, ask.image_id)
+        try:
+            remnant = image_delete.take_away(domain, ask.image_id, wipe=ask.post_zero)
+        except (IoTimedOut, IoChildDied):
+            volumes.remnants.expect(domain.sd_id)
+            raise
+        try:
+            return volumes.tasks.start(
+                "deleteImage",
+                job,
+                spm=True,
+                key=key_of(ask.image_id),
+                job_name="purgeImage",
+                on_failure=lambda: volumes.remnants.expect(domain.sd_id),
+            )
+        except Error:
+            image_delete.put_back(domain, ask.image_id, remnant)
+            raise
 
 
 def _templates_in_use(domain: FileDomain, image_id: str) -> dict[str, VolumeMetadata]:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a verb about volumes gets at what it names: role, pool, domain, claims. Composed once, handed to the handlers."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,21 +8,17 @@ import msgspec
 
 from vdsm_mp.api.errors_storage import DomainClassWrong, DomainNotInPool
 from vdsm_mp.api.types import BLANK
-from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import DomainClass
-from vdsm_mp.storage.image_delete import sweep_remnants
 from vdsm_mp.storage.image_prepare import RunLinks
+from vdsm_mp.storage.image_remnants import Remnants
 from vdsm_mp.storage.locks import ClusterLock, Locks
 from vdsm_mp.storage.pool import Pools
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.sanlock import SanlockLock
-from vdsm_mp.storage.spm import Spm, SpmState
-from vdsm_mp.tasks.progress import Progress
+from vdsm_mp.storage.spm import Spm
 from vdsm_mp.tasks.registry import Tasks
-
-_log = logging.getLogger("storage.volume")
 
 
 class Volumes(msgspec.Struct, frozen=True):
@@ -36,6 +31,7 @@ class Volumes(msgspec.Struct, frozen=True):
     tasks: Tasks
     resources: Resources
     links: RunLinks
+    remnants: Remnants
 
     def of_spm(self, pool_id: str, sd_id: str) -> FileDomain:
         """For verbs that only the SPM may serve; they are about volumes, of which an ISO domain has none.
@@ -99,23 +95,6 @@ class Volumes(msgspec.Struct, frozen=True):
         )
         with self.resources.claim(holder, shared=shared, exclusive=(("image", target[0].sd_id, target[1]),)):
             yield
-
-    def sweep(self) -> None:
-        """As the new SPM: finish what interrupted deletions left in the pool's active domains.
-
-        Once the role is gone it ends: what is left is the next SPM's.
-        """
-        state = self.pools.state
-        progress = Progress(lambda: self.spm.state is not SpmState.SPM)
-        for sd_id in sorted(state.domains) if state is not None else ():
-            try:
-                progress.check()
-                sweep_remnants(self.domains.find(sd_id), progress)
-            except Error as e:
-                if progress.interrupted:
-                    _log.info("remains of deleted images are left to the next SPM: %s", e)
-                    return
-                _log.warning("domain %s: remains of deleted images stay for now: %s", sd_id, e)
 
 
 def key_of(image_id: str) -> str:

@@ -8,13 +8,14 @@ are those of the host that wrote them; only their end (`SD/images/IMAGE/VOLUME`)
 
 import logging
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from vdsm_mp.api.errors_storage import StorageFileExists, StorageFileMissing
 from vdsm_mp.api.errors_task import RecoveryInvalid
 from vdsm_mp.api.errors_volume import ImageDoesNotExist, VolumeDoesNotExist
 from vdsm_mp.api.types import UUID_PATTERN
+from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import lease_undo
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.image_delete import remove_remnant, take_away
@@ -126,6 +127,8 @@ class Undoing:
         self._domains = domains
         self._resources = resources
         self._locks = locks
+        #: Called with a domain on which a removal failed: something may be left of it.
+        self.on_left: Callable[[str], None] | None = None
         volume: dict[str, Callable[[Recovery], None]] = {
             "startCreateVolumeRollback": self._nothing,
             "killProcRollback": self._nothing,
@@ -232,17 +235,27 @@ class Undoing:
         source_id, target_id, image_id, inode, modified_at, how = recovery.params
         source, _, _ = self._named(recovery, source_id, target_id, image_id)
         target = self._domains.find(target_id)
-        with self._holding(source, image_id):
-            try:
-                found = source.io.stat(image_path(image_id))
-            except StorageFileMissing:  # it went before the death that brought us here
-                return
-            if (str(found.inode), repr(found.modified_at)) != (inode, modified_at):
-                _log.warning("image %s on domain %s is not the one that was moved; it stays", image_id, source_id)
-                return
-            read_image(target, image_id).chain()  # it is there, or nothing goes
-            remnant = take_away(source, image_id, wipe=how == "wipe")
-        remove_remnant(source, remnant, Progress())
+        with self._telling_what_is_left(source_id):
+            with self._holding(source, image_id):
+                try:
+                    found = source.io.stat(image_path(image_id))
+                except StorageFileMissing:  # it went before the death that brought us here
+                    return
+                if (str(found.inode), repr(found.modified_at)) != (inode, modified_at):
+                    _log.warning("image %s on domain %s is not the one that was moved; it stays", image_id, source_id)
+                    return
+                read_image(target, image_id).chain()  # it is there, or nothing goes
+                remnant = take_away(source, image_id, wipe=how == "wipe")
+            remove_remnant(source, remnant, Progress())
+
+    @contextmanager
+    def _telling_what_is_left(self, sd_id: str) -> Iterator[None]:
+        try:
+            yield
+        except Error:
+            if self.on_left is not None:
+                self.on_left(sd_id)
+            raise
 
     def _renamed(self, recovery: Recovery) -> None:
         raise RecoveryInvalid(recovery.name, "renamed volumes are of a format that is not written any more")

@@ -80,6 +80,7 @@ class Tasks(TaskTable):
         self._long_work = long_work or background
         self._undoing = Undoing(self, background, undo)
         self._running: dict[str, Progress] = {}
+        self._on_failure: dict[str, Callable[[], None]] = {}
         self._begun: set[str] = set()
         #: Called in the background once the role is ours and the stored tasks are being dealt with.
         self.after_recovery: Callable[[], None] | None = None
@@ -95,11 +96,13 @@ class Tasks(TaskTable):
         key: str | None = None,
         recoveries: Iterable[Recovery] = (),
         job_name: str | None = None,
+        on_failure: Callable[[], None] | None = None,
     ) -> str:
         """Begin a task; returns its id at once. `verb` is the name clients see ("createVolume", "spmStart").
 
         spm: saved with `recoveries` before this returns; the caller has checked that the role is ours. key: tasks of
-        one key run one after the other. Raises: TooManyTasks, TaskNotSaved, UnknownTask (the role went just now),
+        one key run one after the other. on_failure: when it has failed in this worker, before its turn, too. Raises:
+        TooManyTasks, TaskNotSaved, UnknownTask (the role went just now),
         Busy; nothing was started.
         """
         progress = Progress(lambda: self._background.draining)
@@ -115,6 +118,8 @@ class Tasks(TaskTable):
             if len(self._running) >= MAX_TASKS:
                 raise TooManyTasks(len(self._running))
             self._running[task.id] = progress
+            if on_failure is not None:
+                self._on_failure[task.id] = on_failure
         try:
             self.put(task, save=True)
             where = self._long_work if spm else self._background
@@ -163,6 +168,7 @@ class Tasks(TaskTable):
     def _end(self, task_id: str) -> None:
         with self._lock:
             self._running.pop(task_id, None)
+            self._on_failure.pop(task_id, None)
             self._begun.discard(task_id)
 
     def _do(self, task_id: str, job: Job, progress: Progress) -> Any:
@@ -201,12 +207,17 @@ class Tasks(TaskTable):
             return
         _log.warning("task %s (%s) failed: %s", task_id, record.verb, message)
         self.put(replace(record, code=code, message=message), save=False)
+        with self._lock:
+            on_failure = self._on_failure.pop(task_id, None)
+        if on_failure is not None:
+            on_failure()
         self._undoing.roll_back(task_id)
 
     def _forget(self, record: TaskRecord) -> None:
         """It did not begin. Saving it may have failed half way, or only its answer was lost."""
         with self._lock:
             self._running.pop(record.id, None)
+            self._on_failure.pop(record.id, None)
             self._records.pop(record.id, None)
         if record.tag == "spm":
             try:

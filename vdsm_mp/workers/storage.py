@@ -45,6 +45,7 @@ from vdsm_mp.storage.connections import Connections
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import DomainType, NewDomains
 from vdsm_mp.storage.image_prepare import RunLinks
+from vdsm_mp.storage.image_remnants import Remnants
 from vdsm_mp.storage.image_transfer import ImageDaemon
 from vdsm_mp.storage.locks import ClusterLock, LocalLock, Locks
 from vdsm_mp.storage.mailbox import Mailboxes
@@ -102,7 +103,8 @@ def build(config: Config, ports: Ports) -> Room:
     members = Members(domains, locks, pools)
     resources = Resources()
     long_work = Slots(ports.background)
-    tasks = Tasks(ports.background, Undoing(domains, resources, locks), long_work)
+    undoing = Undoing(domains, resources, locks)
+    tasks = Tasks(ports.background, undoing, long_work)
     upgrades = Upgrades(domains, locks, monitors, resources, ports.background)
     spm = Spm(pools, locks, tasks, upgrades, Mailboxes(pools, domains), resources, ports.background, _panic)
     masters = MasterMoves(
@@ -110,6 +112,10 @@ def build(config: Config, ports: Ports) -> Room:
     )
     spm.after_start = masters.repair_roles
     monitors.on_verdict.append(masters.on_verdict)
+    remnants = Remnants(domains, pools, spm, resources, ports.background)
+    tasks.after_recovery = remnants.sweep
+    undoing.on_left = remnants.expect
+    monitors.on_verdict.append(remnants.on_verdict)
     volumes = Volumes(
         domains=domains,
         locks=locks,
@@ -118,8 +124,8 @@ def build(config: Config, ports: Ports) -> Room:
         tasks=tasks,
         resources=resources,
         links=RunLinks(config.vdsm_mp.vdsm_run_dir),
+        remnants=remnants,
     )
-    tasks.after_recovery = volumes.sweep
     jobs = Jobs(long_work, ports.publish, "storage")
     transfers = ovf_store.Transfers()
     return Room(
