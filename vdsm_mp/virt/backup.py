@@ -10,7 +10,6 @@ import re
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -38,11 +37,13 @@ from vdsm_mp.api.vm_backup import (
     StartBackup,
     StopBackup,
 )
-from vdsm_mp.common import clock, command, folders, log, xml
+from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
+from vdsm_mp.virt.backup_files import BackupFiles
 from vdsm_mp.virt.backup_freeze import Freezes
 from vdsm_mp.virt.connection import translate, translated
 from vdsm_mp.virt.devices import Devices
+from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.patience import QEMU_MAY_HANG_S, UNDECIDED, patiently
 from vdsm_mp.virt.records import Drive, VmRecord
 
@@ -58,15 +59,11 @@ _END_TICK_S = 0.05
 
 
 class Backups(msgspec.Struct, frozen=True):
-    """run_dir: where the NBD sockets are. scratch_dir: scratch files of our own, a folder for each VM."""
+    """What the verbs of this file work with."""
 
     devices: Devices
     freezes: Freezes
-    run_dir: Path
-    scratch_dir: Path
-
-    def socket(self, backup_id: str) -> Path:
-        return self.run_dir / backup_id
+    files: BackupFiles
 
     def info(self, record: VmRecord, backup: ET.Element) -> dict[str, str]:
         """{image id: NBD URL}."""
@@ -95,11 +92,11 @@ def start_backup(backups: Backups, ask: StartBackup) -> dict[str, Any]:
     dom = backups.devices.connection.domain(ask.vm_id)
     if _busy_with(dom):
         raise BackupFailed("another backup of this virtual machine is running")
-    scratch = _scratch(backups, record, backup_id, chosen)
-    request = _request(backups, backup_id, since, chosen, scratch)
     checkpoint = _checkpoint(backup_id, to, config, record, chosen) if to else None
     consistent, begun = bool(config.get("require_consistency")), False
     try:
+        backups.files.begin(ask.vm_id, backup_id)
+        request = _request(backups, backup_id, since, chosen, _scratch(backups, dom, record, backup_id, chosen))
         with (
             _about_checkpoint(ask.vm_id, since, BackupFailed),
             backups.freezes.frozen(ask.vm_id, consistent=consistent),
@@ -112,7 +109,7 @@ def start_backup(backups: Backups, ask: StartBackup) -> dict[str, Any]:
     except BaseException as error:
         if begun or isinstance(error, UNDECIDED):
             _take_back(backups, ask.vm_id, backup_id, to)
-        _remove_scratch(backups, ask.vm_id, backup_id)
+        backups.files.remove(ask.vm_id, backup_id)
         raise
     logger.info("vm=%s backup %s of %d disks begins", ask.vm_id, backup_id, len(chosen))
     answer: dict[str, Any] = {"disks": backups.info(record, running)}
@@ -123,17 +120,22 @@ def start_backup(backups: Backups, ask: StartBackup) -> dict[str, Any]:
 def stop_backup(backups: Backups, ask: StopBackup) -> Status:
     """Also when it is over already."""
     record = backups.devices.vms.find(ask.vm_id)
-    dom = backups.devices.connection.domain(ask.vm_id)
-    if not _runs(backups, ask.vm_id, dom, ask.backup_id):
+    if record.life.status is not VmStatus.DOWN:  # else it has ended with it
+        _stop(backups, ask.vm_id, ask.backup_id)
+    backups.files.remove(ask.vm_id, ask.backup_id)
+    return DONE
+
+
+def _stop(backups: Backups, vm_id: str, backup_id: str) -> None:
+    dom = backups.devices.connection.domain(vm_id)
+    if not _runs(backups, vm_id, dom, backup_id):
         # libvirt may still be at the start of it, whose caller has died: nobody would end that.
         try:
-            backups.devices.keeper.await_turn(ask.vm_id)
+            backups.devices.keeper.await_turn(vm_id)
         except (VmNotResponding, VmOperationFailed) as error:
             raise BackupFailed(f"whether it began is not known yet: {error}") from error
-    if _runs(backups, ask.vm_id, dom, ask.backup_id):
-        _end(backups, ask.vm_id, dom, ask.backup_id)
-    _remove_scratch(backups, record.vm_id, ask.backup_id)
-    return DONE
+    if _runs(backups, vm_id, dom, backup_id):
+        _end(backups, vm_id, dom, backup_id)
 
 
 @handles(GetBackupInfo)
@@ -305,7 +307,7 @@ def _running(backups: Backups, vm_id: str, dom: Any, backup_id: str) -> ET.Eleme
             with translated(vm_id, BackupFailed):
                 raise
         raise NoSuchBackup(backup_id) from error
-    if xml.attributes(backup.find("server")).get("socket") != str(backups.socket(backup_id)):
+    if xml.attributes(backup.find("server")).get("socket") != str(backups.files.socket(backup_id)):
         raise NoSuchBackup(backup_id)
     return backup
 
@@ -319,41 +321,19 @@ def _drive(record: VmRecord, entry: Any) -> Drive:
 
 
 def _scratch(
-    backups: Backups, record: VmRecord, backup_id: str, chosen: list[tuple[Drive, Mapping[str, Any]]]
+    backups: Backups, dom: Any, record: VmRecord, backup_id: str, chosen: list[tuple[Drive, Mapping[str, Any]]]
 ) -> dict[str, tuple[str, bool]]:
     """{target dev: (path, is a block device)}; files are made where the engine names none."""
     found: dict[str, tuple[str, bool]] = {}
-    dom = backups.devices.connection.domain(record.vm_id)
     for drive, entry in chosen:
         given = entry.get("scratch_disk")
         if isinstance(given, Mapping) and given.get("path"):
             found[drive.name] = (str(given["path"]), given.get("type") == "block")
             continue
-        folder = backups.scratch_dir / record.vm_id
-        _make_folder(folder)
-        path = folder / f"{backup_id}.{drive.name}"
         with translated(record.vm_id, BackupFailed):
-            size = int(dom.blockInfo(drive.name)[0])
-        command.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(size)], deadline_s=30)
-        path.chmod(0o660)
-        found[drive.name] = (str(path), False)
+            size_bytes = int(dom.blockInfo(drive.name)[0])
+        found[drive.name] = (str(backups.files.make_scratch(record.vm_id, backup_id, drive.name, size_bytes)), False)
     return found
-
-
-def _make_folder(folder: Path) -> None:
-    """QEMU makes its socket and opens its files here through our common group, whatever our umask is."""
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        folder.chmod(0o770)
-
-
-def _remove_scratch(backups: Backups, vm_id: str, backup_id: str) -> None:
-    folder = backups.scratch_dir / vm_id
-    for name in folders.names(folder):
-        if name.startswith(f"{backup_id}."):
-            (folder / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()  # other backups' files may be in it
 
 
 def _request(
@@ -366,8 +346,7 @@ def _request(
     request = ET.Element("domainbackup", mode="pull")
     if since:
         xml.add(request, "incremental", since)
-    _make_folder(backups.run_dir)
-    xml.add(request, "server", transport="unix", socket=str(backups.socket(backup_id)))
+    xml.add(request, "server", transport="unix", socket=str(backups.files.socket(backup_id)))
     disks = xml.add(request, "disks")
     for drive, entry in chosen:
         path, block = scratch[drive.name]

@@ -18,6 +18,7 @@ from vdsm_mp.api.vm import DestroyVm
 from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import asleep, machine
+from vdsm_mp.virt.backup_files import BackupFiles
 from vdsm_mp.virt.connection import Connection, translate, translated
 from vdsm_mp.virt.cpupool import CpuPool
 from vdsm_mp.virt.definitions import UNDEFINE
@@ -63,6 +64,7 @@ class Ender:
         hooks: VmHooks,
         payloads: Payloads,
         transients: Transients,
+        backup_files: BackupFiles,
         pool: CpuPool,
         mirrors: Mirrors,
         hostdevs: HostDevices,
@@ -77,6 +79,7 @@ class Ender:
         self._hooks = hooks
         self._payloads = payloads
         self._transients = transients
+        self._backup_files = backup_files
         self._pool = pool
         self._mirrors = mirrors
         self._hostdevs = hostdevs
@@ -171,6 +174,7 @@ class Ender:
             if not record.external:
                 self._payloads.remove(record.vm_id)
                 self._transients.remove(record.vm_id)
+                self._backup_files.remove(record.vm_id)
                 self._hostdevs.give_back(record.vm_id)
                 for ids in _held(record):
                     self._drives.teardown(ids)

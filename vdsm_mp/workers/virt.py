@@ -140,6 +140,7 @@ def build(config: Config, ports: Ports) -> Room:
         hooks=ground.hooks,
         payloads=ground.payloads,
         transients=ground.transients,
+        backup_files=ground.backup_files,
         pool=pool,
         mirrors=mirrors,
         hostdevs=hostdevs,
@@ -173,12 +174,7 @@ def build(config: Config, ports: Ports) -> Room:
     conversions = Conversions(Path(house.vdsm_run_dir) / "v2v", Slots(ports.background, _CONVERSIONS))
     converter = Converter(ground.drives, conversions.folder, Path(house.state_dir) / "v2v")
 
-    backups = Backups(
-        devices,
-        Freezes(devices, ground.again),
-        Path(house.vdsm_run_dir) / "backup",
-        Path(house.state_dir) / "storage" / "transient_disks",
-    )
+    backups = Backups(devices, Freezes(devices, ground.again), ground.backup_files)
     merges = Merges(devices, ports.call, ports.background)
     replications = Replications(devices, ground.hooks.devices, ports.background)
     changes = Changes(devices, ground.hooks.devices, ports.background)
@@ -250,7 +246,7 @@ def build(config: Config, ports: Ports) -> Room:
     def connected(conn: Any) -> None:
         nwfilter.ensure(conn)
         recovery.take_stock(conn)
-        ground.transients.keep_only(ground.vms.all())
+        ground.sweep()
         hostdevs.look()
         pool.changed()
         mirrors.changed()

@@ -9,6 +9,7 @@ from vdsm_mp.api.ports import Ports
 from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config
 from vdsm_mp.virt.agent import Turns
+from vdsm_mp.virt.backup_files import BackupFiles
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives
@@ -41,7 +42,13 @@ class Ground(msgspec.Struct, frozen=True):
     dummynet: DummyNet
     payloads: Payloads
     transients: Transients
+    backup_files: BackupFiles
     again: Again
+
+    def sweep(self) -> None:
+        """After stock was taken: files of VMs that are over go."""
+        self.transients.keep_only(self.vms.all())
+        self.backup_files.keep_only(self.vms.all)
 
 
 def stand_on(config: Config, ports: Ports) -> Ground:
@@ -64,6 +71,9 @@ def stand_on(config: Config, ports: Ports) -> Ground:
         dummynet=DummyNet(ports.call, ports.background),
         payloads=Payloads(Path(policy.payload_folder)),
         transients=Transients(Path(config.vars.transient_disks_repository)),
+        backup_files=BackupFiles(
+            Path(house.vdsm_run_dir) / "backup", Path(house.state_dir) / "storage" / "transient_disks"
+        ),
         again=Again(ports.background),
     )
 

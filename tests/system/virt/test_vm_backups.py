@@ -2,7 +2,9 @@
 """Backups, checkpoints and replicas of the disks of a running VM."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 import uuid
@@ -145,6 +147,48 @@ def test_a_backup_that_must_be_consistent_needs_the_guests_agent(
         wish = config(leaf, folder)
         wish["disks"][0]["backup_mode"] = "incremental"
         room.call("VM.start_backup", vmID=guest.vm_id, config=wish)
+
+
+def own_scratch(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "storage/transient_disks").rglob("*")]
+
+
+def begin_on_own_scratch(room: VirtRoom, folder: Path, guest: Guest, leaf: dict[str, str]) -> str:
+    (folder / "backup").mkdir(exist_ok=True)
+    shutil.chown(folder / "backup", "vdsm", "kvm")
+    (folder / "backup").chmod(0o770)
+    wish = config(leaf, folder)
+    del wish["disks"][0]["scratch_disk"]
+    # The room of a test is root: what it makes there has our common group, which QEMU has, too.
+    place = folder / "storage/transient_disks" / guest.vm_id
+    place.mkdir(parents=True)
+    shutil.chown(place, "vdsm", "kvm")
+    place.chmod(0o2770)
+    room.call("VM.start_backup", vmID=guest.vm_id, config=wish)
+    assert f"{wish['backup_id']}.hda" in own_scratch(folder)
+    return str(wish["backup_id"])
+
+
+@pytest.mark.parametrize("end", ["destroyed", "killed", "killed while nobody looks"])
+def test_nothing_of_a_backup_outlives_its_vm(
+    room: VirtRoom, new_guest: NewGuest, folder: Path, libvirtd: PrivateLibvirtd, end: str
+) -> None:
+    guest, leaf = on_qcow2(room, new_guest, folder)
+    backup_id = begin_on_own_scratch(room, folder, guest, leaf)
+    if end == "destroyed":
+        room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+        eventually(lambda: own_scratch(folder) == [] and list((folder / "backup").iterdir()) == [])
+        return
+    if end == "killed while nobody looks":
+        room.close()
+    os.kill(libvirtd.qemu_pid(guest.name), signal.SIGKILL)
+    eventually(lambda: guest.name not in libvirtd.virsh("list", "--name"))
+    with VirtRoom(libvirtd.uri, folder) as next_life:
+        eventually(lambda: own_scratch(folder) == [] and list((folder / "backup").iterdir()) == [])
+        eventually(lambda: next_life.status(guest.vm_id) == "Down")
+        # An engine that has not heard of it ends its backup.
+        decode.check_status(next_life.call("VM.stop_backup", vmID=guest.vm_id, backup_id=backup_id))
+        next_life.call("VM.destroy", vmID=guest.vm_id)
 
 
 def replica(room: VirtRoom, folder: Path, disk: dict[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from tests.support.libvirt_refusal import refusal
 from vdsm_mp.api.errors_virt import BackupFailed, LibvirtUnavailable, NoSuchBackup
 from vdsm_mp.api.vm_backup import StartBackup
 from vdsm_mp.virt.backup import Backups, _running, start_backup
+from vdsm_mp.virt.backup_files import BackupFiles
 from vdsm_mp.virt.backup_freeze import Freezes
 from vdsm_mp.virt.keeping import with_devices
 from vdsm_mp.virt.metadata import Metadata
@@ -53,7 +54,7 @@ class Vm:
             turns=SimpleNamespace(turn=self.turn),
         )
         self.freezes = Freezes(cast(Any, tools), Again(self.background))
-        self.backups = Backups(cast(Any, tools), self.freezes, folder / "run", folder / "scratch")
+        self.backups = Backups(cast(Any, tools), self.freezes, BackupFiles(folder / "run", folder / "scratch"))
 
     @property
     def noted(self) -> bool:
