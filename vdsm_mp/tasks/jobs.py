@@ -5,13 +5,17 @@ Nothing is rolled back here and nothing survives the worker: whether a job happe
 generation of a volume). A job that is over stays listed for a while, then vanishes by itself.
 """
 
+import contextlib
 import logging
+import queue
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
 
+from vdsm_mp.api.errors import DeadlineExceeded
 from vdsm_mp.api.errors_task import JobExists, JobNotDone, NoSuchJob
 from vdsm_mp.api.events import JobChanged
 from vdsm_mp.api.ports import Background, Publisher
@@ -24,6 +28,9 @@ _log = logging.getLogger("storage.jobs")
 
 #: VDSM's `jobs.autodelete_delay`.
 KEEP_S = 3600.0
+
+#: Hears what a job failed with, or None.
+Tell = Callable[[BaseException | None], None]
 
 
 class JobRecord(msgspec.Struct, frozen=True):
@@ -64,6 +71,30 @@ class Jobs:
 
     def start(self, job_id: str, description: str, work: Callable[[Progress], None], *, key: str | None = None) -> None:
         """Begin; returns at once. Raises: JobExists (69), Busy (nothing was begun)."""
+        self._begin(job_id, description, work, key, _nobody)
+
+    def perform(
+        self, job_id: str, description: str, work: Callable[[Progress], None], *, key: str, deadline_mono: float
+    ) -> None:
+        """As `start`, for a caller who waits for it and does not know it as a job: it is not listed afterwards.
+
+        Raises: what `work` raised; DeadlineExceeded, then it goes on and stays listed; as `start`.
+        """
+        ends = queue.SimpleQueue[BaseException | None]()
+        began = mono_s()
+        self._begin(job_id, description, work, key, ends.put)
+        try:
+            failure = ends.get(timeout=min(max(0.0, deadline_mono - began), KEEP_S))
+        except queue.Empty:
+            raise DeadlineExceeded(description, mono_s() - began) from None
+        with contextlib.suppress(NoSuchJob):
+            self.delete(job_id)
+        if failure is not None:
+            raise failure
+
+    def _begin(
+        self, job_id: str, description: str, work: Callable[[Progress], None], key: str | None, tell: Tell
+    ) -> None:
         progress = Progress(lambda: self._background.draining)
         with self._lock:
             self._expire()
@@ -71,28 +102,33 @@ class Jobs:
                 raise JobExists(job_id)
             self._records[job_id] = JobRecord(job_id, description, progress=progress)
         try:
-            self._background.start(f"{description} {job_id}", lambda: self._run(job_id, work, progress), key=key)
+            job = partial(self._run, job_id, work, progress, tell)
+            self._background.start(f"{description} {job_id}", job, key=key)
         except Error:
             with self._lock:
                 del self._records[job_id]
             raise
 
-    def _run(self, job_id: str, work: Callable[[Progress], None], progress: Progress) -> None:
+    def _run(self, job_id: str, work: Callable[[Progress], None], progress: Progress, tell: Tell) -> None:
+        failure: BaseException | None = None
         try:
             progress.check()
             self._move(job_id, JobState.RUNNING)
             work(progress)
         except Error as e:
+            failure = e
             state = JobState.ABORTED if progress.interrupted else JobState.FAILED
             _log.warning("job %s %s: %s", job_id, state.value, e)
             self._end(job_id, state, (e.kept_code, str(e)))
         except Exception as e:
+            failure = e
             _log.exception("job %s failed in a way nobody foresaw", job_id)
             self._end(job_id, JobState.FAILED, (100, f"General exception: {e!r}"))
         else:
             progress.at(100.0)
             # Aborted too late counts as done: the work is.
             self._end(job_id, JobState.DONE, None)
+        tell(failure)
 
     def _move(self, job_id: str, to: JobState) -> None:
         with self._lock:
@@ -138,3 +174,7 @@ class Jobs:
         self._records = {
             job_id: one for job_id, one in self._records.items() if one.over_mono is None or one.over_mono > before
         }
+
+
+def _nobody(failure: BaseException | None) -> None:
+    return

@@ -14,6 +14,7 @@ import libvirt
 
 from vdsm_mp.api.errors_virt import InvalidVmParameter, LibvirtUnavailable, NoGuestAgent, NoSuchVm, SnapshotFailed
 from vdsm_mp.api.internal import PreparedDrive
+from vdsm_mp.api.ports import CallContext
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_blocks import SnapshotVm
 from vdsm_mp.common import clock, log, xml
@@ -47,7 +48,7 @@ Wanted = list[tuple[Drive, VolumeIds]]
 
 
 @handles(SnapshotVm)
-def snapshot_vm(devices: Devices, jobs: Jobs, hooks: VmHooks, ask: SnapshotVm) -> None:
+def snapshot_vm(devices: Devices, jobs: Jobs, hooks: VmHooks, ask: SnapshotVm, context: CallContext) -> None:
     """Returns when the job is begun; without a job id when the snapshot is there."""
     record = devices.vms.running(ask.vm_id, "make a snapshot")
     memory, timeout_s = None, 60 * (ask.timeout or _TIMEOUT_MIN)
@@ -70,7 +71,8 @@ def snapshot_vm(devices: Devices, jobs: Jobs, hooks: VmHooks, ask: SnapshotVm) -
         _snapshot(devices, hooks.devices, ask.vm_id, terms, now, memory)
 
     if ask.job_id is None:
-        work(Progress())
+        key, deadline_mono = _turn(ask.vm_id), context.deadline_mono
+        jobs.perform(terms.job_id, "snapshot_vm", work, key=key, deadline_mono=deadline_mono)
     else:
         jobs.start(terms.job_id, "snapshot_vm", work, key=_turn(ask.vm_id))
 

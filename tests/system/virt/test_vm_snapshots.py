@@ -4,6 +4,7 @@
 import json
 import pickle
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import VirtRoom, vm_xml
-from tests.system.virt.conftest import Guest, NewGuest, chain_of, overlay
+from tests.system.virt.conftest import Guest, NewGuest, chain_of, image, overlay
 from tests.system.virt.test_vm_hibernation import memory_volumes
+from tests.system.virt.test_vm_plugs import SCSI, disk_xml
 from vdsm_mp.api.errors_virt import DiskNotFound, InvalidVmParameter, NoGuestAgent, SnapshotFailed
 from vdsm_mp.api.internal import GetVirtJobs
 from vdsm_mp.virt.keeping import Keeper
@@ -35,8 +37,12 @@ def wish(leaf: dict[str, str], base: dict[str, str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def jobs(room: VirtRoom) -> Any:
+    return decode.check_jobs(room.ask(GetVirtJobs()))
+
+
 def job_status(room: VirtRoom, job_id: str) -> Any:
-    return decode.check_jobs(room.ask(GetVirtJobs()))[job_id]["status"]
+    return jobs(room)[job_id]["status"]
 
 
 def test_a_snapshot_is_a_job_that_moves_the_vm_to_its_new_leaf(
@@ -58,6 +64,32 @@ def test_a_snapshot_is_a_job_that_moves_the_vm_to_its_new_leaf(
     guest.keeps_ticking()
     # A repeated wish, after a lost answer, is done already.
     room.call("VM.snapshot", vmID=guest.vm_id, snapDrives=[wish(leaf, guest.disk)])
+
+
+def test_a_snapshot_without_a_job_comes_after_the_one_that_is_under_way(
+    room: VirtRoom, new_guest: NewGuest, folder: Path, libvirtd: PrivateLibvirtd
+) -> None:
+    """Each notes what it is about to do, and there is room for one note."""
+    guest, other = new_guest(room, devices=SCSI), image(room, folder)
+    room.call("VM.hotplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(other)})
+    first, second, job_id = overlay(room, folder, guest.disk), overlay(room, folder, other), str(uuid.uuid4())
+    room.storage.gate.clear()
+    room.call("VM.snapshot", vmID=guest.vm_id, snapDrives=[wish(first, guest.disk)], jobUUID=job_id)
+    eventually(lambda: job_status(room, job_id) == "running")
+    with ThreadPoolExecutor(1) as client:
+        asked = client.submit(room.call, "VM.snapshot", vmID=guest.vm_id, snapDrives=[wish(second, other)])
+        eventually(lambda: sorted(info["status"] for info in jobs(room).values()) == ["pending", "running"])
+        room.storage.gate.set()
+        asked.result(30)
+    assert job_status(room, job_id) == "done"
+    assert list(jobs(room)) == [job_id]  # nobody knows the other one
+    assert chain_of(room, guest.vm_id) == [first["volumeID"], guest.disk["volumeID"]]
+    assert chain_of(room, guest.vm_id, "sda") == [second["volumeID"], other["volumeID"]]
+    assert "snapshot_job" not in libvirtd.virsh("dumpxml", guest.name)
+    room.storage.fails = DiskNotFound(first["imageID"])
+    with pytest.raises(DiskNotFound):
+        room.call("VM.snapshot", vmID=guest.vm_id, snapDrives=[wish(overlay(room, folder, first), first)])
+    guest.keeps_ticking()
 
 
 def test_a_snapshot_that_fails_leaves_the_vm_where_it_was(room: VirtRoom, new_guest: NewGuest, folder: Path) -> None:
