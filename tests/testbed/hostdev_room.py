@@ -448,6 +448,7 @@ def main() -> None:
     for vm in host.room.call("Host.getVMList"):
         host.destroy(vm["vmId"])
     host.room.close()
+    print("SEEN end of it", flush=True)
 
 
 if __name__ == "__main__":
