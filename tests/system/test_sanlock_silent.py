@@ -2,15 +2,11 @@
 """A sanlock daemon that does not answer, a real one that is stopped: who only looks at a lease is not held up by it."""
 
 import os
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from contextlib import contextmanager
 
 import pytest
 
@@ -18,44 +14,25 @@ from tests.support.eventually import eventually
 from tests.support.needs import needs_program
 from tests.support.sanlock_daemon import SanlockDaemon
 from vdsm_mp.api.errors_storage import LockNotInspected
-from vdsm_mp.storage import sanlock
 from vdsm_mp.storage.sanlock import SanlockLock
+from vdsm_mp.storage.sdm_lease import sdm_held
 
 pytestmark = [pytest.mark.system, needs_program("sanlock"), pytest.mark.timeout(60)]
 
-_ALIGNMENT = 2**20
 
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """On a disk: the daemon reads and writes past the page cache."""
-    made = Path(tempfile.mkdtemp(prefix="slk-", dir="/var/tmp"))
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture
-def lock(place: Path, daemon: SanlockDaemon, monkeypatch: pytest.MonkeyPatch) -> SanlockLock:
-    """Of a domain that has nothing but its leases."""
-    monkeypatch.setattr(sanlock, "ANSWERS_WITHIN_S", 0.5)
-    for name in ("ids", "leases"):
-        (place / name).write_bytes(bytes(2 * _ALIGNMENT))
-    domain: Any = SimpleNamespace(
-        sd_id="5d000000-0000-4000-8000-000000000009",
-        meta=SimpleNamespace(alignment=_ALIGNMENT, block_size=512),
-        io=SimpleNamespace(path_of=lambda name: str(place / Path(name).name)),
-    )
-    made = SanlockLock(domain, io_timeout_s=1)
-    made.initialize()
-    return made
+@contextmanager
+def silent(daemon: SanlockDaemon) -> Iterator[None]:
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
 
 
 def test_a_silent_daemon_holds_up_one_look_and_no_second_one(lock: SanlockLock, daemon: SanlockDaemon) -> None:
     assert lock.inspect(lock.sdm).host_id is None
     assert not lock.has_host_id(1)
-    os.kill(daemon.pid, signal.SIGSTOP)
-    try:
-        threads = threading.active_count()
+    with silent(daemon):
         began = time.monotonic()
         with pytest.raises(LockNotInspected, match=r"sanlock has not answered for 2\.5 s"):
             lock.inspect(lock.sdm)
@@ -66,9 +43,7 @@ def test_a_silent_daemon_holds_up_one_look_and_no_second_one(lock: SanlockLock, 
                 lock.inspect(lock.sdm)
             assert not lock.has_host_id(1)
         assert time.monotonic() - began < 2
-        assert threading.active_count() == threads + 1
-    finally:
-        os.kill(daemon.pid, signal.SIGCONT)
+        assert _asking() == 1
 
     def answers() -> bool:
         try:
@@ -77,4 +52,37 @@ def test_a_silent_daemon_holds_up_one_look_and_no_second_one(lock: SanlockLock, 
             return False
 
     eventually(answers, within_s=20)
-    eventually(lambda: threading.active_count() == threads, within_s=10)
+    eventually(lambda: _asking() == 0, within_s=10)
+
+
+def _asking() -> int:
+    """Threads that wait for an answer."""
+    return sum(one.name == "sanlock" for one in threading.enumerate())
+
+
+def test_silence_is_no_answer(lock: SanlockLock, daemon: SanlockDaemon) -> None:
+    """Whether a lease is held is refused in time: the SPM looks at its own every 20 s.
+
+    A host id that may be ours is not given back by who wanted it for a change only.
+    """
+    lock.wait_host_id(1)
+    lock.acquire(lock.sdm, 1)
+    assert lock.holds(lock.sdm)
+    with silent(daemon):
+        began = time.monotonic()
+        with pytest.raises(LockNotInspected, match=r"sanlock has not answered for 2\.5 s"):
+            lock.holds(lock.sdm)
+        assert time.monotonic() - began < 10
+        assert not lock.has_host_id(1)
+        changing = threading.Thread(target=_change, args=(lock,))
+        changing.start()
+    changing.join(30)
+    assert not changing.is_alive()
+    assert not lock.holds(lock.sdm)
+    assert lock.has_host_id(1)
+
+
+def _change(lock: SanlockLock) -> None:
+    """Of a domain that is watched."""
+    with sdm_held(lock, 1, lambda: True):
+        pass

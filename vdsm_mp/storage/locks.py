@@ -20,6 +20,8 @@ from vdsm_mp.storage.domain_file import IDS, FileDomain
 
 #: Written on storage by every host.
 SDM = "SDM"
+#: For moments before a pool exists; never given to a host.
+TEMPORARY_HOST_ID = 250
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -51,8 +53,11 @@ class ClusterLock(Protocol):
         """Begin to take the host id; returns at once. Having it, or being about to, is fine."""
         ...
 
-    def wait_host_id(self, host_id: int, *, within_s: float = 180.0) -> None:
-        """Take it and wait. Raises: HostIdNotAcquired, HostIdDiffers."""
+    def wait_host_id(self, host_id: int, *, within_s: float = 180.0, wanted: Callable[[], bool] = lambda: True) -> None:
+        """Take it and wait. wanted: asked when it comes only after the wait; unless it is, it is given back then.
+
+        Raises: HostIdNotAcquired, HostIdDiffers.
+        """
         ...
 
     def has_host_id(self, host_id: int) -> bool:
@@ -100,7 +105,7 @@ class LocalLock:
     def request_host_id(self, host_id: int) -> None:
         self._host_id = host_id
 
-    def wait_host_id(self, host_id: int, *, within_s: float = 180.0) -> None:
+    def wait_host_id(self, host_id: int, *, within_s: float = 180.0, wanted: Callable[[], bool] = lambda: True) -> None:
         if self._host_id not in (None, host_id):
             raise HostIdDiffers(self._domain.sd_id, f"host id {host_id}", f"host id {self._host_id} is in use")
         self._host_id = host_id

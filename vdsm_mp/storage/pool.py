@@ -98,6 +98,10 @@ class Pools:
         except DomainNotFound as e:
             raise MasterNotFound(state.pool_id, f"master domain {state.master_sd_id} is not there") from e
 
+    def watches(self, sd_id: str) -> bool:
+        """Is it watched, by this pool or somebody else, so that this host keeps its id there?"""
+        return self._monitors.watch_of(sd_id) is not None
+
     # --- joining and leaving
 
     def connect(self, wanted: Wanted) -> PoolState:

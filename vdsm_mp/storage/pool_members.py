@@ -8,6 +8,7 @@ domain to two pools. The caller holds the claims on the pool and the domains.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -34,14 +35,13 @@ from vdsm_mp.storage.domain_metadata import (
     without_pool,
 )
 from vdsm_mp.storage.domain_upgrade import upgrade
-from vdsm_mp.storage.locks import Locks
+from vdsm_mp.storage.locks import TEMPORARY_HOST_ID, Locks
 from vdsm_mp.storage.pool import ACTIVE, ATTACHED, Pools, PoolState
 from vdsm_mp.storage.registry import Domains
+from vdsm_mp.storage.sdm_lease import sdm_held
 
 _log = logging.getLogger("storage.pool")
 
-#: For moments before a pool exists; never given to a host.
-TEMPORARY_HOST_ID = 250
 MAX_DOMAINS = 100
 
 
@@ -172,22 +172,13 @@ class Members:
 
     @contextmanager
     def _sdm_held(self, domain: FileDomain, host_id: int) -> Iterator[None]:
-        """Inside the block nobody else changes the domain's membership. A host id taken for it is given back."""
+        """Inside the block nobody else changes the domain's membership."""
         lock = self._locks.of(domain)
         if lock.holds(lock.sdm):  # the master's, which is the SPM role itself
             yield
             return
-        had = lock.has_host_id(host_id)
-        lock.wait_host_id(host_id)
-        try:
-            lock.acquire(lock.sdm, host_id)
-            try:
-                yield
-            finally:
-                lock.release(lock.sdm)
-        finally:
-            if not had:
-                lock.release_host_id(host_id)
+        with sdm_held(lock, host_id, partial(self._pools.watches, domain.sd_id)):
+            yield
 
 
 def _status(state: PoolState, sd_id: str) -> str:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host ids and leases of a shared domain, through the sanlock daemon. All calls block; pool threads only.
 
-Joining a lockspace takes sanlock 20 to 30 s (longer after an unclean end), so it runs in a thread of its own, at most
-one for each domain, and whoever needs the host id waits for that one. Each lease has its own connection to the
-daemon: it is dropped with the connection, hence with this process, whatever ends it.
+Host ids are `sanlock_seat.py`. Each lease has its own connection to the daemon: it is dropped with the connection,
+hence with this process, whatever ends it.
 
 sanlock reports errors as (number, text): errno values, or its own above 200.
 """
@@ -13,16 +12,12 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import sanlock
 
 from vdsm_mp.api.errors_storage import (
-    HostIdDiffers,
-    HostIdNotAcquired,
-    HostIdNotReleased,
     LockInitFailed,
     LockNotAcquired,
     LockNotInspected,
@@ -31,11 +26,12 @@ from vdsm_mp.api.errors_storage import (
 from vdsm_mp.storage.domain_file import IDS, LEASES, FileDomain
 from vdsm_mp.storage.locks import SDM, Lease, Owner
 from vdsm_mp.storage.sanlock_patience import Patience
+from vdsm_mp.storage.sanlock_seat import Seat, text_of
 
 _log = logging.getLogger("storage.sanlock")
 
-#: A lockspace is being joined or left.
-_BUSY = (errno.EINPROGRESS, errno.EAGAIN, errno.EBUSY)
+#: SANLK_LEADER_MAGIC to SANLK_LEADER_CHECKSUM: what was read is no lease, or no whole one.
+_NO_LEASE = range(-229, -222)
 _GONE_OWNERS = (sanlock.HOST_FREE, sanlock.HOST_DEAD)
 
 
@@ -56,8 +52,10 @@ class SanlockLock:
         self._io_timeout_s = io_timeout_s
         self.sdm = Lease(SDM, domain.io.path_of(LEASES), meta.alignment)
         self._patience = Patience(2 * io_timeout_s + ANSWERS_WITHIN_S)
+        self._seat = Seat(self._sd_id, self._ids, io_timeout_s, self._patience)
         self._lock = threading.Lock()
-        self._joining: tuple[int, Future[None]] | None = None
+        #: One talk at a time on the connections of `_held`: answers have no names.
+        self._talking = threading.Lock()
         self._held: dict[Lease, int] = {}
 
     def initialize(self) -> None:
@@ -66,7 +64,7 @@ class SanlockLock:
                 self._name, self._ids, iotimeout=self._io_timeout_s, align=self._align, sector=self._sector
             )
         except sanlock.SanlockException as e:
-            raise LockInitFailed(self._sd_id, "lockspace", _text(e)) from e
+            raise LockInitFailed(self._sd_id, "lockspace", text_of(e)) from e
         self.write_lease(self.sdm)
 
     def write_lease(self, lease: Lease) -> None:
@@ -76,22 +74,26 @@ class SanlockLock:
                 self._name, lease.name.encode(), _disks(lease), align=self._align, sector=self._sector
             )
         except sanlock.SanlockException as e:
-            raise LockInitFailed(self._sd_id, lease.name, _text(e)) from e
+            raise LockInitFailed(self._sd_id, lease.name, text_of(e)) from e
 
     def clear_lease(self, lease: Lease) -> None:
         """Make it no lease any more. Raises: LockInitFailed."""
         try:
             sanlock.write_resource(b"", b"", _disks(lease), align=self._align, sector=self._sector)
         except sanlock.SanlockException as e:
-            raise LockInitFailed(self._sd_id, lease.name, _text(e)) from e
+            raise LockInitFailed(self._sd_id, lease.name, text_of(e)) from e
 
     def name_at(self, lease: Lease) -> str | None:
-        """The name of the lease that is there; None when there is none of this domain."""
+        """The name of the lease that is there; None when there is none of this domain.
+
+        Raises: LockNotInspected (it could not be read: somebody may hold what is there).
+        """
         try:
             found = sanlock.read_resource(lease.path, lease.offset, align=self._align, sector=self._sector)
         except sanlock.SanlockException as e:
-            _log.debug("domain %s: no lease at %d: %s", self._sd_id, lease.offset, _text(e))
-            return None
+            if e.errno in _NO_LEASE:
+                return None
+            raise LockNotInspected(self._sd_id, lease.name or f"lease at {lease.offset}", text_of(e)) from e
         if found["lockspace"] != self._name:
             return None
         return found["resource"].decode("ascii", "replace") or None
@@ -116,12 +118,12 @@ class SanlockLock:
         try:
             fd = sanlock.register()
         except sanlock.SanlockException as e:
-            raise LockNotAcquired(self._sd_id, lease.name, _text(e)) from e
+            raise LockNotAcquired(self._sd_id, lease.name, text_of(e)) from e
         try:
             try:
                 sanlock.acquire(self._name, lease.name.encode(), disks, slkfd=fd, lvb=True)
             except sanlock.SanlockException as e:
-                raise LockNotAcquired(self._sd_id, lease.name, _text(e)) from e
+                raise LockNotAcquired(self._sd_id, lease.name, text_of(e)) from e
             try:
                 yield LeaseValue(self._sd_id, lease, self._sector)
             except BaseException:
@@ -137,76 +139,23 @@ class SanlockLock:
         try:
             sanlock.release(self._name, lease.name.encode(), _disks(lease), slkfd=fd)
         except sanlock.SanlockException as e:
-            _log.warning("domain %s: %s is not released: %s", self._sd_id, lease.name, _text(e))
-            raise LockNotInspected(self._sd_id, lease.name, f"it is not known what is stored: {_text(e)}") from e
+            _log.warning("domain %s: %s is not released: %s", self._sd_id, lease.name, text_of(e))
+            raise LockNotInspected(self._sd_id, lease.name, f"it is not known what is stored: {text_of(e)}") from e
 
     # --- host id
 
     def request_host_id(self, host_id: int) -> None:
-        self._join(host_id)
+        self._seat.request(host_id)
 
-    def wait_host_id(self, host_id: int, *, within_s: float = 180.0) -> None:
-        if self.has_host_id(host_id):
-            return
-        try:
-            self._join(host_id).result(within_s)
-        except FutureTimeout:
-            raise self._not_acquired(host_id, f"not within {within_s:g} s") from None
-
-    def _join(self, host_id: int) -> Future[None]:
-        with self._lock:
-            if self._joining is not None and not self._joining[1].done():
-                if self._joining[0] != host_id:
-                    raise HostIdDiffers(self._sd_id, f"host id {host_id}", f"{self._joining[0]} is being taken")
-                return self._joining[1]
-            future: Future[None] = Future()
-            self._joining = (host_id, future)
-        threading.Thread(target=self._run_join, args=(host_id, future), daemon=True, name="join").start()
-        return future
-
-    def _run_join(self, host_id: int, future: Future[None]) -> None:
-        try:
-            self._add_lockspace(host_id)
-        except (HostIdNotAcquired, HostIdDiffers) as e:
-            _log.warning("%s", e)
-            future.set_exception(e)
-        else:
-            _log.info("domain %s: host id %d is ours", self._sd_id, host_id)
-            future.set_result(None)
-
-    def _add_lockspace(self, host_id: int) -> None:
-        try:
-            sanlock.add_lockspace(self._name, host_id, self._ids, iotimeout=self._io_timeout_s, wait=True)
-        except sanlock.SanlockException as e:
-            if e.errno == errno.EEXIST:
-                return
-            if e.errno not in _BUSY:
-                raise self._not_acquired(host_id, _text(e)) from e
-            # Begun before us (an earlier life of this worker), or still being left: wait for the end of that.
-            try:
-                if not sanlock.inq_lockspace(self._name, host_id, self._ids, wait=True):
-                    raise self._not_acquired(host_id, "it was being given back") from e
-            except sanlock.SanlockException as inner:
-                raise self._not_acquired(host_id, _text(inner)) from inner
+    def wait_host_id(self, host_id: int, *, within_s: float = 180.0, wanted: Callable[[], bool] = lambda: True) -> None:
+        self._seat.wait(host_id, within_s, wanted)
 
     def has_host_id(self, host_id: int) -> bool:
         """False, too, when the daemon does not say."""
-        try:
-            return self._patience.ask(lambda: sanlock.inq_lockspace(self._name, host_id, self._ids) is True)
-        except (sanlock.SanlockException, TimeoutError) as e:
-            _log.debug("domain %s: host id %d: %s", self._sd_id, host_id, _text(e))
-            return False
+        return self._seat.has(host_id)
 
     def release_host_id(self, host_id: int) -> None:
-        try:
-            # unused: sanlock refuses while a lease is held in it, instead of killing the holder.
-            sanlock.rem_lockspace(self._name, host_id, self._ids, unused=True)
-        except sanlock.SanlockException as e:
-            if e.errno != errno.ENOENT:
-                raise HostIdNotReleased(self._sd_id, f"host id {host_id}", _text(e)) from e
-
-    def _not_acquired(self, host_id: int, reason: str) -> HostIdNotAcquired:
-        return HostIdNotAcquired(self._sd_id, f"host id {host_id}", reason)
+        self._seat.release(host_id)
 
     # --- leases
 
@@ -217,12 +166,12 @@ class SanlockLock:
         try:
             fd = sanlock.register()
         except sanlock.SanlockException as e:
-            raise LockNotAcquired(self._sd_id, lease.name, _text(e)) from e
+            raise LockNotAcquired(self._sd_id, lease.name, text_of(e)) from e
         try:
             sanlock.acquire(self._name, lease.name.encode(), _disks(lease), slkfd=fd)
         except sanlock.SanlockException as e:
             os.close(fd)
-            raise LockNotAcquired(self._sd_id, lease.name, _text(e)) from e
+            raise LockNotAcquired(self._sd_id, lease.name, text_of(e)) from e
         with self._lock:
             self._held[lease] = fd
 
@@ -231,32 +180,38 @@ class SanlockLock:
             fd = self._held.pop(lease, None)
         if fd is None:
             return
-        try:
-            sanlock.release(self._name, lease.name.encode(), _disks(lease), slkfd=fd)
-        except sanlock.SanlockException as e:
-            raise LockNotReleased(self._sd_id, lease.name, _text(e)) from e
-        finally:
-            os.close(fd)  # drops it even where the release failed
+        with self._talking:
+            try:
+                sanlock.release(self._name, lease.name.encode(), _disks(lease), slkfd=fd)
+            except sanlock.SanlockException as e:
+                raise LockNotReleased(self._sd_id, lease.name, text_of(e)) from e
+            finally:
+                os.close(fd)  # drops it even where the release failed
 
     def holds(self, lease: Lease) -> bool:
-        with self._lock:
-            fd = self._held.get(lease)
-        if fd is None:
+        if lease not in self._held:
             return False
         try:
-            found = sanlock.inquire(slkfd=fd)
+            found = self._patience.ask(lambda: self._inquire(lease))
         except sanlock.SanlockException as e:
             if e.errno in (errno.EPIPE, errno.ECONNRESET, errno.ESRCH, errno.ENOENT):
                 return False  # the daemon dropped our connection, and the lease with it
-            raise LockNotInspected(self._sd_id, lease.name, _text(e)) from e
+            raise LockNotInspected(self._sd_id, lease.name, text_of(e)) from e
+        except TimeoutError as e:
+            raise LockNotInspected(self._sd_id, lease.name, text_of(e)) from e
         wanted = (self._name, lease.name.encode(), _disks(lease))
         return any((r["lockspace"], r["resource"], r["disks"]) == wanted for r in found)
+
+    def _inquire(self, lease: Lease) -> list[dict[str, Any]]:
+        with self._talking:
+            fd = self._held.get(lease)
+            return [] if fd is None else sanlock.inquire(slkfd=fd)
 
     def inspect(self, lease: Lease) -> Owner:
         try:
             return self._patience.ask(lambda: self._inspect(lease))
         except TimeoutError as e:
-            raise LockNotInspected(self._sd_id, lease.name, _text(e)) from e
+            raise LockNotInspected(self._sd_id, lease.name, text_of(e)) from e
 
     def _inspect(self, lease: Lease) -> Owner:
         try:
@@ -267,7 +222,7 @@ class SanlockLock:
                 self._name, lease.name.encode(), _disks(lease), align=self._align, sector=self._sector
             )
         except sanlock.SanlockException as e:
-            raise LockNotInspected(self._sd_id, lease.name, _text(e)) from e
+            raise LockNotInspected(self._sd_id, lease.name, text_of(e)) from e
         version = int(read["version"])
         if not owners:
             return Owner(version, None)
@@ -281,7 +236,7 @@ class SanlockLock:
         except sanlock.SanlockException as e:
             if e.errno in (errno.EAGAIN, errno.ENOENT):  # no renewal seen yet, or not joined
                 return True
-            raise LockNotInspected(self._sd_id, lease.name, _text(e)) from e
+            raise LockNotInspected(self._sd_id, lease.name, text_of(e)) from e
         return host["flags"] not in _GONE_OWNERS and int(host["generation"]) <= generation
 
 
@@ -300,7 +255,7 @@ class LeaseValue:
                 self._sd_id.encode(), self._lease.name.encode(), _disks(self._lease), self._sector
             )
         except sanlock.SanlockException as e:
-            raise LockNotInspected(self._sd_id, self._lease.name, _text(e)) from e
+            raise LockNotInspected(self._sd_id, self._lease.name, text_of(e)) from e
         return found
 
     def write(self, data: bytes) -> None:
@@ -313,12 +268,8 @@ class LeaseValue:
                 data.ljust(self._sector, b"\0"),
             )
         except sanlock.SanlockException as e:
-            raise LockNotInspected(self._sd_id, self._lease.name, _text(e)) from e
+            raise LockNotInspected(self._sd_id, self._lease.name, text_of(e)) from e
 
 
 def _disks(lease: Lease) -> list[tuple[str, int]]:
     return [(lease.path, lease.offset)]
-
-
-def _text(error: "sanlock.SanlockException | TimeoutError") -> str:
-    return " ".join(str(part) for part in error.args)

@@ -13,6 +13,7 @@ and means nothing. A stamp that another wrote over is never written again; nor i
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from vdsm_mp.api.errors_storage import LockNotAcquired, LockNotInspected, LockNotReleased
 from vdsm_mp.common.clock import mono_s, wall_s
@@ -64,7 +65,7 @@ class StampLock:
     def request_host_id(self, host_id: int) -> None:
         """There are none."""
 
-    def wait_host_id(self, host_id: int, *, within_s: float = 180.0) -> None:
+    def wait_host_id(self, host_id: int, *, within_s: float = 180.0, wanted: Callable[[], bool] = lambda: True) -> None:
         """There are none."""
 
     def has_host_id(self, host_id: int) -> bool:

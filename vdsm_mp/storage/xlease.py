@@ -195,7 +195,8 @@ def rebuild(domain: FileDomain, formatter: LeaseFormatter) -> None:
     """Make index and leases agree. The index is the truth; a lease it lacks is cleared, one that is missing is made.
 
     A record whose place the volume does not reach names nothing any more. An index that somebody left while changing it
-    can be used again afterwards. Raises: LeaseIndexInvalid (there is no index), LockInitFailed, storage errors.
+    can be used again afterwards. Raises: LeaseIndexInvalid (there is no index), LockInitFailed, LockNotInspected (a
+    place could not be read; it stays as it is), storage errors.
     """
     index = read_index(domain, updating=True)
     size = domain.io.stat(XLEASES).size_bytes
