@@ -9,6 +9,7 @@ the next SPM (`repair_roles`).
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -38,6 +39,7 @@ from vdsm_mp.storage.locks import ClusterLock, Locks
 from vdsm_mp.storage.pool import ACTIVE, Pools, PoolState
 from vdsm_mp.storage.pool_members import check_can_be_master
 from vdsm_mp.storage.registry import Domains
+from vdsm_mp.storage.sdm_lease import sdm_held
 from vdsm_mp.storage.spm import TASKS_PATH
 from vdsm_mp.tasks.registry import Tasks
 from vdsm_mp.tasks.store import TaskStore
@@ -69,8 +71,9 @@ class MasterMoves:
         self._background = background
         self._is_spm = is_spm
         self._follow = follow
-        #: Were master, or were about to be, and have not been left in order yet.
-        self._unfinished: set[str] = set()
+        #: {sd_id: its lock, this host's id} of those that were master, or were about to be, and have not been left in
+        #: order yet.
+        self._unfinished: dict[str, tuple[ClusterLock, int]] = {}
         #: No domain is left in order while it is made master.
         self._moving = threading.Lock()
 
@@ -102,14 +105,14 @@ class MasterMoves:
             self._tasks.cancel_move()
             # It may say Master, with tasks of today, although writing that failed: who made it master some day, because
             # the old one is lost, would undo what is done by then.
-            self._demote(new)
+            self._demote(new, state.host_id)
             if lock.holds(lock.sdm):
                 lock.release(lock.sdm)
             raise
-        self._unfinished.discard(new.sd_id)
+        self._unfinished.pop(new.sd_id, None)
         after = self._become(state, new, master_version)
         self._follow(new)
-        self._demote(old)
+        self._demote(old, state.host_id)
         return after
 
     def _acquire(self, state: PoolState, old: FileDomain, new: FileDomain) -> ClusterLock:
@@ -148,9 +151,9 @@ class MasterMoves:
             return meta
         return with_pool(meta, replace(decode_pool(old.sd_id, old.pairs), master_version=master_version))
 
-    def _demote(self, old: FileDomain) -> None:
+    def _demote(self, old: FileDomain, host_id: int) -> None:
         """What fails here is done later; the role has moved already."""
-        self._unfinished.add(old.sd_id)
+        self._unfinished[old.sd_id] = self._locks.of(old), host_id
         try:
             self._leave(old)
         except Error as e:
@@ -165,7 +168,7 @@ class MasterMoves:
         lock = self._locks.of(old)
         if lock.holds(lock.sdm):
             lock.release(lock.sdm)
-        self._unfinished.discard(old.sd_id)
+        self._unfinished.pop(old.sd_id, None)
 
     def _repair_later(self, sd_id: str) -> None:
         self._background.later(_REPAIR_AFTER_S, f"demote {sd_id}", lambda: self._repair(sd_id))
@@ -207,7 +210,10 @@ class MasterMoves:
 
     def _repair_now(self, sd_id: str) -> None:
         state = self._pools.state
-        if not self._is_spm() or state is None or sd_id not in state.domains or sd_id == state.master_sd_id:
+        if not self._is_spm():
+            self._let_go(sd_id, state)
+            return
+        if state is None or sd_id not in state.domains or sd_id == state.master_sd_id:
             return
         active = state.domains[sd_id] == ACTIVE
         try:
@@ -223,6 +229,22 @@ class MasterMoves:
             _log.warning("domain %s: its role is not known yet: %s", sd_id, e)
             if sd_id in self._unfinished:
                 self._repair_later(sd_id)
+
+    def _let_go(self, sd_id: str, state: PoolState | None) -> None:
+        """The role is gone, and what is left to do the next SPM's, who needs the lease of the domain for it."""
+        if sd_id not in self._unfinished or (state is not None and sd_id == state.master_sd_id):
+            return
+        lock, host_id = self._unfinished[sd_id]
+        try:
+            if lock.holds(lock.sdm):
+                lock.release(lock.sdm)
+            if not self._pools.watches(sd_id):  # its monitor could not give it back
+                lock.release_host_id(host_id)
+        except Error as e:
+            _log.warning("domain %s: its lease is not given back yet: %s", sd_id, e)
+            self._repair_later(sd_id)
+            return
+        del self._unfinished[sd_id]
 
     def _made_regular(self, sd_id: str) -> bool:
         domain = self._domains.find(sd_id)
@@ -252,21 +274,12 @@ class MasterMoves:
         if meta.sd_id not in words:
             raise WrongMaster(state.pool_id, f"domain {meta.sd_id} is not in the list of domains")
         pool = PoolMetadata(name=name, domains={**words, meta.sd_id: ACTIVE}, master_version=state.master_version)
-        lock = self._locks.of(new)
-        had = lock.has_host_id(state.host_id)
-        lock.wait_host_id(state.host_id)
-        try:
-            lock.acquire(lock.sdm, state.host_id)
-            try:
-                new.make_master_tree()
-                if meta.role is not Role.MASTER:
-                    _empty(new, TASKS_PATH)  # of a time when it was; whoever comes next would undo what is done
-                new.change(lambda m: with_pool(replace(m, role=Role.MASTER, lease=lease), pool))
-            finally:
-                lock.release(lock.sdm)
-        finally:
-            if not had:
-                lock.release_host_id(state.host_id)
+        watched = partial(self._pools.watches, new.sd_id)
+        with self._moving, sdm_held(self._locks.of(new), state.host_id, watched):
+            new.make_master_tree()
+            if meta.role is not Role.MASTER:
+                _empty(new, TASKS_PATH)  # of a time when it was; whoever comes next would undo what is done
+            new.change(lambda m: with_pool(replace(m, role=Role.MASTER, lease=lease), pool))
         _log.warning("pool %s: reconstructed, master is %s", state.pool_id, meta.sd_id)
 
 

@@ -7,6 +7,7 @@ that it is valid.
 
 import logging
 import threading
+from functools import partial
 
 from vdsm_mp.api.errors_storage import PoolUpgradeInProgress
 from vdsm_mp.api.ports import Background
@@ -19,6 +20,7 @@ from vdsm_mp.storage.monitors import Monitors
 from vdsm_mp.storage.pool import ACTIVE, PoolState
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
+from vdsm_mp.storage.sdm_lease import sdm_held
 
 _log = logging.getLogger("storage.upgrade")
 
@@ -42,8 +44,9 @@ class Upgrades:
 
     def refuse_while_pending(self, pool_id: str) -> None:
         """Raises: PoolUpgradeInProgress."""
-        if self._pending:
-            raise PoolUpgradeInProgress(pool_id, f"{len(self._pending)} domains are still being upgraded")
+        pending = self.pending()
+        if pending:
+            raise PoolUpgradeInProgress(pool_id, f"{len(pending)} domains are still being upgraded")
 
     def begin(self, state: PoolState, target: int) -> None:
         """Upgrade the other active domains in the background. Raises: PoolUpgradeInProgress."""
@@ -64,7 +67,11 @@ class Upgrades:
             self._pending.clear()
 
     def pending(self) -> list[str]:
-        return sorted(self._pending)
+        """One that was deactivated meanwhile is upgraded by whatever activates it."""
+        return sorted(sd_id for sd_id in list(self._pending) if self._is_watched(sd_id))
+
+    def _is_watched(self, sd_id: str) -> bool:
+        return self._monitors.watch_of(sd_id) is not None
 
     def _on_verdict(self, sd_id: str, valid: bool) -> None:
         if valid and sd_id in self._pending:
@@ -87,11 +94,7 @@ class Upgrades:
         if domain.refresh().version == target or domain.meta.cls is not DomainClass.DATA:
             return
         with self._resources.claim("StoragePool.upgrade", exclusive=(("domain", sd_id),)):
-            lock = self._locks.of(domain)
-            lock.wait_host_id(host_id)
-            lock.acquire(lock.sdm, host_id)
-            try:
-                upgrade(domain, target)
-            finally:
-                lock.release(lock.sdm)
+            if self._is_watched(sd_id):  # else it was deactivated meanwhile, and is upgraded when that ends
+                with sdm_held(self._locks.of(domain), host_id, partial(self._is_watched, sd_id)):
+                    upgrade(domain, target)
         self._monitors.check_soon(sd_id)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,15 @@ def test_a_pool_is_rebuilt_on_another_domain_when_the_master_is_lost(spm: Storag
     eventually(lambda: metadata(spm, "export", spm.sd_id)["ROLE"] == "Regular")
 
 
+@contextmanager
+def nothing_goes(ovf: Path) -> Iterator[None]:
+    subprocess.run(["chattr", "+i", ovf], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", ovf], check=True)
+
+
 @needs_root()
 def test_what_an_old_master_has_left_behind_goes_later_and_its_lease_with_it(
     spm: StorageRoom, monkeypatch: pytest.MonkeyPatch
@@ -243,17 +253,30 @@ def test_what_an_old_master_has_left_behind_goes_later_and_its_lease_with_it(
     second = add_domain(spm, "second")
     task_id = leave_unfinished(spm)
     [ovf] = (spm.domain / "master/vms").rglob("*.ovf")
-    subprocess.run(["chattr", "+i", ovf], check=True)
-    try:
+    with nothing_goes(ovf):
         ids = {"storagepoolID": spm.pool_id, "storagedomainID": spm.sd_id}
         spm.call("StorageDomain.deactivate", **ids, masterSdUUID=second, masterVersion=2)
         assert metadata(spm, "export", spm.sd_id)["ROLE"] == "Regular"
         assert os.listdir(spm.domain / "master/tasks") == [task_id]
-    finally:
-        subprocess.run(["chattr", "-i", ovf], check=True)
     eventually(lambda: os.listdir(spm.domain / "master/tasks") == [])
     lock = spm_lock(spm)
     eventually(lambda: not lock.holds(lock.sdm) and not lock.has_host_id(1))
+
+
+@needs_root()
+def test_the_lease_of_an_old_master_goes_with_the_role(spm: StorageRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left to do is the next SPM's, on whichever host, who needs the lease for it."""
+    monkeypatch.setattr(pool_master, "_REPAIR_AFTER_S", 0.2)
+    second = add_domain(spm, "second")
+    spm.call("Task.clear", taskID=leave_unfinished(spm))
+    [ovf] = (spm.domain / "master/vms").rglob("*.ovf")
+    lock = spm_lock(spm)
+    with nothing_goes(ovf):
+        ids = {"storagepoolID": spm.pool_id, "storagedomainID": spm.sd_id}
+        spm.call("StorageDomain.deactivate", **ids, masterSdUUID=second, masterVersion=2)
+        assert lock.holds(lock.sdm)
+        spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
+        eventually(lambda: not lock.holds(lock.sdm) and not lock.has_host_id(1))
 
 
 def spm_lock(room: StorageRoom) -> ClusterLock:
@@ -340,6 +363,25 @@ def _leaf(room: StorageRoom, image_id: str) -> str:
     volumes = room.call("StorageDomain.getVolumes", storagedomainID=room.sd_id, imageID=image_id)
     [leaf] = [v for v in volumes if room.info(image_id, v)["voltype"] == "LEAF"]
     return str(leaf)
+
+
+def test_an_upgrade_does_not_wait_for_a_domain_that_was_deactivated_meanwhile(tmp_path: Path) -> None:
+    """It is upgraded when it is activated again. Until then the pool could not be upgraded any further."""
+    room = old_pool(tmp_path, "3")
+    try:
+        second = add_domain(room, "second", version="3")
+        ids = {"storagepoolID": room.pool_id, "storagedomainID": second}
+        (room.root / "second").rename(room.root / "away")
+        assert room.call("StoragePool.upgrade", storagepoolID=room.pool_id, targetDomVersion=4) == "started"
+        assert code_of(room.call, "StoragePool.upgrade", storagepoolID=room.pool_id, targetDomVersion=5) == 396
+        room.call("StorageDomain.deactivate", **ids, masterSdUUID=BLANK, masterVersion=1)
+        assert room.call("StoragePool.upgrade", storagepoolID=room.pool_id, targetDomVersion=5) == "started"
+        (room.root / "away").rename(room.root / "second")
+        assert metadata(room, "second", second)["VERSION"] == "3"
+        room.call("StorageDomain.activate", **ids)
+        assert metadata(room, "second", second)["VERSION"] == "5"
+    finally:
+        room.stop()
 
 
 def test_becoming_spm_with_a_newer_format_upgrades_and_with_an_older_refuses(tmp_path: Path) -> None:
