@@ -37,6 +37,7 @@ from vdsm_mp.house.desk import Desk
 from vdsm_mp.house.logwriter import LogWriter
 from vdsm_mp.house.loop import Loop
 from vdsm_mp.house.premises import Premises
+from vdsm_mp.priv.systemlog import SystemLog
 from vdsm_mp.workers import table
 from vdsm_mp.workers.table import WorkerSpec
 
@@ -83,16 +84,18 @@ def _listen_to_signals() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
-    for number in (signal.SIGHUP, signal.SIGUSR1):
+    for number in spawn.MEANT_FOR_THE_MASTER:
         signal.signal(number, lambda *_: None)
 
 
 def _say(faults: str, again: bool) -> None:
     """To stderr, which supervisord keeps, and to syslog."""
+    log = SystemLog("vdsm-mp")
     for fault in faults.splitlines():
         line = f"cannot start: {fault}" + (f"; tried again in {PAUSE_S:g} s" if again else "")
         print(f"vdsm-mp: {line}", file=sys.stderr, flush=True)
-        syslog.syslog(syslog.LOG_ERR, line)
+        log.say(syslog.LOG_ERR, line)
+    log.close()
 
 
 def _may_pass(error: Exception) -> bool:

@@ -70,7 +70,7 @@ def on_disk() -> Iterator[tuple[RunningHouse, LogDisk]]:
 
 
 def writer_of(house: RunningHouse) -> int:
-    return int(house.status()["log"]["pid"])
+    return int(house.status()["log"]["pid"] or 0)
 
 
 def state_of(pid: int) -> str:
@@ -127,6 +127,13 @@ def test_a_writer_that_is_killed_is_followed_by_another_and_no_line_is_lost(hous
     assert house.log_text().count("log files opened again") >= 5
     assert "the log's writer ended: signal SIGKILL" in house.log_text()
     assert house.all_pids() == pids
+
+
+def test_a_stopped_writer_does_not_outlive_the_house(house: RunningHouse) -> None:
+    writer = writer_of(house)
+    os.kill(writer, signal.SIGSTOP)
+    assert house.terminate(within_s=10) == 0
+    eventually(lambda: state_of(writer) in ("", "Z"), within_s=5)
 
 
 def test_the_writer_writes_the_last_lines_and_goes_with_a_killed_master(house: RunningHouse) -> None:

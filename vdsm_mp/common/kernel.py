@@ -58,6 +58,11 @@ class ProcessFacts(msgspec.Struct, frozen=True):
     parent: int
     session: int
 
+    @property
+    def stopped(self) -> bool:
+        """By a signal, or by a debugger: it does nothing until somebody lets it go on."""
+        return self.state in "Tt"
+
 
 def process(pid: int) -> ProcessFacts | None:
     """Facts of a process, None when there is none. Never blocks, even on a process that hangs."""
@@ -68,6 +73,15 @@ def process(pid: int) -> ProcessFacts | None:
     name, _, rest = text.partition("(")[2].rpartition(")")
     words = rest.split()
     return ProcessFacts(pid, name, words[0], int(words[1]), int(words[3]))
+
+
+def tracer(pid: int) -> int:
+    """The pid of the debugger that holds a process, 0 = none: its parent hears of no end before that lets it go."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(text.partition("\nTracerPid:")[2].split(None, 1)[0])
 
 
 def processes() -> list[ProcessFacts]:

@@ -181,7 +181,7 @@ class House:
         if code == spawn.CANNOT_START:
             self._never_starts(worker, reason)
             return
-        by_others = not process.why_killed and remains.killed(status)
+        by_others = not process.why_killed and remains.by_others(status)
         wait_s = worker.history.died(now, now - process.started_mono, reason, by_others=by_others)
         logger.error("%s died: %s; restart in %gs", name, reason, wait_s)
         if worker.history.degraded(now):
@@ -227,7 +227,8 @@ class House:
         self._kernel_kills.beat(now)
         for worker in self.workers.values():
             if late_s > AWAY_S:
-                worker.beat_mono += late_s
+                # They may have been away as well, and come back after us: as long again, if that has passed.
+                worker.beat_mono = min(now, worker.beat_mono + 2 * late_s)
             if worker.process is not None:
                 self._look_at(worker, worker.process, now)
             elif worker.state is State.WAITING and now >= worker.next_start_mono and self._may_start:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from vdsm_mp.common import log
+from vdsm_mp.common import kernel, log
 from vdsm_mp.house import remains, spawn
 from vdsm_mp.house.children import Children
 from vdsm_mp.house.looks import Looks
@@ -83,7 +83,9 @@ class Incarnations:
 
     def write_off(self, name: str, kind: str, process: Process) -> None:
         """Count it as lost. kind: "worker" or a kind of child."""
-        logger.critical("%s pid=%d survives SIGKILL: it hangs in the kernel and is written off", name, process.pid)
+        tracer = kernel.tracer(process.pid)
+        why = f"pid {tracer} debugs it and keeps it" if tracer else "it hangs in the kernel"
+        logger.critical("%s pid=%d survives SIGKILL: %s; it is written off", name, process.pid, why)
         self.lost.append(Lost(name, kind, process.pid, time.monotonic()))
 
     def came_back(self, pid: int) -> None:

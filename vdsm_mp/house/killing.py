@@ -14,7 +14,7 @@ logger = log.named("master")
 def begin(process: Process, why: str, now: float, *, stacks: bool = True) -> None:
     """`why` becomes the reason of its death. A process that is stopped writes no stacks: no pause for that."""
     facts = kernel.process(process.pid)
-    stacks = stacks and (facts is None or facts.state not in "Tt")
+    stacks = stacks and (facts is None or not facts.stopped)
     process.why_killed = why
     logger.error("%s pid=%d: %s", process.name, process.pid, why)
     abort = [(now, signal.SIGABRT.value)] if stacks else []
@@ -27,10 +27,15 @@ def at(process: Process, kill_mono: float, *, before: list[tuple[float, int]] | 
 
 
 def carry_on(process: Process, now: float) -> bool:
-    """Send what is due. True: SIGKILL had its time, and it is still there."""
+    """Send what is due. True: SIGKILL had its time, and it is still there; or a debugger keeps what is left of it."""
     while process.killing and now >= process.killing[0][0]:
         _, number = process.killing.pop(0)
         if not number:
             return True
         signal.pidfd_send_signal(process.pidfd, number)
-    return False
+    return bool(process.killing) and not process.killing[0][1] and _kept_dead(process.pid)
+
+
+def _kept_dead(pid: int) -> bool:
+    facts = kernel.process(pid)
+    return facts is not None and facts.state == "Z" and kernel.tracer(pid) != 0

@@ -12,8 +12,8 @@ import socket
 import time
 from typing import Any
 
-from vdsm_mp.common import log, logroad
-from vdsm_mp.house import spawn
+from vdsm_mp.common import kernel, log, logroad
+from vdsm_mp.house import killing, spawn
 from vdsm_mp.house.members import Process, how_it_ended
 
 logger = log.named("master")
@@ -64,9 +64,10 @@ class LogWriter:
         """Was the reaped process ours?"""
         if self._process is None or self._process.pid != pid:
             return False
+        reason = how_it_ended(status, self._process.why_killed)
         self._forget(self._process)
         self._next_mono = time.monotonic() + PAUSE_S
-        logger.error("the log's writer ended: %s; the next one follows in %g s", how_it_ended(status, ""), PAUSE_S)
+        logger.error("the log's writer ended: %s; the next one follows in %g s", reason, PAUSE_S)
         return True
 
     def beat(self, now: float) -> None:
@@ -75,10 +76,20 @@ class LogWriter:
         written = self._road.written
         if written != self._written or not self._road.waiting_bytes():
             self._written, self._moved_mono = written, now
+        if self._process is not None:
+            self._replace_stopped(self._process, now)
+
+    def _replace_stopped(self, process: Process, now: float) -> None:
+        """One that hangs with its disk would be followed by another that hangs; one that somebody stopped would not."""
+        if process.killing:
+            if killing.carry_on(process, now):
+                self._forget(process)  # a debugger keeps what is left of it
+        elif now - self._moved_mono > STUCK_S and (facts := kernel.process(process.pid)) and facts.stopped:
+            killing.begin(process, "stopped, and lines wait", now, stacks=False)
 
     @property
     def busy(self) -> bool:
-        return self._process is None
+        return self._process is None or bool(self._process.killing)
 
     def status(self) -> dict[str, Any]:
         """waiting_bytes: of all processes, in the kernel's reckoning. lost: lines of the master's own."""
@@ -98,6 +109,8 @@ class LogWriter:
         self._road.end.close()
         if process is not None:
             select.select([process.pidfd], [], [], LAST_LINES_S)
+            if (facts := kernel.process(process.pid)) and facts.stopped:  # it would stay, and hear of no end
+                signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
             os.waitpid(process.pid, os.WNOHANG)
             self._forget(process)
 

@@ -9,6 +9,7 @@ import time
 from functools import partial
 
 from vdsm_mp.common import log
+from vdsm_mp.house import spawn
 from vdsm_mp.house.desk import Desk
 from vdsm_mp.house.house import House, HouseState
 from vdsm_mp.house.members import Process
@@ -32,8 +33,9 @@ class Loop:
         self._wake = wake
         selector.register(self._signals, selectors.EVENT_READ, self._take_signals)
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)  # the byte on the pipe is all that is needed
+        self._told: set[int] = set()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, *spawn.MEANT_FOR_THE_MASTER):
+            signal.signal(number, lambda number, _: self._told.add(number))
         house.incarnations.watch, house.incarnations.unwatch = self._watch, self._unwatch
 
     def run(self) -> None:
@@ -61,7 +63,10 @@ class Loop:
         return self._house.busy or self._desk.busy
 
     def _take_signals(self) -> None:
-        for number in self._signals.recv(4096):
+        # The bytes only wake us: in a flood there is no room for all of them, and one of SIGTERM may not be lost.
+        self._signals.recv(4096)
+        told, self._told = self._told, set()
+        for number in sorted(told):
             match number:
                 case signal.SIGTERM | signal.SIGINT:
                     self._house.stop()
@@ -69,7 +74,6 @@ class Loop:
                     self._house.reload()
                 case signal.SIGUSR1:
                     self._house.stop_spm()
-        # Signals of one kind merge: a lost byte must not mean a lost child.
         self._reap()
 
     def _reap(self) -> None:

@@ -51,7 +51,7 @@ class History(msgspec.Struct):
     def died(self, now_mono: float, lived_s: float, reason: str, *, by_others: bool = False) -> float:
         """Note a death that was not asked for; returns the seconds to wait before the next start.
 
-        by_others: a SIGKILL that neither the master nor the kernel's want of memory has sent.
+        by_others: of a signal that neither itself, the master, nor the kernel's want of memory has sent.
         """
         if lived_s >= HEALTHY_S:
             self.in_a_row = 0

@@ -15,6 +15,11 @@ logger = log.named("master")
 
 #: Of the stacks that a process wrote before it ended, so much is logged.
 _MOST_STACK_BYTES = 64 << 10
+#: Signals by which a process ends for what it does.
+_OWN_FAULTS = frozenset({
+    signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGPIPE, signal.SIGSEGV, signal.SIGSYS,
+    signal.SIGTRAP, signal.SIGXCPU, signal.SIGXFSZ,
+})  # fmt: skip
 #: A core has some ten MiB.
 MOST_CORES = 3
 
@@ -69,6 +74,11 @@ def keep_cores(folder: Path | None, name: str, status: int) -> None:
 def killed(status: int) -> bool:
     """By SIGKILL, whoever sent it."""
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def by_others(status: int) -> bool:
+    """By a signal that a process does not get for what it does itself."""
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) not in _OWN_FAULTS
 
 
 class KernelKills:

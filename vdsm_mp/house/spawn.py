@@ -29,6 +29,9 @@ logger = log.named("master")
 CANNOT_START = 3
 #: The program on the disk is not the one that the master runs.
 OTHER_PROGRAM = 4
+#: Somebody who sends these to all processes of the agent (pkill, a rule for logs) must not end those that have no use
+#: for them.
+MEANT_FOR_THE_MASTER = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def fork(
@@ -83,8 +86,10 @@ def _live(
 ) -> NoReturn:
     code = 1
     try:
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        for number in MEANT_FOR_THE_MASTER:
+            signal.signal(number, _nothing)  # not SIG_IGN, which programs that it runs would inherit
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the master
         signal.set_wakeup_fd(-1)
         _close_all_but({0, 1, 2, pipe.fileno(), stacks_fd, *keep, *log.descriptors()})
@@ -105,6 +110,9 @@ def _live(
         logging.shutdown()
         # Not sys.exit: what the master registered to run at exit is not ours to run.
         os._exit(code)
+
+
+def _nothing(*_: object) -> None: ...
 
 
 def _close_all_but(keep: set[int]) -> None:

@@ -82,7 +82,7 @@ class _Alive:
             return f"it has not listened for {silent_s:.0f} s"
         if silent_s >= _STOPPED_S and self.pid:
             facts = kernel.process(self.pid)
-            if facts is not None and facts.state == "T":
+            if facts is not None and facts.stopped:
                 return "it is stopped"
         return ""
 
