@@ -108,7 +108,9 @@ CAPABILITIES_MUST: Table = {
 }
 CAPABILITIES_MAY: Table = {
     "supportedENGINEs": list_of(text),
-    "cpuTopology": list_of(record(dict.fromkeys(("cpu_id", "core_id", "socket_id", "numa_cell_id"), bare_integer))),
+    "cpuTopology": list_of(
+        record(dict.fromkeys(("cpu_id", "core_id", "die_id", "socket_id", "numa_cell_id"), bare_integer))
+    ),
     "numaNodes": map_of(_NODE, text_integer),
     "numaNodeDistance": map_of(list_of(bare_integer), text_integer),
     "autoNumaBalancing": integer,
@@ -143,6 +145,7 @@ CAPABILITIES_MAY: Table = {
             "clearBitmapsEnabled",
             "cd_change_pdiv",
             "ovnConfigured",
+            "supportsIPv6",
         ),
         boolean,
     ),
@@ -304,7 +307,7 @@ VM_STATS_MAY: Table = {
     "displayInfo": list_of(record({"type": one_of("vnc", "spice"), "port": text, "tlsPort": text, "ipAddress": text})),
     "balloonInfo": record({}, {f"balloon_{k}": text_integer for k in ("cur", "max", "min", "target")}),
     "vmJobs": map_of(_VM_JOB, uuid),
-    "guestFQDN": text, "username": text,
+    "guestFQDN": text, "guestIPs": text, "username": text,
     "session": one_of("Unknown", "UserLoggedOn", "Locked", "Active", "LoggedOff"),
     "guestCPUCount": bare_integer, "memoryStats": obj,
     "netIfaces": list_of(record({"name": text}, {"hw": text, "inet": list_of(text), "inet6": list_of(text)})),
@@ -314,7 +317,11 @@ VM_STATS_MAY: Table = {
     "ioTune": list_of(obj), "vcpuCount": integer, "vcpuQuota": text, "vcpuPeriod": integer,
 }  # fmt: skip
 #: What a VM must report besides, while QEMU runs.
-RUNNING_MUST = ("elapsedTime", "monitorResponse", "vmName", "vmType", "kvmEnable", "acpiEnable", "vmJobs")
+RUNNING_MUST = (
+    "elapsedTime", "monitorResponse", "vmName", "vmType", "kvmEnable", "acpiEnable", "vmJobs", "cpuUser", "cpuSys",
+    "memUsage", "username", "session", "guestCPUCount", "appsList", "guestIPs", "guestFQDN", "clientIp", "timeOffset",
+    "pauseCode", "displayInfo",
+)  # fmt: skip
 
 
 def check_vm_stats(answer: Any, *, running: bool = False) -> Any:

@@ -141,16 +141,17 @@ class Capabilities:
             "rngSources": _rng_sources(machine),
             "selinux": {"mode": osinfo.selinux_mode(machine)},
             "fipsEnabled": machine.text("/proc/sys/crypto/fips_enabled") == "1",
-            "kdumpStatus": machine.number("/sys/kernel/kexec_crash_loaded", -1),
+            "kdumpStatus": osinfo.kdump_status(machine),
             "kernelArgs": machine.text("/proc/cmdline"),
             "kernelFeatures": osinfo.kernel_features(machine),
             "hostdevPassthrough": "true" if machine.names("/sys/kernel/iommu_groups") else "false",
-            "boot_uuid": machine.text("/proc/sys/kernel/random/boot_id"),
             "hostedEngineDeployed": False,
             "hooks": self._hooks.installed(),
             "openstack_binding_host_ids": {},
             "ovnConfigured": False,
             "netConfigDirty": "False",
+            # An engine puts it on the kernel's command line when it turns FIPS on: better none than a wrong one.
+            **({"boot_uuid": boot} if (boot := osinfo.boot_uuid(machine)) else {}),
             **_features(),
         }
 
@@ -189,6 +190,7 @@ class Capabilities:
                 {
                     "cpu_id": thread.cpu_id,
                     "core_id": thread.core_id,
+                    "die_id": thread.die_id,
                     "socket_id": thread.socket_id,
                     "numa_cell_id": thread.numa_cell_id,
                 }

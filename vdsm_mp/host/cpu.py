@@ -13,6 +13,7 @@ class Thread(msgspec.Struct, frozen=True):
 
     cpu_id: int
     core_id: int
+    die_id: int
     socket_id: int
     numa_cell_id: int
 
@@ -31,7 +32,7 @@ class Cpu(msgspec.Struct, frozen=True):
 
     @property
     def cores(self) -> int:
-        return len({(t.socket_id, t.core_id) for t in self.threads})
+        return len({(t.socket_id, t.die_id, t.core_id) for t in self.threads})
 
 
 def read(machine: Machine) -> Cpu:
@@ -65,6 +66,7 @@ def _thread(machine: Machine, cpu: int) -> Thread:
     return Thread(
         cpu_id=cpu,
         core_id=max(0, machine.number(f"{folder}/topology/core_id", cpu)),
+        die_id=max(0, machine.number(f"{folder}/topology/die_id")),
         socket_id=max(0, machine.number(f"{folder}/topology/physical_package_id")),
         numa_cell_id=int(nodes[0]) if nodes else 0,
     )

@@ -130,6 +130,37 @@ def selinux_mode(machine: Machine) -> str:
     return machine.text("/sys/fs/selinux/enforce") or "-1"
 
 
+def kdump_status(machine: Machine) -> int:
+    """1: a crash kernel is loaded, and tells fence agents of its work; 0: not both; -1: nobody knows."""
+    loaded = machine.number("/sys/kernel/kexec_crash_loaded", -1)
+    if loaded != 1:
+        return loaded
+    if not machine.exists("/etc/kdump.conf"):
+        return -1
+    return int(any(line.startswith("fence_kdump_nodes") for line in machine.text("/etc/kdump.conf").splitlines()))
+
+
+def boot_uuid(machine: Machine) -> str:
+    """Of the file system that /boot is on; "" when it has none, or nobody knows."""
+    devices: dict[str, tuple[str, str]] = {}
+    for line in machine.text("/proc/self/mountinfo").splitlines():
+        words, _, source = (half.split() for half in line.partition(" - "))
+        if len(words) > 4 and len(source) > 1:  # what is mounted later hides what was there
+            devices[words[4]] = words[2], Path(source[1]).name
+    number, name = devices.get("/boot") or devices.get("/") or ("", "")
+    names = {name, _link(machine, f"/sys/dev/block/{number}")} - {""}
+    folder = "/dev/disk/by-uuid"
+    return next((uuid for uuid in machine.names(folder) if _link(machine, f"{folder}/{uuid}") in names), "")
+
+
+def _link(machine: Machine, name: str) -> str:
+    """The last part of what a link names; "" where none is."""
+    try:
+        return machine.path(name).readlink().name
+    except OSError:
+        return ""
+
+
 def kernel_features(machine: Machine) -> dict[str, int]:
     """{"PTI", "IBRS", "RETP": 1 on, 0 off, -1 unknown} from what the kernel says of its mitigations."""
     folder = "/sys/devices/system/cpu/vulnerabilities"
