@@ -194,7 +194,9 @@ def _vms(vms: list[Mapping[str, Any]]) -> Iterator[Metric]:
     yield _gauge("vdsm_vm_uptime_seconds", "Since QEMU started", rows("elapsedTime"), label)
     yield _gauge("vdsm_vm_cpu_user_ratio", "Of one processor", rows("cpuUser", 0.01), label)
     yield _gauge("vdsm_vm_cpu_system_ratio", "Of one processor", rows("cpuSys", 0.01), label)
-    yield _gauge("vdsm_vm_memory_usage_ratio", "Of its memory, as its guest says", rows("memUsage", 0.01), label)
+    yield _gauge("vdsm_vm_memory_usage_ratio", "Of its memory, as its guest says", [
+        (_who(vm), float(vm["memUsage"]) * 0.01) for vm in live if vm.get("memoryStats")
+    ], label)  # fmt: skip
     yield _gauge("vdsm_vm_migration_ratio", "How far its migration is", rows("migrationProgress", 0.01), label)
     for name, key, what in (("read", "readBytes", "From its disks"), ("written", "writtenBytes", "To its disks")):
         yield _counter(f"vdsm_vm_disk_{name}_bytes", what, [(_who(vm), _sum(vm, "disks", key)) for vm in live], label)

@@ -2,7 +2,8 @@
 """Statistics from memory: the newest samples of each VM, turned into what the engine decodes, with its types.
 
 The engine reads each field with a cast, so strings stay strings and numbers numbers, field by field; a key without a
-value is left out. The part that comes from a sample is made once, when the sample arrives; a poll merges two dicts.
+value is left out, or has VDSM's word for that. The part that comes from a sample is made once, when the sample arrives;
+a poll merges dicts.
 """
 
 import threading
@@ -24,6 +25,16 @@ from vdsm_mp.virt.registry import Vms, down_info
 Raw = Mapping[str, Any]
 
 _GIGABIT = {"e1000", "e1000e", "virtio"}
+#: In each report of a running VM until its agent tells better; VDSM's words for that. Not in events.
+_UNTOLD: Raw = {
+    "username": "Unknown",
+    "session": "Unknown",
+    "memUsage": "0",
+    "guestCPUCount": -1,
+    "appsList": [],
+    "guestIPs": "",
+    "guestFQDN": "",
+}
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -94,7 +105,7 @@ class Stats:
             # Its guest lives at the other host; what is known of it here is old.
             moved = {} if record.migration_progress is None else {"migrationProgress": record.migration_progress}
             return {**entry, **moved, "pauseCode": record.life.pause_code}
-        return {**entry, **self.running(record, now)}
+        return {**entry, **_UNTOLD, **self.running(record, now)}
 
     def running(self, record: VmRecord, now: float | None = None) -> dict[str, Any]:
         """What only a VM that is not Down has; also the body of the events that tell of a start."""
@@ -115,6 +126,7 @@ class Stats:
             ],
             "cpuUser": "0.00",
             "cpuSys": "0.00",
+            "cpuActual": False,
             "balloonInfo": {},
             "disks": {},
             "network": {},

@@ -56,6 +56,23 @@ def test_rates_come_from_two_samples_and_their_distance() -> None:
     assert entry["balloonInfo"]["balloon_cur"] == "1024"
 
 
+def test_what_no_agent_has_told_is_told_in_the_words_of_vdsm() -> None:
+    """Engines and Python clients read these of every running VM."""
+    stats, silent = Stats(60), record()
+    entry = decode.check_vm_stats(stats.of(silent), running=True)
+    untold = {"username": "Unknown", "session": "Unknown", "guestCPUCount": -1, "appsList": [], "guestIPs": ""}
+    assert entry.items() >= {**untold, "guestFQDN": "", "memUsage": "0", "cpuActual": False}.items()
+    assert not untold.keys() & stats.running(silent).keys(), "events tell what is new, and this is not"
+    told = record(guest={"username": "ada", "guestCPUCount": 3})
+    assert (stats.of(told)["username"], stats.of(told)["guestCPUCount"], stats.of(told)["session"]) == (
+        "ada",
+        3,
+        "Unknown",
+    )
+    down = record(life=Life(status=VmStatus.DOWN, exit=Exit(0, ExitReason.SUCCESS, "")))
+    assert not untold.keys() & stats.of(down).keys()
+
+
 def test_an_older_sample_that_comes_later_is_dropped() -> None:
     now = time.monotonic()
     entry = sampled(record(), Sample(now, raw(**{"cpu.user": 5})), Sample(now - 1, raw(**{"cpu.user": 9})))
