@@ -83,7 +83,9 @@ def test_small_verbs(house: RunningHouse) -> None:
     with pytest.raises(RemoteError):
         house.call("Host.setLogLevel", {"level": "LOUD"})
     assert house.call("Host.getJobs", {"job_type": "storage"}) == {}
-    assert "networks" in house.call("Host.getNetworkCapabilities")
+    network = house.call("Host.getNetworkCapabilities")
+    assert network.keys() >= {"networks", "nics", "bridges", "vlans", "bondings", "nameservers"}
+    assert (type(network["supportsIPv6"]), network["netConfigDirty"]) == (bool, "False")
     assert "network" in house.call("Host.getNetworkStatistics")
     with pytest.raises(RemoteError) as refused:
         target = {"addr": "a", "port": 1, "agent": "nope", "username": "u", "password": "p"}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verbs of the network worker."""
 
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -32,6 +33,9 @@ from vdsm_mp.network.neighbours import Neighbours
 from vdsm_mp.network.sriov import VirtualFunctions
 from vdsm_mp.network.upkeep import Upkeep
 from vdsm_mp.network.watch import Watch
+
+#: There as long as the kernel has IPv6.
+_IPV6 = "/proc/self/net/if_inet6"
 
 
 @handles(SetupNetworks)
@@ -108,7 +112,7 @@ def watch_network(
 def get_network_capabilities(
     watch: Watch, networks: Networks, options: Vars, ask: GetNetworkCapabilities
 ) -> dict[str, Any]:
-    return _facts(watch, networks, options)
+    return {**_facts(watch, networks, options), "netConfigDirty": "False"}
 
 
 @handles(GetLldp)
@@ -131,4 +135,4 @@ def _facts(watch: Watch, networks: Networks, options: Vars) -> dict[str, Any]:
     if any(network.host_qos for network in config.networks.values()):
         # Queues tell nobody when they change.
         state = replace(state, shaped=shapes(state))
-    return caps.facts(state, config, options, nameservers())
+    return {**caps.facts(state, config, options, nameservers()), "supportsIPv6": Path(_IPV6).exists()}

@@ -81,9 +81,19 @@ class TaskTable:
         return {task.id: {"id": task.id, "verb": task.verb} for task in self.spm_tasks()}
 
     def all_tasks(self) -> dict[str, dict[str, object]]:
-        """{task id: …} of every task of this host, and of those set aside (state "unknown", with the reason)."""
+        """{task id: …} of every task of this host, and of those set aside (state "unknown", with the reason).
+
+        `state` is the exact one, `taskState` what Task.getStatus makes of it.
+        """
         found: dict[str, dict[str, object]] = {
-            task.id: {**status(task, reported(task.state)), "verb": task.verb, "tag": task.tag, "id": task.id}
+            task.id: {
+                **status(task, reported(task.state)),
+                "id": task.id,
+                "verb": task.verb,
+                "tag": task.tag,
+                "state": task.state.value,
+                "result": task.result,
+            }
             for task in list(self._records.values())
         }
         for aside in self._aside:
@@ -92,6 +102,8 @@ class TaskTable:
                 "id": aside.id,
                 "verb": "unknown",
                 "tag": "spm",
+                "state": "unknown",
+                "result": "",
                 "taskState": "unknown",
                 "taskResult": "",
                 "code": TaskNotLoaded.code,

@@ -51,6 +51,11 @@ def test_a_failed_task_undoes_its_steps_last_first(files: DomainIO, background: 
     assert undone == ["3", "2", "1"]
     assert seen(tasks, task_id) == ("finished", "cleanSuccess", 411)
     assert "no luck" in str(tasks.status(task_id)["message"])
+    details = tasks.all_tasks()[task_id]
+    assert details.items() >= {
+        "id": task_id, "verb": "createVolume", "tag": "spm", "state": "recovered", "result": "", "code": 411,
+        "taskResult": "cleanSuccess", "message": tasks.status(task_id)["message"],
+    }.items()  # fmt: skip
 
 
 def test_a_bug_in_a_job_is_a_failed_task_and_not_a_lost_one(

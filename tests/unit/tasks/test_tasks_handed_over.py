@@ -81,7 +81,7 @@ def test_stored_tasks_that_cannot_be_read_are_set_aside_and_do_not_stop_the_spm(
     assert second.recover() == []
     listed = second.all_tasks()
     assert "newer" in str(listed[newer]["message"])
-    assert listed[broken]["taskState"] == "unknown"
+    assert (listed[broken]["taskState"], listed[broken]["state"]) == ("unknown", "unknown")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     second.clear(good)
     second.refuse_while_uncleared()
