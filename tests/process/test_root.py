@@ -9,6 +9,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -130,6 +131,38 @@ def request(op: str, params: Any, number: Any = 1, **more: Any) -> bytes:
 
 
 # What it does
+
+
+@pytest.fixture
+def hung_syslog(place: Place) -> Iterator[list[str]]:
+    """What runs a command where /dev/log takes nothing more and never will."""
+    devices = place.root / "dev"
+    devices.mkdir()
+    for name in ("null", "zero", "full", "random", "urandom", "tty"):
+        info = Path(f"/dev/{name}").stat()
+        os.mknod(devices / name, info.st_mode, info.st_rdev)
+        (devices / name).chmod(0o666)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+        bound.bind(str(devices / "log"))
+        (devices / "log").chmod(0o666)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, contextlib.suppress(BlockingIOError):
+            other.connect(str(devices / "log"))
+            other.setblocking(False)
+            while True:
+                other.send(b"x")
+        yield ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /dev && exec "$@"', str(devices)]
+    shutil.rmtree(devices)
+
+
+def test_a_syslog_that_hangs_keeps_nobody_from_root(place: Place, hung_syslog: list[str]) -> None:
+    root = SudoRoot("storage", str(place.libexec), sudo=[*hung_syslog, *as_vdsm(), "sudo", "-n"])
+    try:
+        for _ in range(3):
+            assert root.do("ping", deadline_s=20)["uid"] == 0
+        with pytest.raises(PrivilegedFailed):
+            root.do("umount", mountpoint="/rhev/data-center/mnt/none", deadline_s=20)
+    finally:
+        root.close()
 
 
 def test_the_bridge_of_cards_without_a_network_is_made_once_and_is_up(place: Place) -> None:
@@ -293,8 +326,8 @@ def test_what_was_given_up_is_not_done_when_a_helper_goes_on_after_all(place: Pl
         with pytest.raises(DeadlineExceeded):
             root.do("write-nvram", deadline_s=0.1, vm_id=VM, offset=0, data="AAAA", last=True)
     finally:
-        # sudo stops itself together with its program.
-        for stopped in (sudo, pid):
+        # sudo stops itself together with its program, and when it goes on has that go on, which may be gone at once.
+        for stopped in (pid, sudo):
             os.kill(stopped, signal.SIGCONT)
     eventually(lambda: pid not in pids(place, "virt"), within_s=20)
     assert not (place.root / "nvram" / f"{VM}.fd").exists()

@@ -15,6 +15,7 @@ from typing import Any
 
 from vdsm_mp.priv.child import OperationFailed, OutOfTime, Refused
 from vdsm_mp.priv.context import Context
+from vdsm_mp.priv.systemlog import SystemLog
 
 _DHCLIENT = "/usr/sbin/dhclient"
 #: dhclient's script reads what lies here before it applies an answer. Routers of a network without the default route
@@ -123,7 +124,9 @@ def _hook() -> bool:
             new.replace(_HOOK)
     except OSError as error:
         # An address matters more than its answers by source.
-        syslog.syslog(syslog.LOG_WARNING, f"{_HOOK} cannot be written: {error}")
+        log = SystemLog("vdsm-helper-network", syslog.LOG_AUTH)
+        log.say(syslog.LOG_WARNING, f"{_HOOK} cannot be written: {error}")
+        log.close()
         return False
     return True
 

@@ -3,7 +3,7 @@
 
 Started by `sudo -n <libexec>/helper-CLASS` without arguments and kept for its worker's life; EOF ends it and what it
 started. Standard library only. The caller is assumed hostile: closed schema, bounded lines and concurrency, nothing
-but root's own `helper.json` decides where anything lies. One audit line per call to syslog (auth facility).
+but root's own `helper.json` decides where anything lies. One audit line per start and call to syslog (auth facility).
 """
 
 import json
@@ -24,6 +24,7 @@ from vdsm_mp.priv.child import Children, OperationFailed, OutOfTime, Refused
 from vdsm_mp.priv.confine import confine
 from vdsm_mp.priv.context import Context
 from vdsm_mp.priv.fields import Operation
+from vdsm_mp.priv.systemlog import SystemLog
 from vdsm_mp.priv.table import ANSWER_LIMIT, GRACE_S, LINE_LIMIT, OPERATIONS
 
 #: More than mounts of dead servers can take.
@@ -63,7 +64,6 @@ def main(helper: str, config_file: str) -> int:
     """The life of one helper. Exit status: 0 after EOF, 1 when it must not serve."""
     os.umask(0o022)
     os.environ.clear()
-    syslog.openlog(f"vdsm-helper-{helper}", syslog.LOG_PID, syslog.LOG_AUTH)
     try:
         if os.geteuid() != 0:
             raise Refused("the helper must run as root")
@@ -106,6 +106,7 @@ class Helper:
         self._uid, self._gid = agent.pw_uid, agent.pw_gid
         self._source, self._sink = source, sink
         self._children = Children()
+        self._log = SystemLog(f"vdsm-helper-{helper}", syslog.LOG_AUTH)
         self._lock = threading.Lock()
         self._todo: queue.Queue[tuple[Operation, Any, dict[str, Any], float]] = queue.Queue(_WAITING)
         self._at_once: dict[str, threading.Semaphore] = {
@@ -118,6 +119,8 @@ class Helper:
         """Until EOF, or until a line is longer than allowed (what follows it could be anything)."""
         for _ in range(_THREADS):
             threading.Thread(target=self._work, daemon=True).start()
+        # sudo is told to leave it to us: its own line, and PAM's, would be waited for without an end.
+        self._audit("start", "", "done")
         while line := self._source.readline(LINE_LIMIT + 1):
             if len(line) > LINE_LIMIT or not line.endswith(b"\n"):
                 self._audit("?", "", "refused: line too long or cut off")
@@ -210,4 +213,4 @@ class Helper:
     def _audit(self, name: str, params: str, outcome: str) -> None:
         asked_by = f"{self._config['user']} (ppid {os.getppid()})"
         text = f"by {asked_by}: {name} {params}: {outcome}"
-        syslog.syslog(syslog.LOG_NOTICE, "".join(c if c.isprintable() else "?" for c in text)[:900])
+        self._log.say(syslog.LOG_NOTICE, "".join(c if c.isprintable() else "?" for c in text)[:900])

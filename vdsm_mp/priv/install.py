@@ -38,6 +38,7 @@ ROOT_SIDE = (
     "net.py",
     "resolver.py",
     "shape.py",
+    "systemlog.py",
     "table.py",
     "vmdata.py",
 )

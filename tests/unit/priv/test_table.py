@@ -168,6 +168,8 @@ def test_visudo_accepts_the_shipped_rules() -> None:
         'vdsm ALL=(root) NOPASSWD:SETENV: /usr/libexec/h ""',
         'vdsm ALL=(root) NOPASSWD: ^/usr/libexec/h$ ""',
         "Defaults:vdsm !syslog",
+        "Defaults!ALL !syslog, !pam_session",
+        "Defaults!/usr/bin/id !syslog, !pam_session",
         "Defaults:vdsm !env_reset",
         "#includedir /tmp",
         "@include /tmp/x",
