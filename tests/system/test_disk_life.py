@@ -94,6 +94,18 @@ def memory_volumes(place: Place) -> tuple[Disk, Disk]:
     return made[0], made[1]
 
 
+def grown(place: Place, leaf: str, size: int) -> dict[str, Any]:
+    """The information on a volume that the VM has open, after an engine has extended it: only QEMU can."""
+    volume = place.life.disk.params() | {"volumeID": leaf}
+    sequences.finish_task(place.ask, place.ask("Volume.extendSize", **volume, newSize=str(size)))
+    spec = place.life.disk.ids() | {"volumeID": leaf}
+    answer = place.ask("VM.diskSizeExtend", vmID=place.life.vm.vm_id, driveSpecs=spec, newSize=str(size))
+    assert answer == str(size)
+    place.life.disk.size_bytes = size
+    info: dict[str, Any] = place.ask("Volume.getInfo", **volume)
+    return info
+
+
 def full_backup(place: Place, leaf: str) -> dict[str, Any]:
     """Begun, read over NBD and ended; the answer of VM.start_backup."""
     life, scratch = place.life, Disk(place.first, size_bytes=1 << 20)
@@ -132,10 +144,12 @@ def test_snapshots_come_and_go_under_a_running_vm(place: Place) -> None:
     life.delete_volume(second)
     assert life.chain() == [leaf, first, base]
     place.all_is_well()
+    assert grown(place, leaf, 2 << 20)["capacity"] == str(2 << 20)
     for top, below in ((leaf, first), (first, base)):
         life.merge(below, top)
         life.delete_volume(top)
         place.all_is_well()
+    assert place.ask("Volume.getInfo", **life.disk.params())["capacity"] == str(2 << 20)
 
     memory, configuration = memory_volumes(place)
     ids = (place.first.sd_id, place.first.pool_id, memory.image_id, memory.volume_id, configuration.image_id)

@@ -87,7 +87,11 @@ def hotunplug_disk(plugger: Plugger, ask: HotunplugVmDisk) -> dict[str, str]:
 
 @handles(ExtendDiskSize)
 def extend_disk_size(devices: Devices, ask: ExtendDiskSize) -> str:
-    """Tell QEMU that a disk is larger now; the guest sees it at once. Returns the size it has, in bytes as text."""
+    """Tell QEMU that a disk is larger now; the guest sees it at once. Returns the size it has, in bytes as text.
+
+    QEMU alone can grow a qcow2 file that it has open, so storage reads from the file what its metadata are to say.
+    Raises what storage raised, too: the disk has grown then, and asking again is harmless.
+    """
     record = devices.vms.running(ask.vm_id, "extend a disk")
     spec = ask.drive_specs[0] if isinstance(ask.drive_specs, list) and ask.drive_specs else ask.drive_specs
     if not ask.new_size.isdigit() or int(ask.new_size) == 0:
@@ -100,6 +104,9 @@ def extend_disk_size(devices: Devices, ask: ExtendDiskSize) -> str:
             raise BadDiskSize("a disk of a running virtual machine cannot shrink")
         dom.blockResize(drive.name, size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
         now = dom.blockInfo(drive.name)[0]
+    if drive.ids is not None:
+        # Preparing corrects a capacity that is behind; a merge under way has made its leaf illegal.
+        devices.drives.prepare(drive.ids, allow_illegal=True)
     logger.info("vm=%s disk %s has %d bytes now", ask.vm_id, drive.name, now)
     return str(now)
 
