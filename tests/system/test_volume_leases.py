@@ -13,8 +13,11 @@ from tests.support.needs import needs_program, needs_root
 from tests.support.storage_room import MIB
 from tests.system.test_file_storage import POOL, SD, Host, device, host, place
 from vdsm_mp.api.errors_lease import LeaseExists
+from vdsm_mp.api.errors_storage import LockNotAcquired
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
+from vdsm_mp.storage.locks import Lease, Owner
+from vdsm_mp.storage.sanlock import SanlockLock
 
 _ = (device, host, place)  # fixtures of the domain
 pytestmark = [
@@ -170,6 +173,40 @@ def test_leases_by_name_are_made_held_fenced_and_removed(host: Host) -> None:
         with pytest.raises(Error) as e:
             host.call("Lease.info", lease=lease)
         assert e.value.code == 936
+
+
+def test_a_lease_that_a_job_takes_while_it_is_removed_stays(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its outcome would be stored in what has the place next."""
+    host.make()
+    host.connect_pool()
+    host.become_spm()
+    lease = {"sd_id": SD, "lease_id": "20000000-bbbb-4bbb-8ccc-200000000000"}
+    about = {"type": "JOB", "generation": 0, "job_id": lease["lease_id"], "job_status": "PENDING"}
+    finished(host, host.call("Lease.create", lease=lease, metadata=about))
+    place = host.call("Lease.info", lease=lease)
+    held = f"{SD}:{lease['lease_id']}:{place['path']}:{place['offset']}"
+    command = ["/usr/sbin/sanlock", "client", "command", "-r", held, "-c", "/bin/sleep", "600"]
+    holders: list[subprocess.Popen[bytes]] = []
+    looked = SanlockLock.inspect
+
+    def taken_just_behind(lock: SanlockLock, one: Lease) -> Owner:
+        owner = looked(lock, one)
+        holders.append(subprocess.Popen(command))
+        eventually(lambda: looked(lock, one).host_id)
+        return owner
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SanlockLock, "inspect", taken_just_behind)
+        task_id = host.call("Lease.delete", lease=lease)
+        try:
+            assert eventually(lambda: _over(host, task_id), within_s=30)["code"] == LockNotAcquired.code
+        finally:
+            for one in holders:
+                one.kill()
+                one.wait(10)
+    host.call("Task.clear", taskID=task_id)
+    assert host.call("Lease.info", lease=lease) == place
+    finished(host, host.call("Lease.delete", lease=lease))
 
 
 #: Without the timestamp, which a living host renews.

@@ -8,18 +8,19 @@ an owner; when its worker died, FAILED; when its host died, PENDING without an o
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import msgspec
 from msgspec.structs import replace
 
-from vdsm_mp.api.errors_lease import JobStatusMismatch, LeasesNotSupported, NoSuchLease
+from vdsm_mp.api.errors_lease import JobStatusMismatch, LeasesNotSupported
+from vdsm_mp.api.errors_storage import LockNotInspected
 from vdsm_mp.api.errors_volume import GenerationMismatch
 from vdsm_mp.api.lease import LeaseMetadata, LeaseName
 from vdsm_mp.storage import xlease
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.locks import Lease
-from vdsm_mp.storage.sanlock import SanlockLock
+from vdsm_mp.storage.sanlock import LeaseValue, SanlockLock
 from vdsm_mp.storage.volume_access import Volumes
 from vdsm_mp.storage.volume_metadata import next_generation
 
@@ -42,8 +43,7 @@ def working(volumes: Volumes, name: LeaseName, job_id: str, generation: int | No
     lease is as it was then. LockNotInspected: what is stored is the outcome or FAILED, or PENDING when nobody knows.
     """
     domain, lock = with_leases(volumes, name.sd_id)
-    lease = xlease.find(domain, name.lease_id)
-    with lock.holding_value(lease) as value:
+    with holding(domain, lock, name.lease_id) as (lease, value):
         found = expected(lease, unpack(value.read()), generation, job_id, "PENDING")
         value.write(pack(stamped(replace(found, job_status="FAILED"))))
         yield
@@ -51,19 +51,37 @@ def working(volumes: Volumes, name: LeaseName, job_id: str, generation: int | No
         value.write(pack(stamped(done)))
 
 
-def refuse_while_working(domain: FileDomain, lock: SanlockLock, lease_id: str) -> None:
-    """Its outcome would be stored where the lease was, in whatever has the place by then; the others' leases may go.
+@contextmanager
+def holding(domain: FileDomain, lock: SanlockLock, lease_id: str) -> Iterator[tuple[Lease, LeaseValue]]:
+    """Inside, nobody else has the lease, and nobody removes it (`no_job_works`).
 
-    Raises: JobStatusMismatch (912), LockNotInspected. Being none is fine.
+    Raises: NoSuchLease, LockNotAcquired, LockNotInspected.
     """
-    with suppress(NoSuchLease):
-        lease = xlease.find(domain, lease_id)
-        found = unpack(xlease.read_value(domain, lease))
-        if found is None or found.job_id is None:
-            return
-        owner = lock.inspect(lease).host_id
-        if owner is not None:
-            raise JobStatusMismatch(lease_id, f"job {found.job_id} works on host {owner}")
+    lease = xlease.find(domain, lease_id)
+    with lock.holding_value(lease) as value:
+        xlease.find(domain, lease_id)  # who removed it may have had it just before, and its place is somebody's next
+        yield lease, value
+
+
+@contextmanager
+def no_job_works(domain: FileDomain, lock: SanlockLock, lease: Lease) -> Iterator[None]:
+    """Inside, no job works with the lease, and none begins to; one that is no job's may be held by anybody.
+
+    A job's outcome would be stored where the lease was, in whatever has the place by then.
+    Raises: JobStatusMismatch (912), LockNotAcquired, LockNotInspected.
+    """
+    found = unpack(xlease.read_value(domain, lease))
+    if found is None or found.job_id is None:
+        yield
+        return
+    owner = lock.inspect(lease).host_id
+    if owner is not None:
+        raise JobStatusMismatch(lease.name, f"job {found.job_id} works on host {owner}")
+    with ExitStack() as held:
+        held.enter_context(lock.holding_value(lease))
+        yield
+        with suppress(LockNotInspected):  # nothing was to be stored in it
+            held.close()
 
 
 def expected(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handlers of Lease.*: external leases by name, and what a job keeps in its own."""
 
+from functools import partial
+
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -34,7 +36,8 @@ def create(volumes: Volumes, ask: CreateLease) -> str:
 
     def fill(lease: Lease) -> None:
         if wanted is not None:
-            lock.change_value(lease, lambda _: job_lease.pack(job_lease.stamped(wanted, created=True)))
+            with lock.holding_value(lease) as value:
+                value.write(job_lease.pack(job_lease.stamped(wanted, created=True)))
 
     def job(run: TaskRun) -> None:
         with volumes.resources.claim(f"addLease {lease_id}", exclusive=_claims(domain)):
@@ -54,8 +57,7 @@ def delete(volumes: Volumes, ask: DeleteLease) -> str:
 
     def job(run: TaskRun) -> None:
         with volumes.resources.claim(f"removeLease {ask.lease.lease_id}", exclusive=_claims(domain)):
-            job_lease.refuse_while_working(domain, lock, ask.lease.lease_id)
-            xlease.remove(domain, lock, ask.lease.lease_id)
+            xlease.remove(domain, lock, ask.lease.lease_id, partial(job_lease.no_job_works, domain, lock))
 
     return volumes.tasks.start("removeLease", job, spm=True, key=f"leases {domain.sd_id}")
 
@@ -95,8 +97,8 @@ def status(volumes: Volumes, ask: GetLeaseStatus) -> LeaseStatus:
 @handles(FenceLease)
 def fence(volumes: Volumes, ask: FenceLease) -> None:
     domain, lock = job_lease.with_leases(volumes, ask.lease.sd_id)
-    lease = xlease.find(domain, ask.lease.lease_id)
-    lock.change_value(lease, lambda raw: _fenced(lease, ask.metadata, raw))
+    with job_lease.holding(domain, lock, ask.lease.lease_id) as (lease, value):
+        value.write(_fenced(lease, ask.metadata, value.read()))
 
 
 def _fenced(lease: Lease, wanted: LeaseMetadata, raw: bytes) -> bytes:

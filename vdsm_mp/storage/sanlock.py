@@ -98,16 +98,6 @@ class SanlockLock:
             return None
         return found["resource"].decode("ascii", "replace") or None
 
-    def change_value(self, lease: Lease, change: Callable[[bytes], bytes | None]) -> None:
-        """Replace the value block of a free lease: change(what is there) is written, None = leave it.
-
-        Taken for as long as that needs. Raises: LockNotAcquired (held by somebody), LockNotInspected.
-        """
-        with self.holding_value(lease) as value:
-            after = change(value.read())
-            if after is not None:
-                value.write(after)
-
     @contextmanager
     def holding_value(self, lease: Lease) -> Iterator["LeaseValue"]:
         """Hold a free lease, and its value block. What was written is stored when the block ends, however it ends.

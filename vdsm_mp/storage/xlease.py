@@ -10,6 +10,7 @@ import logging
 import struct
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import msgspec
@@ -170,15 +171,22 @@ def add(
     return lease
 
 
-def remove(domain: FileDomain, formatter: LeaseFormatter, lease_id: str) -> None:
-    """Raises: NoSuchLease."""
+def remove(
+    domain: FileDomain,
+    formatter: LeaseFormatter,
+    lease_id: str,
+    holding: Callable[[Lease], AbstractContextManager[None]] = lambda lease: nullcontext(),
+) -> None:
+    """holding: inside, the name goes. Raises: NoSuchLease, what `holding` raises."""
     index = read_index(domain)
     found = index.find(lease_id)
     if found is None:
         raise NoSuchLease(lease_id, domain.sd_id)
-    _write(domain, index, found.number, FREE_RECORD)
+    lease = place_of(domain, found.number, lease_id)
+    with holding(lease):
+        _write(domain, index, found.number, FREE_RECORD)
     try:
-        formatter.clear_lease(place_of(domain, found.number, lease_id))
+        formatter.clear_lease(lease)
     except LockInitFailed as e:  # nobody finds it any more; adding a lease here writes it anew
         _log.warning("lease %s is removed, its place is not cleared: %s", lease_id, e)
 
