@@ -4,6 +4,8 @@
 import ctypes
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -106,15 +108,22 @@ def in_session(session: int) -> list[ProcessFacts]:
 
 def who_has_open(path: str) -> int:
     """The pid of a process that has this file open, removed since or not; 0 when nobody has, or we may not look."""
-    wanted = {path, f"{path} (deleted)"}
+    wanted = (path, f"{path} (deleted)")
     for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                if any(str(fd.readlink()) in wanted for fd in Path(f"/proc/{entry}/fd").iterdir()):
-                    return int(entry)
-            except OSError:
-                continue  # gone, or not ours to look at
+        if entry.isdigit() and any(target in wanted for target in _open_files(f"/proc/{entry}/fd")):
+            return int(entry)
     return 0
+
+
+def _open_files(folder: str) -> Iterator[str]:
+    """Where a process's descriptors lead; one that is closed meanwhile leads nowhere."""
+    try:
+        numbers = os.listdir(folder)
+    except OSError:  # gone, or not ours to look at
+        return
+    for number in numbers:
+        with suppress(OSError):
+            yield os.readlink(f"{folder}/{number}")  # noqa: PTH115 - thousands of them: a Path each costs more
 
 
 def rss_kib(pid: int) -> int:
