@@ -51,7 +51,8 @@ def program() -> Path:
     (folder / "tests").mkdir()
     shutil.copytree(CHECKOUT / "tests/support", folder / "tests/support", ignore=ignore)
     # As an installation does: otherwise every worker of every house compiles all that it imports.
-    subprocess.run([sys.executable, "-m", "compileall", "-q", folder], check=True)
+    beside = {name: value for name, value in os.environ.items() if name != "PYTHONPYCACHEPREFIX"}
+    subprocess.run([sys.executable, "-m", "compileall", "-q", folder], check=True, env=beside)
     subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
     return folder
 
