@@ -129,6 +129,22 @@ def test_a_writer_that_is_killed_is_followed_by_another_and_no_line_is_lost(hous
     assert house.all_pids() == pids
 
 
+def test_a_writer_that_hangs_in_a_pipe_is_replaced_when_the_log_is_to_be_opened_again(house: RunningHouse) -> None:
+    log, writer = house.root / "log/vdsm.log", writer_of(house)
+    log.rename(log.with_suffix(".1"))
+    os.mkfifo(log, 0o666)
+    log.chmod(0o666)
+    assert house.process is not None
+    house.process.send_signal(signal.SIGHUP)
+    house.ask("restart", worker="rogue")
+    eventually(lambda: house.status()["log"]["stuck"], within_s=15)
+    log.unlink()
+    house.process.send_signal(signal.SIGHUP)
+    eventually(lambda: writer_of(house) not in (0, writer))
+    assert "SIGKILL (waits for what it writes to, and lines wait)" in house.log_text()
+    assert "rogue ready" in log.read_text() and house.status()["log"]["lost"] == 0
+
+
 def test_a_stopped_writer_does_not_outlive_the_house(house: RunningHouse) -> None:
     writer = writer_of(house)
     os.kill(writer, signal.SIGSTOP)

@@ -332,6 +332,7 @@ class House:
 
     def reload(self) -> None:
         log.reopen()
+        self.log_writer.reload()
         self._notes.tell_all(control.Reload())
         logger.info("log files opened again")
 

@@ -22,6 +22,8 @@ logger = log.named("master")
 PAUSE_S = 1.0
 #: Lines that wait for so long say that it hangs.
 STUCK_S = 5.0
+#: One that waits for anything but its disk is followed by another one after so long.
+REPLACE_S = 30.0
 #: The master's end waits for the last lines; so does the writer itself when the master was killed.
 LAST_LINES_S = 1.0
 
@@ -77,15 +79,31 @@ class LogWriter:
         if written != self._written or not self._road.waiting_bytes():
             self._written, self._moved_mono = written, now
         if self._process is not None:
-            self._replace_stopped(self._process, now)
+            self._replace_stuck(self._process, now)
 
-    def _replace_stopped(self, process: Process, now: float) -> None:
-        """One that hangs with its disk would be followed by another that hangs; one that somebody stopped would not."""
+    def reload(self) -> None:
+        """Files are to be opened again; one that hangs in what was there before does not hear of that."""
+        now = time.monotonic()
+        if self._process is not None and not self._process.killing and now - self._moved_mono > STUCK_S:
+            self._kill(self._process, now)
+
+    def _replace_stuck(self, process: Process, now: float) -> None:
+        """One that somebody stopped, soon; one that waits for a pipe, maybe in vain, now and then."""
         if process.killing:
             if killing.carry_on(process, now):
                 self._forget(process)  # a debugger keeps what is left of it
-        elif now - self._moved_mono > STUCK_S and (facts := kernel.process(process.pid)) and facts.stopped:
-            killing.begin(process, "stopped, and lines wait", now, stacks=False)
+        elif now - self._moved_mono > STUCK_S:
+            facts = kernel.process(process.pid)
+            stopped = facts is not None and facts.stopped
+            if stopped or now - max(self._moved_mono, process.started_mono) > REPLACE_S:
+                self._kill(process, now)
+
+    def _kill(self, process: Process, now: float) -> None:
+        """Unless it hangs in the kernel, with its disk: the next one would only hang, too."""
+        facts = kernel.process(process.pid)
+        if facts is not None and facts.state != "D":
+            words = "stopped" if facts.stopped else "waits for what it writes to"
+            killing.begin(process, f"{words}, and lines wait", now, stacks=False)
 
     @property
     def busy(self) -> bool:
