@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.needs import needs_root
+
 _TEXT = (Path(__file__).parents[3] / "debian/vdsm-mp.postrm").read_text()
 _NOT_IN_USE = "in_use() { return 1; }"
 _IN_USE = "in_use() { return 0; }"
+#: For a test that mounts: what is there before its mounts are gone again.
+_LOOK = ('find "${LOOK:-/dev/null}" -mindepth 1 >&2',)
 
 
 def _functions(root: Path, *names: str) -> list[str]:
@@ -19,13 +23,17 @@ def _functions(root: Path, *names: str) -> list[str]:
         found = re.search(rf"(?ms)^{name}\(\) \{{.*?^\}}", _TEXT)
         assert found is not None, name
         parts.append(re.sub(r"(/run/vdsm|/var/lib/vdsm)\b", rf"{root}\1", found[0]))
-        assert re.findall(r" /\w+", parts[-1].replace(str(root), "ROOT")) == [], parts[-1]
+        text = parts[-1].replace(str(root), "ROOT").replace(" /proc/self/mounts", "")
+        assert re.findall(r" /(?!dev/null)\w+", text) == [], text
     return parts
 
 
-def _purge(root: Path, in_use: str) -> str:
-    script = "\n".join(["set -e", *_functions(root, "domain_below", "state"), in_use, "state"])
-    done = subprocess.run(["sh", "-c", script], check=True, capture_output=True, text=True, timeout=30)
+def _purge(root: Path, in_use: str, *before: str) -> str:
+    script = "\n".join(
+        ["set -e", *before, *_functions(root, "domain_below", "clear_away", "state"), in_use, "state", *_LOOK]
+    )
+    shell = ["unshare", "--mount", "sh"] if before else ["sh"]
+    done = subprocess.run([*shell, "-c", script], check=True, capture_output=True, text=True, timeout=30)
     return done.stderr
 
 
@@ -55,3 +63,38 @@ def test_a_storage_domain_that_lies_there_stays(root: Path, in_use: str) -> None
     metadata.write_text("CLASS=Data\n")
     assert "a storage domain is below" in _purge(root, in_use)
     assert metadata.exists()
+
+
+@needs_root()
+@pytest.mark.parametrize(
+    ("in_use", "name"),
+    [
+        (_IN_USE, "var/lib/vdsm/plain"),
+        (_IN_USE, "var/lib/vdsm/deep/er/a b*[c]"),
+        (_NOT_IN_USE, "var/lib/vdsm/plain"),
+        (_NOT_IN_USE, "var/lib/vdsm/deep/er/a b*[c]"),
+        (_NOT_IN_USE, "run/vdsm/storage"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["tmpfs", "bind"])
+def test_what_is_mounted_there_stays_and_all_else_goes(root: Path, in_use: str, name: str, kind: str) -> None:
+    mounted, other = root / name, root / "var/lib/vdsm/deep/er/a bc"
+    for folder in (mounted, other, root / "data/full"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (root / "data/full/file").write_text("somebody's")
+    (root / "var/lib/vdsm/file").write_text("state")
+    mount = f"mount --bind '{root}/data' '{mounted}'"
+    if kind == "tmpfs":
+        mount = f"mount -t tmpfs tmpfs '{mounted}' && cp -r '{root}/data/full' '{mounted}'"
+    said = _purge(root, in_use, mount, f"LOOK='{mounted}'")
+    assert "is mounted there, and stays" in said
+    assert f"{mounted}/full/file" in said.splitlines()
+    assert mounted.is_dir() and not other.exists() and not (root / "var/lib/vdsm/file").exists()
+    assert (root / "data/full/file").read_text() == "somebody's"
+
+
+@needs_root()
+def test_a_state_directory_that_is_a_file_system_of_its_own_is_emptied(root: Path) -> None:
+    folder = root / "var/lib/vdsm"
+    mount = f"mount -t tmpfs tmpfs '{folder}' && mkdir '{folder}/network' && echo >'{folder}/network/file'"
+    assert _purge(root, _NOT_IN_USE, mount, f"LOOK='{folder}'") == ""
