@@ -50,7 +50,7 @@ class LinuxImage:
 
 def build() -> LinuxImage:
     """The guest of this machine. Safe to call from several processes. Raises: Failure."""
-    log = Path(tempfile.gettempdir()) / "vdsm-mp-linuxguest.log"
+    log = demo.CACHE / "linuxguest.log"
     demo.CACHE.mkdir(parents=True, exist_ok=True)
     for folder in (demo.CACHE.parent, demo.CACHE):
         folder.chmod(0o755)
