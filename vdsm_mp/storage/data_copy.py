@@ -26,6 +26,7 @@ from vdsm_mp.storage.image_prepare import check_chain
 from vdsm_mp.storage.managed import Device, ManagedVolumes
 from vdsm_mp.storage.resources import Name
 from vdsm_mp.storage.volume_access import Volumes, key_of
+from vdsm_mp.storage.volume_create import empty_file
 from vdsm_mp.storage.volume_file import read_image, read_volume, volume_path
 from vdsm_mp.storage.volume_metadata import VolumeMetadata
 from vdsm_mp.storage.volume_operation import operation
@@ -78,6 +79,11 @@ def _end(volumes: Volumes, managed: ManagedVolumes, job_id: str, asked: CopyEndp
     return VolumeEnd(volumes, ref)
 
 
+def _begins_empty(metadata: VolumeMetadata) -> bool:
+    """A new file is exactly as sparse as the data; what has a parent or must stay allocated keeps its shape."""
+    return metadata.type == "SPARSE" and not metadata.has_parent
+
+
 class VolumeEnd:
     def __init__(self, volumes: Volumes, ref: VolumeRef) -> None:
         self._volumes = volumes
@@ -111,8 +117,9 @@ class VolumeEnd:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Raises: what `operation` does; nothing has changed then."""
-        self._checked()
-        ref = self._ref
+        ref, image = self._ref, read_image(self._domain, self._ref.image_id)
+        if not _begins_empty(image.metadata(ref.volume_id)):  # else nobody reads what an attempt before may have left
+            check_chain(self._domain, image, image.chain_to(ref.volume_id))
         with operation(
             self._volumes, self._domain, ref.image_id, ref.volume_id, generation=ref.generation, set_illegal=True
         ):
@@ -123,9 +130,8 @@ class VolumeEnd:
         domain, ref, path = self._domain, self._ref, self._path
         metadata, _ = read_volume(domain, ref.image_id, ref.volume_id)
         fmt = QEMU_FORMAT[metadata.format]
-        # A new file is exactly as sparse as the data; what has a parent or must stay allocated keeps its shape.
-        sparse = metadata.type == "SPARSE"
-        anew = sparse and not metadata.has_parent
+        anew = _begins_empty(metadata)
+        made = anew and self._emptied(metadata, source)
         with_bitmaps = with_bitmaps and source.format == fmt == "qcow2"
         if with_bitmaps and not anew:
             bitmaps.clear(path)  # of a copy that was cut short: qemu-img adds to none that is there
@@ -135,16 +141,26 @@ class VolumeEnd:
             path,
             fmt,
             progress,
-            create=anew,
+            create=anew and not made,
             compat=domain.format.qcow2_compat if metadata.cow else "",
             backing=metadata.parent if metadata.has_parent else "",
+            target_is_zero=made,
             bitmaps=with_bitmaps,
         )
-        if not sparse:  # qemu-img punches holes where the source has zeros
+        if metadata.type != "SPARSE":  # qemu-img punches holes where the source has zeros
             qemuimg.fallocate(path, 0, metadata.capacity, progress)
-        if anew and metadata.capacity > source.virtual_bytes:
+        if anew and not made and metadata.capacity > source.virtual_bytes:
             qemuimg.resize(path, fmt, metadata.capacity)
         domain.io.fsync(volume_path(ref.image_id, ref.volume_id))
+
+    def _emptied(self, metadata: VolumeMetadata, source: Data) -> bool:
+        """Made empty by us, where that can be done: QEMU removes a qcow2 file that it finds no room to make anew."""
+        capacity, domain = max(metadata.capacity, source.virtual_bytes), self._domain
+        file = empty_file(domain, metadata.format, capacity)
+        if file is not None:
+            path = volume_path(self._ref.image_id, self._ref.volume_id)
+            domain.io.empty_volume(path, size=file.size_bytes, pieces=file.pieces)
+        return file is not None
 
     @property
     def _domain(self) -> FileDomain:

@@ -145,8 +145,12 @@ class DomainIO:
 
         pieces: {offset: content}, a few KiB in all. Raises: StorageFileExists (untouched).
         """
-        texts = {str(offset): data.decode("latin-1") for offset, data in (pieces or {}).items()}
+        texts = _texts(pieces or {})
         self._call("begin_volume", image, image=image, volume=volume, mode=mode, size=size, pieces=texts)
+
+    def empty_volume(self, path: str, *, size: int, pieces: Mapping[int, bytes]) -> None:
+        """What is in a file goes, and these come. Raises: StorageFileMissing; with others it may be empty."""
+        self._call("empty_volume", path, path=path, size=size, pieces=_texts(pieces))
 
     def finish_volume(self, image: str, volume: str, metadata: str, text: str) -> None:
         """Content of `image`/`volume` on disk, and the file `image`/`metadata` with this text."""
@@ -265,3 +269,8 @@ class DomainIO:
 
     def _translated(self, error: OSError, op: str, path: str) -> StorageAccessFailed:
         return by_errno(error, op, self.path_of(path))
+
+
+def _texts(pieces: Mapping[int, bytes]) -> dict[str, str]:
+    """As the child reads them."""
+    return {str(offset): data.decode("latin-1") for offset, data in pieces.items()}

@@ -112,6 +112,14 @@ def begin_volume(root: Root, image: str, volume: str, mode: int, size: int, piec
             os.close(fd)
 
 
+def empty_volume(root: Root, path: str, size: int, pieces: dict[str, str]) -> None:
+    """A file that is there, as `begin_volume` would make it; it keeps its inode. Not synced."""
+    with root.file(path, os.O_WRONLY | os.O_TRUNC) as fd:
+        for offset, text in pieces.items():
+            write_all(fd, memoryview(text.encode("latin-1")), int(offset))
+        os.ftruncate(fd, size)
+
+
 def finish_volume(root: Root, image: str, volume: str, metadata: str, text: str) -> None:
     """The volume's content, its metadata (written aside, renamed) and both their names are on disk when it returns."""
     aside = f"{metadata}.new"
@@ -226,5 +234,6 @@ COMPOUND: dict[str, Callable[..., Any]] = {
     "wipe": wipe,
     "drop_directory": drop_directory,
     "begin_volume": begin_volume,
+    "empty_volume": empty_volume,
     "finish_volume": finish_volume,
 }

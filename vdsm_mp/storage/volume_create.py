@@ -115,7 +115,8 @@ def make(
 
     Raises: VolumeAlreadyExists (untouched), VolumeCreationFailed, TaskAborted, storage errors.
     """
-    file = _empty_file(domain, spec, parent)
+    backing, backing_fmt = (spec.parent, QEMU_FORMAT[parent.format]) if parent is not None else ("", "")
+    file = empty_file(domain, spec.format, spec.capacity, backing=backing, backing_fmt=backing_fmt)
     try:
         domain.io.begin_volume(
             image_path(spec.image_id),
@@ -179,17 +180,17 @@ def _prepare_parent(domain: FileDomain, spec: VolumeSpec) -> VolumeMetadata:
     return parent
 
 
-def _empty_file(domain: FileDomain, spec: VolumeSpec, parent: VolumeMetadata | None) -> Empty | None:
-    """What the volume's file is at first; None when only QEMU can make it (or must refuse it)."""
-    if spec.format == "RAW":
+def empty_file(
+    domain: FileDomain, fmt: str, capacity: int, *, backing: str = "", backing_fmt: str = ""
+) -> Empty | None:
+    """What the file of a volume is at first; None when only QEMU can make it (or must refuse it).
+
+    fmt: as metadata say it. backing: a name beside it. backing_fmt: QEMU's name.
+    """
+    if fmt == "RAW":
         # QEMU, too, allocates the first block of a raw image: it finds the alignment by reading it.
-        return Empty(spec.capacity, {0: bytes(BLOCK)})
-    return empty(
-        spec.capacity,
-        compat=domain.format.qcow2_compat,
-        backing=spec.parent if parent is not None else "",
-        backing_fmt=QEMU_FORMAT[parent.format] if parent is not None else "",
-    )
+        return Empty(capacity, {0: bytes(BLOCK)})
+    return empty(capacity, compat=domain.format.qcow2_compat, backing=backing, backing_fmt=backing_fmt)
 
 
 def _have_made(domain: FileDomain, spec: VolumeSpec, parent: VolumeMetadata | None) -> None:

@@ -2,8 +2,6 @@
 """What deletions that ended anyhow leave of images is removed by the SPM, without a new role."""
 
 import os
-import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +9,6 @@ import pytest
 
 from tests.support.diskharms import frozen
 from tests.support.eventually import eventually
-from tests.support.loopdevice import ext4_on_loop
 from tests.support.needs import needs_program, needs_root
 from tests.support.storage_room import MIB, PREALLOCATED, RAW, StorageRoom
 from vdsm_mp.api.errors_task import TaskNotSaved
@@ -28,21 +25,6 @@ def delete(house: StorageRoom, image_id: str, *, zero: bool = False) -> str:
     params = {"imageID": image_id, "storagepoolID": house.pool_id, "storagedomainID": house.sd_id}
     task_id: str = house.call("Image.delete", **params, postZero=zero, force=False)
     return task_id
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[StorageRoom]:
-    """Its domain has a file system of its own, which can be frozen."""
-    (tmp_path / "export").mkdir()
-    with ext4_on_loop(tmp_path / "disk", 64 * MIB) as device:
-        subprocess.run(["mount", device, tmp_path / "export"], check=True)
-        made = StorageRoom(tmp_path)
-        try:
-            yield made.make()
-        finally:
-            made.stop()
-            umount = ["umount", tmp_path / "export"]  # once the I/O children have gone
-            eventually(lambda: subprocess.run(umount, check=False).returncode == 0, every_s=0.2)
 
 
 def hangs(pid: int) -> bool:

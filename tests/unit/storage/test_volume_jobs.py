@@ -2,6 +2,7 @@
 """Cold merge, SDM jobs and mending of chains, through the room's verbs on a real local domain."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.diskharms import filled
 from tests.support.eventually import eventually
-from tests.support.needs import needs_program
+from tests.support.needs import needs_program, needs_root
 from tests.support.storage_room import (
     COW,
     MIB,
@@ -301,6 +303,41 @@ def test_a_copy_that_fails_leaves_its_target_illegal_with_the_old_generation(hou
     assert (done["status"], done["error"]["code"]) == ("failed", 225), done
     info = house.info(image_id, leaf)
     assert (info["status"], info["generation"]) == ("ILLEGAL", 0)
+
+
+@needs_root()
+@needs_program("mkfs.ext4")
+@pytest.mark.parametrize("fmt", [COW, RAW])
+def test_a_copy_that_finds_no_room_leaves_a_target_that_can_be_asked_for_again(small: StorageRoom, fmt: int) -> None:
+    source_image, source = small.create(volFormat=RAW)
+    write_pattern(small.image(source_image) / source, "raw", 9, 5 * MIB, 3 * MIB)
+    image_id, leaf = small.create(volFormat=fmt)
+    inode = (small.image(image_id) / leaf).stat().st_ino
+    ends = (("source", source_image, source), ("destination", image_id, leaf))
+    refs = {
+        end: {"endpoint_type": "div", "sd_id": small.sd_id, "img_id": image, "vol_id": volume, "generation": 0}
+        for end, image, volume in ends
+    }
+    with filled(small.root / "export"):
+        assert run_job(small, "SDM.copy_data", **refs)["status"] == "failed"
+        assert small.info(image_id, leaf)["status"] == "ILLEGAL"
+    done = run_job(small, "SDM.copy_data", **refs)
+    assert done["status"] == "done", done
+    assert small.info(image_id, leaf)["status"] == "OK"
+    path = small.image(image_id) / leaf
+    assert same_content(small.image(source_image) / source, "raw", path, "qcow2" if fmt == COW else "raw")
+    assert path.stat().st_ino == inode
+
+
+def test_what_a_copy_that_was_killed_left_of_its_target_is_written_over(house: StorageRoom) -> None:
+    source_image, source = house.create()
+    image_id, leaf = house.create()
+    os.truncate(house.image(image_id) / leaf, 0)
+    ends = (("source", source_image, source), ("destination", image_id, leaf))
+    refs = {end: {"sd_id": house.sd_id, "img_id": image, "vol_id": volume} for end, image, volume in ends}
+    done = run_job(house, "SDM.copy_data", **refs)
+    assert done["status"] == "done", done
+    assert qemu_info(house.image(image_id) / leaf)["virtual-size"] == 16 * MIB
 
 
 def test_a_copy_into_a_snapshot_brings_only_the_difference(house: StorageRoom, layers: Layers) -> None:
