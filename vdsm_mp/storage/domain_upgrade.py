@@ -65,12 +65,12 @@ def _rewrite_volumes(domain: FileDomain, *, both: bool) -> None:
     for volume_id, images in images_of(domain).items():
         try:
             metadata, _ = read_volume(domain, min(images), volume_id)
+            data = _both_keys(volume_id, metadata) if both else to_bytes(volume_id, metadata, 5)
         except Error as e:
             # Left as it is: what it says is not known, and nothing refers to it in the new way.
             _log.warning("domain %s: volume %s is not converted: %s", domain.sd_id, volume_id, e)
             continue
         own = metadata.image_id if metadata.image_id in images else min(images)
-        data = _both_keys(volume_id, metadata) if both else to_bytes(volume_id, metadata, 5)
         domain.io.replace(volume_path(own, volume_id) + META, data, mode=0o644)
         for image_id in sorted(images - {own}):
             share(domain, own, volume_id, image_id)

@@ -359,6 +359,23 @@ def test_a_pool_of_an_old_format_works_and_is_upgraded_with_its_volumes(tmp_path
         room.stop()
 
 
+def test_a_volume_that_cannot_be_written_anew_is_left_as_it_is_by_an_upgrade(tmp_path: Path) -> None:
+    room = old_pool(tmp_path, "4")
+    try:
+        odd_image, odd = room.create()
+        good_image, good = room.create()
+        meta = room.image(odd_image) / f"{odd}.meta"
+        meta.write_text(meta.read_text().replace("GEN=0\n", "GEN=123456\n"))
+        before = meta.read_text()
+        assert room.call("StoragePool.upgrade", storagepoolID=room.pool_id, targetDomVersion=5) == "started"
+        assert metadata(room, "export", room.sd_id)["VERSION"] == "5"
+        assert "CAP=" in (room.image(good_image) / f"{good}.meta").read_text()
+        assert meta.read_text() == before
+        assert room.info(odd_image, odd)["capacity"] == str(16 * 2**20)
+    finally:
+        room.stop()
+
+
 def _leaf(room: StorageRoom, image_id: str) -> str:
     volumes = room.call("StorageDomain.getVolumes", storagedomainID=room.sd_id, imageID=image_id)
     [leaf] = [v for v in volumes if room.info(image_id, v)["voltype"] == "LEAF"]
