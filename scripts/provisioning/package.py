@@ -9,11 +9,12 @@ while files are replaced, so that an upgrade costs a second, and not the time th
 
 from pathlib import Path
 
-from provisioning import accounts, dhcp, host, hostname, libvirt, pki, stop
+from provisioning import accounts, dhcp, host, hostname, libvirt, pki, section, stop
 from provisioning.foreign import Ledger
 from provisioning.say import say
 
 SUPERVISORCTL = Path("/usr/bin/supervisorctl")
+SECTION = Path("/etc/vdsm/supervisor.conf")
 PROGRAMS = ("vdsm", "vdsm-metrics")
 
 
@@ -25,6 +26,7 @@ def configure(old_version: str) -> None:
     host.identity()
     libvirt.let_in(notes, Ledger())
     pki.ensure(pki.HOST)
+    notes += section.mend(SECTION)
     for note in notes:
         say(f"note: {note}")
     _start(fresh=not old_version)
@@ -33,9 +35,8 @@ def configure(old_version: str) -> None:
 def remove() -> None:
     """Before the files go. Raises Failure while a process of the agent cannot be ended."""
     stop.ensure_stopped(_stop)
-    for name in PROGRAMS:
-        _ctl("stop", name)
-        _ctl("remove", name)
+    if _ctl("stop", *PROGRAMS) is not None:
+        _ctl("remove", *PROGRAMS)
     notes = [libvirt.forget_filter(), *libvirt.give_back(Ledger()), dhcp.forget_hook()]
     for note in filter(None, notes):
         say(f"note: {note}")
@@ -65,9 +66,8 @@ def _start(*, fresh: bool) -> None:
 
 
 def _stop() -> None:
-    for name in PROGRAMS:
-        say(f"stopping {name}: guests go on")
-        _ctl("stop", name)
+    say(f"stopping {' and '.join(PROGRAMS)}: guests go on")
+    _ctl("stop", *PROGRAMS)
 
 
 def _states() -> dict[str, tuple[str, str]]:

@@ -26,18 +26,26 @@ def ensure_stopped(ask: Callable[[], None]) -> None:
     if not processes():
         return
     ask()
-    for number, within_s in ((signal.SIGTERM, _LEAVES_S), (signal.SIGKILL, _KILLED_S)):
-        if not processes():
-            return
-        for pid in processes(_MASTER):
-            say(f"the agent still runs: {number.name} to its master ({pid})")
-            _tell(pid, number)
-        _wait(within_s)
+    was = set(processes())
+    _tell_masters(signal.SIGTERM, _LEAVES_S)
+    _tell_masters(signal.SIGKILL, _KILLED_S)
+    # Who has not heard us took the kill for a death and started another, which leaves for good when it is told to.
+    if set(processes(_MASTER)) - was:
+        _tell_masters(signal.SIGTERM, _LEAVES_S)
     for pid in processes():
         _tell(pid, signal.SIGKILL)
     _wait(_KILLED_S)
-    if left := processes():
-        raise Failure(f"stopping the agent: {left} cannot be killed (they hang in the kernel?); nothing was removed")
+    if left := set(processes()):
+        hang = f"{sorted(left & was)} cannot be killed (they hang in the kernel?)"
+        again = "whoever runs it does not hear `supervisorctl stop vdsm` and starts it again and again: stop it there"
+        raise Failure(f"stopping the agent: {hang if left & was else again}; nothing was removed")
+
+
+def _tell_masters(number: signal.Signals, within_s: float) -> None:
+    for pid in processes(_MASTER):
+        say(f"the agent still runs: {number.name} to its master ({pid})")
+        _tell(pid, number)
+    _wait(within_s)
 
 
 def processes(title: bytes = _TITLE) -> list[int]:
