@@ -62,7 +62,7 @@ class Ledger:
         entries[str(path)] = {"added": added, "after": _digest(base + added), "copy": copy}
         # Recorded first: what is recorded and not there is no harm, the other way round nobody would take it back.
         self._write(entries)
-        _replace(path, base + added)
+        replace(path, base + added)
         return True
 
     def _keep(self, path: Path, base: str, entry: _Entry | None) -> str | None:
@@ -99,7 +99,7 @@ def _take_back(path: Path, entry: _Entry, folder: Path) -> bool:
     if _digest(now) != entry["after"]:
         if entry["added"] not in now:
             return False
-        _replace(path, now.replace(entry["added"], "", 1))
+        replace(path, now.replace(entry["added"], "", 1))
     elif copy is None:
         path.unlink()
     else:
@@ -117,7 +117,7 @@ def _without_section(text: str) -> str:
     return before + rest.partition(_END)[2] if found else text
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
     """In one step: a daemon that starts meanwhile reads all or nothing of it. Mode and owner stay."""
     new = _beside(path)
     new.write_bytes(_encoded(text))

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from provisioning import host, libvirt, packages, services
+from provisioning import host, libvirt, packages, section, services
 from provisioning.foreign import Ledger
 from provisioning.say import Failure, run, say
 
@@ -50,6 +50,7 @@ def install(log: Path) -> list[str]:
     put(TMPFILES, host.tmpfiles().encode(), notes)
     for source, target in (*FILES, ("supervisor/vdsm.conf", str(SUPERVISOR_CONF))):
         put(Path(target), (ROOT / source).read_bytes(), notes)
+    notes += section.mend(SUPERVISOR_CONF)
     completion = run([COMMAND, "completion"], why="asking for the completion of bash")
     put(COMPLETION, completion.encode(), notes)
     host.identity()
@@ -149,7 +150,8 @@ def sudoers(target: Path) -> None:
     """Install the rules only when visudo finds no fault: a broken file there locks everybody out of sudo."""
     source = ROOT / "sudoers/50_vdsm"
     new = target.with_name(".50_vdsm.new")  # a name with a dot is not read by sudo
-    new.write_bytes(source.read_bytes())
+    version = run(["sudo", "--version"], why="asking which sudo this is", check=False)
+    new.write_text(rules_for(version, source.read_text()))
     new.chmod(0o440)
     try:
         run(["visudo", "-q", "-c", "-f", new], why=f"checking {source}")
@@ -157,3 +159,13 @@ def sudoers(target: Path) -> None:
         new.unlink()
         raise
     new.replace(target)
+
+
+def rules_for(version: str, rules: str) -> str:
+    """The rules as this sudo reads them. sudo-rs has none of our settings, and its visudo refuses them.
+
+    version: what `sudo --version` says.
+    """
+    if not version.startswith("sudo-rs"):
+        return rules
+    return "".join(line for line in rules.splitlines(keepends=True) if not line.startswith("Defaults"))

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from provisioning import host, install, libvirt, packages
+from provisioning import host, install, libvirt, package, packages
 from provisioning.say import Failure, run
 
 #: What only builds need. setuptools stays: supervisor's own programs ask it for their version.
@@ -29,8 +29,8 @@ TasksMax=infinity
 """
 #: /usr/share/vdsm-mp holds what the maintainer scripts run.
 _MAINTAIN = (
-    "accounts", "dhcp", "foreign", "host", "hostname", "libvirt", "package", "pki", "say", "services", "stop",
-    "__init__",
+    "accounts", "dhcp", "foreign", "host", "hostname", "libvirt", "package", "pki", "say", "section", "services",
+    "stop", "__init__",
 )  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def _configuration(below: Path) -> None:
     for source, target in install.FILES:
         _text(below, Path(target), (install.ROOT / source).read_text())
     # A link into the folder that supervisord reads: it goes with a removal, the section that it names stays.
-    _text(below, Path("/etc/vdsm/supervisor.conf"), (install.ROOT / "supervisor/vdsm.conf").read_text())
+    _text(below, package.SECTION, (install.ROOT / "supervisor/vdsm.conf").read_text())
     _link(_at(below, install.SUPERVISOR_CONF), "../../vdsm/supervisor.conf")
     rules = _at(below, install.SUDOERS)
     rules.parent.mkdir(parents=True)
