@@ -40,7 +40,7 @@ def missing(names: tuple[str, ...]) -> list[str]:
 
 
 def install_debian(names: tuple[str, ...], log: Path) -> None:
-    """Install what is missing. Services are not started by it; whoever needs one starts it."""
+    """Install what is missing. Without systemd that starts no service but rpcbind; whoever needs one starts it."""
     if shutil.which("dpkg-query") is None:
         raise Failure("this host is not a Debian: 'Other distributions' in docs/operations.md names its packages")
     wanted = missing(names)

@@ -21,6 +21,8 @@ STARTED = Path("/run/vdsm-mp-demo/started.json")
 LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock")
 SANLOCK_SOCKET = Path("/run/sanlock/sanlock.sock")
 LOGS = Path("/var/log/vdsm-mp-demo")
+#: Where rpcbind tells its pid. Debian's package starts it with the system's first services, whatever it is asked for.
+RPCBIND = Path("/run/rpcbind.pid")
 
 
 def systemd() -> bool:
@@ -164,6 +166,25 @@ def note(name: str, pid: int) -> None:
     started = noted()
     started[name] = {"pid": pid, "born": _birth(pid)}
     _write(started)
+
+
+def pid_of(file: Path) -> int | None:
+    """Of a daemon that lives and wrote its pid there."""
+    try:
+        pid = int(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return pid if _birth(pid) is not None else None
+
+
+def note_started(name: str, file: Path, *, before: int | None) -> None:
+    """Note a daemon that the installation of a package has started where no systemd keeps it.
+
+    before: what `pid_of` said before.
+    """
+    pid = pid_of(file)
+    if pid is not None and pid != before and not systemd():
+        note(name, pid)
 
 
 def _write(started: dict[str, dict[str, object]]) -> None:
