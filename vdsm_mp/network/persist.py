@@ -46,8 +46,12 @@ class Store:
         self._vdsms = Netconf(run_dir, state_dir)
 
     def open(self) -> None:
+        """Without its folders the worker starts all the same: others ask it what there is, and nothing is touched."""
         for path in (self._running, self._safe):
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            try:
+                _make_folder(path)
+            except OSError as error:
+                logger.error("%s: %s; no change can be kept until this is mended", path.parent, error.strerror)
 
     def running(self) -> Config | None:
         """None after a reboot."""
@@ -57,12 +61,14 @@ class Store:
         if config is None:
             files.remove(self._running)
         else:
+            _make_folder(self._running)
             files.replace(self._running, msgspec.json.encode(config))
 
     def safe(self) -> Config | None:
         return self._vdsms.safe(than=self._safe) or _read(self._safe, Config)
 
     def keep_safe(self, config: Config) -> None:
+        _make_folder(self._safe)
         files.replace(self._safe, msgspec.json.encode(config))
 
     def journal(self) -> Journal | None:
@@ -80,6 +86,7 @@ class Store:
         return Journal(before=before, undo=tuple(operation for undo in reversed(undos) for operation in undo))
 
     def begin_journal(self, before: Config | None) -> None:
+        _make_folder(self._journal)
         files.replace(self._journal, msgspec.json.encode(_Head(before=before)) + b"\n")
 
     def append_journal(self, undo: Iterable[Operation]) -> None:
@@ -97,12 +104,16 @@ class Store:
         files.remove(self._journal)
 
 
+def _make_folder(of: Path) -> None:
+    of.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+
 def _read(path: Path, kind: type[T]) -> T | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
         # Guessing would cut the host off; as if it were absent, nothing of the host's network is touched.
         logger.error("%s is not readable and is left alone: %s", path, error)
         return None

@@ -106,3 +106,16 @@ def test_networks_that_vdsm_has_set_up_are_known(store: Store, tmp_path: Path) -
     for folder in (staging / "nets", kept / "bonds"):
         os.utime(folder, (time.time() + 5, time.time() + 5))
     assert (store.running(), store.safe()) == (running, safe)
+
+
+def test_a_state_folder_that_is_gone_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.write_text("somebody put a file there")
+    lost = Store(str(tmp_path / "run"), str(state))
+    lost.open()
+    assert lost.safe() is None
+    with pytest.raises(OSError, match="state"):
+        lost.keep_safe(Config())
+    state.unlink()
+    lost.keep_safe(Config())
+    assert lost.safe() == Config()
