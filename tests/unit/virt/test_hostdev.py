@@ -12,6 +12,7 @@ from typing import Any, cast
 import libvirt
 import pytest
 
+from tests.support.libvirt_refusal import refusal
 from tests.support.virt_room import VirtRoom
 from vdsm_mp.api.errors_virt import (
     CannotCreateVm,
@@ -192,13 +193,13 @@ class Node:
     def detachFlags(self, _driver: None, _flags: int) -> None:
         self.steps.append("detach")
         if self.fails:
-            raise libvirt.libvirtError("Failed to detach device")
+            raise refusal(libvirt.VIR_ERR_OPERATION_FAILED, "Failed to detach device")
         self.driver = "vfio-pci"
 
     def reAttach(self) -> None:
         self.steps.append("reattach")
         if self.fails:
-            raise libvirt.libvirtError("busy")
+            raise refusal(libvirt.VIR_ERR_OPERATION_FAILED, "busy")
         self.driver = "e1000e"
 
 
@@ -232,7 +233,7 @@ class Host:
 
     def nodeDeviceLookupByName(self, name: str) -> Node:
         if name not in self.nodes:
-            raise libvirt.libvirtError("no node device with matching name")
+            raise refusal(libvirt.VIR_ERR_NO_NODE_DEVICE, "no node device with matching name")
         return self.nodes[name]
 
     def domain(self, vm_id: str) -> Any:
