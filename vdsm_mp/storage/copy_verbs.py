@@ -36,7 +36,9 @@ def copy_volume(volumes: Volumes, ask: CopyVolume) -> str:
     image_copy.check_free(spec)
 
     def job(run: TaskRun) -> dict[str, str]:
-        with volumes.copying(f"copyImage {ask.volume_id}", (source, ask.image_id), (target, ask.dst_image_id)):
+        with volumes.copying(
+            f"copyImage {ask.volume_id}", (source, ask.image_id), (target, ask.dst_image_id), run.progress
+        ):
             _refuse_while_undone(volumes, ask.dst_image_id, ask.dst_volume_id)
             return image_copy.collapse(spec, run)
 
@@ -80,12 +82,12 @@ def move_image(volumes: Volumes, ask: MoveImage) -> str:
         _refuse_template_in_use(source, ask.image_id)
 
     def job(run: TaskRun) -> None:
-        with volumes.copying(f"moveImage {ask.image_id}", (source, ask.image_id), (target, ask.image_id)):
+        with volumes.copying(f"moveImage {ask.image_id}", (source, ask.image_id), (target, ask.image_id), run.progress):
             _refuse_while_undone(volumes, ask.image_id, chain[-1])
             image_prepare.check_chain(source, image, chain)  # before the last export gives way
             base = image.metadata(chain[0])
             if target.meta.cls is DomainClass.BACKUP and base.image_id != ask.image_id:
-                with volumes.changing(f"moveImage {ask.image_id}", target, base.image_id):
+                with volumes.changing(f"moveImage {ask.image_id}", target, base.image_id, progress=run.progress):
                     fake_template.ensure(target, volumes.leases_of(target), chain[0], base, run.progress)
             image_clone.clone_structure(plan, run, legal=False)
             own = image_clone.layers_of(image, chain, "ALL")
@@ -123,7 +125,9 @@ def clone_structure(volumes: Volumes, ask: CloneImageStructure) -> str:
     plan = image_clone.plan_clone(source, target, volumes.leases_of(target), ask.image_id, force=False)
 
     def job(run: TaskRun) -> None:
-        with volumes.copying(f"cloneImageStructure {ask.image_id}", (source, ask.image_id), (target, ask.image_id)):
+        with volumes.copying(
+            f"cloneImageStructure {ask.image_id}", (source, ask.image_id), (target, ask.image_id), run.progress
+        ):
             _refuse_while_undone(volumes, ask.image_id, plan.chain[-1])
             image_clone.clone_structure(plan, run, legal=True)
         run.settle()
@@ -146,7 +150,9 @@ def sync_data(volumes: Volumes, ask: SyncImageData) -> str:
 
     def job(run: TaskRun) -> None:
         # The leaf is being written by a VM meanwhile; the layers below it are nobody else's.
-        with volumes.copying(f"syncImageData {ask.image_id}", (source, ask.image_id), (target, ask.image_id)):
+        with volumes.copying(
+            f"syncImageData {ask.image_id}", (source, ask.image_id), (target, ask.image_id), run.progress
+        ):
             image_clone.copy_layers(source, target, image, chain, layers, run.progress)
 
     return volumes.tasks.start("syncImageData", job, spm=True, key=key_of(ask.image_id))

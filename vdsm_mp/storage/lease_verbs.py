@@ -40,7 +40,7 @@ def create(volumes: Volumes, ask: CreateLease) -> str:
                 value.write(job_lease.pack(job_lease.stamped(wanted, created=True)))
 
     def job(run: TaskRun) -> None:
-        with volumes.resources.claim(f"addLease {lease_id}", exclusive=_claims(domain)):
+        with volumes.resources.claim(f"addLease {lease_id}", exclusive=_claims(domain), progress=run.progress):
             # What is there is not ours to undo, and what is about to be undone would take ours along.
             if xlease.exists(domain, lease_id) or volumes.tasks.being_undone(lease_id):
                 raise LeaseExists(lease_id, domain.sd_id)
@@ -56,7 +56,9 @@ def delete(volumes: Volumes, ask: DeleteLease) -> str:
     domain, lock = _for_spm(volumes, ask.lease.sd_id)
 
     def job(run: TaskRun) -> None:
-        with volumes.resources.claim(f"removeLease {ask.lease.lease_id}", exclusive=_claims(domain)):
+        with volumes.resources.claim(
+            f"removeLease {ask.lease.lease_id}", exclusive=_claims(domain), progress=run.progress
+        ):
             xlease.remove(domain, lock, ask.lease.lease_id, partial(job_lease.no_job_works, domain, lock))
 
     return volumes.tasks.start("removeLease", job, spm=True, key=f"leases {domain.sd_id}")
@@ -67,7 +69,7 @@ def rebuild(volumes: Volumes, ask: RebuildLeases) -> str:
     domain, lock = _for_spm(volumes, ask.sd_id)
 
     def job(run: TaskRun) -> None:
-        with volumes.resources.claim("rebuildLeases", exclusive=_claims(domain)):
+        with volumes.resources.claim("rebuildLeases", exclusive=_claims(domain), progress=run.progress):
             xlease.rebuild(domain, lock)
 
     return volumes.tasks.start("rebuildLeases", job, spm=True, key=f"leases {domain.sd_id}")

@@ -15,7 +15,7 @@ def prepare_merge(volumes: Volumes, ask: PrepareMerge) -> str:
     domain = volumes.of_spm(ask.pool_id, subchain.sd_id)
 
     def job(run: TaskRun) -> None:
-        with volumes.changing(f"prepareMerge {subchain.top_id}", domain, subchain.image_id):
+        with volumes.changing(f"prepareMerge {subchain.top_id}", domain, subchain.image_id, progress=run.progress):
             image_merge.prepare(domain, subchain, run.progress)
         run.settle()
 
@@ -30,7 +30,7 @@ def finalize_merge(volumes: Volumes, ask: FinalizeMerge) -> str:
     domain = volumes.of_spm(ask.pool_id, subchain.sd_id)
 
     def job(run: TaskRun) -> None:
-        with volumes.changing(f"finalizeMerge {subchain.top_id}", domain, subchain.image_id):
+        with volumes.changing(f"finalizeMerge {subchain.top_id}", domain, subchain.image_id, progress=run.progress):
             image_merge.finalize(domain, subchain)
 
     return volumes.tasks.start("finalizeMerge", job, spm=True, key=key_of(subchain.image_id))

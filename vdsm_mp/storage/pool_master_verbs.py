@@ -30,7 +30,7 @@ def switch_master(ask: SwitchMaster, spm: Spm, masters: MasterMoves, tasks: Task
 
     def job(run: TaskRun) -> None:
         names = (("pool", ask.pool_id), ("domain", ask.old_master_id), ("domain", ask.new_master_id))
-        with resources.claim("StoragePool.switchMaster", exclusive=names):
+        with resources.claim("StoragePool.switchMaster", exclusive=names, progress=run.progress):
             masters.migrate(spm.require(ask.pool_id), ask.new_master_id, ask.master_version)
 
     return tasks.start("switchMaster", job, spm=True, key=f"master {ask.pool_id}")

@@ -8,12 +8,13 @@ are taken in sorted order and not re-entrant: who holds a name must not claim it
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import msgspec
 
 from vdsm_mp.api.errors_storage import ClaimTimedOut
 from vdsm_mp.common.clock import mono_s
+from vdsm_mp.tasks.progress import Progress
 
 Name = tuple[str, ...]
 
@@ -48,20 +49,28 @@ class Resources:
 
     @contextmanager
     def claim(
-        self, holder: str, *, shared: tuple[Name, ...] = (), exclusive: tuple[Name, ...] = (), within_s: float = 120.0
+        self,
+        holder: str,
+        *,
+        shared: tuple[Name, ...] = (),
+        exclusive: tuple[Name, ...] = (),
+        within_s: float = 120.0,
+        progress: Progress | None = None,
     ) -> Iterator[None]:
         """Hold these names inside the block. holder: for the message of whoever waits.
 
-        A name in both counts as exclusive. Raises: ClaimTimedOut (nothing is held then).
+        A name in both counts as exclusive. progress: of work that may be told to stop while it waits; the SPM role may
+        have gone meanwhile, and its work with it. Raises: ClaimTimedOut, TaskAborted; nothing is held then.
         """
         wanted = {**dict.fromkeys(shared, False), **dict.fromkeys(exclusive, True)}
         until = mono_s() + within_s
         held: list[tuple[Name, _Claim]] = []
         try:
-            for name in sorted(wanted):
-                claim = _Claim(wanted[name], holder)
-                held.append((name, claim))
-                self._take(name, claim, until, within_s)
+            with nullcontext() if progress is None else progress.interruptible(self._look_again):
+                for name in sorted(wanted):
+                    claim = _Claim(wanted[name], holder)
+                    held.append((name, claim))
+                    self._take(name, claim, until, within_s, progress)
             yield
         finally:
             for name, claim in reversed(held):
@@ -72,7 +81,11 @@ class Resources:
         with self._turn:
             return {"/".join(name): [c.holder for c in queue.holding] for name, queue in self._queues.items()}
 
-    def _take(self, name: Name, claim: _Claim, until: float, within_s: float) -> None:
+    def _look_again(self) -> None:
+        with self._turn:
+            self._turn.notify_all()
+
+    def _take(self, name: Name, claim: _Claim, until: float, within_s: float, progress: Progress | None) -> None:
         with self._turn:
             queue = self._queues.setdefault(name, _Queue())
             queue.waiting.append(claim)
@@ -81,6 +94,8 @@ class Resources:
                 if not self._turn.wait(until - mono_s()) and not claim.granted:
                     holder = queue.holding[0].holder if queue.holding else "nobody"
                     raise ClaimTimedOut(" ".join(name), holder, within_s)
+                if progress is not None:
+                    progress.check()
 
     def _give_back(self, name: Name, claim: _Claim) -> None:
         with self._turn:

@@ -257,7 +257,8 @@ class Spm:
             self._timer.cancel()
         self._upgrades.cancel()
         self._close_mailbox()
-        self._tasks.let_go()
+        if not self._tasks.let_go():
+            self._panic("work of the SPM role goes on; it must not be written after another host's")
         self._state = SpmState.FREE
         self._lver = -1
         lock.release(lock.sdm)

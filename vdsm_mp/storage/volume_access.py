@@ -18,6 +18,7 @@ from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.sanlock import SanlockLock
 from vdsm_mp.storage.spm import Spm
+from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.tasks.registry import Tasks
 
 
@@ -61,10 +62,18 @@ class Volumes(msgspec.Struct, frozen=True):
         return lock if domain.format.volume_leases and isinstance(lock, SanlockLock) else None
 
     @contextmanager
-    def changing(self, holder: str, domain: FileDomain, *image_ids: str, within_s: float = 120.0) -> Iterator[None]:
-        """Hold images exclusively and the domain shared. Raises: ClaimTimedOut."""
+    def changing(
+        self,
+        holder: str,
+        domain: FileDomain,
+        *image_ids: str,
+        within_s: float = 120.0,
+        progress: Progress | None = None,
+    ) -> Iterator[None]:
+        """Hold images exclusively and the domain shared. progress: as `Resources.claim`. Raises: what that raises."""
         names = tuple(("image", domain.sd_id, image_id) for image_id in image_ids)
-        with self.resources.claim(holder, shared=(("domain", domain.sd_id),), exclusive=names, within_s=within_s):
+        shared = (("domain", domain.sd_id),)
+        with self.resources.claim(holder, shared=shared, exclusive=names, within_s=within_s, progress=progress):
             yield
 
     @contextmanager
@@ -86,14 +95,17 @@ class Volumes(msgspec.Struct, frozen=True):
             yield
 
     @contextmanager
-    def copying(self, holder: str, source: tuple[FileDomain, str], target: tuple[FileDomain, str]) -> Iterator[None]:
-        """Hold one image shared and another exclusively; (domain, image id) each. Raises: ClaimTimedOut."""
+    def copying(
+        self, holder: str, source: tuple[FileDomain, str], target: tuple[FileDomain, str], progress: Progress
+    ) -> Iterator[None]:
+        """Hold one image shared and another exclusively; (domain, image id) each. Raises: as `Resources.claim`."""
         shared = (
             ("domain", source[0].sd_id),
             ("domain", target[0].sd_id),
             ("image", source[0].sd_id, source[1]),
         )
-        with self.resources.claim(holder, shared=shared, exclusive=(("image", target[0].sd_id, target[1]),)):
+        exclusive = (("image", target[0].sd_id, target[1]),)
+        with self.resources.claim(holder, shared=shared, exclusive=exclusive, progress=progress):
             yield
 
 

@@ -50,7 +50,7 @@ def create(volumes: Volumes, ask: CreateVolume) -> str:
         if exists:  # clients expect to learn this from the task, and the task has nothing to undo
             raise VolumeAlreadyExists(spec.volume_id)
         images = (spec.image_id, spec.parent_image_id) if spec.based_on_template else (spec.image_id,)
-        with volumes.changing(f"createVolume {spec.volume_id}", domain, *images):
+        with volumes.changing(f"createVolume {spec.volume_id}", domain, *images, progress=run.progress):
             return volume_create.create(domain, volumes.leases_of(domain), spec, run)
 
     return volumes.tasks.start("createVolume", job, spm=True, key=key_of(spec.image_id), recoveries=steps)
@@ -63,7 +63,7 @@ def delete(volumes: Volumes, ask: DeleteVolume) -> str:
         raise DiscardNotSupported(ask.sd_id)
 
     def job(run: TaskRun) -> None:
-        with volumes.changing(f"deleteVolume {ask.volume_id}", domain, ask.image_id):
+        with volumes.changing(f"deleteVolume {ask.volume_id}", domain, ask.image_id, progress=run.progress):
             volume_delete.delete(domain, ask.image_id, ask.volume_id, run.progress, wipe=ask.post_zero, force=ask.force)
 
     return volumes.tasks.start("deleteVolume", job, spm=True, key=key_of(ask.image_id))
@@ -75,7 +75,7 @@ def extend(volumes: Volumes, ask: ExtendVolumeSize) -> str:
     to_bytes = volume_spec.round_up(volume_spec.size_of("newSize", ask.new_size), volume_spec.BLOCK)
 
     def job(run: TaskRun) -> None:
-        with volumes.changing(f"extendImageSize {ask.volume_id}", domain, ask.image_id):
+        with volumes.changing(f"extendImageSize {ask.volume_id}", domain, ask.image_id, progress=run.progress):
             volume_change.extend(domain, ask.image_id, ask.volume_id, to_bytes, run.progress)
         run.settle()
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable
 
 from vdsm_mp.api.errors_task import UnknownTask
+from vdsm_mp.common.clock import mono_s
 from vdsm_mp.tasks.record import TaskRecord
 from vdsm_mp.tasks.store import TaskStore
 
@@ -39,6 +40,17 @@ class Kept:
         """The role is gone; what is stored stays."""
         with self._lock:
             self._stores = ()
+
+    def is_quiet(self, within_s: float) -> bool:
+        """After `drop`: is nothing being saved or removed any more? Waits for that, so long at most."""
+        ends = mono_s() + within_s
+        with self._lock:
+            turns = list(self._turns.values())
+        for turn in turns:
+            if not turn.acquire(timeout=max(0.0, ends - mono_s())):
+                return False
+            turn.release()
+        return True
 
     def save(self, record: TaskRecord) -> None:
         """Raises: TaskNotSaved, UnknownTask (the role is gone and the task with it)."""

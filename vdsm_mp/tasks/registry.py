@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from vdsm_mp.api.errors_task import TaskAborted, TaskNotFinished, TaskNotSaved, TooManyTasks, UnknownTask
 from vdsm_mp.api.ports import Background
+from vdsm_mp.common.clock import mono_s
 from vdsm_mp.common.errors import Error
 from vdsm_mp.tasks.machine import DONE, TaskState, needs_recovery
 from vdsm_mp.tasks.progress import Progress
@@ -27,6 +28,9 @@ _log = logging.getLogger("storage.tasks")
 
 #: VDSM's `irs.max_tasks`.
 MAX_TASKS = 500
+
+#: For work that is told to stop because the role goes. It ends at its next step, and programs are killed.
+LET_GO_S = 10.0
 
 #: So many stored tasks are rolled back at once: all of them would be more than the background takes.
 RECOVERING = 8
@@ -122,12 +126,16 @@ class Tasks(TaskTable):
                 self._on_failure[task.id] = on_failure
         try:
             self.put(task, save=True)
-            where = self._long_work if spm else self._background
-            where.start(f"{verb} {task.id}", lambda: self._run(task.id, job, progress), key=key)
+            where, run = (self._long_work, self._run_spm) if spm else (self._background, self._run)
+            where.start(f"{verb} {task.id}", lambda: run(task.id, job, progress), key=key)
         except Error:
             self._forget(task)
             raise
         return task.id
+
+    def _run_spm(self, task_id: str, job: Job, progress: Progress) -> None:
+        with self.at_work():
+            self._run(task_id, job, progress)
 
     def _run(self, task_id: str, job: Job, progress: Progress) -> None:
         if not self._begin(task_id):
@@ -289,16 +297,21 @@ class Tasks(TaskTable):
         return begun
 
     def _recover_all(self, waiting: deque[str]) -> None:
-        """Shared by a few threads."""
-        while not self._background.draining:
-            try:
-                task_id = waiting.popleft()
-            except IndexError:
-                return
-            self._undoing.roll_back(task_id)
+        """Shared by a few threads. What is left of it when the role goes is nobody's."""
+        with self.at_work():
+            while not self._background.draining:
+                try:
+                    task_id = waiting.popleft()
+                except IndexError:
+                    return
+                self._undoing.roll_back(task_id)
 
-    def let_go(self) -> None:
-        """The role is gone (given up, or lost): SPM tasks leave the memory, those that run are stopped unsaved."""
+    def let_go(self, within_s: float = LET_GO_S) -> bool:
+        """The role is given up: SPM tasks leave the memory, those that run are stopped unsaved, and waited for.
+
+        False: something of them goes on, and may be written when another host has the role.
+        """
+        ends = mono_s() + within_s
         with self._lock:
             self._kept.drop()
             self._aside = ()
@@ -308,6 +321,9 @@ class Tasks(TaskTable):
                 del self._records[task_id]
         for one in progress:
             one.stop("this host is not SPM any more")
+        with self._lock:
+            resting = self._rest.wait_for(lambda: not self._at_work, max(0.0, ends - mono_s()))
+        return resting and self._kept.is_quiet(max(0.0, ends - mono_s()))
 
 
 def _text(result: Any) -> str:

@@ -8,6 +8,7 @@ on storage. What runs, and what is undone, is not known here.
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from vdsm_mp.api.errors_task import TaskInProgress, TaskNotLoaded, TaskNotSaved, TaskStateRefuses, UnknownTask
 from vdsm_mp.tasks.kept import Kept
@@ -24,6 +25,23 @@ class TaskTable:
         self._records: dict[str, TaskRecord] = {}
         self._aside: tuple[SetAside, ...] = ()
         self._kept = Kept()
+        #: How often the role has been ours: what was put off in an earlier time is not done in a later one.
+        self.roles = 0
+        #: Threads that do, undo or finish an SPM task, and the end of one.
+        self._at_work = 0
+        self._rest = threading.Condition(self._lock)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Inside, something of an SPM task may be written."""
+        with self._lock:
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_work -= 1
+                self._rest.notify_all()
 
     def record(self, task_id: str) -> TaskRecord:
         """Raises: UnknownTask."""
@@ -168,6 +186,7 @@ class TaskTable:
             _log.error("stored task %s is set aside: %s", one.id, one.reason)
         with self._lock:
             self._kept.take(store, found)
+            self.roles += 1
             self._aside = tuple(aside)
             self._records.update((task.id, task) for task in found)
 

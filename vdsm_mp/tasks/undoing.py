@@ -6,6 +6,8 @@ Recoveries run last pushed first, each gone from the store once it has run. What
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -88,13 +90,16 @@ class Undoing:
             self._background.start(name, lambda step=step: self._finish_if_kept(rest, step))  # type: ignore[misc]
 
     def _finish_if_kept(self, done: TaskRecord, step: Recovery) -> None:
-        try:
+        with self._table.at_work(), suppress(UnknownTask):  # the role went meanwhile
+            self._table.record(done.id)
             self.finish(done, step)
-        except UnknownTask:  # the role went meanwhile
-            return
 
     def roll_back(self, task_id: str, before: Tries = NONE_YET) -> None:
         """before: what has failed already."""
+        with self._table.at_work():
+            self._roll_back(task_id, before)
+
+    def _roll_back(self, task_id: str, before: Tries) -> None:
         try:
             self._attempt(task_id, before)
         except UnknownTask:  # the role went meanwhile
@@ -128,7 +133,8 @@ class Undoing:
             tries = before.and_this(e)
             if tries.again and not self._background.draining:
                 _log.warning("task %s is not rolled back yet (%d): %s", task_id, tries.full + tries.other, e)
-                self._background.later(tries.pause_s, f"recover {task_id}", lambda: self.roll_back(task_id, tries))
+                again = partial(self._once_more, task_id, tries, self._table.roles)
+                self._background.later(tries.pause_s, f"recover {task_id}", again)
                 return
             _log.error("task %s could not be rolled back: %s", task_id, e)
             self._in_doubt.discard(task_id)
@@ -136,6 +142,10 @@ class Undoing:
             if not failed.code:
                 failed = replace(failed, code=e.kept_code, message=str(e))
             self._put_even_unsaved(failed)
+
+    def _once_more(self, task_id: str, before: Tries, roles: int) -> None:
+        if roles == self._table.roles:  # else it was read from storage again, and is rolled back since
+            self.roll_back(task_id, before)
 
     def _put_step_undone(self, record: TaskRecord) -> None:
         """On a full file system this is not stored: the steps to come may be those that make room.

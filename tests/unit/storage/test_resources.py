@@ -7,7 +7,9 @@ import pytest
 
 from tests.support.eventually import eventually
 from vdsm_mp.api.errors_storage import ClaimTimedOut
+from vdsm_mp.api.errors_task import TaskAborted
 from vdsm_mp.storage.resources import Resources
+from vdsm_mp.tasks.progress import Progress
 
 D = ("domain", "1")
 P = ("pool", "1")
@@ -98,3 +100,33 @@ def test_a_name_in_both_lists_is_exclusive() -> None:
         resources.claim("b", shared=(D,), within_s=0),
     ):
         raise AssertionError("got in")
+
+
+def test_who_is_told_to_stop_waits_no_longer_and_does_not_begin() -> None:
+    """The SPM role may have gone meanwhile."""
+    resources, log, progress = Resources(), list[str](), Progress()
+    first = Visitor(resources, "first", log, exclusive=True)
+    assert first.inside.wait(5)
+    ends: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            with resources.claim("second", exclusive=(D,), within_s=60, progress=progress):
+                log.append("second")
+        except TaskAborted as e:
+            ends.append(e)
+
+    second = threading.Thread(target=wait)
+    second.start()
+    eventually(lambda: waiting(resources) == 1)
+    progress.stop()
+    second.join(5)
+    assert not second.is_alive()
+    assert len(ends) == 1
+    assert resources.holders() == {"domain/1": ["first"]}
+    first.leave.set()
+    first.join(5)
+    with pytest.raises(TaskAborted), resources.claim("third", exclusive=(D,), progress=progress):
+        log.append("third")
+    assert log == ["first"]
+    assert resources.holders() == {}

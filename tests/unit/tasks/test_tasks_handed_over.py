@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks that another SPM, or another master domain, takes over."""
 
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,10 +15,11 @@ from tests.support.children import LocalChildren
 from tests.support.eventually import eventually
 from tests.support.spm_tasks import Undone, move, seen, spm, undo
 from vdsm_mp.api.errors import Busy
+from vdsm_mp.api.errors_task import UnknownTask
 from vdsm_mp.storage.domain_io import DomainIO
 from vdsm_mp.tasks.machine import TaskState
 from vdsm_mp.tasks.record import Recovery, TaskRecord
-from vdsm_mp.tasks.registry import Tasks
+from vdsm_mp.tasks.registry import TaskRun, Tasks
 from vdsm_mp.tasks.store import TaskStore
 
 
@@ -156,7 +160,7 @@ def test_a_record_that_is_kept_when_the_role_has_just_gone_does_not_come_back(
         def save(self, task: TaskRecord) -> None:
             super().save(task)
             if task.state is TaskState.FINISHED:
-                tasks.let_go()
+                tasks.let_go(within_s=0)
 
     tasks.take_over(GoneMeanwhile(files, store="/master/tasks"))
     tasks.start("createVolume", lambda run: None, spm=True)
@@ -214,6 +218,84 @@ def test_when_the_role_goes_its_tasks_go_from_memory_but_not_from_storage(
     assert seen(tasks, mine) == ("finished", "success", 0)
     assert undone == []
     assert set(spm(files, background, undone).statuses()) == {task_id}
+
+
+def test_the_role_goes_when_what_it_had_begun_has_ended(files: DomainIO, undone: Undone) -> None:
+    """Else it may be written when another host has the role, and has undone it."""
+    threads = ThreadBackground()
+    tasks, begun, written = spm(files, threads, undone), threading.Event(), threading.Event()
+
+    def job(run: TaskRun) -> None:
+        begun.set()
+        eventually(lambda: run.progress.interrupted)
+        time.sleep(0.3)  # one step, in the middle of which it is
+        written.set()
+        run.check()
+
+    tasks.start("createVolume", job, spm=True, recoveries=[undo(1)])
+    assert begun.wait(10)
+    assert tasks.let_go()
+    assert written.is_set()
+    threads.stop()
+    assert undone == []
+
+
+@pytest.mark.parametrize("hangs", ["the work", "the storage"])
+def test_that_something_goes_on_when_the_role_is_to_go_is_told_in_time(
+    files: DomainIO, undone: Undone, hangs: str
+) -> None:
+    threads, begun, may_end = ThreadBackground(), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        assert may_end.wait(30)
+
+    class Hanging(TaskStore):
+        def save(self, task: TaskRecord) -> None:
+            if hangs == "the storage":
+                hang()
+            super().save(task)
+
+    tasks = spm(files, threads, undone, Hanging(files, store="/master/tasks"))
+    starting = threading.Thread(target=_start, args=(tasks, hang))
+    starting.start()
+    assert begun.wait(10)
+    began = time.monotonic()
+    assert not tasks.let_go(within_s=0.2)
+    assert time.monotonic() - began < 5
+    may_end.set()
+    starting.join(10)
+    threads.stop()
+
+
+def _start(tasks: Tasks, work: Callable[[], None]) -> None:
+    with suppress(UnknownTask):  # the role goes while it is stored
+        tasks.start("createVolume", lambda run: work(), spm=True)
+
+
+def test_a_roll_back_that_was_put_off_is_not_done_again_when_the_role_has_come_back(
+    files: DomainIO, background: HeldBackground
+) -> None:
+    """What is read from storage is rolled back then; twice at once, one would take what the other is at."""
+    tries: list[str] = []
+
+    def undo_later(recovery: Recovery, task_id: str) -> None:
+        tries.append(task_id)
+        if len(tries) == 1:
+            raise Busy("storage")
+
+    tasks = spm(files, background, undo_later)
+    task_id = tasks.start("createVolume", lambda run: 1 // 0, spm=True, recoveries=[undo(1)])
+    background.waiting.pop(0)[1]()
+    assert len(background.waiting) == 1  # the next try
+    assert tasks.let_go()
+    tasks.take_over(TaskStore(files, store="/master/tasks"))
+    background.run_all()
+    assert tries == [task_id]
+    assert tasks.recover() == [task_id]
+    background.run_all()
+    assert tries == [task_id, task_id]
+    assert seen(tasks, task_id)[:2] == ("finished", "cleanSuccess")
 
 
 def test_work_cut_short_by_the_end_of_the_worker_is_left_for_the_next_spm(
