@@ -22,7 +22,7 @@ _PAIRS_APART = 9
 
 pytestmark = pytest.mark.timeout(3600 if _STRIDE else 600)
 
-_FAULTS = ("kill", "child", "cut", "EIO", "ENOSPC", "EROFS", "kill+kill", "cut+cut", "EIO+kill")
+_FAULTS = ("kill", "child", "cut", "EIO", "ENOSPC", "EROFS", "full", "kill+kill", "cut+cut", "EIO+kill")
 _ALL = list(itertools.product((*_DOMAINS, *_OVFS), _FAULTS))
 #: A failing call takes the same ways back as a death, but in one process: some operations stand for the rest.
 _QUICK = [
@@ -31,6 +31,7 @@ _QUICK = [
     *itertools.product(("create", "update OVFs"), ("ENOSPC",)),
     *itertools.product(("detach", "put OVF store"), ("EROFS",)),
     *itertools.product(("create", "switch", "put OVF store"), ("cut",)),
+    *itertools.product(("detach",), ("full",)),
     *itertools.product(("switch",), ("kill+kill",)),
 ]
 #: A file system of its own needs mounts.

@@ -227,29 +227,38 @@ class Spm:
         """Give the role up. Raises: PoolNotConnected, NotSpm, TaskInProgress (406); the role stays then."""
         pool = self.require(pool_id)
         self._tasks.refuse_while_uncleared()
-        self._stop(pool)
+        master = self._pools.master(pool)
+        self._sign_off(pool, master)
+        self._end(pool, master)
 
     def stop_now(self, reason: str) -> None:
         """Give the role up whatever runs (fencing, end of the worker); tasks on storage are the next SPM's.
 
-        Not being SPM is fine; never raises.
+        Not being SPM is fine; never raises. A master that cannot be written goes on saying that this host has the role,
+        as after a death; the lease is what decides.
         """
         pool = self._pools.state
         if pool is None or self._state is not SpmState.SPM:
             return
         _log.warning("pool %s: the SPM role is given up: %s", pool.pool_id, reason)
         try:
-            self._stop(pool)
+            master = self._pools.master(pool)
+            try:
+                self._sign_off(pool, master)
+            except Error as e:
+                _log.error("pool %s: its master goes on saying that this host is SPM: %s", pool.pool_id, e)
+            self._end(pool, master)
         except Error as e:
             self._panic(f"the SPM role could not be given up cleanly: {e}")
 
-    def _stop(self, pool: PoolState) -> None:
-        master = self._pools.master(pool)
-        lock = self._locks.of(master)
+    def _sign_off(self, pool: PoolState, master: FileDomain) -> None:
+        """Raises: storage errors."""
         if not pool.memory:
             # A pool that is destroyed has no keys there any more.
             master.change(lambda meta: with_pool_role(meta, -1, self._lver) if meta.role is Role.MASTER else meta)
-        self._give_back(master, lock)
+
+    def _end(self, pool: PoolState, master: FileDomain) -> None:
+        self._give_back(master, self._locks.of(master))
         _log.info("pool %s: this host is not SPM any more", pool.pool_id)
 
     def _give_back(self, master: FileDomain, lock: ClusterLock) -> None:
