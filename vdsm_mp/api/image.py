@@ -267,7 +267,8 @@ class TeardownImage(Message, frozen=True, kw_only=True):
 class ReconcileImageVolumeChain(Message, frozen=True, kw_only=True):
     """Make the metadata of an image follow its files after a live merge that was interrupted. Returns the real chain.
 
-    leafVolID: the volume it ends with. Volumes that are no longer part of it are marked as illegal.
+    leafVolID: the volume it ends with; one that is illegal was being left for the one below. Volumes that are no
+    longer part of it are marked as illegal.
     """
 
     pool_id: Uuid = field(name="storagepoolID")

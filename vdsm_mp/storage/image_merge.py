@@ -7,6 +7,8 @@ on the SPM, the data in between as a job on any host. The engine deletes the mer
 
 import logging
 
+from msgspec.structs import replace
+
 from vdsm_mp.api.errors_volume import (
     ImageIsNotLegalChain,
     UnexpectedVolumeState,
@@ -21,7 +23,14 @@ from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.image_prepare import check_chain, header_of
 from vdsm_mp.storage.qcow2 import HEADER_BYTES, lost_bitmaps
 from vdsm_mp.storage.volume_change import grow_raw
-from vdsm_mp.storage.volume_file import ImageFiles, change_metadata, read_image, volume_path
+from vdsm_mp.storage.volume_file import (
+    ImageFiles,
+    change_metadata,
+    read_image,
+    read_volume,
+    volume_path,
+    write_metadata,
+)
 from vdsm_mp.storage.volume_spec import QEMU_FORMAT
 from vdsm_mp.tasks.progress import Progress
 
@@ -103,7 +112,31 @@ def finalize(domain: FileDomain, subchain: Subchain) -> None:
 
 
 def reconcile(domain: FileDomain, image_id: str, leaf_id: str) -> list[str]:
-    """After a live merge that was cut short: the headers are right, make the metadata so.
+    """After a live merge that was cut short, of a VM that is gone. Returns the chain, base first.
+
+    A leaf is ILLEGAL from just before QEMU leaves it for the volume below. Whether it had cannot be seen in the files,
+    but when it had, all that the guest wrote since is below and nowhere else: there the image ends, as VDSM has it.
+    """
+    image = read_image(domain, image_id)
+    if leaf_id in image.volumes and not image.metadata(leaf_id).legal:
+        below = actual_chain(domain, image, leaf_id)[-2:-1]
+        if below and not image.metadata(below[0]).shared:
+            _log.warning("volume %s was being left for %s, where the image ends now", leaf_id, below[0])
+            leaf_id = below[0]
+    chain = follow(domain, image_id, leaf_id)
+    make_leaf(domain, image_id, leaf_id)
+    return chain
+
+
+def make_leaf(domain: FileDomain, image_id: str, leaf_id: str) -> None:
+    """Let its metadata say that nothing stands on it. No effect on a template."""
+    leaf, _ = read_volume(domain, image_id, leaf_id)
+    if leaf.voltype != "LEAF" and not leaf.shared:
+        write_metadata(domain, image_id, leaf_id, replace(leaf, voltype="LEAF"))
+
+
+def follow(domain: FileDomain, image_id: str, leaf_id: str) -> list[str]:
+    """The headers of the volumes up to a leaf that is known are right: make the metadata so.
 
     Returns the chain by the headers, base first.
     """

@@ -4,13 +4,11 @@
 Only a live merge needs this: QEMU has changed the chain, and the metadata of its volumes must follow.
 """
 
-from msgspec.structs import replace
-
 from vdsm_mp.api.internal import SetRunningLegality, SyncRunningChain
 from vdsm_mp.api.verb import handles
 from vdsm_mp.storage import image_merge
 from vdsm_mp.storage.volume_access import Volumes
-from vdsm_mp.storage.volume_file import change_metadata, read_volume, write_metadata
+from vdsm_mp.storage.volume_file import change_metadata, read_volume
 
 #: A change of an image that hangs must not keep the merge of another; virt asks again.
 _CLAIM_S = 30.0
@@ -33,10 +31,8 @@ def sync_running_chain(volumes: Volumes, ask: SyncRunningChain) -> list[str]:
         base, _ = read_volume(domain, ask.image_id, ask.base_volume_id)
         if base.capacity < merged.capacity:
             change_metadata(domain, ask.image_id, ask.base_volume_id, capacity=merged.capacity)
-        chain = image_merge.reconcile(domain, ask.image_id, ask.leaf_volume_id)
+        chain = image_merge.follow(domain, ask.image_id, ask.leaf_volume_id)
         if ask.merged_volume_id not in chain:
             change_metadata(domain, ask.image_id, ask.merged_volume_id, legality="ILLEGAL")
-        leaf, _ = read_volume(domain, ask.image_id, ask.leaf_volume_id)
-        if leaf.voltype != "LEAF" and not leaf.shared:
-            write_metadata(domain, ask.image_id, ask.leaf_volume_id, replace(leaf, voltype="LEAF"))
+        image_merge.make_leaf(domain, ask.image_id, ask.leaf_volume_id)
         return chain

@@ -425,6 +425,18 @@ def test_metadata_follows_the_headers_after_a_live_merge_was_cut_short(house: St
     assert house.info(layers.image_id, layers.base)["parent"] == BLANK
 
 
+def test_a_leaf_that_was_being_left_when_the_vm_ended_is_no_leaf_any_more(house: StorageRoom, layers: Layers) -> None:
+    """What the guest wrote after QEMU had left it is in the volume below; the old leaf must not cover that again."""
+    ids = {"sd_id": house.sd_id, "image_id": layers.image_id}
+    house.call("internal.set_running_legality", **ids, volume_id=layers.leaf, legal=False)
+    for _ in range(2):
+        assert reconcile(house, layers) == [layers.base, layers.middle]
+        assert house.info(layers.image_id, layers.leaf)["status"] == "ILLEGAL"
+        ends = house.info(layers.image_id, layers.middle)
+        assert (ends["voltype"], ends["status"], ends["parent"]) == ("LEAF", "OK", layers.base)
+    house.call("internal.prepare_drive", pool_id=house.pool_id, **ids, volume_id=layers.middle)
+
+
 def test_jobs_are_listed_with_what_the_engine_can_decode(house: StorageRoom) -> None:
     listed = house.call("internal.storage_jobs")
     assert json.loads(json.dumps(listed)) == listed
