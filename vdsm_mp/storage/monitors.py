@@ -197,6 +197,8 @@ class Monitors:
         acquired = lock.has_host_id(watch.host_id)
         if not acquired and meta.cls is not DomainClass.ISO:
             lock.request_host_id(watch.host_id)
+            if watch.sd_id not in self._watches and not self._background.draining:
+                self._leave(watch)  # who has stopped it meanwhile may have done that before this
             acquired = lock.has_host_id(watch.host_id)  # at once on a local domain
         return Checked(
             at_mono=mono_s(),

@@ -23,7 +23,7 @@ from vdsm_mp.storage import pool_master
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import Role
 from vdsm_mp.storage.domain_metadata import DomainMetadata, parse, serialize
-from vdsm_mp.storage.locks import ClusterLock
+from vdsm_mp.storage.locks import ClusterLock, LocalLock
 
 pytestmark = needs_program("qemu-img")
 
@@ -281,8 +281,12 @@ def test_the_lease_of_an_old_master_goes_with_the_role(spm: StorageRoom, monkeyp
 
 def spm_lock(room: StorageRoom) -> ClusterLock:
     """Of the first domain."""
+    return lock_of(room, room.sd_id)
+
+
+def lock_of(room: StorageRoom, sd_id: str) -> ClusterLock:
     found = {type(thing).__name__: thing for thing in room.room.room.state}
-    lock: ClusterLock = found["Locks"].of(found["Domains"].find(room.sd_id))
+    lock: ClusterLock = found["Locks"].of(found["Domains"].find(sd_id))
     return lock
 
 
@@ -462,6 +466,27 @@ def test_a_domain_is_watched_until_everybody_who_asked_stops(spm: StorageRoom) -
     spm.call("Host.stopMonitoringDomain", sdUUID=spm.sd_id)
     assert list(spm.call(stats)) == [spm.sd_id]
     spm.call("Host.stopMonitoringDomain", sdUUID=other)
+
+
+def test_a_domain_that_nobody_watches_any_more_is_not_joined_by_a_check_that_was_under_way(
+    spm: StorageRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its id would be held for good, and its file system could not be unmounted."""
+    other = add_domain(spm, "other", active=False)
+    lock, request = lock_of(spm, other), LocalLock.request_host_id
+
+    def stopped_just_before(one: LocalLock, host_id: int) -> None:
+        if one is lock:
+            spm.call("Host.stopMonitoringDomain", sdUUID=other)
+            asked.set()
+        request(one, host_id)
+
+    asked = threading.Event()
+    monkeypatch.setattr(LocalLock, "request_host_id", stopped_just_before)
+    spm.call("Host.startMonitoringDomain", sdUUID=other, hostID=1)
+    assert asked.wait(10)
+    eventually(lambda: not lock.has_host_id(1))
+    assert other not in spm.call("Host.getStorageRepoStats", domains=[])
 
 
 def test_files_of_an_iso_domain_are_listed(spm: StorageRoom) -> None:
