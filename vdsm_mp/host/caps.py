@@ -2,7 +2,8 @@
 """Host.getCapabilities: gathered in the background, served from memory, typed as engines read it.
 
 Owns what is known of the machine, of libvirt (asked of virt) and of the network (asked of the network worker at each
-call, because the engine looks right after it has changed it; the last answer stands in when that worker is away).
+call, because the engine looks right after it has changed it; a worker that died is waited for, and only for one that
+hangs or goes on dying the last answer stands in).
 Engines cast field by field: a number that must be a string, or a null, loses the whole answer.
 """
 
@@ -12,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from vdsm_mp import VDSM_VERSION
-from vdsm_mp.api.errors import StillStarting
+from vdsm_mp.api.errors import PeerRestarted, StillStarting
 from vdsm_mp.api.internal import GetHypervisorFacts, GetNetworkFacts, HypervisorFacts
 from vdsm_mp.api.managed_volume import GetConnectorInfo
 from vdsm_mp.api.ports import Caller
-from vdsm_mp.common import log
+from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config
@@ -39,6 +40,9 @@ BLOCK_SIZES: Mapping[str, tuple[int, ...]] = {
     "POSIXFS": (0, 512, 4096),
 }
 _NETWORK_S = 2.0
+#: So long a network worker that died may take to be back, the back-off after its third death included.
+_NETWORK_BACK_S = 3.0
+_TICK_S = 0.1
 #: libvirt that starts with us looks at QEMU first.
 _FIRST_S = 10.0
 
@@ -104,12 +108,25 @@ class Capabilities:
 
     def _of_network(self) -> dict[str, Any]:
         try:
-            self._network = self._call.ask(GetNetworkFacts(), deadline_s=_NETWORK_S)
+            self._network = self._ask_network()
         except Error as error:
             if self._network is None:
                 raise StillStarting from error
             logger.warning("the network worker does not answer, its last state is told: %s", error)
         return self._network
+
+    def _ask_network(self) -> dict[str, Any]:
+        """Of what was told last, an engine that has just set networks up would read that it had not."""
+        until, pause = clock.mono_s() + _NETWORK_BACK_S, threading.Event()
+        while True:
+            try:
+                found: dict[str, Any] = self._call.ask(GetNetworkFacts(), deadline_s=_NETWORK_S)
+            except (PeerRestarted, StillStarting):
+                if clock.mono_s() > until:
+                    raise
+            else:
+                return found
+            pause.wait(_TICK_S)
 
     def _of_hypervisor(self, known: HypervisorFacts) -> dict[str, Any]:
         flags = [*self._flags, *(f"model_{name}" for name in known.models)]

@@ -24,6 +24,7 @@ from vdsm_mp.api.internal import (
 )
 from vdsm_mp.api.managed_volume import GetConnectorInfo
 from vdsm_mp.api.verb import Message
+from vdsm_mp.common.errors import Error
 from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config, House, Vars
 from vdsm_mp.host.caps import Capabilities
@@ -314,8 +315,9 @@ def test_every_capability_has_its_type(machine: Machine, others: Others) -> None
 
 @pytest.mark.parametrize("late", ["virt", "network"])
 def test_a_host_is_never_told_to_have_nothing_because_nobody_was_asked_yet(
-    machine: Machine, others: Others, late: str
+    machine: Machine, others: Others, late: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("vdsm_mp.host.caps._NETWORK_BACK_S", 0.0)
     caps = capabilities(machine, others)
     others.away = {late}
     with pytest.raises(StillStarting):
@@ -343,11 +345,34 @@ def test_what_os_brick_tells_is_there_when_os_brick_is(machine: Machine, others:
     check(answer, CAPABILITIES)
 
 
-def test_the_last_network_stands_in_for_a_worker_that_is_away(machine: Machine, others: Others) -> None:
+def test_the_last_network_stands_in_for_a_worker_that_stays_away(
+    machine: Machine, others: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdsm_mp.host.caps._NETWORK_BACK_S", 0.0)
     caps = capabilities(machine, others)
     assert caps.now()["nameservers"] == ["192.0.2.53"]
     others.away = {"network"}
     assert caps.now()["nameservers"] == ["192.0.2.53"]
+
+
+def test_a_network_worker_that_died_is_waited_for(machine: Machine) -> None:
+    """Before it died it had set networks up, and the engine that had them set up looks for them now."""
+    answers: list[Any] = [dict(_NETWORK)]
+
+    class Dying(Others):
+        def ask(self, message: Message, *, deadline_s: float | None = None) -> Any:
+            if not isinstance(message, GetNetworkFacts):
+                return super().ask(message, deadline_s=deadline_s)
+            answer = answers.pop(0)
+            if isinstance(answer, Error):
+                raise answer
+            return answer
+
+    caps = capabilities(machine, Dying())
+    assert caps.now()["networks"] == {}
+    changed = _NETWORK | {"networks": {"red": {}}}
+    answers += [PeerRestarted("network", "internal.network_facts"), StillStarting(), StillStarting(), changed]
+    assert caps.now()["networks"] == {"red": {}}
 
 
 def test_a_server_with_two_sockets_is_told_as_it_is(others: Others) -> None:
