@@ -13,7 +13,7 @@ from pathlib import Path
 from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed
 from vdsm_mp.api.errors_storage import MountFailed, ServerDisconnectFailed
 from vdsm_mp.api.ports import Children, Root
-from vdsm_mp.common.errors import Error
+from vdsm_mp.common.errors import Error, Unavailable
 from vdsm_mp.storage.access import check_access
 from vdsm_mp.storage.connections import make_directory
 from vdsm_mp.storage.mount import mounts_below
@@ -45,8 +45,11 @@ class Mounter:
         make_directory(target)
         try:
             do(self._root)
-        except (PrivilegedFailed, DeadlineExceeded) as e:
+        except PrivilegedFailed as e:
             self._remove_point(target)
+            raise MountFailed(source, str(e)) from e
+        except (DeadlineExceeded, Unavailable) as e:  # it may be mounted, and nobody would ask to unmount it
+            self._undo(target, source, gluster)
             raise MountFailed(source, str(e)) from e
         try:
             check_access(self._children, target)

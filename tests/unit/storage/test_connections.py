@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections to storage servers: what root is asked to mount, whose mount it is, and who waits for whom."""
 
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,16 +11,19 @@ import pytest
 
 from tests.support.children import LocalChildren
 from tests.support.eventually import eventually
+from tests.support.needs import needs_root
 from tests.support.room import Called
-from vdsm_mp.api.errors import PrivilegedFailed
-from vdsm_mp.api.errors_storage import ServerConnectionFailed, ServerParametersInvalid
+from vdsm_mp.api.errors import PrivilegedFailed, RootHelperGone
+from vdsm_mp.api.errors_storage import MountFailed, ServerConnectionFailed, ServerParametersInvalid
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.options import Config, House, Irs
 from vdsm_mp.storage.access import may_read, qemu_user
-from vdsm_mp.storage.connect_nfs import nfs_options, remote_of
+from vdsm_mp.storage.connect_mounted import Mounter
+from vdsm_mp.storage.connect_nfs import NfsConnector, nfs_options, remote_of
 from vdsm_mp.storage.connections import Connections, Server
 from vdsm_mp.storage.domain_format import DomainType
 from vdsm_mp.storage.file_facts import FileStat
+from vdsm_mp.storage.mount import mounts_below
 
 NFS, LOCAL, POSIX, GLUSTER = 1, 4, 6, 7
 
@@ -286,6 +290,34 @@ def test_a_mount_that_cannot_be_undone_is_still_held() -> None:
     with pytest.raises(ServerConnectionFailed):
         connections.disconnect(DomainType.NFS, server)
     assert "/mnt/x" in connections.roots()
+
+
+class Dying:
+    """A root whose answer to a mount is lost; it mounts really, a directory."""
+
+    def __init__(self, source: Path, mnt: Path) -> None:
+        self._source, self._mnt = source, mnt
+
+    def do(self, operation: str, /, *, deadline_s: float = 30.0, **params: Any) -> Any:
+        target = self._mnt / "server:_x"
+        if operation == "umount":
+            subprocess.run(["umount", target], check=True)
+            return
+        subprocess.run(["mount", "--bind", self._source, target], check=True)
+        raise RootHelperGone("storage", operation)
+
+
+@needs_root()
+def test_a_mount_whose_answer_is_lost_is_undone(tmp_path: Path, children: LocalChildren) -> None:
+    """The engine is told that it is not connected, and would never disconnect it."""
+    (tmp_path / "export").mkdir()
+    mnt = tmp_path / "mnt"
+    connector = NfsConnector(str(mnt), Mounter(str(mnt), children, Dying(tmp_path / "export", mnt)))
+    server = Server(id="1", connection="server:/x")
+    with pytest.raises(MountFailed):
+        connector.connect(server, connector.root_of(server))
+    assert mounts_below(str(mnt)) == {}
+    assert list(mnt.iterdir()) == []
 
 
 def test_disconnecting_what_nobody_connected_is_fine(asking: Asking) -> None:
