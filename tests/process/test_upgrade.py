@@ -86,6 +86,21 @@ def test_a_worker_that_fails_to_start_while_it_is_upgraded_is_not_given_up(house
     assert "the program on the disk is another one: the house restarts" in house.log_text()
 
 
+def test_a_worker_that_dies_when_the_program_was_removed_waits_for_it_and_the_others_serve(house: RunningHouse) -> None:
+    steady, rogue, tree = house.pid_of("steady"), house.pid_of("rogue"), program() / "vdsm_mp"
+    aside = tree.rename(tree.with_name("aside"))
+    try:
+        os.kill(rogue, signal.SIGKILL)
+        problem = f"the program is gone: {tree}/__main__.py is not there"
+        eventually(lambda: house.status()["premises_problem"] == problem)
+        assert house.worker("rogue")["state"] == "waiting" and house.status()["verdict"] == "degraded"
+    finally:
+        aside.rename(tree)
+    house.wait_other_pid("rogue", rogue)
+    assert house.pid_of("steady") == steady
+    assert house.status()["premises_problem"] == ""
+
+
 def test_a_single_worker_is_not_restarted_into_another_program(house: RunningHouse) -> None:
     pids = house.all_pids()
     with replaced(), pytest.raises(controlsocket.Refused, match="only the whole house can be restarted"):

@@ -7,6 +7,7 @@ upgrade, and must not mix the two.
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 import vdsm_mp
@@ -22,6 +23,12 @@ def build_id() -> str:
         return f"{vdsm_mp.__version__}-unreadable: {error}"
     digest = hashlib.blake2b("".join(files).encode(), digest_size=8)
     return f"{vdsm_mp.__version__}-{digest.hexdigest()}"
+
+
+def missing() -> list[str]:
+    """What another start would need and does not find, in words: nothing, unless somebody removed the program."""
+    needed = (sys.executable, f"{ROOT}/__main__.py", f"{ROOT}/master.py")
+    return [f"the program is gone: {path} is not there" for path in needed if not Path(path).exists()][:1]
 
 
 def _files() -> list[str]:

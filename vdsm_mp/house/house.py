@@ -69,6 +69,7 @@ class House:
         #: What somebody took away that the agent needs and cannot make again; "" = nothing.
         self.premises_problem = ""
         self._standing = True
+        self._program_gone = False
         self._broadcast = broadcast
         self.log_writer = log_writer
         self._notes = Notes(self.workers.values())
@@ -174,6 +175,13 @@ class House:
         name, now = worker.spec.name, time.monotonic()
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
         if code == spawn.OTHER_PROGRAM or (worker.state is State.STARTING and self._replaced()):
+            if program.missing():
+                # Nobody could take over: those that live are all there is until it has been installed again.
+                logger.critical("%s died: %s; the program is gone: it waits for that", name, reason)
+                worker.history.last_reason, worker.history.last_at_mono = reason, now
+                self._program_gone, self._standing = True, False
+                self._wait(worker, now, 1.0)
+                return
             # Half an upgrade: parts of two programs must not work together, and what failed may have been that.
             logger.critical("%s died: %s; the program on the disk is another one: the house restarts", name, reason)
             self.stop(verdict=1)
@@ -342,6 +350,12 @@ class House:
             for worker in self.workers.values():
                 worker.next_start_mono = 0.0
         self._standing = standing
+
+    def program_missing(self) -> list[str]:
+        """In words, from when a worker could not be started for it; not before, a disk may hang who asks it."""
+        found = program.missing() if self._program_gone else []
+        self._program_gone = bool(found)
+        return found
 
     def bind_again(self, worker: Worker) -> None:
         self._notes.tell(worker, control.BindAgain())
