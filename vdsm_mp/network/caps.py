@@ -22,7 +22,9 @@ _MODES = ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", 
 
 def facts(state: State, config: Config, options: Vars, nameservers: list[str]) -> dict[str, Any]:
     """{networks, nics, bridges, vlans, bondings, nameservers}. state: with `shaped` if any network has hostQos."""
-    links = {name: link for name, link in state.links.items() if not hidden(link, options)}
+    # An engine takes a network that is not told for one that it has to set up.
+    used = {name for network in config.networks.values() for name in (network.base, network.lower, network.top)}
+    links = {name: link for name, link in state.links.items() if name in used or not hidden(link, options)}
     found = _facts(state, links, config, nameservers)
     for network in config.networks.values():
         # Engines look for the way to an address at the device, too; of DHCPv6 the device itself knows nothing.
@@ -52,7 +54,9 @@ def _facts(state: State, links: Mapping[str, Link], config: Config, nameservers:
 
 
 def hidden(link: Link, options: Vars) -> bool:
-    """Is this device none of the engine's business? A virtual NIC is shown when an option names it, or we use it."""
+    """Is this device none of the engine's business, unless a network of ours is on it? A virtual NIC is shown when an
+    option names it, or somebody uses it.
+    """
     patterns = {"bond": options.hidden_bonds, "vlan": options.hidden_vlans, "bridge": ""}
     if link.kind in ("veth", "dummy") and not link.master and not link.addresses:
         return not _matches(link.name, options.fake_nics)

@@ -128,6 +128,20 @@ def test_guests_devices_and_hidden_nics_are_nobodys_business() -> None:
     assert set(found["nics"]) == {"veth_a"}
 
 
+def test_what_a_network_is_on_is_told_whatever_it_is() -> None:
+    """Without a bridge and an address nothing else shows that it is in use."""
+    wanted = {"red": {"nic": "veth_b", "bridged": False}, "blue": {"nic": "usb0", "vlan": 7, "bridged": False}}
+    config = changed(Config(), wanted, {})
+    vlan = Link("usb0.7", kind="vlan", base="usb0", tag=7)
+    links = (Link("veth_b", kind="veth", up=True), Link("usb0", up=True), vlan)
+    found = caps.facts(State({link.name: link for link in links}, {}), config, Vars(), [])
+    assert (set(found["nics"]), set(found["vlans"])) == ({"veth_b", "usb0"}, {"usb0.7"})
+    assert {name: network["iface"] for name, network in found["networks"].items()} == {
+        "red": "veth_b",
+        "blue": "usb0.7",
+    }
+
+
 def test_counters_are_strings_with_the_time_of_their_reading() -> None:
     table = {name: list(range(16)) for name in STATE.links}
     found = stats.counters(STATE, Vars(), table)
