@@ -16,10 +16,12 @@ from pathlib import Path
 
 from vdsm_mp.common.controlsocket import LOCK
 
-#: No room, no memory, no descriptors or processes left, a port that its last owner has not let go: worth another try.
-MAY_PASS = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EADDRINUSE, errno.EINTR)
-)
+#: No room, no memory, no descriptors or processes left, a port that its last owner has not let go, an address that the
+#: host has not been given yet: worth another try.
+MAY_PASS = frozenset((
+    errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EADDRINUSE,
+    errno.EADDRNOTAVAIL, errno.EINTR,
+))  # fmt: skip
 
 PID_FILE = "vdsm-mp.pid"
 
