@@ -79,28 +79,31 @@ class Members:
             _check_attachable(domain.refresh(), new.pool_id, master.meta.version)
         statuses = {master.sd_id: ACTIVE, **{d.sd_id: ATTACHED for d in others}}
         pool = PoolMetadata(name=new.name, domains=statuses, master_version=new.master_version)
-        done: list[FileDomain] = []
+        strangers = {domain.sd_id for domain in domains if new.pool_id not in domain.meta.pool_ids}
+        begun: list[FileDomain] = []
         with self._sdm_held(master, TEMPORARY_HOST_ID):
             try:
                 for domain in others:
                     with self._sdm_held(domain, TEMPORARY_HOST_ID):
+                        begun.append(domain)
                         domain.change(lambda meta: _attached(meta, new.pool_id))
-                    done.append(domain)
                 # Last: without it nobody is master and there is no pool.
+                begun.append(master)
                 master.change(
                     lambda meta: with_pool(
                         replace(meta, role=Role.MASTER, pool_ids=(new.pool_id,), lease=new.lease), pool
                     )
                 )
             except Error:
-                self._undo_attach(done, new.pool_id)
+                self._undo_attach([domain for domain in begun if domain.sd_id in strangers], new.pool_id)
                 raise
         _log.info("pool %s: created, master is %s", new.pool_id, master.sd_id)
 
-    def _undo_attach(self, domains: list[FileDomain], pool_id: str) -> None:
-        for domain in domains:
+    def _undo_attach(self, begun: list[FileDomain], pool_id: str) -> None:
+        """Also of the last one: it may say that it is of the pool, although that was told as failed."""
+        for domain in reversed(begun):
             try:
-                domain.change(lambda meta: _detached(meta, pool_id))
+                domain.change(lambda meta: without_pool(meta) if meta.role is Role.MASTER else _detached(meta, pool_id))
             except Error as e:
                 _log.error("domain %s stays attached to pool %s, which does not exist: %s", domain.sd_id, pool_id, e)
 

@@ -13,9 +13,11 @@ from tests.support import domains as written
 from tests.support.eventually import eventually
 from tests.support.storage_room import StorageRoom, code_of, new_id
 from vdsm_mp.api.errors import InvalidParameters
+from vdsm_mp.api.errors_storage import IoChildDied
 from vdsm_mp.api.events import DomainValidityChanged
 from vdsm_mp.api.types import BLANK
-from vdsm_mp.storage.domain_metadata import parse, seal_of
+from vdsm_mp.storage.domain_file import FileDomain
+from vdsm_mp.storage.domain_metadata import DomainMetadata, parse, seal_of
 from vdsm_mp.storage.monitor_space import Limits
 from vdsm_mp.storage.monitors import Monitors
 
@@ -341,6 +343,32 @@ def test_a_pool_is_destroyed_with_all_its_memberships(spm: StorageRoom) -> None:
     assert "MASTER_VERSION" not in parse(spm.sd_id, (spm.domain / "dom_md/metadata").read_bytes())
     assert spm.call("internal.domain_vitals") == {}
     spm.call("StorageDomain.format", storagedomainID=spm.sd_id, autoDetach=False)
+
+
+@pytest.mark.parametrize("unanswered", [1, 2])
+def test_a_pool_whose_making_is_told_as_failed_is_of_no_domain(
+    spm: StorageRoom, monkeypatch: pytest.MonkeyPatch, unanswered: int
+) -> None:
+    """Whichever domain was written though nobody heard of it: an engine makes the pool again by another id."""
+    ids = [add_domain(spm, name) for name in ("one", "two")]
+    numbers = {"lockRenewalIntervalSec": 5, "leaseTimeSec": 60, "ioOpTimeoutSec": 10, "leaseRetries": 3}
+    params = {"name": "new", "masterSdUUID": ids[0], "masterVersion": 1, "domainList": ids, **numbers}
+    change, changed = FileDomain.change, list[str]()
+
+    def lost(domain: FileDomain, edit: Callable[[DomainMetadata], DomainMetadata]) -> DomainMetadata:
+        after = change(domain, edit)
+        changed.append(domain.sd_id)
+        if len(changed) == unanswered:
+            raise IoChildDied(domain.sd_id, "replace")
+        return after
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileDomain, "change", lost)
+        assert code_of(spm.call, "StoragePool.create", storagepoolID=new_id(), **params) == IoChildDied.code
+    for sd_id in ids:
+        info = spm.call("StorageDomain.getInfo", storagedomainID=sd_id)
+        assert (info["pool"], info["role"]) == ([], "Regular")
+    spm.call("StoragePool.create", storagepoolID=new_id(), **params)
 
 
 def test_a_domain_belongs_to_one_pool(spm: StorageRoom) -> None:
