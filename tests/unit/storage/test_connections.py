@@ -13,14 +13,14 @@ from tests.support.children import LocalChildren
 from tests.support.eventually import eventually
 from tests.support.needs import needs_root
 from tests.support.room import Called
-from vdsm_mp.api.errors import PrivilegedFailed, RootHelperGone
+from vdsm_mp.api.errors import Busy, PeerRestarted, PrivilegedFailed, RootHelperGone
 from vdsm_mp.api.errors_storage import MountFailed, ServerConnectionFailed, ServerParametersInvalid
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.options import Config, House, Irs
 from vdsm_mp.storage.access import may_read, qemu_user
 from vdsm_mp.storage.connect_mounted import Mounter
 from vdsm_mp.storage.connect_nfs import NfsConnector, nfs_options, remote_of
-from vdsm_mp.storage.connections import Connections, Server
+from vdsm_mp.storage.connections import Connections, Server, status_of
 from vdsm_mp.storage.domain_format import DomainType
 from vdsm_mp.storage.file_facts import FileStat
 from vdsm_mp.storage.mount import mounts_below
@@ -318,6 +318,13 @@ def test_a_mount_whose_answer_is_lost_is_undone(tmp_path: Path, children: LocalC
         connector.connect(server, connector.root_of(server))
     assert mounts_below(str(mnt)) == {}
     assert list(mnt.iterdir()) == []
+
+
+def test_a_status_is_never_a_code_of_the_protocol() -> None:
+    """As when the house is about to stop, and there is no child to look at the storage."""
+    server = Server(id="1", connection="/dev/loop9")
+    errors = (MountFailed("/dev/loop9", ""), PeerRestarted("storage", ""), Busy("storage"))
+    assert [status_of(error, server) for error in errors] == [477, 451, 451]
 
 
 def test_disconnecting_what_nobody_connected_is_fine(asking: Asking) -> None:
