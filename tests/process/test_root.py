@@ -5,6 +5,7 @@ import base64
 import contextlib
 import grp
 import json
+import lzma
 import os
 import pwd
 import shutil
@@ -280,6 +281,40 @@ def test_tpm_state_comes_back_as_it_was(place: Place) -> None:
     assert (folder / "tpm2-00.permall").read_bytes() == b"state"
     shutil.rmtree(place.root / "tpm")
     virt.do("write-tpm", vm_id=VM, offset=0, data=data, last=True)
+    assert (folder / "tpm2-00.permall").read_bytes() == b"state"
+
+
+def test_tpm_state_goes_to_hosts_that_run_vdsm_and_comes_from_them(place: Place, tmp_path: Path) -> None:
+    """There it is unpacked and packed by tar with xz, from the folder that swtpm has for the VM."""
+    virt = place.root_of("virt")
+    folder = place.root / "tpm" / VM / "tpm2"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".lock").touch()
+    (folder / "tpm2-00.permall").write_bytes(b"state" * 1000)
+    packed = base64.b64decode(virt.do("read-tpm", vm_id=VM)["data"])
+    subprocess.run(["tar", "--extract", "--xz", f"--directory={tmp_path}"], input=packed, check=True)
+    assert (tmp_path / "tpm2" / "tpm2-00.permall").read_bytes() == b"state" * 1000
+
+    (tmp_path / "tpm2" / "tpm2-00.permall").write_bytes(b"later")
+    (tmp_path / "tpm2" / ".lock").touch()
+    tar = ["tar", "--create", "--xz", "--sort=name", f"--directory={tmp_path}", "."]
+    theirs = base64.b64encode(subprocess.run(tar, capture_output=True, check=True).stdout).decode()
+    virt.do("write-tpm", vm_id=VM, offset=0, data=theirs, last=True)
+    assert (folder / "tpm2-00.permall").read_bytes() == b"later"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"no xz", lzma.compress(b"no tar"), lzma.compress(b"cut")[:-5], lzma.compress(bytes(64 << 20))],
+    ids=["no-xz", "no-tar", "cut", "bomb"],
+)
+def test_tpm_state_that_makes_no_sense_changes_nothing(place: Place, content: bytes) -> None:
+    virt = place.root_of("virt")
+    folder = place.root / "tpm" / VM / "tpm2"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tpm2-00.permall").write_bytes(b"state")
+    with pytest.raises(PrivilegedFailed, match="TPM state"):
+        virt.do("write-tpm", vm_id=VM, offset=0, data=base64.b64encode(content).decode(), last=True)
     assert (folder / "tpm2-00.permall").read_bytes() == b"state"
 
 

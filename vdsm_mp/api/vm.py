@@ -72,7 +72,7 @@ class DestroyVm(Message, frozen=True, kw_only=True):
     raises=(NoSuchVm, ExternalDataFailed, InvalidVmParameter),
 )
 class GetVmExternalData(Message, frozen=True, kw_only=True):
-    """Contents of a VM's TPM or NVRAM (kind: tpm or nvram) with their hash, for a later start elsewhere.
+    """Contents of a VM's TPM or NVRAM (kind: tpm or nvram) as _X_data with their hash, for a later start elsewhere.
 
     lastHash: the data are left out when they still have it. forceUpdate: read them even while they may be changing.
     """

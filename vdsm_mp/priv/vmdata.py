@@ -2,12 +2,14 @@
 """A VM's UEFI variables and TPM state, which belong to QEMU's and swtpm's users. Root side, standard library only.
 
 Written in pieces of base64 because a request line is short. UEFI variables are one file; the TPM state is a folder and
-travels as a tar of plain files, whose names, count and size are checked before anything is written.
+travels as VDSM packs it, a tar of swtpm's folder for the VM that xz compressed: it may come from such a host and go to
+one. Names, count and size of its files are checked before anything is written.
 """
 
 import base64
 import contextlib
 import io
+import lzma
 import os
 import shutil
 import stat
@@ -23,6 +25,9 @@ from vdsm_mp.priv.context import Context
 
 _LIMIT = 4 * 1024 * 1024
 _FILES_LIMIT = 32
+#: Where swtpm keeps the state of a TPM 2.0 within the VM's folder.
+_TPM = "tpm2"
+_XZ_MEMORY = 128 * 1024 * 1024
 
 #: Pieces that have arrived for (kind, vm_id). Bounded by _LIMIT each and by _VMS in number.
 _arriving: dict[tuple[str, str], bytearray] = {}
@@ -89,9 +94,9 @@ def write_tpm(context: Context, params: Mapping[str, Any]) -> bool:
         owner = os.fstat(root)
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(vm_id, dir_fd=root)
-        for made in (vm_id, f"{vm_id}/tpm2"):
+        for made in (vm_id, f"{vm_id}/{_TPM}"):
             os.mkdir(made, 0o711, dir_fd=root)
-        folder = open_beneath(root, f"{vm_id}/tpm2", os.O_RDONLY | os.O_DIRECTORY)
+        folder = open_beneath(root, f"{vm_id}/{_TPM}", os.O_RDONLY | os.O_DIRECTORY)
         try:
             for name, data in files.items():
                 _replace(folder, name, data)
@@ -147,7 +152,7 @@ def _replace(folder: int, name: str, content: bytes) -> None:
 def _tpm_folder(context: Context, vm_id: str) -> int | None:
     root = open_root(context.config["tpm_dir"])
     try:
-        return open_beneath(root, f"{vm_id}/tpm2", os.O_RDONLY | os.O_DIRECTORY)
+        return open_beneath(root, f"{vm_id}/{_TPM}", os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return None
     finally:
@@ -157,6 +162,10 @@ def _tpm_folder(context: Context, vm_id: str) -> int | None:
 def _pack(folder: int) -> tuple[bytes, float]:
     packed, modified = io.BytesIO(), 0.0
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for place in ("./", f"./{_TPM}/"):
+            member = tarfile.TarInfo(place)
+            member.type, member.mode = tarfile.DIRTYPE, 0o711
+            tar.addfile(member)
         for name in sorted(os.listdir(folder))[:_FILES_LIMIT]:
             fd = open_beneath(folder, name, os.O_RDONLY | os.O_NONBLOCK)
             with os.fdopen(fd, "rb") as file:
@@ -165,23 +174,33 @@ def _pack(folder: int) -> tuple[bytes, float]:
                     continue
                 if packed.tell() + info.st_size > _LIMIT:
                     raise Refused("the TPM state is larger than it may be")
-                member = tarfile.TarInfo(name)
+                member = tarfile.TarInfo(f"./{_TPM}/{name}")
                 member.size, member.mtime, member.mode = info.st_size, int(info.st_mtime), 0o600
                 tar.addfile(member, file)
                 modified = max(modified, info.st_mtime)
-    return packed.getvalue(), modified
+    return lzma.compress(packed.getvalue(), preset=0), modified
 
 
 def _unpack(content: bytes) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+        with tarfile.open(fileobj=io.BytesIO(_expanded(content)), mode="r:") as tar:
             for member in tar:
-                name = PurePosixPath(member.name).name
-                if not member.isreg() or name != member.name or name.startswith(".") or len(files) >= _FILES_LIMIT:
+                place = PurePosixPath(member.name)
+                if member.isdir() or place.name == ".lock":
+                    continue
+                if not member.isreg() or str(place.parent) != _TPM or len(files) >= _FILES_LIMIT:
                     raise Refused("the TPM state has other things than a few plain files")
                 file = tar.extractfile(member)
-                files[name] = file.read(_LIMIT) if file else b""
-    except tarfile.TarError as error:
+                files[place.name] = file.read(_LIMIT) if file else b""
+    except (tarfile.TarError, lzma.LZMAError) as error:
         raise Refused(f"the TPM state is not readable: {error}") from None
     return files
+
+
+def _expanded(content: bytes) -> bytes:
+    packed = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+    data = packed.decompress(content, _LIMIT + 1)
+    if len(data) > _LIMIT or not packed.eof:
+        raise Refused("the TPM state is larger than it may be, or not whole")
+    return data

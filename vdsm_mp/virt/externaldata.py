@@ -32,6 +32,7 @@ _OPERATION = {"tpm": "read-tpm", "nvram": "read-nvram"}
 #: What a request to root may carry at once; a multiple of three, so that pieces of base64 are whole.
 _PIECE = 30_000
 _LIMIT = 4 << 20
+_BZIP2 = "=0="
 
 
 class _Read(msgspec.Struct, frozen=True):
@@ -62,12 +63,14 @@ class ExternalData:
             for kind in _kinds(record):
                 try:
                     hashes[f"{kind}Hash"] = self._read(record, kind).stable
+                except ExternalDataFailed:
+                    continue
                 except Error as error:
                     logger.warning("vm=%s %s data cannot be read: %s", record.vm_id, kind, error)
             self._show(record.vm_id, {key: value for key, value in hashes.items() if value})
 
     def get(self, vm_id: str, kind: str, last_hash: str, *, force: bool) -> dict[str, str]:
-        """{hash, data}; data are left out when the asker has them. Raises: ExternalDataFailed, NoSuchVm."""
+        """{hash, _X_data}; the data are left out when the asker has them. Raises: ExternalDataFailed, NoSuchVm."""
         if kind not in _OPERATION:
             raise InvalidVmParameter(f"kind {kind!r}")
         record = self._vms.find(vm_id)
@@ -80,11 +83,13 @@ class ExternalData:
             read = self._read(record, kind)
         if not read.stable:
             raise ExternalDataFailed(f"the {kind} data are not stable yet")
-        return {"hash": read.stable} | ({} if read.stable == last_hash else {"data": read.stable_data})
+        return {"hash": read.stable} | ({} if read.stable == last_hash else {"_X_data": read.stable_data})
 
     def _read(self, record: VmRecord, kind: str) -> _Read:
         answer = self._root.do(_OPERATION[kind], vm_id=record.vm_id, vm_name=record.name)
         data = str(answer["data"] if isinstance(answer, Mapping) else answer)
+        if not data:
+            raise ExternalDataFailed(f"there are no {kind} data")
         digest = hashlib.sha256(data.encode()).hexdigest()
         old = self._known.get((record.vm_id, kind), _Read())
         new = _Read(digest, digest, data) if old.hash == digest else _Read(digest, old.stable, old.stable_data)
@@ -117,12 +122,12 @@ def put(root: Root, record: VmRecord, contents: Mapping[str, bytes]) -> None:
 
 
 def _decode(kind: str, text: Any) -> bytes:
-    """Base64; after a `=`, of what bzip2 made, as upstream's agents write it."""
+    """Base64, perhaps in lines; after `=0=`, of what bzip2 made, as upstream's agents write it."""
     try:
         if not isinstance(text, str) or len(text) > 2 * _LIMIT:
             raise ValueError(kind)
-        content = base64.b64decode(text.removeprefix("="), validate=True)
-        if text.startswith("="):
+        content = base64.b64decode(text.replace("\n", "").removeprefix(_BZIP2), validate=True)
+        if text.startswith(_BZIP2):
             content = bz2.BZ2Decompressor().decompress(content, _LIMIT + 1)
         if not content or len(content) > _LIMIT:
             raise ValueError(kind)

@@ -69,7 +69,7 @@ def test_what_a_guest_keeps_in_its_firmware_is_there_in_its_next_life(
         room.call("VM.destroy", vmID=vm_id, gracefulAttempts=0)
         assert not file.exists()
 
-        guest = boot(_X_nvramdata=kept["data"])
+        guest = boot(_X_nvramdata=kept["_X_data"])
         assert guest.run(f"{_MOUNT}; tail -c +5 {_VARIABLE}") == "remembered"
         room.call("VM.destroy", vmID=vm_id, gracefulAttempts=0)
         assert not file.exists()

@@ -55,8 +55,8 @@ def test_variables_are_in_place_when_a_vm_starts(libvirtd: PrivateLibvirtd, fold
         assert file.read_bytes() == content
         assert file.owner() == "libvirt-qemu"
         answer = room.call("VM.getExternalData", vmID=vm_id, kind="nvram", forceUpdate=True)
-        assert answer["data"] == text
-        assert "data" not in room.call("VM.getExternalData", vmID=vm_id, kind="nvram", lastHash=answer["hash"])
+        assert answer["_X_data"] == text
+        assert "_X_data" not in room.call("VM.getExternalData", vmID=vm_id, kind="nvram", lastHash=answer["hash"])
         room.call("VM.destroy", vmID=vm_id, gracefulAttempts=0)
         assert not file.exists()
 
@@ -96,7 +96,7 @@ def test_the_state_of_a_tpm_goes_with_its_vm_to_another_start(
         room.call("VM.destroy", vmID=vm_id, gracefulAttempts=0)
         assert not state.exists()
 
-        room.create(vm_xml(vm_id, devices=TPM), vm_id, _X_tpmdata=kept["data"])
+        room.create(vm_xml(vm_id, devices=TPM), vm_id, _X_tpmdata=kept["_X_data"])
         eventually(lambda: room.status(vm_id) != "WaitForLaunch", within_s=30)
         assert room.status(vm_id) in ("Up", "Powering up"), room.stats(vm_id)
         # A TPM without this state would have been made anew, with other seeds; this one counts its starts.
