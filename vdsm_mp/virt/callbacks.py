@@ -12,7 +12,7 @@ import libvirt
 from msgspec.structs import replace
 
 from vdsm_mp.common import clock, log
-from vdsm_mp.virt import hostfacts, machine, moving, viewers
+from vdsm_mp.virt import hostfacts, machine, viewers
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.machine import ExitReason, VmStatus
 from vdsm_mp.virt.records import VmRecord
@@ -35,6 +35,7 @@ class Callbacks:
         arrival: Callable[[str, int, int], None],
         job_completed: Callable[[str, Mapping[str, Any]], None],
         console_left: Callable[[str], None],
+        torn: Callable[[str], None],
         nologin: Path = Path("/run/nologin"),
     ) -> None:
         self._vms = vms
@@ -44,6 +45,7 @@ class Callbacks:
         self._arrival = arrival
         self._job_ended = job_completed
         self._console_left = console_left
+        self._torn = torn
         self._nologin = nologin
 
     def register(self, connection: Connection, conn: Any) -> None:
@@ -87,7 +89,7 @@ class Callbacks:
             how = machine.on_suspended
             self._vms.move(vm_id, lambda life: how(life, now, io_error=io_error, postcopy=postcopy))
             if detail == libvirt.VIR_DOMAIN_EVENT_SUSPENDED_POSTCOPY_FAILED:
-                self._vms.move(vm_id, moving.torn)
+                self._torn(vm_id)
         elif event == libvirt.VIR_DOMAIN_EVENT_RESUMED:
             self._vms.move(vm_id, machine.on_resumed)
         elif event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN:

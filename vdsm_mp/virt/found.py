@@ -16,6 +16,12 @@ _SHUTOFF = {
     libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: ExitReason.LOST_QEMU,
     libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: ExitReason.LOST_QEMU,
 }
+#: Half of its memory has not come. libvirt 8.5 and later say that it runs then, though it waits for the rest for ever.
+_TORN_THERE = (libvirt.VIR_DOMAIN_RUNNING, getattr(libvirt, "VIR_DOMAIN_RUNNING_POSTCOPY_FAILED", 11))
+_TORN = (_TORN_THERE, (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED))
+#: Who ends it before libvirt's own thread has let go of the migration leaves its job to nobody, and no other can begin
+#: on this VM until libvirtd is restarted (seen with 9.0).
+TORN_SETTLES_S = 2.0
 INACTIVE = {libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED}
 
 
@@ -35,9 +41,14 @@ def life_of(state: int, reason: int, metadata: Metadata) -> Life:
         failed = reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
         paused = metadata.number("pauseTime")
         return Life(status=VmStatus.PAUSED, pause_code="EOTHER" if failed else "NOERR", paused_mono=paused)
-    if state == libvirt.VIR_DOMAIN_RUNNING and reason == libvirt.VIR_DOMAIN_RUNNING_POSTCOPY:
+    if state == libvirt.VIR_DOMAIN_RUNNING and reason in (libvirt.VIR_DOMAIN_RUNNING_POSTCOPY, _TORN_THERE[1]):
         return Life(status=VmStatus.MIGRATION_DESTINATION, cpus_run=True)
     return Life(status=VmStatus.UP, cpus_run=True)
+
+
+def is_torn(state: int, reason: int) -> bool:
+    """Post-copy failed: half of its memory is on another host. Nobody mends that here, and libvirt keeps its job."""
+    return (state, reason) in _TORN
 
 
 def recorded(metadata: Metadata) -> Exit | None:

@@ -19,6 +19,7 @@ from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import machine, moving
 from vdsm_mp.virt.connection import Connection, translated
+from vdsm_mp.virt.found import is_torn
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.migration_params import NOTE
@@ -163,5 +164,5 @@ class Endings:
 
 
 def _is_torn(state: int, reason: int) -> bool:
-    failed = libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
-    return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason in (failed, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY))
+    """At the source, where one that has gone over, and is not there, is torn, too."""
+    return is_torn(state, reason) or (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY)

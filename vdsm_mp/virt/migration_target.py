@@ -34,6 +34,7 @@ from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives, with_sizes
 from vdsm_mp.virt.dummynet import DummyNet
+from vdsm_mp.virt.found import TORN_SETTLES_S, is_torn
 from vdsm_mp.virt.hostdev_taken import HostDevices
 from vdsm_mp.virt.keeping import Keeper, with_devices
 from vdsm_mp.virt.machine import Life, VmStatus
@@ -48,6 +49,11 @@ from vdsm_mp.virt.vmhooks import VmHooks
 logger = log.named(__name__)
 
 _WATCH_S = 5.0
+#: It runs, or ran until its source died.
+_RESUMED = (
+    libvirt.VIR_DOMAIN_EVENT_RESUMED_MIGRATED,
+    getattr(libvirt, "VIR_DOMAIN_EVENT_RESUMED_POSTCOPY_FAILED", 4),
+)
 _GONE = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED)
 
 
@@ -163,7 +169,7 @@ class Arrivals:
 
     def event(self, vm_id: str, event: int, detail: int) -> None:
         """A life cycle event of a VM that is coming."""
-        resumed = event == libvirt.VIR_DOMAIN_EVENT_RESUMED and detail == libvirt.VIR_DOMAIN_EVENT_RESUMED_MIGRATED
+        resumed = event == libvirt.VIR_DOMAIN_EVENT_RESUMED and detail in _RESUMED
         paused = event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and detail == libvirt.VIR_DOMAIN_EVENT_SUSPENDED_PAUSED
         if resumed or paused:
 
@@ -199,8 +205,9 @@ class Arrivals:
             _WATCH_S if after_s is None else after_s, f"watch the arrival of {vm_id}", watch, key=f"receive {vm_id}"
         )
 
-    def _look(self, vm_id: str, *, seen: bool = False) -> bool:
-        """Has it arrived? Then it becomes a VM like others. seen: its domain was here; True when it is."""
+    def _look(self, vm_id: str, *, seen: bool = False, settled: bool = False) -> bool:
+        """Has it arrived? Then it becomes a VM like others. seen: its domain was here; True when it is. settled: it was
+        seen torn before."""
         try:
             dom = self._connection.domain(vm_id)
             with translated(vm_id):
@@ -213,12 +220,25 @@ class Arrivals:
             return False  # stock is taken when it is back
         if state in _GONE:
             self._vms.move(vm_id, moving.not_arrived)
-        elif state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED:
-            self._vms.move(vm_id, moving.torn)
+        elif is_torn(state, reason):
+            self._tear(vm_id, settled=settled)
         elif not _comes(state, reason):
             self._vms.move(vm_id, moving.unwanted)
             self._receive(dom, vm_id, runs=state == libvirt.VIR_DOMAIN_RUNNING)
         return True
+
+    def _tear(self, vm_id: str, *, settled: bool) -> None:
+        if settled:
+            logger.error("vm=%s post-copy failed; it cannot go on anywhere", vm_id)
+            self._vms.move(vm_id, moving.torn)
+            return
+
+        def look() -> None:
+            record = self._vms.get(vm_id)
+            if record is not None and record.life.status is VmStatus.MIGRATION_DESTINATION:
+                self._look(vm_id, settled=True)
+
+        self._background.later(TORN_SETTLES_S, f"end vm={vm_id}", look, key=f"receive {vm_id}")
 
     def _receive(self, dom: Any, vm_id: str, *, runs: bool) -> None:
         record = self._vms.get(vm_id)

@@ -24,7 +24,7 @@ from vdsm_mp.virt.callbacks import Callbacks
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.domxml_build import destroy_on_reboot
 from vdsm_mp.virt.drives import Drives
-from vdsm_mp.virt.found import INACTIVE, life_of, may_be_starting, recorded, unknown_error
+from vdsm_mp.virt.found import INACTIVE, TORN_SETTLES_S, life_of, may_be_starting, recorded, unknown_error
 from vdsm_mp.virt.keeping import Keeper, with_devices
 from vdsm_mp.virt.machine import UNSTARTED, Do, Exit, ExitReason, Life, VmStatus
 from vdsm_mp.virt.metadata import Metadata
@@ -74,7 +74,7 @@ class Recovery:
         self._device_gone = device_gone
         self._unasked = unasked
         self._callbacks = Callbacks(
-            vms, self.look_at, self._device_removed, block_job, arrival, job_completed, console_left
+            vms, self.look_at, self._device_removed, block_job, arrival, job_completed, console_left, self._torn
         )
         self._unclaimed: set[str] = set()
         self._lock = threading.Lock()
@@ -205,6 +205,14 @@ class Recovery:
             )
         elif unknown_error(state, reason):
             self._vms.perform(record, Do.READ_PAUSE_CODE)
+
+    def _torn(self, vm_id: str) -> None:
+        """See `TORN_SETTLES_S`. Who leads its migration may see it before."""
+
+        def move() -> None:
+            self._vms.move(vm_id, moving.torn)
+
+        self._background.later(TORN_SETTLES_S, f"end vm={vm_id}", move)
 
     def _device_removed(self, vm_id: str, alias: str) -> None:
         asked = self._removals.gone(vm_id, alias)

@@ -332,8 +332,9 @@ def test_a_vm_that_vdsm_was_sending_away_is_told_as_leaving_and_has_left(two: Tw
     guest.lives_only_at(two.b, two.a)
 
 
-@pytest.mark.parametrize("torn", [False, True] if _WHOLE else [False], ids=lambda torn: "torn" if torn else "whole")
-def test_a_guest_goes_over_first_and_fetches_its_memory_afterwards(two: Two, guest: Guest, torn: bool) -> None:
+@pytest.mark.parametrize("torn", ["", "destination", "source"] if _WHOLE else [""], ids=lambda torn: torn or "whole")
+def test_a_guest_goes_over_first_and_fetches_its_memory_afterwards(two: Two, guest: Guest, torn: str) -> None:
+    """torn: whose QEMU dies over it."""
     if not _userfaultfd():
         lacks("userfaultfd")
     guest.fill(two.a)
@@ -345,11 +346,20 @@ def test_a_guest_goes_over_first_and_fetches_its_memory_afterwards(two: Two, gue
     guest.move(two.a, two.b, maxBandwidth=SLOW_MIB_S, convergenceSchedule=schedule, autoConverge="false")
     if torn:
         eventually(lambda: "paused" in two.a.libvirtd.virsh("domstate", guest.name), within_s=40)
-        os.kill(two.b.libvirtd.qemu_pid(guest.name), signal.SIGKILL)
+        side = two.a if torn == "source" else two.b
+        os.kill(side.libvirtd.qemu_pid(guest.name), signal.SIGKILL)
         becomes(two.a, guest, "Down")
-        assert two.a.stats(guest.vm_id)["exitReason"] == 12  # half of it is here, and half was there
-        eventually(lambda: two.b.status(guest.vm_id) in ("", "Down"), within_s=20)
-        eventually(lambda: guest.name not in two.a.libvirtd.virsh("list", "--name"), within_s=20)
+        if torn == "destination":
+            assert two.a.stats(guest.vm_id)["exitReason"] == 12  # half of it is here, and half was there
+        # libvirt says that it runs there, as soon as the rest of its memory is lost.
+        eventually(lambda: two.b.status(guest.vm_id) in ("", "Down"), within_s=40)
+        assert "Migration Destination -> Up" not in log_of(two.b, guest)
+        for one in (two.a, two.b):
+            eventually(lambda one=one: guest.name not in one.libvirtd.virsh("list", "--name"), within_s=20)  # type: ignore[misc]
+        # libvirtd 9.0 may keep the job of a source that died, until it is started again.
+        two.a.libvirtd.kill()
+        two.a.libvirtd.launch()
+        becomes(two.a, guest, "Down")
         return
     eventually(lambda: two.a.status(guest.vm_id) == "Down", within_s=30)
     assert two.a.stats(guest.vm_id)["exitReason"] == 4

@@ -40,7 +40,7 @@ def test_a_guest_that_goes_down_with_its_host_is_no_users_will(
     vms, nobody = Vms(RecordedEvents()), lambda *words: None
     life = replace(Life(status=VmStatus.UP, cpus_run=True), powerdown_mono=1.0 if asked else None)
     vms.add(VmRecord(vm_id="x", name="x", life=life))
-    callbacks = Callbacks(vms, nobody, nobody, nobody, nobody, nobody, nobody, nologin)
+    callbacks = Callbacks(vms, nobody, nobody, nobody, nobody, nobody, nobody, nobody, nologin)
     dom: Any = SimpleNamespace(UUIDString=lambda: "x")
     callbacks._lifecycle(None, dom, libvirt.VIR_DOMAIN_EVENT_SHUTDOWN, detail, None)
     vms.move("x", machine.on_stopped)
@@ -55,7 +55,7 @@ def test_who_leaves_the_console_of_a_vm_that_has_ended_is_no_news_of_its_end() -
     vms = Vms(events)
     vms.describe = lambda record: {"clientIp": record.client_ip}
     vms.add(VmRecord(vm_id="x", name="x", life=Life(status=VmStatus.UP, cpus_run=True)))
-    callbacks = Callbacks(vms, nobody, nobody, nobody, nobody, nobody, nobody)
+    callbacks = Callbacks(vms, nobody, nobody, nobody, nobody, nobody, nobody, nobody)
     dom: Any = SimpleNamespace(UUIDString=lambda: "x")
     viewer = {"node": "192.0.2.1", "service": "1001"}
 

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from vdsm_mp.virt import machine, moving
-from vdsm_mp.virt.found import life_of
+from vdsm_mp.virt.found import is_torn, life_of
 from vdsm_mp.virt.machine import Do, ExitReason, Life, Move, VmStatus, reported
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.migration_params import NOTE
@@ -119,3 +119,10 @@ def test_a_vm_that_stands_still_between_two_hosts_is_where_the_note_is(noted: bo
     metadata = Metadata().with_values(**{NOTE: "{}" if noted else None})
     found = life_of(libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION, metadata)
     assert found.status is (VmStatus.MIGRATION_SOURCE if noted else VmStatus.MIGRATION_DESTINATION)
+
+
+def test_a_vm_whose_memory_will_never_be_whole_is_not_taken_for_one_that_runs() -> None:
+    """libvirt says that it runs."""
+    torn = (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED)
+    assert is_torn(*torn)
+    assert life_of(*torn, Metadata()).status is VmStatus.MIGRATION_DESTINATION
