@@ -26,7 +26,7 @@ class Error(Exception):
 
     @property
     def kept_code(self) -> int:
-        """The number that a task or a job keeps: those below zero are JSON-RPC's, and mean nothing beyond it."""
+        """The number in a task, a job or a status: those below zero are JSON-RPC's, and mean nothing beyond it."""
         return self.code if self.code >= 0 else Error.code
 
 

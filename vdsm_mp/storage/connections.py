@@ -172,12 +172,9 @@ def _entries(directory: str) -> Iterable[os.DirEntry[str]]:
 
 
 def status_of(error: Error, server: Server) -> int:
-    """The number of a connection that failed, for the list of statuses; the reason goes to the log.
-
-    Engines look statuses up among the codes of verbs, where those of JSON-RPC itself are not.
-    """
+    """The number of a connection that failed, for the list of statuses; the reason goes to the log."""
     _log.warning("connection %s (%s): %s", server.id, server.connection, error)
-    return error.code if error.code > 0 else ServerConnectionFailed.code
+    return error.kept_code
 
 
 def make_directory(path: str) -> None:

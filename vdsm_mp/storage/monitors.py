@@ -182,7 +182,7 @@ class Monitors:
         except (IoTimedOut, StoragePathBlocked) as e:
             return Checked(mono_s(), code=READ_TIMEOUT, reason=str(e))
         except Error as e:
-            return Checked(mono_s(), code=e.code or 200, reason=str(e))
+            return Checked(mono_s(), code=e.kept_code or 200, reason=str(e))
 
     def _look(self, watch: Watch) -> Checked:
         domain = self._domains.find(watch.sd_id)

@@ -324,7 +324,7 @@ def test_a_status_is_never_a_code_of_the_protocol() -> None:
     """As when the house is about to stop, and there is no child to look at the storage."""
     server = Server(id="1", connection="/dev/loop9")
     errors = (MountFailed("/dev/loop9", ""), PeerRestarted("storage", ""), Busy("storage"))
-    assert [status_of(error, server) for error in errors] == [477, 451, 451]
+    assert [status_of(error, server) for error in errors] == [477, 100, 100]
 
 
 def test_disconnecting_what_nobody_connected_is_fine(asking: Asking) -> None:
