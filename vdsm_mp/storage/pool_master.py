@@ -196,7 +196,9 @@ class MasterMoves:
         """A domain came back: it may have missed that it is master no more."""
         state = self._pools.state
         if valid and self._is_spm() and state is not None and sd_id != state.master_sd_id:
-            self._background.start(f"look at the role of {sd_id}", lambda: self._repair(sd_id), key=f"role {sd_id}")
+            # Not `start`: a check whose listener fails would call the domain invalid.
+            name = f"look at the role of {sd_id}"
+            self._background.later(0.0, name, lambda: self._repair(sd_id), key=f"role {sd_id}")
 
     def _repair(self, sd_id: str) -> None:
         # Not waited for: a move may wait minutes for a host id, and as many threads as domains come back meanwhile.

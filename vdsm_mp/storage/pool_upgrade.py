@@ -75,7 +75,8 @@ class Upgrades:
 
     def _on_verdict(self, sd_id: str, valid: bool) -> None:
         if valid and sd_id in self._pending:
-            self._background.start(f"upgrade {sd_id}", lambda: self._one(sd_id), key=f"upgrade {sd_id}")
+            # Not `start`: a check whose listener fails would call the domain invalid, and begin comes here, too.
+            self._background.later(0.0, f"upgrade {sd_id}", lambda: self._one(sd_id), key=f"upgrade {sd_id}")
 
     def _one(self, sd_id: str) -> None:
         found = self._pending.get(sd_id)

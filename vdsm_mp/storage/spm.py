@@ -171,15 +171,15 @@ class Spm:
             with self._resources.claim("StoragePool.spmStart", exclusive=(("pool", pool_id),)):
                 self._refuse_if_moved(pool)
                 self._begin(pool, master, lock, max_version, hosts)
+            _log.info("pool %s: this host is SPM (lver %d)", pool_id, self._lver)
+            self._tasks.recover()
+            if max_version is not None:
+                self._upgrades.begin(pool, max_version)
+            if self.after_start is not None:
+                self.after_start(pool)
         except Exception:
             self._give_back(master, lock)
             raise
-        _log.info("pool %s: this host is SPM (lver %d)", pool_id, self._lver)
-        self._tasks.recover()
-        if max_version is not None:
-            self._upgrades.begin(pool, max_version)
-        if self.after_start is not None:
-            self.after_start(pool)
 
     def _refuse_if_moved(self, pool: PoolState) -> None:
         """The lease is that of a master which an engine may have changed while we waited for it."""

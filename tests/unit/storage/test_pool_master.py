@@ -14,9 +14,11 @@ import msgspec
 import pytest
 
 from tests.support import domains as written
+from tests.support.background import ThreadBackground
 from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
 from tests.support.storage_room import StorageRoom, code_of, new_id
+from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_storage import IoChildDied, NotSpm
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.storage import pool_master
@@ -24,6 +26,7 @@ from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import Role
 from vdsm_mp.storage.domain_metadata import DomainMetadata, parse, serialize
 from vdsm_mp.storage.locks import ClusterLock, LocalLock
+from vdsm_mp.tasks.registry import Tasks
 
 pytestmark = needs_program("qemu-img")
 
@@ -428,6 +431,41 @@ def test_a_newer_domain_is_not_attached_to_an_older_pool_and_an_older_one_is_upg
         assert metadata(room, "older", older)["VERSION"] == "4"
     finally:
         room.stop()
+
+
+def test_a_role_whose_taking_is_told_as_failed_is_nobodys(spm: StorageRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stored tasks that find no thread to be rolled back in are the next SPM's."""
+    spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
+    start = {"storagepoolID": spm.pool_id, "prevID": -1, "prevLver": "-1", "enableScsiFencing": "false"}
+
+    def busy(tasks: Tasks) -> list[str]:
+        raise Busy("the background")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tasks, "recover", busy)
+        assert spm.ended(spm.call("StoragePool.spmStart", **start))["message"] == str(Busy("the background"))
+    assert spm.call("StoragePool.getSpmStatus", storagepoolID=spm.pool_id)["spmStatus"] == "Free"
+    assert not spm_lock(spm).holds(spm_lock(spm).sdm)
+    spm.finished(spm.call("StoragePool.spmStart", **start))
+
+
+def test_a_domain_is_valid_though_there_is_no_thread_to_look_at_its_role(
+    spm: StorageRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = ThreadBackground.start
+
+    def full(background: ThreadBackground, name: str, job: Callable[[], None], *, key: str | None = None) -> None:
+        if threading.current_thread().name.startswith("monitor"):
+            refused.append(name)
+            raise Busy("the background")
+        start(background, name, job, key=key)
+
+    refused: list[str] = []
+    monkeypatch.setattr(ThreadBackground, "start", full)
+    second = add_domain(spm, "second")
+    found = eventually(lambda: (row := spm.call("Host.getStorageRepoStats")[second])["actual"] and row)
+    assert (found["valid"], found["code"]) == (True, 0)
+    assert refused
 
 
 def test_names_are_changed_by_the_spm(spm: StorageRoom) -> None:
