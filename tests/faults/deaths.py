@@ -86,6 +86,7 @@ def created(image_id: str, *, extra: dict[str, list[str]], base: str = "LEAF") -
 
 
 def deleted(house: StorageRoom) -> None:
+    assert IMAGE not in files(house), files(house)  # it loses its name at once; what is left goes later
     eventually(lambda: files(house) == {TEMPLATE_IMAGE: both(TEMPLATE)})
 
 

@@ -87,6 +87,7 @@ def test_a_helper_that_hangs_keeps_nobody_waiting_for_its_end(house: RunningHous
     helper = house.root / "libexec/helper-storage"
     helper.write_text(f"#!/bin/sh\necho $$ > {pid_file}\nexec sleep 300\n")
     try:
+        house.table = "tests.support.hasty_table"
         assert "sudo does not let us run" in refused(house, within_s=60)
     finally:
         os.kill(int(pid_file.read_text()), signal.SIGKILL)
