@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from vdsm_mp.api.errors_storage import StorageFileExists, StorageFileMissing
 from vdsm_mp.api.errors_task import RecoveryInvalid
-from vdsm_mp.api.errors_volume import ImageDoesNotExist, VolumeDoesNotExist
+from vdsm_mp.api.errors_volume import ImageDoesNotExist, VolumeDoesNotExist, VolumeHasChildren
 from vdsm_mp.api.types import UUID_PATTERN
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import lease_undo
@@ -289,11 +289,14 @@ def remove_created(domain: FileDomain, image_id: str, volume_id: str) -> None:
     """A whole volume that nothing stands on; its image's directory too, when only a template's links are left in it.
 
     Cut short before, it may be gone while its parent is no leaf yet: every volume without children is looked at.
+    Raises: VolumeHasChildren (a snapshot was made since; it stays), storage errors.
     """
     try:
         image = read_image(domain, image_id)
     except ImageDoesNotExist:
         return
+    if children := image.children(volume_id):
+        raise VolumeHasChildren(volume_id, ", ".join(children))
     unlink_volume(domain, image_id, volume_id)
     left = {one: other for one, other in image.volumes.items() if one != volume_id}
     if any(other.image_id == image_id for other in left.values()):

@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from tests.support import domains
 from tests.support.children import LocalChildren
+from tests.support.eventually import eventually
 from tests.support.needs import needs_program
 from tests.support.storage_room import COW, MIB, PREALLOCATED, RAW, SPARSE, StorageRoom, new_id, qemu_check, qemu_info
 from vdsm_mp.api.errors import InvalidParameters
@@ -21,6 +22,7 @@ from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_io import DomainIO
 from vdsm_mp.storage.locks import LocalLock
 from vdsm_mp.storage.volume_info import volume_info
+from vdsm_mp.tasks import undoing
 
 pytestmark = needs_program("qemu-img")
 
@@ -226,6 +228,18 @@ def test_a_finished_creation_can_be_reverted(house: StorageRoom) -> None:
     house.call("Task.clear", taskID=task_id)
     assert house.info(image_id, base)["voltype"] == "LEAF"
     assert sorted(os.listdir(house.image(image_id))) == [base, f"{base}.meta"]
+
+
+def test_what_a_snapshot_stands_on_is_not_taken_back(house: StorageRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(undoing, "UNDO_PAUSE_S", 0.01)
+    image_id, volume_id = new_id(), new_id()
+    task_id = house.start_create(image_id, volume_id)
+    house.ended(task_id)
+    _, leaf = house.create(image_id, srcImgUUID=image_id, srcVolUUID=volume_id)
+    house.call("Task.revert", taskID=task_id)
+    status = eventually(lambda: (one := house.ended(task_id))["taskResult"] != "success" and one)
+    assert (status["taskResult"], status["code"]) == ("cleanFailure", 204)
+    assert {house.info(image_id, one)["status"] for one in (volume_id, leaf)} == {"OK"}
 
 
 def test_bitmaps_are_continued_in_a_snapshot(house: StorageRoom) -> None:
