@@ -163,22 +163,33 @@ class Ender:
             self._background.later(_RETRY_S, name, run)
 
     def _release(self, record: VmRecord) -> None:
-        """Write the exit down, then give disks and host devices back. A failure to write must not keep them."""
+        """Write the exit down, then give disks and host devices back. A failure to write must not keep them.
+
+        This may come late: what a new life of it uses by then is that one's.
+        """
         end = record.life.exit
         try:
-            if end is not None:
+            if end is not None and not self._lives_again(record):
                 self._keeper.remember(
                     record.vm_id, exitCode=end.code, exitReason=int(end.reason), exitMessage=end.message
                 )
         finally:
             if not record.external:
-                self._payloads.remove(record.vm_id)
-                self._transients.remove(record.vm_id)
-                self._backup_files.remove(record.vm_id)
-                self._hostdevs.give_back(record.vm_id)
+                if not self._lives_again(record):
+                    self._payloads.remove(record.vm_id)
+                    self._transients.remove(record.vm_id)
+                    self._backup_files.remove(record.vm_id)
+                    self._hostdevs.give_back(record.vm_id)
                 for ids in _held(record):
-                    self._drives.teardown(ids)
+                    now = self._vms.get(record.vm_id)
+                    if now is None or not self._lives_again(record) or ids not in _held(now):
+                        self._drives.teardown(ids)
             self._hooks.after_destroy(record)
+
+    def _lives_again(self, record: VmRecord) -> bool:
+        """Has it been created anew since it went down?"""
+        now = self._vms.get(record.vm_id)
+        return now is not None and now.life.exit != record.life.exit
 
     def _end_what_is_down(self, record: VmRecord) -> None:
         """Unless it has begun a new life meanwhile, or is somebody else's."""

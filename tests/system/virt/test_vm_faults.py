@@ -2,9 +2,10 @@
 """What befalls VMs and their agent: workers that die, a libvirtd that dies or freezes, a QEMU that hangs."""
 
 import os
+import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.support.bootsector import hellos
 from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import needs_program, needs_root
-from tests.support.virt_room import VirtRoom
+from tests.support.virt_room import VirtRoom, vm_xml
 from tests.system.virt.conftest import Guest, NewGuest
 from vdsm_mp.api.errors import StillStarting
 from vdsm_mp.api.errors_virt import LibvirtUnavailable, MigrationNotInProgress, VmNotResponding
@@ -107,6 +108,45 @@ def test_a_vm_that_ended_while_we_were_dead_tells_why_and_its_disks_are_given_ba
         assert (stats["status"], stats["exitCode"], stats["exitReason"]) == ("Down", 1, 2)
         eventually(lambda: next_life.storage.released == [guest.disk["imageID"]])
         next_life.call("VM.destroy", vmID=guest.vm_id)
+
+
+def test_an_end_that_is_tidied_up_late_takes_nothing_from_the_next_life(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The background is full when many VMs end because their storage hangs."""
+    guest = new_guest(room)
+    late: list[Callable[[], None]] = []
+    start = room.background.start
+
+    def held(name: str, job: Callable[[], None], *, key: str | None = None) -> None:
+        if name.startswith("release "):
+            late.append(job)
+        else:
+            start(name, job, key=key)
+
+    monkeypatch.setattr(room.background, "start", held)
+    room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+    files = '<disk type="file" device="cdrom"><target dev="hdc" bus="ide"/><source file="PAYLOAD:"/><readonly/></disk>'
+    payload = (
+        '<ovirt-vm:device devtype="disk" name="hdc"><ovirt-vm:payload><ovirt-vm:volId>config-2</ovirt-vm:volId>'
+        '<ovirt-vm:file path="user-data">aGVsbG8=</ovirt-vm:file></ovirt-vm:payload></ovirt-vm:device>'
+    )
+    # The room of a test is root: what it makes there has our common group, which QEMU has, too.
+    (folder / "payload").mkdir()
+    shutil.chown(folder / "payload", "vdsm", "kvm")
+    (folder / "payload").chmod(0o2770)
+    text = vm_xml(guest.vm_id, serial=guest.serial, disk=guest.disk, devices=files, metadata=payload)
+    room.create(text, guest.vm_id)
+    eventually(lambda: room.status(guest.vm_id) in ("Up", "Powering up"), within_s=30)
+    (release,) = late
+    release()
+    assert room.storage.released == []
+    assert list((folder / "payload").glob(f"{guest.vm_id}.*"))
+    room.close()
+    with VirtRoom(libvirtd.uri, folder) as next_life:
+        assert next_life.status(guest.vm_id) == "Up"
+        guest.keeps_ticking()
+        next_life.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
 
 
 def test_a_shutdown_goes_on_when_the_worker_dies_over_it(
