@@ -16,6 +16,8 @@ _TITLE, _MASTER = b"vdsm-mp: ", b"vdsm-mp: master"
 #: Longer than all stages of leaving together (stopwaitsecs of supervisor/vdsm.conf).
 _LEAVES_S = 90.0
 _KILLED_S = 15.0
+#: How soon a supervisor has started another, with its title, and how long until it takes that for started.
+_AGAIN_S, _STARTED_S = 10.0, 2.0
 
 
 def ensure_stopped(ask: Callable[[], None]) -> None:
@@ -26,26 +28,42 @@ def ensure_stopped(ask: Callable[[], None]) -> None:
     if not processes():
         return
     ask()
-    was = set(processes())
-    _tell_masters(signal.SIGTERM, _LEAVES_S)
-    _tell_masters(signal.SIGKILL, _KILLED_S)
-    # Who has not heard us took the kill for a death and started another, which leaves for good when it is told to.
-    if set(processes(_MASTER)) - was:
-        _tell_masters(signal.SIGTERM, _LEAVES_S)
+    known = set(processes())
+    # Who has not heard us takes a kill for a death and starts another, which leaves for good when it is told to.
+    if _end_masters() and (another := _started_again(known)) and _end_masters() and _started_again(known | another):
+        why = "whoever runs it does not hear `supervisorctl stop vdsm` and starts it again and again: stop it there"
+        raise Failure(f"stopping the agent: {why}; nothing was removed")
     for pid in processes():
         _tell(pid, signal.SIGKILL)
     _wait(_KILLED_S)
-    if left := set(processes()):
-        hang = f"{sorted(left & was)} cannot be killed (they hang in the kernel?)"
-        again = "whoever runs it does not hear `supervisorctl stop vdsm` and starts it again and again: stop it there"
-        raise Failure(f"stopping the agent: {hang if left & was else again}; nothing was removed")
+    if left := processes():
+        raise Failure(f"stopping the agent: {left} cannot be killed (they hang in the kernel?); nothing was removed")
 
 
-def _tell_masters(number: signal.Signals, within_s: float) -> None:
-    for pid in processes(_MASTER):
+def _started_again(known: set[int]) -> set[int]:
+    """The masters that came after these."""
+    until = time.monotonic() + _AGAIN_S
+    while not (another := set(processes(_MASTER)) - known):
+        if time.monotonic() > until:
+            return set()
+        time.sleep(0.1)
+    time.sleep(_STARTED_S)
+    return another
+
+
+def _end_masters() -> bool:
+    """True: there was one."""
+    return _tell_masters(signal.SIGTERM, _LEAVES_S) | _tell_masters(signal.SIGKILL, _KILLED_S)
+
+
+def _tell_masters(number: signal.Signals, within_s: float) -> bool:
+    """True: there was one."""
+    masters = processes(_MASTER)
+    for pid in masters:
         say(f"the agent still runs: {number.name} to its master ({pid})")
         _tell(pid, number)
     _wait(within_s)
+    return bool(masters)
 
 
 def processes(title: bytes = _TITLE) -> list[int]:

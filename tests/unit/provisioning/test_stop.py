@@ -18,29 +18,30 @@ _SCRIPTS = Path(__file__).parents[3] / "scripts"
 #: A supervisor of one master: it starts another whenever one was killed, as autorestart=unexpected has it. The first
 #: masters hear no SIGTERM.
 _SUPERVISOR = """
-import signal, subprocess, sys
+import signal, subprocess, sys, time
 deaf, forever = int(sys.argv[1]), sys.argv[2] == "forever"
-code = "import signal, time; {}time.sleep(600)"
+hears = "signal.signal(signal.SIGTERM, lambda *_: exit(0)); signal.pthread_sigmask(signal.SIG_UNBLOCK, [15]); "
 number = 0
 while True:
     number += 1
-    word = "signal.SIG_IGN" if number <= deaf else "lambda *_: exit(0)"
+    code = f"import signal, time; {hears if number > deaf else ''}time.sleep(600)"
     master = ["setpriv", "--reuid", "vdsm", "--clear-groups", "bash", "-c", 'exec -a "vdsm-mp: master" "$@"', "-"]
-    master += [sys.executable, "-c", code.format(f"signal.signal(signal.SIGTERM, {word}); ")]
-    if subprocess.run(master).returncode == 0 and not forever:
+    # Blocked until it listens: nothing is to depend on how soon that is.
+    block = lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [15])
+    if subprocess.run([*master, sys.executable, "-c", code], preexec_fn=block).returncode == 0 and not forever:
         break
+    time.sleep(0.3)  # supervisord takes a while to look, too
 """
 _STOP = """
 import subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
 from provisioning import stop
 from provisioning.say import Failure
-stop._LEAVES_S, stop._KILLED_S = 3.0, 2.0
+stop._LEAVES_S, stop._KILLED_S, stop._AGAIN_S, stop._STARTED_S = 4.0, 2.0, 3.0, 0.0
 supervisor = subprocess.Popen([sys.executable, "-c", sys.argv[2], *sys.argv[3:]])
 until = time.monotonic() + 30
 while not stop.processes(stop._MASTER) and time.monotonic() < until:
     time.sleep(0.05)
-time.sleep(0.5)
 try:
     stop.ensure_stopped(lambda: None)
 except Failure as failure:
