@@ -158,7 +158,8 @@ class Scene:
             done(self.host, "kill $(cat /run/libvirtd.pid) && while pgrep -x libvirtd; do sleep 0.2; done; libvirtd -d")
 
     def watch(self, guest: Guest) -> None:
-        eventually(lambda: guest.ticks(self.host) > 1, within_s=120, every_s=1)
+        # The agent answers before QEMU runs, which libvirt alone took 95 s for in a host on a machine at load 27.
+        eventually(lambda: guest.ticks(self.host) > 1, within_s=600, every_s=1)
         self.guests[guest] = (guest.process(self.host), guest.ticks(self.host))
 
     def undisturbed(self) -> None:
