@@ -5,7 +5,8 @@ from tests.support.background import HeldBackground, ThreadBackground
 from vdsm_mp.api.errors_task import TaskAborted
 from vdsm_mp.storage.domain_io import DomainIO
 from vdsm_mp.tasks.record import FINISH, Recovery
-from vdsm_mp.tasks.registry import TaskRun, Tasks
+from vdsm_mp.tasks.registry import Tasks
+from vdsm_mp.tasks.run import TaskRun
 from vdsm_mp.tasks.store import TaskStore
 from vdsm_mp.tasks.undoing import Undo
 

@@ -29,7 +29,7 @@ from vdsm_mp.common.options import Config, House, Irs, Sanlock
 from vdsm_mp.priv import install
 from vdsm_mp.priv.call import SudoRoot
 from vdsm_mp.storage import mailbox_format as fmt
-from vdsm_mp.tasks.registry import TaskRun
+from vdsm_mp.tasks.run import TaskRun
 
 SD = "5d000000-0000-4000-8000-000000000001"
 POOL = "90000000-0000-4000-8000-000000000001"

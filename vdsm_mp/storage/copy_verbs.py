@@ -22,7 +22,7 @@ from vdsm_mp.storage.volume_access import Volumes, key_of
 from vdsm_mp.storage.volume_file import images_of, read_image
 from vdsm_mp.storage.volume_metadata import description_of
 from vdsm_mp.storage.volume_spec import ALLOCATIONS, FORMATS
-from vdsm_mp.tasks.registry import Job, TaskRun
+from vdsm_mp.tasks.run import Job, TaskRun
 
 _VOL_TYPES = {6: "SHARED", 8: "LEAF"}
 _COPY, _MOVE = 1, 2

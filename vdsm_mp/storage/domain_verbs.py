@@ -36,9 +36,10 @@ from vdsm_mp.storage.connections import Connections
 from vdsm_mp.storage.domain_file import DomainSpec
 from vdsm_mp.storage.domain_format import CLASS_BY_NUMBER, LATEST, DomainType, NewDomains
 from vdsm_mp.storage.locks import Locks
-from vdsm_mp.storage.pool import Pools, PoolState
+from vdsm_mp.storage.pool import Pools
 from vdsm_mp.storage.pool_master import MasterMoves
 from vdsm_mp.storage.pool_members import Members
+from vdsm_mp.storage.pool_state import PoolState
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.spm import Spm

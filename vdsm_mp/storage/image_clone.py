@@ -33,7 +33,7 @@ from vdsm_mp.storage.volume_metadata import VolumeMetadata
 from vdsm_mp.storage.volume_spec import QEMU_FORMAT, VolumeSpec
 from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.tasks.record import Recovery
-from vdsm_mp.tasks.registry import TaskRun
+from vdsm_mp.tasks.run import TaskRun
 
 
 class Clone(msgspec.Struct, frozen=True):

@@ -33,7 +33,7 @@ from vdsm_mp.storage.volume_file import (
 from vdsm_mp.storage.volume_metadata import VolumeMetadata
 from vdsm_mp.storage.volume_spec import BLOCK, QEMU_FORMAT, VolumeSpec, round_up
 from vdsm_mp.tasks.progress import Progress
-from vdsm_mp.tasks.registry import TaskRun
+from vdsm_mp.tasks.run import TaskRun
 
 
 class Place(msgspec.Struct, frozen=True):

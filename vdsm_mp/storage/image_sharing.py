@@ -26,7 +26,7 @@ from vdsm_mp.storage.volume_access import Volumes, key_of
 from vdsm_mp.storage.volume_file import ImageFiles, change_metadata, read_image, volume_path
 from vdsm_mp.storage.volume_spec import COW_OVERHEAD
 from vdsm_mp.tasks.progress import Progress
-from vdsm_mp.tasks.registry import TaskRun
+from vdsm_mp.tasks.run import TaskRun
 
 if TYPE_CHECKING:
     # Else where it is needed: with all that it has of mail it is a megabyte, and few hosts ever share an image.

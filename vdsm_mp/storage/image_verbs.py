@@ -29,7 +29,7 @@ from vdsm_mp.storage.volume_access import Volumes, key_of
 from vdsm_mp.storage.volume_file import read_image, volume_path
 from vdsm_mp.storage.volume_info import lease_of
 from vdsm_mp.storage.volume_metadata import VolumeMetadata
-from vdsm_mp.tasks.registry import TaskRun
+from vdsm_mp.tasks.run import TaskRun
 
 _log = logging.getLogger("storage.image")
 

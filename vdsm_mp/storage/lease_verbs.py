@@ -26,7 +26,7 @@ from vdsm_mp.storage.locks import Lease
 from vdsm_mp.storage.sanlock import SanlockLock
 from vdsm_mp.storage.volume_access import Volumes
 from vdsm_mp.storage.volume_metadata import next_generation
-from vdsm_mp.tasks.registry import TaskRun
+from vdsm_mp.tasks.run import TaskRun
 
 
 @handles(CreateLease)

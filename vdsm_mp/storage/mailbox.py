@@ -22,7 +22,8 @@ from vdsm_mp.common.clock import mono_s
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import mailbox_format as fmt
 from vdsm_mp.storage.domain_file import INBOX, OUTBOX, FileDomain
-from vdsm_mp.storage.pool import ACTIVE, Pools
+from vdsm_mp.storage.pool import Pools
+from vdsm_mp.storage.pool_state import ACTIVE
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.volume_file import IMAGES, META
 

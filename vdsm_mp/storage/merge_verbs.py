@@ -6,7 +6,7 @@ from vdsm_mp.api.image import ReconcileImageVolumeChain
 from vdsm_mp.api.verb import handles
 from vdsm_mp.storage import image_merge, volume_undo
 from vdsm_mp.storage.volume_access import Volumes, key_of
-from vdsm_mp.tasks.registry import TaskRun
+from vdsm_mp.tasks.run import TaskRun
 
 
 @handles(PrepareMerge)

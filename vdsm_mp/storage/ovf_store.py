@@ -26,7 +26,7 @@ from vdsm_mp.common.clock import mono_s
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.volume_access import Volumes, key_of
 from vdsm_mp.storage.volume_file import ImageFiles, read_image, volume_path
-from vdsm_mp.tasks.registry import TaskRun
+from vdsm_mp.tasks.run import TaskRun
 
 _log = logging.getLogger("storage.ovf")
 

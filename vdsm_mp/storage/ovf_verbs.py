@@ -24,7 +24,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.storage import each
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import DomainClass
-from vdsm_mp.storage.pool import ACTIVE
+from vdsm_mp.storage.pool_state import ACTIVE
 from vdsm_mp.storage.volume_access import Volumes
 from vdsm_mp.storage.volume_file import image_path
 

@@ -36,34 +36,10 @@ from vdsm_mp.storage.domain_format import Role
 from vdsm_mp.storage.domain_metadata import DomainMetadata, decode_pool, status_word, with_pool
 from vdsm_mp.storage.monitors import Monitors
 from vdsm_mp.storage.pool_links import sweep_links
+from vdsm_mp.storage.pool_state import ACTIVE, PoolState, Wanted
 from vdsm_mp.storage.registry import Domains
 
 _log = logging.getLogger("storage.pool")
-
-ACTIVE = "Active"
-ATTACHED = "Attached"
-
-
-class PoolState(msgspec.Struct, frozen=True, kw_only=True):
-    """domains: {sd_id: "Active" or "Attached"} of every attached domain. memory: the engine keeps the truth."""
-
-    pool_id: str
-    host_id: int
-    master_sd_id: str
-    master_version: int
-    domains: dict[str, str]
-    memory: bool
-    format: int = 1
-
-
-class Wanted(msgspec.Struct, frozen=True):
-    """A connect, as asked. domains: None = read them from the master."""
-
-    pool_id: str
-    host_id: int
-    master_sd_id: str
-    master_version: int
-    domains: Mapping[str, str] | None
 
 
 class Pools:

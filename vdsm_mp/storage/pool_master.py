@@ -8,7 +8,7 @@ the next SPM (`repair_roles`).
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import msgspec
@@ -18,7 +18,6 @@ from vdsm_mp.api.errors_storage import (
     DomainNotActive,
     DomainNotInPool,
     NotSpm,
-    StorageFileMissing,
     WrongMaster,
 )
 from vdsm_mp.api.ports import Background
@@ -36,8 +35,10 @@ from vdsm_mp.storage.domain_metadata import (
 )
 from vdsm_mp.storage.domain_upgrade import upgrade
 from vdsm_mp.storage.locks import ClusterLock, Locks
-from vdsm_mp.storage.pool import ACTIVE, Pools, PoolState
+from vdsm_mp.storage.master_tree import copy, empty
+from vdsm_mp.storage.pool import Pools
 from vdsm_mp.storage.pool_members import check_can_be_master
+from vdsm_mp.storage.pool_state import ACTIVE, PoolState
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.sdm_lease import sdm_held
 from vdsm_mp.storage.spm import TASKS_PATH
@@ -48,8 +49,6 @@ _log = logging.getLogger("storage.pool")
 
 VMS_PATH = "master/vms"
 _REPAIR_AFTER_S = 10.0
-#: An OVF of the largest VM is far below.
-_FILE_LIMIT = 16 * 2**20
 
 
 class MasterMoves:
@@ -164,7 +163,7 @@ class MasterMoves:
         """Its tasks are those of the new master: left behind they would be undone by whoever makes it master again."""
         _make_regular(old)
         for path in (VMS_PATH, TASKS_PATH):
-            _empty(old, path)
+            empty(old, path)
         lock = self._locks.of(old)
         if lock.holds(lock.sdm):
             lock.release(lock.sdm)
@@ -179,11 +178,11 @@ class MasterMoves:
         if not new.meta.kind.is_local:
             new.make_mailboxes()
         for path in (VMS_PATH, TASKS_PATH):
-            _empty(new, path)
-        _copy(old, new, VMS_PATH)
+            empty(new, path)
+        copy(old, new, VMS_PATH)
         aside = self._tasks.set_aside()
         if aside:
-            _copy(old, new, TASKS_PATH, aside)
+            copy(old, new, TASKS_PATH, aside)
 
     def repair_roles(self, state: PoolState) -> None:
         """As the SPM: an active domain that still says Master, and is not, says Regular again."""
@@ -280,32 +279,10 @@ class MasterMoves:
         with self._moving, sdm_held(self._locks.of(new), state.host_id, watched):
             new.make_master_tree()
             if meta.role is not Role.MASTER:
-                _empty(new, TASKS_PATH)  # of a time when it was; whoever comes next would undo what is done
+                empty(new, TASKS_PATH)  # of a time when it was; whoever comes next would undo what is done
             new.change(lambda m: with_pool(replace(m, role=Role.MASTER, lease=lease), pool))
         _log.warning("pool %s: reconstructed, master is %s", state.pool_id, meta.sd_id)
 
 
 def _make_regular(domain: FileDomain) -> None:
     domain.change(lambda meta: without_pool_keys(replace(meta, role=Role.REGULAR)))
-
-
-def _empty(domain: FileDomain, path: str) -> None:
-    try:
-        found = domain.io.readdir(path)
-    except StorageFileMissing:  # it never was master
-        return
-    for entry in found:
-        domain.io.remove_tree(f"{path}/{entry.name}")
-
-
-def _copy(old: FileDomain, new: FileDomain, path: str, only: Collection[str] = ()) -> None:
-    """Files two levels below `path`, as tasks and OVFs are; each whole or not at all. only: of these ids, if any."""
-    try:
-        found = old.io.scan(path)
-    except StorageFileMissing:  # a master that never had an SPM
-        return
-    for one in found:
-        if only and one.path.split("/")[-2].partition(".")[0] not in only:
-            continue
-        new.io.mkdir(one.path.rpartition("/")[0], exist_ok=True)
-        new.io.replace(one.path, old.io.read(one.path, limit=_FILE_LIMIT), mode=one.stat.mode)

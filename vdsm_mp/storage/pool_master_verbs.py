@@ -14,12 +14,14 @@ from vdsm_mp.api.storage_pool import (
 from vdsm_mp.api.verb import handles
 from vdsm_mp.storage.domain_format import DESCRIPTION_CHARS, VERSIONS, check_description
 from vdsm_mp.storage.domain_metadata import LeaseParameters, decode_pool, with_pool
-from vdsm_mp.storage.pool import Pools, PoolState, Wanted
+from vdsm_mp.storage.pool import Pools
 from vdsm_mp.storage.pool_master import MasterMoves
+from vdsm_mp.storage.pool_state import PoolState, Wanted
 from vdsm_mp.storage.pool_upgrade import Upgrades
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.spm import Spm
-from vdsm_mp.tasks.registry import TaskRun, Tasks
+from vdsm_mp.tasks.registry import Tasks
+from vdsm_mp.tasks.run import TaskRun
 
 
 @handles(SwitchMaster)

@@ -36,7 +36,8 @@ from vdsm_mp.storage.domain_metadata import (
 )
 from vdsm_mp.storage.domain_upgrade import upgrade
 from vdsm_mp.storage.locks import TEMPORARY_HOST_ID, Locks
-from vdsm_mp.storage.pool import ACTIVE, ATTACHED, Pools, PoolState
+from vdsm_mp.storage.pool import Pools
+from vdsm_mp.storage.pool_state import ACTIVE, ATTACHED, PoolState
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.sdm_lease import sdm_held
 

@@ -17,7 +17,7 @@ from vdsm_mp.storage.domain_format import DomainClass
 from vdsm_mp.storage.domain_upgrade import upgrade
 from vdsm_mp.storage.locks import Locks
 from vdsm_mp.storage.monitors import Monitors
-from vdsm_mp.storage.pool import ACTIVE, PoolState
+from vdsm_mp.storage.pool_state import ACTIVE, PoolState
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.sdm_lease import sdm_held

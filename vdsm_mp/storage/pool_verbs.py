@@ -28,8 +28,9 @@ from vdsm_mp.storage.domain_format import DomainClass, DomainType
 from vdsm_mp.storage.domain_metadata import LeaseParameters, decode_pool
 from vdsm_mp.storage.locks import Locks
 from vdsm_mp.storage.monitors import Monitors
-from vdsm_mp.storage.pool import ACTIVE, Pools, PoolState, Wanted
+from vdsm_mp.storage.pool import Pools
 from vdsm_mp.storage.pool_members import Members, NewPool
+from vdsm_mp.storage.pool_state import ACTIVE, PoolState, Wanted
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.spm import Spm

@@ -29,10 +29,12 @@ from vdsm_mp.storage.domain_format import Role
 from vdsm_mp.storage.domain_metadata import decode_pool, with_pool_role
 from vdsm_mp.storage.locks import ClusterLock, Locks
 from vdsm_mp.storage.mailbox import Mailbox, Mailboxes
-from vdsm_mp.storage.pool import Pools, PoolState
+from vdsm_mp.storage.pool import Pools
+from vdsm_mp.storage.pool_state import PoolState
 from vdsm_mp.storage.pool_upgrade import Upgrades
 from vdsm_mp.storage.resources import Resources
-from vdsm_mp.tasks.registry import TaskRun, Tasks
+from vdsm_mp.tasks.registry import Tasks
+from vdsm_mp.tasks.run import TaskRun
 from vdsm_mp.tasks.store import TaskStore
 
 _log = logging.getLogger("storage.spm")

@@ -45,7 +45,7 @@ from vdsm_mp.storage.volume_metadata import VolumeMetadata, to_bytes
 from vdsm_mp.storage.volume_spec import BLOCK, QEMU_FORMAT, VolumeSpec, round_up
 from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.tasks.record import Recovery
-from vdsm_mp.tasks.registry import TaskRun
+from vdsm_mp.tasks.run import TaskRun
 
 _log = logging.getLogger("storage.create")
 

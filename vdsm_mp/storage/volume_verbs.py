@@ -31,7 +31,7 @@ from vdsm_mp.storage.volume_access import Volumes, key_of
 from vdsm_mp.storage.volume_file import read_volume
 from vdsm_mp.storage.volume_info import volume_info
 from vdsm_mp.tasks.record import Recovery
-from vdsm_mp.tasks.registry import TaskRun
+from vdsm_mp.tasks.run import TaskRun
 
 
 @handles(CreateVolume)

@@ -21,6 +21,7 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.tasks.machine import DONE, TaskState, needs_recovery
 from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.tasks.record import Recovery, TaskRecord
+from vdsm_mp.tasks.run import Job, TaskRun
 from vdsm_mp.tasks.table import TaskTable
 from vdsm_mp.tasks.undoing import Undo, Undoing
 
@@ -34,46 +35,6 @@ LET_GO_S = 10.0
 
 #: So many stored tasks are rolled back at once: all of them would be more than the background takes.
 RECOVERING = 8
-
-#: What a task does. Returns what goes into the result ({"uuid": …} or None).
-Job = Callable[["TaskRun"], Any]
-
-
-class TaskRun:
-    """A running task, as its job sees it.
-
-    finish: what follows once success is stored and nothing is undone any more. The task is told of as finished after
-    it; when this process dies before, the next SPM does it.
-    """
-
-    def __init__(self, tasks: "Tasks", task_id: str, progress: Progress) -> None:
-        self._tasks = tasks
-        self.task_id = task_id
-        self.progress = progress
-        self.finish: Recovery | None = None
-        #: What its recoveries are once success is stored; None: as they are.
-        self.settled: tuple[Recovery, ...] | None = None
-
-    @property
-    def recoveries(self) -> tuple[Recovery, ...]:
-        return self._tasks.record(self.task_id).recoveries
-
-    def check(self) -> None:
-        """Between two steps. Raises: TaskAborted."""
-        self.progress.check()
-
-    def push(self, *recoveries: Recovery) -> None:
-        """Save how to undo the next steps; call it before them. Raises: TaskNotSaved (do not do the steps)."""
-        record = self._tasks.record(self.task_id)
-        self._tasks.put(replace(record, recoveries=record.recoveries + recoveries), save=True)
-
-    def settle(self, *recoveries: Recovery, save: bool = False) -> None:
-        """Replace all recoveries by these, together with the task's success: if that cannot be stored, the old ones
-        undo it. save: now."""
-        if save:
-            self._tasks.put(replace(self._tasks.record(self.task_id), recoveries=recoveries), save=True)
-        else:
-            self.settled = recoveries
 
 
 class Tasks(TaskTable):

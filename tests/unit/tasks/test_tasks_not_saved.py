@@ -17,7 +17,7 @@ from vdsm_mp.api.errors_task import TaskAborted, TaskNotSaved
 from vdsm_mp.storage.domain_io import DomainIO
 from vdsm_mp.tasks.machine import TaskState
 from vdsm_mp.tasks.record import Recovery, TaskRecord
-from vdsm_mp.tasks.registry import TaskRun
+from vdsm_mp.tasks.run import TaskRun
 from vdsm_mp.tasks.store import TaskStore
 
 
