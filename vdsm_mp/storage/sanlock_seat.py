@@ -36,7 +36,7 @@ class Seat:
         self._patience = patience
         self._lock = threading.Lock()
         self._joining: tuple[int, Future[None]] | None = None
-        #: Taken by this life of the worker.
+        #: Taken, and used, by this life of the worker.
         self._taken: set[int] = set()
 
     def request(self, host_id: int) -> None:
@@ -44,6 +44,7 @@ class Seat:
 
     def wait(self, host_id: int, within_s: float, wanted: Callable[[], bool]) -> None:
         if self.has(host_id):
+            self._taken.add(host_id)
             return
         joining = self._join(host_id)
         try:
@@ -122,13 +123,13 @@ class Seat:
             return False
 
     def release(self, host_id: int) -> None:
+        self._taken.discard(host_id)  # one that cannot be given back now is what was left, too
         try:
             # unused: sanlock refuses while a lease is held in it, instead of killing the holder.
             sanlock.rem_lockspace(self._name, host_id, self._ids, unused=True)
         except sanlock.SanlockException as e:
             if e.errno != errno.ENOENT:
                 raise HostIdNotReleased(self._sd_id, f"host id {host_id}", text_of(e)) from e
-        self._taken.discard(host_id)
 
     def _not_acquired(self, host_id: int, reason: str) -> HostIdNotAcquired:
         return HostIdNotAcquired(self._sd_id, f"host id {host_id}", reason)
