@@ -199,7 +199,7 @@ class House:
     def _wait(self, worker: Worker, now: float, wait_s: float = 0.0) -> None:
         """Its place is free: the next one comes after so long, at once when that is nothing."""
         worker.state, worker.next_start_mono = State.WAITING, now + wait_s
-        if wait_s == 0 and self._may_start:
+        if wait_s == 0 and self._may_start(worker):
             self.incarnations.begin(worker)
 
     def _replaced(self) -> bool:
@@ -239,7 +239,7 @@ class House:
                 worker.beat_mono = min(now, worker.beat_mono + 2 * late_s)
             if worker.process is not None:
                 self._look_at(worker, worker.process, now)
-            elif worker.state is State.WAITING and now >= worker.next_start_mono and self._may_start:
+            elif worker.state is State.WAITING and now >= worker.next_start_mono and self._may_start(worker):
                 self.incarnations.begin(worker)
         self.incarnations.children.beat(now)
         self.log_writer.beat(now)
@@ -247,9 +247,8 @@ class House:
             self._next_stage()
             self._stages.beat(now)
 
-    @property
-    def _may_start(self) -> bool:
-        return self._standing and not self._stopping and not self.incarnations.too_many_lost
+    def _may_start(self, worker: Worker) -> bool:
+        return self._standing and not self._stopping and not self.incarnations.too_many_lost(worker.spec.name)
 
     @property
     def _stopping(self) -> bool:

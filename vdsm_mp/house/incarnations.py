@@ -21,8 +21,8 @@ from vdsm_mp.workers.table import ChildSpec, WorkerSpec
 
 logger = log.named("master")
 
-#: Written-off workers beyond this and no more are started in their place.
-MOST_LOST = 10
+#: So many of one worker are written off, and no more are started in its place. The others' places are theirs.
+MOST_LOST = 5
 
 #: main of a worker: (spec, epoch, pipe, stacks_fd) -> exit code; given by the master, so that tests can give another.
 WorkerMain = Callable[[WorkerSpec, int, socket.socket, int], int]
@@ -92,7 +92,6 @@ class Incarnations:
         """A process was reaped that nobody knows any more: maybe one that was written off."""
         self.lost = [lost for lost in self.lost if lost.pid != pid]
 
-    @property
-    def too_many_lost(self) -> bool:
-        """Do so many workers hang that another one would only hang, too?"""
-        return len([lost for lost in self.lost if lost.kind == "worker"]) >= MOST_LOST
+    def too_many_lost(self, name: str) -> bool:
+        """Do so many of this worker hang that another one would only hang, too?"""
+        return len([lost for lost in self.lost if (lost.kind, lost.name) == ("worker", name)]) >= MOST_LOST
