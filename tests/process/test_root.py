@@ -135,8 +135,8 @@ def request(op: str, params: Any, number: Any = 1, **more: Any) -> bytes:
 
 
 @pytest.fixture
-def hung_syslog(place: Place) -> Iterator[list[str]]:
-    """What runs a command where /dev/log takes nothing more and never will."""
+def own_syslog(place: Place) -> Iterator[tuple[SudoRoot, socket.socket]]:
+    """Helpers for storage whose /dev/log is this socket."""
     devices = place.root / "dev"
     devices.mkdir()
     for name in ("null", "zero", "full", "random", "urandom", "tty"):
@@ -146,24 +146,31 @@ def hung_syslog(place: Place) -> Iterator[list[str]]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
         bound.bind(str(devices / "log"))
         (devices / "log").chmod(0o666)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, contextlib.suppress(BlockingIOError):
-            other.connect(str(devices / "log"))
-            other.setblocking(False)
-            while True:
-                other.send(b"x")
-        yield ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /dev && exec "$@"', str(devices)]
+        bound.settimeout(20)
+        there = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /dev && exec "$@"', str(devices)]
+        root = SudoRoot("storage", str(place.libexec), sudo=[*there, *as_vdsm(), "sudo", "-n"])
+        yield root, bound
+        root.close()
     shutil.rmtree(devices)
 
 
-def test_a_syslog_that_hangs_keeps_nobody_from_root(place: Place, hung_syslog: list[str]) -> None:
-    root = SudoRoot("storage", str(place.libexec), sudo=[*hung_syslog, *as_vdsm(), "sudo", "-n"])
-    try:
-        for _ in range(3):
-            assert root.do("ping", deadline_s=20)["uid"] == 0
-        with pytest.raises(PrivilegedFailed):
-            root.do("umount", mountpoint="/rhev/data-center/mnt/none", deadline_s=20)
-    finally:
-        root.close()
+def test_the_helper_tells_syslog_of_its_start_and_of_each_call(own_syslog: tuple[SudoRoot, socket.socket]) -> None:
+    root, bound = own_syslog
+    root.do("ping")
+    root.do("umount", remote="server:/none")
+    told = [bound.recv(4096).decode().partition("]: by vdsm (ppid ")[2].partition("): ")[2] for _ in range(3)]
+    assert told == ["start : done", "ping {}: done", 'umount {"remote": "server:/none"}: done']
+
+
+def test_a_syslog_that_hangs_keeps_nobody_from_root(own_syslog: tuple[SudoRoot, socket.socket]) -> None:
+    root, bound = own_syslog
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, contextlib.suppress(BlockingIOError):
+        other.connect(bound.getsockname())
+        other.setblocking(False)
+        while True:
+            other.send(b"x")
+    for _ in range(3):
+        assert root.do("ping", deadline_s=20)["uid"] == 0
 
 
 def test_the_bridge_of_cards_without_a_network_is_made_once_and_is_up(place: Place) -> None:
