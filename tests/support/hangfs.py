@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import select
 import signal
 import stat
 import struct
@@ -33,18 +34,28 @@ class HangFs:
     def __init__(self, source: Path, target: Path) -> None:
         self.target = target
         target.mkdir()
-        self._process = subprocess.Popen([sys.executable, __file__, str(source), str(target)])
+        argv = [sys.executable, __file__, str(source), str(target)]
+        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE)
         eventually(lambda: os.path.ismount(target))
 
     def hang(self) -> None:
-        self._process.send_signal(signal.SIGUSR1)
+        """Whatever is asked from now on."""
+        self._tell(signal.SIGUSR1)
 
     def go_on(self) -> None:
-        self._process.send_signal(signal.SIGUSR2)
+        """All that was asked meanwhile is answered then."""
+        self._tell(signal.SIGUSR2)
+
+    def _tell(self, number: signal.Signals) -> None:
+        """Until it says that it knows, or is gone: a request might overtake the signal."""
+        assert self._process.stdout is not None
+        self._process.send_signal(number)
+        assert select.select([self._process.stdout], [], [], 20)[0], "the file system does not take its signals"
+        os.read(self._process.stdout.fileno(), 1)
 
     def stop(self) -> None:
         self._process.kill()
-        self._process.wait(10)
+        self._process.communicate(timeout=10)
         subprocess.run(["umount", "-f", "-l", self.target], check=True)
 
 
@@ -60,11 +71,13 @@ class _Server:
 
     def _hang(self, *_: object) -> None:
         self._hanging = True
+        os.write(1, b"h")
 
     def _go_on(self, *_: object) -> None:
         self._hanging = False
         while self._held:
             self._serve(self._held.pop(0))
+        os.write(1, b"g")
 
     def run(self) -> None:
         while True:
