@@ -8,6 +8,20 @@ import pytest
 from tests.support import house
 from tests.support.children import LocalChildren
 
+#: Seconds of a test without a mark.
+_USUAL_S = 60.0
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """When tests run beside each other, those that may take longest begin first: in the end nobody waits for one."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_allowed_s, reverse=True)
+
+
+def _allowed_s(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0]) if mark is not None and mark.args else _USUAL_S
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _program_copy() -> Iterator[None]:
