@@ -16,7 +16,7 @@ from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import VirtRoom, vm_xml
-from vdsm_mp.api.errors_virt import CannotCreateVm
+from vdsm_mp.api.errors_virt import CannotCreateVm, NoSuchVm
 from vdsm_mp.priv import install
 from vdsm_mp.priv.call import SudoRoot
 from vdsm_mp.virt.externaldata import ExternalData
@@ -90,11 +90,16 @@ def test_the_state_of_a_tpm_goes_with_its_vm_to_another_start(
             room.state(ExternalData).beat()
             return found if room.stats(vm_id)["tpmHash"] == found["hash"] else None
 
-        kept = eventually(read, within_s=20, every_s=0.2)
-        assert kept is not None
+        assert eventually(read, within_s=20, every_s=0.2) is not None
+        # An engine asks once more when the VM has ended, before it destroys it.
+        libvirtd.virsh("destroy", vm_id)
+        eventually(lambda: room.status(vm_id) == "Down", within_s=30)
+        kept = room.call("VM.getExternalData", vmID=vm_id, kind="tpm", forceUpdate=True)
         content = state.read_bytes()
         room.call("VM.destroy", vmID=vm_id, gracefulAttempts=0)
         assert not state.exists()
+        with pytest.raises(NoSuchVm):
+            room.call("VM.getExternalData", vmID=vm_id, kind="tpm", forceUpdate=True)
 
         room.create(vm_xml(vm_id, devices=TPM), vm_id, _X_tpmdata=kept["_X_data"])
         eventually(lambda: room.status(vm_id) != "WaitForLaunch", within_s=30)
