@@ -28,7 +28,7 @@ docs:  ## write docs/api.md and the other generated files from the declarations
 bench:  ## measure against bare ZeroMQ, TLS, files and libvirt on this machine (ONLY=vms,rpc: only these parts)
 	@$(PYTHON) scripts/check --run bench $(if $(ONLY),--parts $(ONLY))
 
-testbed:  ## tests in throw-away hosts with a full kernel; needs mmdebstrap, builds the hosts the first time
+testbed:  ## tests in throw-away hosts with a full kernel; builds the hosts the first time
 	@$(PYTHON) scripts/check --run testbed
 
 faults:  ## kill, hang and starve a whole house under load (FULL=1: as often as the promises need; REPORT=DIR: where to; ONLY="A1 B1"; TIME=MINUTES)

@@ -27,6 +27,13 @@ BUILD_PACKAGES = ("python3-venv", "python3-dev", "libvirt-dev", "pkg-config", "g
 GUEST_PACKAGES = ("busybox-static", "cpio", "xz-utils")
 #: What the tests use besides: the same, and an agent for their Linux guest.
 CHECK_PACKAGES = (*GUEST_PACKAGES, "qemu-guest-agent")
+#: What throw-away hosts are built with, and the package that is tried in them.
+TESTBED_PACKAGES = ("mmdebstrap", "debhelper", "dpkg-dev")
+
+
+def for_checks(*, testbed: bool) -> tuple[str, ...]:
+    """What `scripts/check` needs."""
+    return (*HOST_PACKAGES, *BUILD_PACKAGES, *CHECK_PACKAGES, *(TESTBED_PACKAGES if testbed else ()))
 
 
 def missing(names: tuple[str, ...]) -> list[str]:
