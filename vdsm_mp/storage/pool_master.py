@@ -93,9 +93,10 @@ class MasterMoves:
             raise DomainNotActive(new_master_id, f"it is {status} and cannot become master")
         old, new = self._pools.master(state), self._domains.find(new_master_id)
         check_can_be_master(state.pool_id, new.refresh())
-        upgrade(new, old.refresh().version)
+        version = old.refresh().version
         lock = self._acquire(state, old, new)
         try:
+            upgrade(new, version)
             self._copy_tree(old, new)
             self._tasks.begin_move(TaskStore(new.io, TASKS_PATH, store=new.io.path_of(TASKS_PATH)))
             self._require_lease(state, old)
@@ -267,21 +268,28 @@ class MasterMoves:
         (not of this pool, or not in the list), lock and storage errors; nothing has changed then.
         """
         new = self._domains.find(state.master_sd_id)
-        meta = new.refresh()
-        check_can_be_master(state.pool_id, meta)
-        if state.pool_id not in meta.pool_ids:
-            raise WrongMaster(state.pool_id, f"domain {meta.sd_id} belongs to {meta.pool_ids or 'no pool'}")
+        _check_member(state.pool_id, new.refresh())
         words = {sd_id: word for sd_id, text in domain_dict.items() if (word := status_word(text))}
-        if meta.sd_id not in words:
-            raise WrongMaster(state.pool_id, f"domain {meta.sd_id} is not in the list of domains")
-        pool = PoolMetadata(name=name, domains={**words, meta.sd_id: ACTIVE}, master_version=state.master_version)
+        if new.sd_id not in words:
+            raise WrongMaster(state.pool_id, f"domain {new.sd_id} is not in the list of domains")
+        pool = PoolMetadata(name=name, domains={**words, new.sd_id: ACTIVE}, master_version=state.master_version)
         watched = partial(self._pools.watches, new.sd_id)
         with self._moving, sdm_held(self._locks.of(new), state.host_id, watched):
+            # Looked at again: another host may have made it master while we waited, and tasks are there since.
+            meta = _check_member(state.pool_id, new.refresh())
             new.make_master_tree()
             if meta.role is not Role.MASTER:
                 empty(new, TASKS_PATH)  # of a time when it was; whoever comes next would undo what is done
             new.change(lambda m: with_pool(replace(m, role=Role.MASTER, lease=lease), pool))
-        _log.warning("pool %s: reconstructed, master is %s", state.pool_id, meta.sd_id)
+        _log.warning("pool %s: reconstructed, master is %s", state.pool_id, new.sd_id)
+
+
+def _check_member(pool_id: str, meta: DomainMetadata) -> DomainMetadata:
+    """Raises: IsoCannotBeMaster, BackupCannotBeMaster, WrongMaster (not of this pool)."""
+    check_can_be_master(pool_id, meta)
+    if pool_id not in meta.pool_ids:
+        raise WrongMaster(pool_id, f"domain {meta.sd_id} belongs to {meta.pool_ids or 'no pool'}")
+    return meta
 
 
 def _make_regular(domain: FileDomain) -> None:

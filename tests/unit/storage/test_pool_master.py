@@ -25,7 +25,7 @@ from vdsm_mp.storage import pool_master
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import Role
 from vdsm_mp.storage.domain_metadata import DomainMetadata, parse, serialize
-from vdsm_mp.storage.locks import ClusterLock, LocalLock
+from vdsm_mp.storage.locks import ClusterLock, Lease, LocalLock
 from vdsm_mp.tasks.registry import Tasks
 
 pytestmark = needs_program("qemu-img")
@@ -321,6 +321,26 @@ def test_a_domain_made_master_again_has_no_tasks_of_its_earlier_time(spm: Storag
     (stale / task_id).mkdir()
     spm.call("StoragePool.reconstructMaster", **reconstruct_params(spm, second, version=6))
     assert os.listdir(stale) == [task_id]
+
+
+def test_tasks_of_a_master_that_another_host_has_rebuilt_meanwhile_stay(
+    spm: StorageRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = add_domain(spm, "second")
+    spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
+    path = spm.root / "second" / second
+    task = path / "master/tasks" / new_id()
+    acquire = LocalLock.acquire
+
+    def another_was_faster(lock: LocalLock, lease: Lease, host_id: int) -> None:
+        task.mkdir(parents=True)
+        meta = path / "dom_md/metadata"
+        meta.write_bytes(serialize(second, parse(second, meta.read_bytes()) | {"ROLE": "Master"}))
+        acquire(lock, lease, host_id)
+
+    monkeypatch.setattr(LocalLock, "acquire", another_was_faster)
+    spm.call("StoragePool.reconstructMaster", **reconstruct_params(spm, second))
+    assert task.is_dir()
 
 
 def test_a_domain_of_another_pool_does_not_become_master(spm: StorageRoom) -> None:
