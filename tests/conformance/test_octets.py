@@ -81,7 +81,7 @@ def unwrapped(octets: bytes, destination: str, subscription: str) -> bytes:
         ("Host.noSuchVerb", "{}", f'"error": {{"code": -32601, "message": "{UnknownVerb("Host.noSuchVerb")}"}}'),
     ],
 )
-def test_calls(engine: Records, method: str, params: str, answer: str) -> None:
+def test_an_answer_is_these_octets(engine: Records, method: str, params: str, answer: str) -> None:
     call_id = "7b1b6a56-52a5-4f0c-8f43-1d1c0e6a9d10"
     body = f'{{"jsonrpc":"2.0","method":"{method}","params":{params},"id":"{call_id}"}}'
     assert asked(engine, body.encode()).decode() == f'{{"jsonrpc": "2.0", "id": "{call_id}", {answer}}}'
@@ -89,7 +89,7 @@ def test_calls(engine: Records, method: str, params: str, answer: str) -> None:
     assert asked(engine, f"[{body}]".encode()).decode() == f'{{"jsonrpc": "2.0", "id": "{call_id}", {answer}}}'
 
 
-def test_a_house_that_starts(files: Files) -> None:
+def test_a_house_that_starts_answers_99(files: Files) -> None:
     with open_door(files, ready=False) as door, Records(door.address, files) as raw:
         raw.send(b"SUBSCRIBE\ndestination:jms.topic.vdsm_responses\nid:%b\n\n\0" % REPLIES.encode())
         body = b'{"jsonrpc":"2.0","method":"Host.getCapabilities","params":{},"id":"b1c2"}'
@@ -123,7 +123,7 @@ JOB = "f00dcafe-4444-4555-8666-977788889909"
         ),
     ],
 )  # fmt: skip
-def test_events(
+def test_an_event_is_these_octets(
     engine: Records,
     door: Door,
     event: VmStatusChanged | VmMigrationProgress | HostConnectivityChanged | JobChanged,
@@ -136,7 +136,7 @@ def test_events(
     assert body.decode() == f'{{"jsonrpc": "2.0", "method": "{method}", "params": {params}}}'
 
 
-def test_mistakes(engine: Records) -> None:
+def test_a_mistake_is_answered_by_these_octets(engine: Records) -> None:
     for sent, said in (
         (b"CONNECT\naccept-version:1.1\n\n\0", b"ERROR\ncontent-length:19\n\nVersion unsupported\0"),
         (b"SEND\ndestination:x\n\n\0", b"ERROR\ncontent-length:26\n\nSubscription not available\0"),
@@ -145,6 +145,6 @@ def test_mistakes(engine: Records) -> None:
         assert message(engine) == said
 
 
-def test_goodbye(engine: Records) -> None:
+def test_a_goodbye_is_acknowledged_by_these_octets(engine: Records) -> None:
     engine.send(b"UNSUBSCRIBE\nid:%b\n\n\0DISCONNECT\nreceipt:9a8b7c6d-5555\n\n\0" % REPLIES.encode())
     assert message(engine) == b"RECEIPT\nreceipt-id:9a8b7c6d-5555\n\n\0"

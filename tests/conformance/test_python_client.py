@@ -37,7 +37,7 @@ def door(files: Files) -> Iterator[Door]:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_calls_and_errors(door: Door, files: Files, version: ssl.TLSVersion) -> None:
+def test_calls_are_answered_and_errors_told_by_their_code(door: Door, files: Files, version: ssl.TLSVersion) -> None:
     with VdsmClient(door.address, files, version=version) as client:
         assert client.call("Host.ping2") is True
         assert client.call("Host.getVMList", flow_id="a:b\\c\n") == [{"vmId": VM}]

@@ -305,7 +305,9 @@ def test_a_revocation_list_that_is_gone_or_broken_leaves_the_old_one_in_force(tm
             door.client(host).close()
 
 
-def test_an_expired_revocation_list_still_revokes_and_does_not_close_the_door(tmp_path: Path) -> None:
+def test_an_expired_revocation_list_still_revokes_and_does_not_close_the_door(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     authority = make_authority(tmp_path / "ca")
     host, lost = authority.issue("host", "127.0.0.1"), authority.issue("lost", "lost.example")
     crl = tmp_path / "crl.pem"
@@ -318,3 +320,4 @@ def test_an_expired_revocation_list_still_revokes_and_does_not_close_the_door(tm
         eventually(lambda: tls.crl_expired, within_s=5)
         door.client(host).close()
         refused(door, lost)
+    assert "commonName=lost.example, is revoked" in caplog.text

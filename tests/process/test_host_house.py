@@ -76,7 +76,7 @@ def test_a_bad_network_is_refused_with_vdsms_code_and_status_shape(house: Runnin
     assert house.call("Host.setSafeNetworkConfig") is True
 
 
-def test_small_verbs(house: RunningHouse) -> None:
+def test_small_verbs_are_answered_or_refused_by_their_code(house: RunningHouse) -> None:
     assert house.call("Host.echo", {"message": "here"}) == "here"
     assert house.call("Host.ping") is True
     assert house.call("Host.setLogLevel", {"level": "INFO", "name": "scheduler"}) is True

@@ -304,7 +304,7 @@ def test_switches_are_heard_on_the_ports_of_bridges_and_what_we_send_is_not(host
 
 
 @pytest.mark.timeout(240)
-def test_two_hundred_networks(host: Namespace) -> None:
+def test_two_hundred_networks_come_in_one_change_and_go_in_another(host: Namespace) -> None:
     many = {f"net{number}": {"mtu": 1400} for number in range(200)}
     host.do("setup", many, {}, {"commitOnSuccess": True})
     assert set(many) <= set(host.links())

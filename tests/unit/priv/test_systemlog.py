@@ -93,7 +93,7 @@ def test_a_daemon_that_was_restarted_loses_no_line(tmp_path: Path, first: socket
             assert bound.recv(4096).endswith(b": two")
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_a_line_that_nobody_takes_is_counted_in_the_next(tmp_path: Path) -> None:
     with log_to(tmp_path / "log") as log:
         assert not log.say(syslog.LOG_NOTICE, "one")
         with daemon(tmp_path / "log") as bound:

@@ -61,7 +61,7 @@ def test_names_and_origins_that_are_told_otherwise() -> None:
     ("units", "capacity"),
     [("byte", 64), ("byte * 2^20", 64 << 20), ("byte*1024", 65536), ("byte * 2 * 10^3", 128_000)],
 )
-def test_units_of_sizes(units: str, capacity: int) -> None:
+def test_sizes_are_told_in_bytes_whatever_their_unit(units: str, capacity: int) -> None:
     assert v2v_ovf.external_vm(ova.ovf(units=units), "")["disks"][0]["capacity"] == str(capacity)
 
 

@@ -20,7 +20,7 @@ from vdsm_mp.virt import v2v_uri
         ("qemu+libssh2://root@kvm/session?known_hosts_verify=auto", True),
     ],
 )
-def test_engines_get_through(uri: str, copies: bool) -> None:
+def test_the_places_that_engines_name_get_through(uri: str, copies: bool) -> None:
     assert v2v_uri.judge(uri) == v2v_uri.Hypervisor(uri, copies)
 
 
