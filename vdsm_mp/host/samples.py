@@ -2,7 +2,7 @@
 """One reading of the host's counters. Two of them make the rates of `stats.py`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -37,8 +37,8 @@ class Sample(msgspec.Struct, frozen=True):
     free_mib: dict[str, int]
 
 
-def take(machine: Machine, *, agent_pids: Sequence[int], ksmd_pid: int | None, paths: Sequence[str]) -> Sample:
-    """paths: local folders whose free space is told."""
+def take(machine: Machine, *, agent_pids: Sequence[int], ksmd_pid: int | None, free_mib: Mapping[str, int]) -> Sample:
+    """free_mib: of local folders, see `freespace`."""
     stat = machine.text("/proc/stat").splitlines()
     user, system = map(sum, zip(*(_process(machine, pid) for pid in agent_pids), strict=True)) if agent_pids else (0, 0)
     return Sample(
@@ -53,7 +53,7 @@ def take(machine: Machine, *, agent_pids: Sequence[int], ksmd_pid: int | None, p
         thp=memory.thp_state(machine),
         huge_pages=memory.huge_pages(machine),
         nodes=tuple(numa.nodes(machine)),
-        free_mib={path: free for path in paths if (free := _free_mib(path)) is not None},
+        free_mib=dict(free_mib),
     )
 
 
@@ -84,11 +84,3 @@ def _process(machine: Machine, pid: int) -> tuple[int, int]:
     """(user, system) ticks; the name in front may hold blanks and brackets."""
     words = machine.text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return (int(words[11]), int(words[12])) if len(words) > 12 else (0, 0)
-
-
-def _free_mib(path: str) -> int | None:
-    try:
-        facts = os.statvfs(path)
-    except OSError:
-        return None
-    return facts.f_bavail * facts.f_frsize >> 20

@@ -16,6 +16,7 @@ from vdsm_mp.common import log
 from vdsm_mp.common.clock import mono_s
 from vdsm_mp.common.errors import Error
 from vdsm_mp.host import ksm, memory, samples
+from vdsm_mp.host.freespace import FreeSpace
 from vdsm_mp.host.machine import Machine
 from vdsm_mp.host.samples import CpuTimes, Sample
 
@@ -32,7 +33,7 @@ class HostStats:
     def __init__(self, call: Caller, machine: Machine, paths: tuple[str, ...]) -> None:
         self._call = call
         self._machine = machine
-        self._paths = paths
+        self._free = FreeSpace(paths)
         self._ksmd = samples.process_named(machine, "ksmd")
         self._two: tuple[Sample, ...] = ()
         self._network: dict[str, Any] = {}
@@ -42,7 +43,7 @@ class HostStats:
     def first_sample(self) -> None:
         """The start's: of this machine alone, the other workers may not be there yet."""
         agent = samples.pids_of_agent(self._machine)
-        fresh = samples.take(self._machine, agent_pids=agent, ksmd_pid=self._ksmd, paths=self._paths)
+        fresh = samples.take(self._machine, agent_pids=agent, ksmd_pid=self._ksmd, free_mib=self._free.mib())
         self._two = (*self._two, fresh)[-2:]
 
     def sample(self) -> None:

@@ -61,7 +61,7 @@ class Root:
 
 
 def sample(**what: Any) -> samples.Sample:
-    taken = samples.take(MACHINE, agent_pids=(), ksmd_pid=None, paths=())
+    taken = samples.take(MACHINE, agent_pids=(), ksmd_pid=None, free_mib={})
     return replace(taken, **what)
 
 
