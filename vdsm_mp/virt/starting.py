@@ -142,11 +142,11 @@ class Starter:
         except BaseException:
             self._vms.forget(vm_id)
             raise
-        self._ends[vm_id] = threading.Event()
+        begun = self._ends[vm_id] = threading.Event()
         self._launches.submit(
             f"start vm={vm_id}",
-            lambda: self._start(vm_id, domain, str(params.get("serial") or ""), memory, contents),
-            lambda error: self._refused(vm_id, error),
+            lambda: self._start(begun, vm_id, domain, str(params.get("serial") or ""), memory, contents),
+            lambda error: self._refused(begun, vm_id, error),
         )
         return record
 
@@ -158,28 +158,39 @@ class Starter:
     # -- the start itself, in the background
 
     def _start(
-        self, vm_id: str, domain: ET.Element, serial: str, memory: VolumeIds | None, contents: Mapping[str, bytes]
+        self,
+        begun: threading.Event,
+        vm_id: str,
+        domain: ET.Element,
+        serial: str,
+        memory: VolumeIds | None,
+        contents: Mapping[str, bytes],
     ) -> None:
+        """begun: tells this start from one of a later life of this VM, which may begin while storage hangs here."""
         began = clock.mono_s()
         prepared: dict[str, PreparedDrive] = {}
+        held: list[VolumeIds] = []
         image: PreparedDrive | None = None
         failure = str if memory is None else hibernation.failure
         volumes = [] if memory is None else [memory]
         try:
-            record = self._wanted(vm_id)
-            prepared = self._hooks.devices.disks_prepared(record, self._drives.prepare_all(domain, record.metadata))
+            record = self._wanted(vm_id, begun)
+            prepared = self._drives.prepare_all(domain, record.metadata)
+            held = [drive.ids for drive in record.devices.drives if drive.ids is not None]
+            self._wanted(vm_id, begun)
+            prepared = self._hooks.devices.disks_prepared(record, prepared)
             prepared = self._transients.over_all(vm_id, domain, record.metadata, prepared)
-            self._wanted(vm_id)
+            self._wanted(vm_id, begun)
             leases.fill(domain, prepared.values(), self._drives)
             externaldata.put(self._root, record, contents)
             self._payloads.fill(domain, record.metadata, vm_id)
             self._hostdevs.take_all(vm_id, domain, record.metadata)
             if memory is not None:
                 image = self._drives.prepare(memory)
-            self._run(record, domain, prepared, serial, image)
+            self._run(begun, record, domain, prepared, serial, image)
             logger.info("VM.create vm=%s runs, took=%dms", vm_id, (clock.mono_s() - began) * 1000)
         except _Unwanted:
-            self._failed(vm_id, Exit.because(ExitReason.DESTROYED_ON_STARTUP))
+            self._failed(begun, vm_id, held, Exit.because(ExitReason.DESTROYED_ON_STARTUP))
         except Unanswered as gone:
             logger.warning("VM.create vm=%s may run: %s", vm_id, gone)
             end = Exit.because(ExitReason.START_FAILED, failure(str(gone)))
@@ -187,21 +198,24 @@ class Starter:
             self._awaited.watch(vm_id, end, lambda live: self._found(vm_id, live, held))
         except libvirt.libvirtError as error:
             sentence = str(translate(error, vm_id))
-            self._failed(vm_id, Exit.because(ExitReason.START_FAILED, failure(sentence)))
+            self._failed(begun, vm_id, held, Exit.because(ExitReason.START_FAILED, failure(sentence)))
         except Error as error:
-            self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR, failure(str(error))))
+            self._failed(begun, vm_id, held, Exit.because(ExitReason.GENERIC_ERROR, failure(str(error))))
         except Exception as error:
             # Not ours to hide: the lane logs it. But a VM that hangs in WaitForLaunch for ever helps nobody.
             why = failure(str(SystemRefused.because(error))) if isinstance(error, OSError) else ""
-            self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR, why))
+            self._failed(begun, vm_id, held, Exit.because(ExitReason.GENERIC_ERROR, why))
             raise
         finally:
-            if volumes:
+            if self._ends.get(vm_id) is not begun:
+                self._give_back(vm_id, volumes)
+            elif volumes:
                 asleep.give_back(self._keeper, self._drives, vm_id, volumes)
-            self._ends.pop(vm_id, threading.Event()).set()
+            self._over(begun, vm_id)
 
     def _run(
         self,
+        begun: threading.Event,
         record: VmRecord,
         domain: ET.Element,
         prepared: dict[str, PreparedDrive],
@@ -220,8 +234,9 @@ class Starter:
         conn = self._connection.get()
         displaynet.ensure(conn, final)
         self._dummynet.ensure(final)
+        self._wanted(vm_id, begun)
         dom = conn.defineXML(xml.dump(final))
-        self._wanted(vm_id)
+        self._wanted(vm_id, begun)
         with answered(vm_id):
             if image is not None:
                 hibernation.wake(conn, image, final, prepared, self.policy, record, self._hooks)
@@ -266,24 +281,40 @@ class Starter:
             if memory and record.life.cpus_run:
                 self._times.set_soon(vm_id)
 
-    def _refused(self, vm_id: str, error: Error) -> None:
-        self._failed(vm_id, Exit.because(ExitReason.GENERIC_ERROR, str(error)))
-        self._ends.pop(vm_id, threading.Event()).set()
+    def _refused(self, begun: threading.Event, vm_id: str, error: Error) -> None:
+        self._failed(begun, vm_id, [], Exit.because(ExitReason.GENERIC_ERROR, str(error)))
+        self._over(begun, vm_id)
 
-    def _wanted(self, vm_id: str) -> VmRecord:
+    def _over(self, begun: threading.Event, vm_id: str) -> None:
+        if self._ends.get(vm_id) is begun:
+            self._ends.pop(vm_id)
+        begun.set()
+
+    def _wanted(self, vm_id: str, begun: threading.Event) -> VmRecord:
         record = self._vms.get(vm_id)
-        if record is None or record.life.destroy_requested:
+        if record is None or record.life.destroy_requested or self._ends.get(vm_id) is not begun:
             raise _Unwanted
         return record
 
-    def _failed(self, vm_id: str, end: Exit) -> None:
+    def _failed(self, begun: threading.Event, vm_id: str, held: list[VolumeIds], end: Exit) -> None:
         logger.warning("VM.create vm=%s failed: %s", vm_id, end.message)
-        if self._vms.move(vm_id, lambda life: machine.on_start_failed(life, end)) is None:
+        if self._ends.get(vm_id) is begun:
+            if self._vms.move(vm_id, lambda life: machine.on_start_failed(life, end)) is not None:
+                return
             # Destroyed and forgotten meanwhile: nobody else will clean up behind this start.
             end_domain(self._connection, vm_id)
             self._payloads.remove(vm_id)
             self._transients.remove(vm_id)
             self._hostdevs.give_back(vm_id)
+        self._give_back(vm_id, held)
+
+    def _give_back(self, vm_id: str, held: list[VolumeIds]) -> None:
+        """But for what a later life of it uses."""
+        now = self._vms.get(vm_id)
+        used = {drive.ids for drive in now.devices.drives} | {*asleep.held(now.metadata)} if now is not None else set()
+        for ids in held:
+            if ids not in used:
+                self._drives.teardown(ids)
 
 
 @handles(CreateVm)

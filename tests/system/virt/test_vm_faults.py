@@ -4,6 +4,7 @@
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bootsector import hellos
+from tests.support.bootsector import hellos, write_boot_disk
 from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import VirtRoom, vm_xml
-from tests.system.virt.conftest import Guest, NewGuest
+from tests.system.virt.conftest import Guest, NewGuest, chain_of, image
 from vdsm_mp.api.errors import StillStarting
 from vdsm_mp.api.errors_virt import LibvirtUnavailable, MigrationNotInProgress, VmNotResponding
 from vdsm_mp.api.vm_migration import MigrationParams
@@ -26,6 +27,7 @@ from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.migration_params import NOTE, Note
 from vdsm_mp.virt.opening import connected
+from vdsm_mp.virt.sampling import Sampler
 
 pytestmark = [pytest.mark.system, needs_root(), needs_program("libvirtd", "qemu-system-x86_64", "unshare", "nsenter")]
 
@@ -149,6 +151,32 @@ def test_an_end_that_is_tidied_up_late_takes_nothing_from_the_next_life(
         next_life.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
 
 
+def test_a_start_that_storage_held_up_starts_nothing_for_a_later_life(
+    room: VirtRoom, new_guest: NewGuest, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, reached = room.storage.gate, threading.Event()
+
+    def wait(timeout: float | None = None) -> bool:
+        reached.set()
+        return threading.Event.wait(gate, timeout)
+
+    monkeypatch.setattr(gate, "wait", wait)
+    gate.clear()
+    guest = new_guest(room, wait=False)
+    assert reached.wait(10)
+    room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)  # waits some seconds for the start to notice
+    other = image(room, folder)
+    path = write_boot_disk(room.storage.images[other["imageID"]], releases=False)
+    shutil.chown(path, "vdsm", "kvm")
+    room.create(vm_xml(guest.vm_id, serial=guest.serial, disk=other), guest.vm_id)
+    gate.set()
+    eventually(lambda: room.status(guest.vm_id) in ("Up", "Powering up", "Down"), within_s=30)
+    eventually(lambda: room.storage.released == [guest.disk["imageID"]], within_s=30)
+    assert room.status(guest.vm_id) != "Down", room.stats(guest.vm_id)
+    assert chain_of(room, guest.vm_id) == [other["volumeID"]]
+    guest.keeps_ticking()
+
+
 def test_a_shutdown_goes_on_when_the_worker_dies_over_it(
     room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, folder: Path
 ) -> None:
@@ -263,6 +291,12 @@ def test_more_guests_hang_than_libvirtd_serves_at_a_time_and_only_they_are_told(
         room.call("VM.pause", vmID=well.vm_id)
         room.call("VM.cont", vmID=well.vm_id)
         assert told == {guest.vm_id for guest in stuck}
+
+        def all_are_known() -> bool:
+            room.sample()  # one that was told for want of samples may not have been asked yet
+            return all(room.state(Sampler).hangs(guest.vm_id) for guest in stuck)
+
+        eventually(all_are_known, within_s=20, every_s=0.3)
         # Whoever asks them something is told at once, so that libvirtd has time for the others.
         for guest in stuck:
             with pytest.raises(VmNotResponding):
