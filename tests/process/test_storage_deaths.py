@@ -7,15 +7,13 @@ Afterwards a new worker takes the role: the operation is done or undone as a who
 file is left over, a task that was acknowledged is still listed, and what was undone can be asked for again.
 """
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.faults.lives import Fault
+from tests.support import faultscript
 from tests.support.needs import needs_program, needs_root
 
 _STRIDE = int(os.environ.get("VDSM_MP_FAULTS_STRIDE", "0"))
@@ -61,15 +59,6 @@ _CASES = [pytest.param(*case, marks=needs_root() if Fault.of(case[1]).takes_imag
 @pytest.mark.parametrize(("scenario", "fault"), _CASES)
 def test_a_fault_at_any_step_leaves_a_whole_state(tmp_path: Path, scenario: str, fault: str) -> None:
     stride = _STRIDES[scenario, fault]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.deaths", scenario, tmp_path, str(stride), fault],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert not found["problems"], (found, done.stderr[-4000:])
+    found = faultscript.run("deaths", scenario, tmp_path, stride, fault)
     assert found["deaths"] >= 5, found
     assert found["outcomes"], found

@@ -3,15 +3,13 @@
 tests/faults/domains.py. Some steps in a quick run, all of them with VDSM_MP_FAULTS_STRIDE=1."""
 
 import itertools
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.faults.lives import Fault
+from tests.support import faultscript
 from tests.support.needs import needs_root
 
 _DOMAINS = ("create", "format", "pool", "attach", "activate", "detach", "destroy", "rebuild", "switch", "upgrade")
@@ -46,14 +44,5 @@ def test_a_fault_at_any_step_leaves_what_can_be_asked_for_again(tmp_path: Path, 
     stride = _STRIDE or {"switch": 40, "export": 50, "move": 24, "upgrade": 15, "create": 11}.get(scenario, 8)
     if "+" in fault:
         stride = _STRIDE * _PAIRS_APART or 60
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.domains", scenario, fault, tmp_path, str(stride)],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert not found["problems"], (found, done.stderr[-4000:])
+    found = faultscript.run("domains", scenario, fault, tmp_path, stride)
     assert found["deaths"] >= 1, found

@@ -19,6 +19,7 @@ from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import lacks, needs_program, needs_root
 from tests.support.virt_room import VirtRoom, vm_xml
 from tests.system.virt.conftest import NewGuest
+from vdsm_mp.api.errors import RemoteError
 from vdsm_mp.common import xml
 from vdsm_mp.virt.domxml_parse import PAYLOAD
 from vdsm_mp.virt.metadata import Metadata
@@ -134,7 +135,7 @@ def test_a_payload_stays_in_its_image(house: RunningHouse, libvirtd: PrivateLibv
     assert stats["status"] == "Down"
     assert "bad name" in stats["exitMessage"]
     house.call("VM.destroy", {"vmID": vm_id})
-    with pytest.raises(Exception, match="may not use PAYLOAD:"):
+    with pytest.raises(RemoteError, match="may not use PAYLOAD:"):
         running(house, vm_id, text.replace("ovirt-vm:payload", "ovirt-vm:other"))
 
 

@@ -20,6 +20,7 @@ from tests.support.storage_room import (
     slow_copies,
     write_pattern,
 )
+from vdsm_mp.common.errors import Error
 
 pytestmark = [needs_program("qemu-img", "qemu-io"), pytest.mark.timeout(60)]
 
@@ -156,7 +157,7 @@ def test_the_real_template_takes_the_place_of_its_placeholder(spm: StorageRoom, 
     assert (real["legality"], real["voltype"], real["format"]) == ("LEGAL", "SHARED", "RAW")
     assert set((images / template_image / template).read_bytes()[:MIB]) == {0x11}
     # Not twice, as it is real now.
-    with pytest.raises(Exception, match="exists"):
+    with pytest.raises(Error, match="exists"):
         collapse(spm, template_image, template, spm.sd_id, export)
 
 
@@ -276,5 +277,5 @@ def test_a_placeholder_that_was_cut_short_is_made_anew(spm: StorageRoom, export:
 
 
 def test_an_unknown_image_is_told_on_an_export_domain(spm: StorageRoom, export: str) -> None:
-    with pytest.raises(Exception, match="Image"):
+    with pytest.raises(Error, match=r"Image .* does not exist in domain"):
         move(spm, new_id(), export, spm.sd_id)
