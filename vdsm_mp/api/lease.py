@@ -67,7 +67,15 @@ class LeaseStatus(Message, frozen=True, kw_only=True):
     reply=Uuid,
     tier=2,
     raises=(NotSpm, DomainNotInPool, DomainNotFound, LeasesNotSupported, *TASK_BEGIN),
-    later=(LeaseExists, NoRoomForLease, LeaseIndexInvalid, LockInitFailed, TaskAborted),
+    later=(
+        LeaseExists,
+        NoRoomForLease,
+        LeaseIndexInvalid,
+        LockInitFailed,
+        LockNotAcquired,
+        LockNotInspected,
+        TaskAborted,
+    ),
 )
 class CreateLease(Message, frozen=True, kw_only=True):
     """Create an external lease, of a VM or of a job, on a domain of the pool. Returns the id of an SPM task.
@@ -85,7 +93,7 @@ class CreateLease(Message, frozen=True, kw_only=True):
     reply=Uuid,
     tier=2,
     raises=(NotSpm, DomainNotInPool, DomainNotFound, LeasesNotSupported, *TASK_BEGIN),
-    later=(NoSuchLease, LeaseIndexInvalid, JobStatusMismatch, LockNotInspected, TaskAborted),
+    later=(NoSuchLease, LeaseIndexInvalid, JobStatusMismatch, LockNotAcquired, LockNotInspected, TaskAborted),
 )
 class DeleteLease(Message, frozen=True, kw_only=True):
     """Remove an external lease. Returns the id of an SPM task.
@@ -104,7 +112,7 @@ class DeleteLease(Message, frozen=True, kw_only=True):
     key="sd_id",
     tier=3,
     raises=(NotSpm, DomainNotInPool, DomainNotFound, LeasesNotSupported, *TASK_BEGIN),
-    later=(LeaseIndexInvalid, LockInitFailed, TaskAborted),
+    later=(LeaseIndexInvalid, LockInitFailed, LockNotInspected, TaskAborted),
 )
 class RebuildLeases(Message, frozen=True, kw_only=True):
     """Write the index of a domain's leases anew from the leases themselves. Returns the id of an SPM task."""
