@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from tests.faults import hostlife, network, together
+from tests.faults import hostlife, network, outsiders, together
 from tests.faults import injections as do
 from tests.faults.world import World
 
@@ -67,12 +67,18 @@ UNDER_LOAD: tuple[Scenario, ...] = (
     *(Scenario(f"B1 {w}", f"SIGSTOP {w}", partial(do.freeze_worker, worker=w), 1, 8, _HANG) for w in WORKERS),
     Scenario("B1 all", "SIGSTOP of all workers at once", together.freeze_workers, 1, 54, _HANG, at_once=5),
     Scenario("B2", "SIGSTOP and SIGCONT after 2 s", partial(do.pause_worker, worker="storage"), 1, 50),
+    Scenario("B1d", "virt in a debugger", partial(outsiders.hold_in_debugger, worker="virt"), 1, 8, _HANG),
+    Scenario("B2h", "the whole house is suspended", outsiders.suspend, 1, 10, {"ready": 5.0}),
+    Scenario("A17", "HUP and USR2 to every process", outsiders.signal_all, 1, 10),
     Scenario("B5s", "SIGSTOP the file access of a domain", do.freeze_io_child, 1, 10, {"ready": 5.0}),
     Scenario("B8", "SIGSTOP a guest's QEMU", do.freeze_qemu, 1, 20, {"slowest list": 1.0}),
     Scenario("C1", "kill -9 libvirtd, and a new one", do.kill_libvirtd, 3, 25, {"ready": 2.0}),
     Scenario("C2", "libvirtd stays away for 12 s", together.keep_libvirtd_away, 1, 5,
              {"slowest refusal": 1.0, "processor share of virt": 0.05, "ready": 5.0}),
     Scenario("C3", "SIGSTOP libvirtd", do.freeze_libvirtd, 1, 20, {"seen": 10.0, "ready": 5.0}),
+    Scenario("C3s", "a libvirtd that answers every three seconds", outsiders.slow_libvirtd, 1, 10),
+    Scenario("E12", "a disk of the host is read-only, and all workers die", outsiders.read_only_disk, 1, 10,
+             {"seen": 1.0, "ready": 2.0}, at_once=5),
     Scenario("E3", "want of memory, and a program that must be spared", hostlife.want_of_memory, 1, 3,
              {"serves again": 40.0}),
     Scenario("E10h", "the log's file system hangs", hostlife.hang_the_log, 1, 10,
@@ -204,6 +210,11 @@ BY_TESTS: tuple[ByTests, ...] = (
     ByTests("H7", "configurations, folders and files that are wrong", ("process/test_master_start.py",)),
     ByTests("H11", "what the master was given, and what is taken away from it while it runs",
             ("process/test_master_inheritance.py", "process/test_premises.py")),
+    ByTests("H12", "debuggers, floods of signals, a program that is removed, an address or folder that is not there", (
+        "process/test_outsiders.py",
+        "process/test_upgrade.py::test_a_worker_that_dies_when_the_program_was_removed_waits_for_it_and_the_others_serve",
+        "unit/house/test_listener.py", "unit/house/test_incarnations.py", "unit/host/test_freespace.py",
+        "unit/network/test_persist.py::test_a_state_folder_that_is_gone_keeps_nobody_from_starting")),
     ByTests("H9", "a Debian package comes and goes beside guests", ("testbed/test_package.py",), full_only=True),
     ByTests("H10", "supervisorctl, a supervisord that is killed, a start without room",
             ("process/test_supervised.py",)),
