@@ -10,12 +10,14 @@ import typing
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
+from tests.support.lane import in_a_lane
 from vdsm_mp.api.errors_lease import NoSuchLease
 from vdsm_mp.api.errors_virt import DiskNotFound
 from vdsm_mp.api.events import VmStatusChanged
@@ -241,7 +243,7 @@ class VirtRoom:
         hints = typing.get_type_hints(function)
         context = CallContext(verb=spec.name, flow_id="test", peer="test", deadline_mono=float("inf"))
         values = {type(thing): thing for thing in (*self.room.state, message, context)}
-        answer = function(**{name: values[kind] for name, kind in hints.items() if name != "return"})
+        answer = in_a_lane(partial(function, **{n: values[kind] for n, kind in hints.items() if n != "return"}))
         if spec.reply is None:
             assert answer is None
             return True

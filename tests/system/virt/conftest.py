@@ -16,6 +16,7 @@ from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.two_hosts import Two, two_hosts
 from tests.support.virt_room import VirtRoom, vm_xml
+from vdsm_mp.api.errors_virt import LibvirtUnavailable
 from vdsm_mp.common import xml
 from vdsm_mp.virt.chain import running_chain
 
@@ -38,9 +39,19 @@ def folder(libvirtd: PrivateLibvirtd) -> Path:
 def room(libvirtd: PrivateLibvirtd, folder: Path) -> Iterator[VirtRoom]:
     with VirtRoom(libvirtd.uri, folder) as room:
         yield room
-        for entry in room.call("Host.getVMList") if not room.closed else ():
-            room.call("VM.destroy", vmID=entry["vmId"], gracefulAttempts=0)
+        if not room.closed:
+            eventually(lambda: all_ended(room), within_s=30)
     assert room.background.failures == []
+
+
+def all_ended(room: VirtRoom) -> bool:
+    """libvirtd may have crashed when it came back from what the test did to it, and be about to start again."""
+    try:
+        for entry in room.call("Host.getVMList"):
+            room.call("VM.destroy", vmID=entry["vmId"], gracefulAttempts=0)
+    except LibvirtUnavailable:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
