@@ -19,6 +19,7 @@ from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.guesttime import GuestTime
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import ExitReason, VmStatus
+from vdsm_mp.virt.patience import Again
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.vmhooks import VmHooks
@@ -146,8 +147,11 @@ def _remember(power: Power, ask: ShutdownVm, delay_s: int, wait_s: int, *, steps
         logger.warning("vm=%s its shutdown will not outlive us: %s", ask.vm_id, error)
 
 
-def go_on_shutting_down(power: Power, vm_id: str) -> None:
-    """Take up a shutdown that was under way when we died, from its first step; one that is over is forgotten."""
+def go_on_shutting_down(power: Power, again: Again, vm_id: str) -> None:
+    """Take up a shutdown that was under way when we died, from its first step; one that is over is forgotten.
+
+    From the connection's keeper thread: no waits.
+    """
     record = power.vms.get(vm_id)
     text = record.metadata.get(_NOTE) if record is not None else None
     if record is None or not isinstance(text, str):
@@ -158,7 +162,12 @@ def go_on_shutting_down(power: Power, vm_id: str) -> None:
         logger.warning("vm=%s its shutdown cannot be taken up: %s", vm_id, error)
         note = None
     if note is None or clock.wall_s() > note.end:
-        power.keeper.remember(vm_id, **{_NOTE: None})
+
+        def forget() -> None:
+            power.keeper.take_turn(vm_id)
+            power.keeper.remember(vm_id, **{_NOTE: None})
+
+        again.start(f"forget shutdown of {vm_id}", forget)
         return
     logger.info("vm=%s goes on shutting down", vm_id)
     power.vms.move(vm_id, lambda life: machine.on_powerdown_request(life, clock.mono_s()))

@@ -8,6 +8,7 @@ life compares what QEMU uses with what was wanted: that decides whether the job 
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import libvirt
@@ -27,7 +28,7 @@ from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devicehooks import DeviceHooks
 from vdsm_mp.virt.devices import Devices, target_of
 from vdsm_mp.virt.memorysnapshot import Memory
-from vdsm_mp.virt.patience import UNDECIDED, patiently
+from vdsm_mp.virt.patience import UNDECIDED, Again, patiently
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 from vdsm_mp.virt.snapshot_record import Terms
 from vdsm_mp.virt.vmhooks import VmHooks
@@ -270,8 +271,16 @@ def _undo(devices: Devices, vm_id: str, wanted: Wanted) -> None:
         logger.warning("vm=%s the end of its snapshot job is not written down: %s", vm_id, error)
 
 
-def finish_snapshot(devices: Devices, jobs: Jobs, vm_id: str) -> None:
-    """After a restart: a job that was under way is listed with the result that QEMU's disks show."""
+def finish_snapshot(devices: Devices, jobs: Jobs, again: Again, vm_id: str) -> None:
+    """After a restart: a job that was under way is listed with the result that QEMU's disks show.
+
+    From the connection's keeper thread: no waits.
+    """
+
+    def forget(new: Mapping[str, str]) -> None:
+        devices.keeper.take_turn(vm_id)
+        _note_made(devices, vm_id, new, {})
+
     record = devices.vms.get(vm_id)
     if record is None:
         return
@@ -279,7 +288,7 @@ def finish_snapshot(devices: Devices, jobs: Jobs, vm_id: str) -> None:
         note = snapshot_record.read(record.metadata)
     except ValueError as error:
         logger.warning("vm=%s has a snapshot job that cannot be read, it is forgotten: %s", vm_id, error)
-        devices.keeper.remember(vm_id, **{snapshot_record.KEY: None})
+        again.start(f"forget snapshot of {vm_id}", partial(forget, {}))
         return
     if note is None:
         return
@@ -301,4 +310,4 @@ def finish_snapshot(devices: Devices, jobs: Jobs, vm_id: str) -> None:
         jobs.start(job_id, "snapshot_vm", work, key=_turn(vm_id))
     elif state in ("done", "failed", "aborted"):
         # libvirt was away for so long that the job gave up; only its notes are left.
-        _note_made(devices, vm_id, new, {})
+        again.start(f"forget snapshot of {vm_id}", partial(forget, new))

@@ -213,11 +213,11 @@ def build(config: Config, ports: Ports) -> Room:
             if (record := ground.vms.get(vm_id)) is not None:
                 what.recovered(record)
         changes.look(vm_id)
-        snapshot.finish_snapshot(devices, jobs, vm_id)
+        snapshot.finish_snapshot(devices, jobs, ground.again, vm_id)
         merges.load(vm_id)
         replications.look(vm_id)
         backups.freezes.look(vm_id)
-        power.go_on_shutting_down(powers, vm_id)
+        power.go_on_shutting_down(powers, ground.again, vm_id)
         remains.look(vm_id)
         ports.background.later(_SETTLED_S, f"host devices of {vm_id}", partial(hostdevs.compare, vm_id))
 

@@ -4,9 +4,10 @@
 import os
 import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import VirtRoom
 from tests.system.virt.conftest import Guest, NewGuest, overlay
+from vdsm_mp.api.errors import StillStarting
 from vdsm_mp.api.errors_virt import VmNotResponding
 from vdsm_mp.virt import leftovers
 from vdsm_mp.virt.keeping import Keeper
@@ -92,3 +94,32 @@ def test_what_was_left_is_looked_at_when_qemu_answers_again(
         last_life.storage.volumes = room.storage.volumes
         eventually(lambda: not notes_left(), within_s=15)
         last_life.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("shutdown", '{"delay":0,"wait":1,"force":false,"end":1.0}'), ("snapshot_job", "what nobody can read")],
+)
+def test_a_stale_note_in_a_vm_that_hangs_does_not_keep_all_vms_from_being_known(
+    room: VirtRoom, new_guest: NewGuest, folder: Path, libvirtd: PrivateLibvirtd, name: str, text: str
+) -> None:
+    guest = new_guest(room)
+    room.state(Keeper).remember(guest.vm_id, **{name: text})
+    room.close()
+    with ExitStack() as hangs:
+        hangs.enter_context(hanging(libvirtd, guest))
+        began = time.monotonic()
+        with VirtRoom(libvirtd.uri, folder) as next_life:
+            next_life.storage.images = room.storage.images
+            eventually(lambda: known(next_life), within_s=60)
+            assert time.monotonic() - began < 15  # libvirt lets who writes into it wait for half a minute
+            hangs.close()
+            eventually(lambda: f"<ovirt-vm:{name}" not in libvirtd.virsh("dumpxml", guest.name), within_s=15)
+            next_life.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+
+
+def known(room: VirtRoom) -> bool:
+    try:
+        return bool(room.call("Host.getVMList"))
+    except StillStarting:
+        return False

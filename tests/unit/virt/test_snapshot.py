@@ -20,6 +20,7 @@ from vdsm_mp.tasks.jobs import Jobs
 from vdsm_mp.virt.keeping import with_devices
 from vdsm_mp.virt.memorysnapshot import Memory
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.patience import Again
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 from vdsm_mp.virt.snapshot import _snapshot, finish_snapshot
 from vdsm_mp.virt.snapshot_record import KEY, Terms
@@ -184,7 +185,7 @@ def test_memory_that_a_dead_worker_left_is_made_whole(tmp_path: Path) -> None:
     vm.remember("x", **{KEY: json.dumps({"jobUUID": "job", "memoryParams": params, "newDrives": new})})
     background = HeldBackground()
     jobs = Jobs(background, cast(Any, SimpleNamespace(publish=lambda event: None)), "virt")
-    finish_snapshot(vm.devices, jobs, "x")
+    finish_snapshot(vm.devices, jobs, Again(background), "x")
     background.run_all()
     assert vm.events == ["decided", "given back", "given back"]
     assert vm.memory.stat().st_size == 8192
