@@ -22,6 +22,7 @@ from tests.system.virt.conftest import Guest, NewGuest, chain_of, image
 from vdsm_mp.api.errors import StillStarting
 from vdsm_mp.api.errors_virt import LibvirtUnavailable, MigrationNotInProgress, VmNotResponding
 from vdsm_mp.api.vm_migration import MigrationParams
+from vdsm_mp.virt import ending
 from vdsm_mp.virt.calling import LATE_S
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.keeping import Keeper
@@ -161,10 +162,11 @@ def test_a_start_that_storage_held_up_starts_nothing_for_a_later_life(
         return threading.Event.wait(gate, timeout)
 
     monkeypatch.setattr(gate, "wait", wait)
+    monkeypatch.setattr(ending, "_START_NOTICES_S", 0.2)
     gate.clear()
     guest = new_guest(room, wait=False)
     assert reached.wait(10)
-    room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)  # waits some seconds for the start to notice
+    room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
     other = image(room, folder)
     path = write_boot_disk(room.storage.images[other["imageID"]], releases=False)
     shutil.chown(path, "vdsm", "kvm")
