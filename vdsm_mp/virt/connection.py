@@ -21,7 +21,7 @@ from typing import Any
 import libvirt
 
 from vdsm_mp.api.errors_virt import LibvirtUnavailable, NoSuchVm, VmNotResponding, VmOperationFailed
-from vdsm_mp.common import log
+from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import eventloop
 from vdsm_mp.virt.calling import Calling, under_way
@@ -68,6 +68,7 @@ class Connection:
         self._listening: list[int] = []
         self.calling = Calling(lambda deadline_s: self._attempt(self._hanging_others, deadline_s))
         self.reconnects = 0
+        self._since_mono = 0.0
 
     def start(self, on_connect: OnConnect, *, wait_s: float = 2.0) -> bool:
         """Begin to connect; True when stock was taken within `wait_s`. Goes on trying for ever otherwise."""
@@ -86,6 +87,11 @@ class Connection:
     @property
     def alive(self) -> bool:
         return self._ready.is_set()
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since libvirtd was reached (again)."""
+        return clock.mono_s() - self._since_mono
 
     def get(self) -> Any:
         """A virConnect for the next call; another one, soon, when calls on it hang. Raises: LibvirtUnavailable."""
@@ -184,7 +190,7 @@ class Connection:
             if not pulse.start():
                 with _unsupported_is_fine():
                     conn.setKeepAlive(*_KEEPALIVE)
-            self._conn = conn
+            self._conn, self._since_mono = conn, clock.mono_s()
             self._on_connect(conn)
         except (libvirt.libvirtError, Error) as error:
             self._why_not = f"it went away while we took stock: {error}"

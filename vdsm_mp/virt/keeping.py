@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must survive us is written into the domain, live and persistent definition alike, before it is acted upon."""
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ from vdsm_mp.virt.registry import Vms
 _NOBODYS_URI = f"{VM_URI}/nobody"
 #: A call is under way in it, or even a command that QEMU has not answered.
 _AT_SOMETHING = (libvirt.VIR_DOMAIN_CONTROL_JOB, libvirt.VIR_DOMAIN_CONTROL_OCCUPIED)
+#: A libvirtd that stood still, or whose client died, may have read a question and not begun with it: on a busy machine
+#: a write through a new connection can come first.
+SETTLES_S = 2.0
 #: Two writers at once are rare, three of them more so.
 _ATTEMPTS = 10
 
@@ -48,6 +52,7 @@ class Keeper:
         """
         record = self._vms.get(vm_id)
         if record is not None and not record.external:
+            threading.Event().wait(max(0.0, SETTLES_S - self._connection.age_s))
             self._set(vm_id, None, _NOBODYS_URI)
 
     def take_turn(self, vm_id: str) -> None:
@@ -56,6 +61,8 @@ class Keeper:
         """
         record = self._vms.get(vm_id)
         if record is not None and not record.external:
+            if self._connection.age_s < SETTLES_S:
+                raise VmNotResponding("libvirt may be about to begin what it was asked before")
             if _at_something(self._connection.domain(vm_id)):
                 raise VmNotResponding("libvirt is at something else with it")
             self._set(vm_id, None, _NOBODYS_URI)

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands in a domain when two write beside each other, on libvirt's own test driver."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import libvirt
+import pytest
 
+from vdsm_mp.api.errors_virt import VmNotResponding
+from vdsm_mp.virt import keeping
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.metadata import VM_URI
 from vdsm_mp.virt.records import VmRecord
@@ -26,6 +30,9 @@ class Line:
         self._conn = libvirt.open(f"test://{folder}/host.xml")
         self.dom = self._conn.lookupByName("test")
         self.meanwhile: Callable[[], None] | None = None
+
+    def controlInfo(self) -> list[int]:
+        return [libvirt.VIR_DOMAIN_CONTROL_OK, 0, 0]
 
     def isActive(self) -> int:
         return int(self.dom.isActive())
@@ -56,7 +63,8 @@ class Records:
 def test_who_waits_for_libvirt_undoes_nothing_that_is_noted_meanwhile(tmp_path: Path) -> None:
     """Not even for a moment: who waits may die in it, and libvirt does what it was asked all the same."""
     line, records = Line(tmp_path), Records()
-    keeper = Keeper(cast(Any, SimpleNamespace(domain=lambda vm_id: line)), cast(Any, records))
+    connection = SimpleNamespace(domain=lambda vm_id: line, age_s=60.0)
+    keeper = Keeper(cast(Any, connection), cast(Any, records))
     keeper.remember("x", before=1)
 
     def another_notes_then_we_die() -> None:
@@ -71,3 +79,30 @@ def test_who_waits_for_libvirt_undoes_nothing_that_is_noted_meanwhile(tmp_path: 
     assert line.meanwhile is None  # it was asked
     assert "newer" in line.dom.metadata(ELEMENT, VM_URI)
     assert "before" in line.dom.metadata(ELEMENT, VM_URI)
+
+
+def test_what_libvirt_has_read_and_not_begun_is_given_time_to_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A libvirtd that stood still has old questions and new ones at the same moment."""
+    monkeypatch.setattr(keeping, "SETTLES_S", 0.3)
+    line, reached = Line(tmp_path), time.monotonic()
+
+    class Reached:
+        """Just now."""
+
+        @property
+        def age_s(self) -> float:
+            return time.monotonic() - reached
+
+        def domain(self, vm_id: str) -> Line:
+            return line
+
+    keeper, asked = Keeper(cast(Any, Reached()), cast(Any, Records())), list[float]()
+    line.meanwhile = lambda: asked.append(time.monotonic())
+    with pytest.raises(VmNotResponding):
+        keeper.take_turn("x")
+    assert asked == []
+    keeper.await_turn("x")
+    assert asked[0] >= reached + 0.3
+    keeper.take_turn("x")
