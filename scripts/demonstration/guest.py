@@ -8,6 +8,7 @@ the kernel changes.
 import fcntl
 import gzip
 import hashlib
+import lzma
 import os
 import re
 import shutil
@@ -95,16 +96,22 @@ def kernel_files(package: str, log: Path) -> tuple[Path, Path]:
         _unpack(package, tree, log)
     image = next(tree.glob("boot/vmlinuz-*"))
     version = image.name.removeprefix("vmlinuz-")
+    if not (tree / "lib").exists():
+        (tree / "lib").symlink_to("usr/lib")  # kernels of Debian 13 lie there, and are looked for here
     run(["depmod", "-b", tree, version], why="reading the guest kernel's modules", log=log)
     return image, tree / "lib/modules" / version
 
 
 def add_modules(root: Path, folder: Path, wanted: Sequence[str]) -> None:
     """Into `root`/modules, with what they depend on; their names in the order of loading into `root`/modules.order."""
-    order = _modules(folder, wanted)
-    for module in order:
-        shutil.copy(folder / module, root / "modules" / Path(module).name)
-    (root / "modules.order").write_text("".join(f"{Path(m).name}\n" for m in order))
+    names = []
+    for module in _modules(folder, wanted):
+        content, name = (folder / module).read_bytes(), Path(module).name
+        if name.endswith(".xz"):  # as Debian 13 has them; busybox takes them plain
+            content, name = lzma.decompress(content), name.removesuffix(".xz")
+        (root / "modules" / name).write_bytes(content)
+        names.append(f"{name}\n")
+    (root / "modules.order").write_text("".join(names))
 
 
 def pack(root: Path, initrd: Path) -> None:
