@@ -39,4 +39,4 @@ def test_a_disk_that_hangs_holds_up_no_other_folder_and_one_thread(dead_disk: Ha
     assert len(os.listdir("/proc/self/task")) == threads + 1
     dead_disk.go_on()
     eventually(lambda: set(free.mib()) == {str(dead_disk.target), str(tmp_path)})
-    assert len(os.listdir("/proc/self/task")) == threads
+    eventually(lambda: len(os.listdir("/proc/self/task")) == threads)  # the kernel lets go of one a moment later
