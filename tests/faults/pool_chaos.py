@@ -69,6 +69,8 @@ def die(engine: Engine, what: str, host: StorageHost) -> None:
 
 
 DEATHS = ("storage", "storage", "storage", "io", "io", "helper", "master", "host", "sanlock", "none")
+#: VDSM_MP_CHAOS_HARMS chooses some, by their names.
+_CHOSEN = os.environ.get("VDSM_MP_CHAOS_HARMS", "")
 
 
 def helpers(session: int) -> list[int]:
@@ -86,7 +88,7 @@ def play(engine: Engine, disks: Disks, outcome: dict[str, Any]) -> None:
     for _ in range(engine.random.choice((0, 1, 2))):
         engine.make_volume(clear=engine.random.random() < 0.5)
     change = engine.random.choice(changes(engine))
-    what = engine.random.choice(DEATHS)
+    what = engine.random.choice([one for one in DEATHS if not _CHOSEN or one in _CHOSEN.split(",")])
     host = engine.spm if engine.random.random() < 0.7 else engine.random.choice(engine.hosts)
     was_spm, pid = host is engine.spm, host.house.pid_of("storage")
     print(f"round {outcome['rounds']}: {change.name}, {what} of host {host.host_id} dies", file=sys.stderr, flush=True)

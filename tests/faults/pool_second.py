@@ -59,10 +59,11 @@ class SecondPool:
         """Whatever it does there; not being there is fine."""
         if self.pool_id not in host.call("Host.getConnectedStoragePools"):
             return
-        for task_id in host.call("Host.getAllTasksStatuses"):
-            eventually(partial(over, host, task_id), within_s=30)
-            host.call("Task.clear", taskID=task_id)
-        with contextlib.suppress(RemoteError):  # it has not the role
+        status = host.call("StoragePool.getSpmStatus", storagepoolID=self.pool_id)["spmStatus"]
+        if status != "Free":  # a host that died there has not the role, and lists no tasks
+            for task_id in host.call("Host.getAllTasksStatuses"):
+                eventually(partial(over, host, task_id), within_s=30)
+                host.call("Task.clear", taskID=task_id)
             host.call("StoragePool.spmStop", storagepoolID=self.pool_id)
         host.call("StoragePool.disconnect", storagepoolID=self.pool_id, hostID=host.host_id, scsiKey="")
 
