@@ -83,6 +83,7 @@ class Callbacks:
             migrated = detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED
             saved = detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED
             self._vms.move(vm_id, lambda life: machine.on_stopped(life, migrated=migrated, saved=saved))
+            self._vms.change(vm_id, lambda one: replace(one, stop_told=True))
         elif event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED:
             io_error = detail == libvirt.VIR_DOMAIN_EVENT_SUSPENDED_IOERROR
             postcopy = detail == libvirt.VIR_DOMAIN_EVENT_SUSPENDED_POSTCOPY

@@ -46,6 +46,8 @@ _PAUSE_CODES = {
     libvirt.VIR_DOMAIN_DISK_ERROR_UNSPEC: "EIO",
 }
 _RETRY_S = 1.0
+#: An event comes in milliseconds, or is lost with its connection.
+_EVENT_S = 1.0
 
 
 class Ender:
@@ -94,17 +96,20 @@ class Ender:
             self._starter.wait_ended(vm_id, _START_NOTICES_S)
         if record.life.status is not VmStatus.DOWN:
             self._hooks.before_destroy(record)
-            self._end(vm_id, graceful_attempts)
+            if self._end(vm_id, graceful_attempts):
+                # Its event comes over another connection, and is not to meet a VM that is created next by this id.
+                self._vms.await_change(vm_id, lambda one: one.stop_told, _EVENT_S)
             self._vms.move(vm_id, machine.on_stopped)
         self._undefine(vm_id)
         self._vms.forget(vm_id)
         self._stats.forget(vm_id)
 
-    def _end(self, vm_id: str, graceful_attempts: int) -> None:
+    def _end(self, vm_id: str, graceful_attempts: int) -> bool:
+        """Was it still there to be ended? Raises: DestroyFailed, LibvirtUnavailable."""
         try:
             dom = self._connection.domain(vm_id)
         except NoSuchVm:
-            return
+            return False
         # SIGTERM lets QEMU write out what it caches; whatever does not react to it is killed.
         for flags in [libvirt.VIR_DOMAIN_DESTROY_GRACEFUL] * graceful_attempts + [libvirt.VIR_DOMAIN_DESTROY_DEFAULT]:
             try:
@@ -112,14 +117,14 @@ class Ender:
             except libvirt.libvirtError as error:
                 code = error.get_error_code()
                 if code == libvirt.VIR_ERR_NO_DOMAIN or (code == libvirt.VIR_ERR_OPERATION_INVALID and not _runs(dom)):
-                    return
+                    return False
                 stubborn = code in (libvirt.VIR_ERR_OPERATION_FAILED, libvirt.VIR_ERR_SYSTEM_ERROR)
                 if stubborn and flags == libvirt.VIR_DOMAIN_DESTROY_GRACEFUL:
                     logger.warning("vm=%s did not end gracefully: %s", vm_id, error)
                     continue
                 raise translate(error, vm_id, DestroyFailed) from error
-            else:
-                return
+            break
+        return True
 
     def _undefine(self, vm_id: str) -> None:
         try:

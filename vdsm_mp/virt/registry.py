@@ -40,6 +40,7 @@ class Vms:
         self._publish = publisher.publish
         self._records: dict[str, VmRecord] = {}
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._known = False
         self.describe: Describe = lambda record: {}
         self.perform: Perform = lambda record, what: None
@@ -113,7 +114,15 @@ class Vms:
             if tell and new.life.status is not VmStatus.DOWN:
                 stats = self.describe(new)
                 self._tell(new, {key: stats[key] for key in tell if key in stats})
+            self._changed.notify_all()
         return new
+
+    def await_change(self, vm_id: str, done: Callable[[VmRecord], bool], within_s: float) -> bool:
+        """Until somebody changes it so, or it is unknown. False: that did not happen."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: (record := self._records.get(vm_id)) is None or done(record), within_s
+            )
 
     def move(self, vm_id: str, how: Callable[[Life], Move]) -> VmRecord | None:
         """Apply a function of `machine`, publish what it says, and hand the rest to `perform`. None = unknown VM."""

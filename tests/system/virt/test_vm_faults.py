@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import libvirt
 import pytest
 
 from tests.support.bootsector import hellos, write_boot_disk
@@ -150,6 +151,29 @@ def test_an_end_that_is_tidied_up_late_takes_nothing_from_the_next_life(
         assert next_life.status(guest.vm_id) == "Up"
         guest.keeps_ticking()
         next_life.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+
+
+def test_what_libvirt_tells_late_of_an_end_is_not_taken_for_the_end_of_the_next_life(
+    room: VirtRoom, new_guest: NewGuest
+) -> None:
+    guest = new_guest(room)
+    held, goes_on = threading.Event(), threading.Event()
+
+    def hold(timer: int, opaque: object) -> None:
+        libvirt.virEventRemoveTimeout(timer)
+        held.set()
+        goes_on.wait(10)
+
+    libvirt.virEventAddTimeout(0, hold, None)  # who delivers events is busy with another one
+    assert held.wait(10)
+    threading.Timer(0.8, goes_on.set).start()
+    room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+    room.create(vm_xml(guest.vm_id, serial=guest.serial, disk=guest.disk), guest.vm_id)
+    eventually(lambda: room.status(guest.vm_id) in ("Up", "Powering up"), within_s=30)
+    assert goes_on.wait(10)
+    room.call("VM.pause", vmID=guest.vm_id)  # told behind the other
+    eventually(lambda: room.status(guest.vm_id) == "Paused")
+    room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
 
 
 def test_a_start_that_storage_held_up_starts_nothing_for_a_later_life(
