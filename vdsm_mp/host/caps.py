@@ -9,6 +9,7 @@ Engines cast field by field: a number that must be a string, or a null, loses th
 
 import os
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -117,7 +118,7 @@ class Capabilities:
 
     def _ask_network(self) -> dict[str, Any]:
         """Of what was told last, an engine that has just set networks up would read that it had not."""
-        until, pause = clock.mono_s() + _NETWORK_BACK_S, threading.Event()
+        until = clock.mono_s() + _NETWORK_BACK_S
         while True:
             try:
                 found: dict[str, Any] = self._call.ask(GetNetworkFacts(), deadline_s=_NETWORK_S)
@@ -126,7 +127,7 @@ class Capabilities:
                     raise
             else:
                 return found
-            pause.wait(_TICK_S)
+            time.sleep(_TICK_S)
 
     def _of_hypervisor(self, known: HypervisorFacts) -> dict[str, Any]:
         flags = [*self._flags, *(f"model_{name}" for name in known.models)]

@@ -25,18 +25,19 @@ class FreeSpace:
 
     def mib(self) -> dict[str, int]:
         """{folder: MiB}, without those that cannot be asked."""
-        for path in self._paths:
-            if path not in self._asked:
-                self._answers.pop(path, None)
-                self._asked[path] = threading.Thread(target=partial(self._ask, path), name=f"free {path}", daemon=True)
-                self._asked[path].start()
+        fresh = [path for path in self._paths if path not in self._asked]
+        for path in fresh:
+            self._answers.pop(path, None)
+            self._asked[path] = threading.Thread(target=partial(self._ask, path), name=f"free {path}", daemon=True)
+            self._asked[path].start()
         until = time.monotonic() + _PATIENCE_S
         for path, thread in list(self._asked.items()):
-            thread.join(max(0.0, until - time.monotonic()))
-            if thread.is_alive():
-                logger.warning("%s does not tell its free space: its disk hangs", path)
-            else:
+            # One that hung before is not waited for again: it is looked at each time.
+            thread.join(max(0.0, until - time.monotonic()) if path in fresh else 0.0)
+            if not thread.is_alive():
                 del self._asked[path]
+            elif path in fresh:  # told once, not with each sample
+                logger.warning("%s does not tell its free space: its disk hangs", path)
         return {path: self._answers[path] for path in self._paths if path in self._answers}
 
     def _ask(self, path: str) -> None:

@@ -10,7 +10,6 @@ a deletion that did not end well.
 import logging
 import threading
 
-from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.ports import Background
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
@@ -19,6 +18,7 @@ from vdsm_mp.storage.pool import Pools
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.spm import Spm, SpmState
+from vdsm_mp.storage.volume_file import image_path
 from vdsm_mp.tasks.progress import Progress
 
 _log = logging.getLogger("storage.delete")
@@ -52,10 +52,8 @@ class Remnants:
     def on_verdict(self, sd_id: str, valid: bool) -> None:
         """It was activated, or can be reached again."""
         if valid and self._is_spm(sd_id):
-            try:
-                self._background.start(f"sweep {sd_id}", lambda: self._sweep(sd_id), key=f"sweep {sd_id}")
-            except Busy:
-                self.expect(sd_id)
+            # Not `start`: a check whose listener fails would call the domain invalid.
+            self._background.later(0.0, f"sweep {sd_id}", lambda: self._sweep(sd_id), key=f"sweep {sd_id}")
 
     def expect(self, sd_id: str) -> None:
         """A deletion there did not end well: remnants may be there, or come."""
@@ -98,7 +96,7 @@ class Remnants:
         progress.check()
         name = ("image", domain.sd_id, image_of_remnant(remnant))
         with self._resources.claim("sweep", exclusive=(name,), within_s=_TURN_S):
-            if not domain.io.exists(f"images/{remnant}"):
+            if not domain.io.exists(image_path(remnant)):
                 return
         _log.info("domain %s: %s is removed", domain.sd_id, remnant)
         remove_remnant(domain, remnant, progress)

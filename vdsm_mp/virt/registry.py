@@ -100,6 +100,7 @@ class Vms:
     def forget(self, vm_id: str) -> None:
         with self._lock:
             self._records.pop(vm_id, None)
+            self._changed.notify_all()
 
     def change(self, vm_id: str, how: Callable[[VmRecord], VmRecord], *, tell: tuple[str, ...] = ()) -> VmRecord | None:
         """Replace a record; None when it is unknown. tell: statistics keys to publish with the status afterwards.

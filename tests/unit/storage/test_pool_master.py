@@ -26,6 +26,7 @@ from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import Role
 from vdsm_mp.storage.domain_metadata import DomainMetadata, parse, serialize
 from vdsm_mp.storage.locks import ClusterLock, Lease, LocalLock
+from vdsm_mp.storage.monitors import Monitors
 from vdsm_mp.tasks.registry import Tasks
 
 pytestmark = needs_program("qemu-img")
@@ -481,11 +482,15 @@ def test_a_domain_is_valid_though_there_is_no_thread_to_look_at_its_role(
         start(background, name, job, key=key)
 
     refused: list[str] = []
+    told: list[str] = []
     monkeypatch.setattr(ThreadBackground, "start", full)
+    monitors = next(one for one in spm.room.room.state if isinstance(one, Monitors))
+    monkeypatch.setattr(monitors, "on_verdict", [*monitors.on_verdict, lambda sd_id, valid: told.append(sd_id)])
     second = add_domain(spm, "second")
     found = eventually(lambda: (row := spm.call("Host.getStorageRepoStats")[second])["actual"] and row)
     assert (found["valid"], found["code"]) == (True, 0)
-    assert eventually(lambda: refused)  # those who listen are told behind what vitals read
+    eventually(lambda: second in told)  # the last of those who listen, which are told behind what vitals read
+    assert refused == []
 
 
 def test_names_are_changed_by_the_spm(spm: StorageRoom) -> None:
