@@ -43,6 +43,15 @@ def test_a_change_that_nobody_confirms_is_undone(host: Namespace) -> None:
     assert host.do("facts")["networks"] == {}
 
 
+def test_a_change_that_a_stop_undoes_tells_how_long_it_was_waited_for(host: Namespace) -> None:
+    before = host.links()
+    host.do("drain")
+    with pytest.raises(Refused, match=r"No confirmation within 0\.\d s, when the agent was told to stop,") as refused:
+        host.do("setup", {"ovirtmgmt": MANAGEMENT}, {}, {**CHECK, "connectivityTimeout": 30})
+    assert refused.value.code == 10
+    assert host.links() == before
+
+
 def test_a_change_that_is_confirmed_stays(host: Namespace) -> None:
     host.do("confirm_from_now_on")
     host.do("setup", {"ovirtmgmt": MANAGEMENT}, {}, {**CHECK, "connectivityTimeout": 20})

@@ -58,7 +58,8 @@ class Worker:
             setattr(store, word, moments.dying(getattr(store, word)))
         self.watch = Watch()
         self.watch.open()
-        self.networks = Networks(self.root, self.watch, store)
+        self.draining = False
+        self.networks = Networks(self.root, self.watch, store, lambda: self.draining)
         self.mirrors = Mirrors(self.root)
         self._closed = threading.Event()
         self.time = 1000.0
@@ -86,6 +87,10 @@ class Worker:
             return do(*arguments, **named)
 
         self.root.do = confirming  # type: ignore[method-assign]
+
+    def drain(self) -> None:
+        """As if the agent had been told to stop."""
+        self.draining = True
 
     def facts(self) -> dict[str, Any]:
         return caps.facts(self.watch.now(), self.networks.config, Vars(), [])

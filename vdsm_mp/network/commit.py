@@ -173,9 +173,11 @@ class Networks:
         self._confirmed.clear()
         began = mono_s()
         while not self._confirmed.wait(_LOOK_S):
-            # Told to stop: nobody can confirm any more, and root still answers.
-            if self._draining() or mono_s() - began >= seconds:
+            waited_s = mono_s() - began
+            if waited_s >= seconds:
                 raise ConnectivityLost(seconds)
+            if self._draining():  # nobody can confirm any more, and root still answers
+                raise ConnectivityLost(waited_s, stopping=True)
         logger.info("confirmed after %.1f s that the host is still reached", mono_s() - began)
 
     def _undo(self, operations: Iterable[Operation]) -> None:
