@@ -79,14 +79,12 @@ class UsedBond(Conflict):
 
 
 class ConnectivityLost(Failed):
-    """Nobody confirmed in time that the host can still be reached; the change was undone.
-
-    waited_s: how long it was waited for. stopping: it would have been longer, but the agent was told to stop.
-    """
+    """Nobody confirmed in time that the host can still be reached; the change was undone."""
 
     code = 10
     msg = "No confirmation within {self.waited} that the host is still reached; the network change was undone"
 
     def __init__(self, waited_s: float, stopping: bool = False) -> None:
+        """stopping: it would have been waited for longer, but the agent was told to stop."""
         super().__init__(waited_s, stopping)
         self.waited = f"{waited_s:.1f} s, when the agent was told to stop," if stopping else f"{waited_s:g} s"
