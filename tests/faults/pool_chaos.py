@@ -91,6 +91,7 @@ def play(engine: Engine, disks: Disks, outcome: dict[str, Any]) -> None:
     what = engine.random.choice([one for one in DEATHS if not _CHOSEN or one in _CHOSEN.split(",")])
     host = engine.spm if engine.random.random() < 0.7 else engine.random.choice(engine.hosts)
     was_spm, pid = host is engine.spm, host.house.pid_of("storage")
+    term = engine.spm_status(host)["spmLver"]
     print(f"round {outcome['rounds']}: {change.name}, {what} of host {host.host_id} dies", file=sys.stderr, flush=True)
     errors: list[str] = []
 
@@ -115,7 +116,7 @@ def play(engine: Engine, disks: Disks, outcome: dict[str, Any]) -> None:
     disks.end()
     if what == "sanlock" and was_spm:
         # The lease is gone, and whoever had it must notice within the watchdog's pause.
-        eventually(lambda: noticed(engine, host, pid), within_s=40)
+        eventually(lambda: noticed(engine, host, pid, term), within_s=40)
     engine.settle()
     if errors:
         print(f"  {errors}", file=sys.stderr, flush=True)
@@ -136,10 +137,11 @@ def play(engine: Engine, disks: Disks, outcome: dict[str, Any]) -> None:
     outcome["changes"][change.name] += 1
 
 
-def noticed(engine: Engine, host: StorageHost, pid: int) -> bool:
-    """The role is given up, or the worker that had it is gone."""
+def noticed(engine: Engine, host: StorageHost, pid: int, term: int) -> bool:
+    """The role is given up, maybe taken anew since (a rebuilt master's is), or the worker that had it is gone."""
     try:
-        return host.house.worker("storage")["pid"] != pid or engine.spm_status(host)["spmStatus"] != "SPM"
+        status = engine.spm_status(host)
+        return host.house.worker("storage")["pid"] != pid or (status["spmStatus"], status["spmLver"]) != ("SPM", term)
     except Error:
         return True  # of no pool any more
 
