@@ -162,6 +162,21 @@ def test_the_writer_writes_the_last_lines_and_goes_with_a_killed_master(house: R
     eventually(lambda: state_of(writer) in ("", "Z"), within_s=5)
 
 
+def test_a_stopped_writer_goes_with_a_killed_master_too_after_the_last_line(house: RunningHouse) -> None:
+    writer = writer_of(house)
+    os.kill(writer, signal.SIGSTOP)
+    os.kill(writer, signal.SIGCONT)  # by itself that says nothing
+    os.kill(writer, signal.SIGSTOP)
+    assert house.process is not None
+    house.process.send_signal(signal.SIGHUP)
+    eventually(lambda: house.status()["log"]["waiting_bytes"])
+    house.process.kill()
+    house.process.wait(5)
+    eventually(lambda: state_of(writer) in ("", "Z"), within_s=5)
+    assert "log files opened again" in house.log_text()
+    assert "the log's writer ended" not in house.log_text()
+
+
 def test_a_rotated_file_is_held_by_nobody(house: RunningHouse) -> None:
     log = house.root / "log/vdsm.log"
     holding = [pid for pid in house.all_pids() if str(log) in _open_files(pid)]

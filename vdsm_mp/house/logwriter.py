@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import time
+from functools import partial
 from typing import Any
 
 from vdsm_mp.common import kernel, log, logroad
@@ -43,15 +44,18 @@ class LogWriter:
         """Fork it. Lines wait on the road until then."""
         ends = (self._road.start.fileno(), self._road.end.fileno())
         try:
-            self._process = spawn.fork("log", self._main, ends, with_pipe=False, ends_with_us=signal.SIGTERM)
+            main = partial(self._main, os.getpid())
+            # SIGCONT: the one signal but SIGKILL that reaches a writer which somebody has stopped.
+            self._process = spawn.fork("log", main, ends, with_pipe=False, ends_with_us=signal.SIGCONT)
         except OSError as error:
             self._next_mono = time.monotonic() + PAUSE_S
             logger.error("the log's writer cannot be forked: %s", error)
 
-    def _main(self, _pipe: socket.socket, _stacks_fd: int) -> int:
+    def _main(self, master: int, _pipe: socket.socket, _stacks_fd: int) -> int:
         log.take(None)
         self._road.start.close()
         signal.signal(signal.SIGTERM, _leave)
+        signal.signal(signal.SIGCONT, lambda *_: _leave() if os.getppid() != master else None)
         try:
             log.write_from(self._road)
         except _ToldToLeave:
