@@ -2,9 +2,10 @@
 """Run a program: an argv list, a deadline, bounded output, and one translated error when it goes wrong.
 
 Called from pool threads. Never uses a shell, and never waits for a child that even SIGKILL does not end (state D):
-that one is put aside and reaped later. A program runs in a process group of its own inside the worker's session, so
-killing it takes its children along, and the master sweeps the session when the worker dies. `setpriv`, where there is
-one, makes the kernel kill the program together with the thread that waits for it.
+that one is put aside and reaped later. A program runs in a process group of its own inside the worker's session.
+Killing it takes its children along, also those that have gone into sessions of their own, and the master sweeps the
+worker's session when that dies. `setpriv`, where there is one, makes the kernel kill the program together with the
+thread that waits for it.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from functools import cache
 
 import msgspec
 
-from vdsm_mp.common import log
+from vdsm_mp.common import kernel, log
 from vdsm_mp.common.errors import Failed, Unavailable
 from vdsm_mp.common.talk import Talk
 
@@ -162,8 +163,12 @@ def _start(
 
 
 def _kill(child: subprocess.Popen[bytes]) -> bool:
-    """SIGKILL the child's whole group. False when it is still there after a moment: then it is put aside."""
+    """SIGKILL the child's whole group and its descendants. False when it is still there after a moment: then it is put
+    aside."""
     if child.poll() is None:
+        for pid in kernel.descendants(child.pid):
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # as below
+                os.kill(pid, signal.SIGKILL)
         try:
             os.killpg(child.pid, signal.SIGKILL)
         except ProcessLookupError:

@@ -106,6 +106,16 @@ def in_session(session: int) -> list[ProcessFacts]:
     return found
 
 
+def descendants(pid: int) -> list[int]:
+    """Children, theirs, and so on, as far as nobody between has ended."""
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # gone meanwhile
+            for child in map(int, path.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
 def who_has_open(path: str) -> int:
     """The pid of a process that has this file open, removed since or not; 0 when nobody has, or we may not look."""
     wanted = (path, f"{path} (deleted)")

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
 LOST_CAP = 10
@@ -96,7 +97,7 @@ class Children:
             return child
 
     def _put_down(self, child: subprocess.Popen[bytes]) -> None:
-        _kill_group(child)
+        _kill_family(child)
         try:
             child.communicate(timeout=2)
         except subprocess.TimeoutExpired:
@@ -109,13 +110,26 @@ class Children:
             self._closed = True
             running = list(self._running)
         for child in running:
-            _kill_group(child)
+            _kill_family(child)
         until = time.monotonic() + 2
         for child in running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(max(0.01, until - time.monotonic()))
 
 
-def _kill_group(child: subprocess.Popen[bytes]) -> None:
+def _kill_family(child: subprocess.Popen[bytes]) -> None:
+    """Its group, and what has left that but has not been left: what is to serve a mount, before it is mounted."""
+    for pid in _descendants(child.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            for child in map(int, path.read_text(encoding="ascii").split()):
+                found += [child, *_descendants(child)]
+    return found

@@ -34,10 +34,11 @@ def test_a_missing_program_is_a_failure_with_its_name() -> None:
         run(["no-such-program"], deadline_s=10)
 
 
-def test_a_program_that_overstays_is_killed_with_its_children() -> None:
+@pytest.mark.parametrize("apart", ["", "setsid"])
+def test_a_program_that_overstays_is_killed_with_its_children(apart: str) -> None:
     seen: list[bytes] = []
     with pytest.raises(CommandOverdue):
-        run(["sh", "-c", "sleep 77 & echo $!; wait"], deadline_s=0.3, on_output=seen.append)
+        run(["sh", "-c", f"{apart} sleep 77 & echo $!; wait"], deadline_s=0.5, on_output=seen.append)
     grandchild = int(b"".join(seen))
     eventually(lambda: not os.path.exists(f"/proc/{grandchild}") or _state(grandchild) == "Z", within_s=5)
 
