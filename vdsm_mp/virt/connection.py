@@ -230,6 +230,11 @@ def translated(vm_id: str = "", failed: Callable[[str], Error] = VmOperationFail
             yield
     except libvirt.libvirtError as error:
         raise translate(error, vm_id, failed) from error
+    except ValueError as error:
+        # Python's own, on the way into libvirt, which has C's strings.
+        if "embedded null" not in str(error):
+            raise
+        raise failed("libvirt knows no name with a NUL in it") from error
 
 
 @contextlib.contextmanager

@@ -493,3 +493,8 @@ def test_devices_that_are_not_there_are_told_so(tmp_path: Path) -> None:
             room.call("Host.hostdevReattach", deviceName=CARD)
         assert room.call("Host.hostdevReattach", deviceName="scsi_host1")
         assert not (tmp_path / "hostdev").exists()
+
+
+def test_a_name_with_a_nul_is_refused_and_no_bug_of_ours(tmp_path: Path) -> None:
+    with VirtRoom("test:///default", tmp_path) as room, pytest.raises(VmOperationFailed, match="NUL"):
+        room.call("Host.hostdevReattach", deviceName="computer\0")
