@@ -17,7 +17,7 @@ from vdsm_mp.storage.image_delete import image_of_remnant, remnants_of, remove_r
 from vdsm_mp.storage.pool import Pools
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
-from vdsm_mp.storage.spm import Spm, SpmState
+from vdsm_mp.storage.spm import Spm
 from vdsm_mp.storage.volume_file import image_path
 from vdsm_mp.tasks.progress import Progress
 
@@ -103,4 +103,4 @@ class Remnants:
 
     def _is_spm(self, sd_id: str) -> bool:
         state = self._pools.state
-        return self._spm.state is SpmState.SPM and state is not None and sd_id in state.domains
+        return self._spm.ours and state is not None and sd_id in state.domains

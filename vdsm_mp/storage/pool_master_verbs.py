@@ -46,6 +46,7 @@ def reconstruct(ask: ReconstructMaster, spm: Spm, pools: Pools, masters: MasterM
     check_description(ask.master_sd_id, ask.name)
     names = (("pool", ask.pool_id), ("domain", ask.master_sd_id))
     with resources.claim("StoragePool.reconstructMaster", exclusive=names):
+        spm.refuse_if_spm(ask.pool_id)  # it may have begun to be it while this waited
         before = pools.state
         connected = before if before is not None and before.pool_id == ask.pool_id else None
         state = PoolState(

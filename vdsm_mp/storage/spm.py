@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SPM role of this host: take it, keep it, give it up.
 
-    FREE -> CONTEND -> SPM -> FREE            any failure while contending: back to FREE, what was taken is given back
+Its states, and that each step is taken once, are `spm_role.py`.
 
 The role is the SDM lease of the master domain, held by this very process, plus the stored tasks in memory.
 
@@ -15,12 +15,19 @@ While the role lasts, hosts are answered (`mailbox.py`) and the lease is looked 
 the process ends at once (`panic`): stopping politely would mean more writes after another host may have begun its own.
 """
 
-import enum
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from vdsm_mp.api.errors import Busy
-from vdsm_mp.api.errors_storage import DomainVersionTooNew, IsSpm, LockNotInspected, NotSpm, WrongMaster
+from vdsm_mp.api.errors_storage import (
+    DomainVersionTooNew,
+    HostIdNotReleased,
+    IsSpm,
+    LockNotInspected,
+    NotSpm,
+    WrongMaster,
+)
 from vdsm_mp.api.ports import Background, Timer
 from vdsm_mp.api.spm import SpmStatus
 from vdsm_mp.common.errors import Error
@@ -33,6 +40,8 @@ from vdsm_mp.storage.pool import Pools
 from vdsm_mp.storage.pool_state import PoolState
 from vdsm_mp.storage.pool_upgrade import Upgrades
 from vdsm_mp.storage.resources import Resources
+from vdsm_mp.storage.spm_role import Role as SpmRole
+from vdsm_mp.storage.spm_role import SpmState
 from vdsm_mp.tasks.registry import Tasks
 from vdsm_mp.tasks.run import TaskRun
 from vdsm_mp.tasks.store import TaskStore
@@ -45,18 +54,12 @@ _UNKNOWN_LOOKS = 3
 TASKS_PATH = "master/tasks"
 #: Hosts whose mailboxes are read, as long as nobody says how many there are.
 _HOSTS = 250
-
-
-class SpmState(enum.Enum):
-    """value: as the engine reads it."""
-
-    FREE = "Free"
-    CONTEND = "Contend"
-    SPM = "SPM"
+#: For a client that waits for the id of a task.
+_CLAIM_S = 50.0
 
 
 class Spm:
-    """The role. Changes are serialised by the callers' claim on the pool; readers look at `state`."""
+    """The role. Verbs that begin or end it have a claim on the pool; ends that cannot wait for one have not."""
 
     def __init__(
         self,
@@ -83,44 +86,51 @@ class Spm:
         self.after_start: Callable[[PoolState], None] | None = None
         self._background = background
         self._panic = panic
-        self._state = SpmState.FREE
+        self._role = SpmRole()
         self._lver = -1
         self._timer: Timer | None = None
         self._unknown = 0
 
     @property
     def state(self) -> SpmState:
-        return self._state
+        """As clients read it."""
+        return self._role.state
+
+    @property
+    def ours(self) -> bool:
+        """Something of the role may begin."""
+        return self._role.ours
 
     def require(self, pool_id: str) -> PoolState:
         """For verbs of the SPM. Raises: PoolNotConnected (309), NotSpm (654)."""
         state = self._pools.require(pool_id)
-        if self._state is not SpmState.SPM:
+        if not self._role.ours:
             raise NotSpm(pool_id, "this host is not SPM")
         return state
 
     def require_any(self) -> PoolState:
         """For verbs that name no pool. Raises: NotSpm (654)."""
         state = self._pools.state
-        if state is None or self._state is not SpmState.SPM:
+        if state is None or not self._role.ours:
             raise NotSpm(state.pool_id if state else "-", "this host is not SPM")
         return state
 
     def refuse_if_spm(self, pool_id: str) -> None:
-        """Raises: IsSpm (656)."""
-        if self._state is not SpmState.FREE:
-            raise IsSpm(pool_id, "this host is SPM")
+        """Nor does it become SPM while the caller has its claim on the pool. Raises: IsSpm (656)."""
+        if self._role.state is not SpmState.FREE:
+            raise IsSpm(pool_id, f"this host is {self._role.state.value}")
 
     def status(self, pool_id: str) -> SpmStatus:
         """StoragePool.getSpmStatus. Raises: PoolNotConnected."""
         pool = self._pools.require(pool_id)
         lver, spm_id = self._facts(pool)
-        return SpmStatus(status=self._state.value, lver=lver, spm_id=spm_id)
+        return SpmStatus(status=self.state.value, lver=lver, spm_id=spm_id)
 
     def _facts(self, pool: PoolState) -> tuple[int, int]:
         """(lver, host id) of whoever has the role; -1 when nobody, or when it cannot be told."""
-        if self._state is SpmState.SPM:
-            return self._lver, pool.host_id
+        lver = self._lver  # before the state, after which it goes
+        if self.state is SpmState.SPM:
+            return lver, pool.host_id
         master = self._pools.master(pool)
         if not pool.memory:
             disk = decode_pool(master.sd_id, master.refresh().pairs)
@@ -141,21 +151,32 @@ class Spm:
         Raises: PoolNotConnected, IsSpm (656).
         """
         self._pools.require(pool_id)
-        if self._state is not SpmState.FREE:
-            raise IsSpm(pool_id, f"this host is {self._state.value} already")
-        self._state = SpmState.CONTEND
-        try:
-            return self._tasks.start(
-                "spmStart",
-                lambda run: self._contend(run, pool_id, max_version, hosts or _HOSTS),
-                spm=False,
-                key=f"spm {pool_id}",
-            )
-        except Error:
-            self._state = SpmState.FREE
-            raise
+        self.refuse_if_spm(pool_id)  # before the wait for the claim, which whoever has the role may hold for long
+        with self._resources.claim("StoragePool.spmStart", exclusive=(("pool", pool_id),), within_s=_CLAIM_S):
+            self._pools.require(pool_id)
+            self._role.contend(pool_id)
+            times = self._role.times
+            try:
+                return self._tasks.start(
+                    "spmStart",
+                    lambda run: self._contend(run, pool_id, max_version, hosts or _HOSTS),
+                    spm=False,
+                    key=f"spm {pool_id}",
+                    on_failure=lambda: self._never_begun(times),
+                )
+            except Error:
+                self._role.ended()
+                raise
+
+    def _never_begun(self, times: int) -> None:
+        """Its task was stopped before its turn; one that had it has given the role up by now."""
+        with self._role.still():
+            if self._role.times == times and self._role.begin_failure():
+                self._role.ended()
 
     def _contend(self, run: TaskRun, pool_id: str, max_version: int | None, hosts: int) -> None:
+        seat: tuple[PoolState, ClusterLock] | None = None
+        lease: ClusterLock | None = None
         try:
             pool = self._pools.require(pool_id)
             master = self._pools.master(pool)
@@ -163,25 +184,39 @@ class Spm:
             if max_version is not None and version > max_version:
                 raise DomainVersionTooNew(master.sd_id, f"it has version {version}, the pool {max_version}")
             lock = self._locks.of(master)
-            lock.wait_host_id(pool.host_id)
+            seat = pool, lock
+            lock.wait_host_id(pool.host_id, wanted=partial(self._pools.watches, master.sd_id))
             run.check()
             lock.acquire(lock.sdm, pool.host_id)
-        except Exception:
-            self._state = SpmState.FREE
-            raise
-        try:
+            lease = lock
             with self._resources.claim("StoragePool.spmStart", exclusive=(("pool", pool_id),)):
                 self._refuse_if_moved(pool)
                 self._begin(pool, master, lock, max_version, hosts)
             _log.info("pool %s: this host is SPM (lver %d)", pool_id, self._lver)
-            self._tasks.recover()
-            if max_version is not None:
-                self._upgrades.begin(pool, max_version)
             if self.after_start is not None:
                 self.after_start(pool)
         except Exception:
-            self._give_back(master, lock)
+            self._contended_in_vain(lease)
+            if seat is not None:
+                self._leave_if_unwatched(*seat)
             raise
+
+    def _contended_in_vain(self, lease: ClusterLock | None) -> None:
+        if not self._role.begin_failure():
+            return  # somebody else has given it up
+        if lease is None:
+            self._role.ended()
+        else:
+            self._give_back(lease)
+
+    def _leave_if_unwatched(self, pool: PoolState, lock: ClusterLock) -> None:
+        """The pool may have been left meanwhile, and nobody else would give the host id back."""
+        if self._background.draining or self._pools.watches(pool.master_sd_id):
+            return
+        try:
+            lock.release_host_id(pool.host_id)
+        except HostIdNotReleased as e:
+            _log.warning("%s", e)
 
     def _refuse_if_moved(self, pool: PoolState) -> None:
         """The lease is that of a master which an engine may have changed while we waited for it."""
@@ -202,16 +237,22 @@ class Spm:
         if not master.meta.kind.is_local:
             master.make_mailboxes()
         self._tasks.take_over(TaskStore(master.io, TASKS_PATH, store=master.io.path_of(TASKS_PATH)))
-        self._state = SpmState.SPM
-        self._unknown = 0
-        self._hosts = hosts
-        self._open_mailbox(master)
-        self._look_later()
+        with self._role.still():  # who ends it comes before all this, or after
+            self._role.win()
+            self._unknown = 0
+            self._hosts = hosts
+            self._open_mailbox(master)
+            self._look_later()
+            self._tasks.recover()
+            if max_version is not None:
+                self._upgrades.begin(pool, max_version)
 
     def follow_master(self, master: FileDomain) -> None:
         """The master has moved there, and the lease of the old one is still ours. Hosts are answered in its mailbox."""
-        self._close_mailbox()
-        self._open_mailbox(master)
+        with self._role.still():
+            if self._role.ours:
+                self._close_mailbox()
+                self._open_mailbox(master)
 
     def _open_mailbox(self, master: FileDomain) -> None:
         """A local domain has one host, which asks nobody."""
@@ -228,9 +269,15 @@ class Spm:
     def stop(self, pool_id: str) -> None:
         """Give the role up. Raises: PoolNotConnected, NotSpm, TaskInProgress (406); the role stays then."""
         pool = self.require(pool_id)
-        self._tasks.refuse_while_uncleared()
-        master = self._pools.master(pool)
-        self._sign_off(pool, master)
+        if not self._role.begin_end("it is given up"):
+            raise NotSpm(pool_id, "this host is not SPM any more")
+        try:
+            self._tasks.refuse_while_uncleared()
+            master = self._pools.master(pool)
+            self._sign_off(pool, master)
+        except BaseException:
+            self._role.stays()
+            raise
         self._end(pool, master)
 
     def stop_now(self, reason: str) -> None:
@@ -239,9 +286,10 @@ class Spm:
         Not being SPM is fine; never raises. A master that cannot be written goes on saying that this host has the role,
         as after a death; the lease is what decides.
         """
-        pool = self._pools.state
-        if pool is None or self._state is not SpmState.SPM:
+        if not self._role.begin_end(reason):
             return
+        pool = self._pools.state
+        assert pool is not None  # nobody leaves a pool as its SPM
         _log.warning("pool %s: the SPM role is given up: %s", pool.pool_id, reason)
         try:
             master = self._pools.master(pool)
@@ -260,42 +308,53 @@ class Spm:
             master.change(lambda meta: with_pool_role(meta, -1, self._lver) if meta.role is Role.MASTER else meta)
 
     def _end(self, pool: PoolState, master: FileDomain) -> None:
-        self._give_back(master, self._locks.of(master))
+        self._give_back(self._locks.of(master))
         _log.info("pool %s: this host is not SPM any more", pool.pool_id)
 
-    def _give_back(self, master: FileDomain, lock: ClusterLock) -> None:
+    def _give_back(self, lock: ClusterLock) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._upgrades.cancel()
         self._close_mailbox()
         if not self._tasks.let_go():
             self._panic("work of the SPM role goes on; it must not be written after another host's")
-        self._state = SpmState.FREE
-        self._lver = -1
-        lock.release(lock.sdm)
+        try:
+            lock.release(lock.sdm)
+        finally:
+            self._role.ended()  # not before: who takes it anew would be told that the lease is ours already
+            self._lver = -1
 
     # --- keeping it
 
     def _look_later(self) -> None:
+        times = self._role.times
         try:
-            self._timer = self._background.later(WATCHDOG_S, "look at the SPM lease", self._look)
+            self._timer = self._background.later(WATCHDOG_S, "look at the SPM lease", lambda: self._look(times))
         except Busy:
             self._panic("the SPM lease cannot be watched")
 
-    def _look(self) -> None:
+    def _look(self, times: int) -> None:
         pool = self._pools.state
-        if self._state is not SpmState.SPM or pool is None or self._background.draining:
+        if not self._is_still(times) or pool is None:
             return
         try:
             lock = self._locks.of(self._pools.master(pool))
-            if not lock.holds(lock.sdm):
-                self._panic(f"the SPM lease of domain {pool.master_sd_id} is lost")
-                return
-            self._unknown = 0
+            held = lock.holds(lock.sdm)
         except Error as e:
             self._unknown += 1
             _log.warning("whether the SPM lease is ours cannot be told (%d): %s", self._unknown, e)
-            if self._unknown >= _UNKNOWN_LOOKS:
+            if self._unknown >= _UNKNOWN_LOOKS and self._is_still(times):
                 self._panic("whether the SPM lease is ours cannot be told")
                 return
-        self._look_later()
+        else:
+            self._unknown = 0
+            # Given up meanwhile, it is gone for a reason.
+            if not held and self._is_still(times):
+                self._panic(f"the SPM lease of domain {pool.master_sd_id} is lost")
+                return
+        with self._role.still():
+            if self._is_still(times):
+                self._look_later()
+
+    def _is_still(self, times: int) -> bool:
+        return self._role.ours and self._role.times == times and not self._background.draining

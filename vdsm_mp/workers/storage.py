@@ -61,7 +61,7 @@ from vdsm_mp.storage.qemunbd import NbdServers
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.sanlock import SanlockLock
-from vdsm_mp.storage.spm import Spm, SpmState
+from vdsm_mp.storage.spm import Spm
 from vdsm_mp.storage.stamp_lock import StampLock
 from vdsm_mp.storage.volume_access import Volumes
 from vdsm_mp.storage.volume_undo import Undoing
@@ -107,9 +107,7 @@ def build(config: Config, ports: Ports) -> Room:
     tasks = Tasks(ports.background, undoing, long_work)
     upgrades = Upgrades(domains, locks, monitors, resources, ports.background)
     spm = Spm(pools, locks, tasks, upgrades, Mailboxes(pools, domains), resources, ports.background, _panic)
-    masters = MasterMoves(
-        domains, locks, pools, tasks, ports.background, lambda: spm.state is SpmState.SPM, spm.follow_master
-    )
+    masters = MasterMoves(domains, locks, pools, tasks, ports.background, lambda: spm.ours, spm.follow_master)
     spm.after_start = masters.repair_roles
     monitors.on_verdict.append(masters.on_verdict)
     remnants = Remnants(domains, pools, spm, resources, ports.background)
