@@ -5,7 +5,8 @@
 
 A round: a volume is made, the engine asks for one change of the pool while clients work on disks and leases, upload by
 image tickets and sparsify; hosts visit another pool, too; and
-meanwhile a storage worker, an I/O child, a master, a root helper, a sanlock daemon or a whole host is killed. Then the
+meanwhile a storage worker, an I/O child, a master, a root helper, a sanlock daemon or a whole host is killed, a worker
+or a child is stopped and never goes on, or a file system is frozen for both hosts for a while. Then the
 engine does what engines do (connects again, rebuilds the master when it is refused, elects an SPM) and asks for the
 change again until it is done. In the end of each round disk, both hosts and a reader of its own must tell the same,
 every volume that was ever told as made must be there, and disks and leases are what their clients were told.
@@ -36,6 +37,7 @@ from tests.faults.pool_disks import ALONE, Disks
 from tests.faults.pool_engine import LEASE_S, MIB, Engine, again
 from tests.faults.pool_second import SecondPool
 from tests.support.eventually import eventually
+from tests.support.loopdevice import frozen
 from tests.support.neighbour import Neighbour
 from tests.support.sparsifier import slow_sparsifier
 from tests.support.storage_hosts import StorageHost, storage_hosts
@@ -53,6 +55,15 @@ def die(engine: Engine, what: str, host: StorageHost) -> None:
         children = host.house.status()["children"]
         if children:
             os.kill(engine.random.choice(children)["pid"], signal.SIGKILL)
+    elif what == "io stopped":
+        children = host.house.status()["children"]
+        if children:
+            os.kill(engine.random.choice(children)["pid"], signal.SIGSTOP)
+    elif what == "storage stopped":
+        os.kill(host.house.pid_of("storage"), signal.SIGSTOP)
+    elif what == "frozen":
+        with frozen(engine.directory(engine.random.choice(list(engine.device_of))).parent):
+            time.sleep(engine.random.uniform(0.5, 12.0))  # shorter and longer than a lease lasts
     elif what == "helper":
         for pid in helpers(host.house.pid_of("storage")):
             os.kill(pid, signal.SIGKILL)
@@ -68,7 +79,10 @@ def die(engine: Engine, what: str, host: StorageHost) -> None:
         host.begin_sanlock()
 
 
-DEATHS = ("storage", "storage", "storage", "io", "io", "helper", "master", "host", "sanlock", "none")
+DEATHS = (
+    "storage", "storage", "storage", "io", "io", "helper", "master", "host", "sanlock", "none",
+    "io stopped", "storage stopped", "frozen",
+)  # fmt: skip
 #: VDSM_MP_CHAOS_HARMS chooses some, by their names.
 _CHOSEN = os.environ.get("VDSM_MP_CHAOS_HARMS", "")
 

@@ -21,6 +21,7 @@ from demonstration import sequences
 from demonstration.sequences import Refused
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
+from tests.support.loopdevice import frozen
 from tests.support.patientengine import Lost, PatientEngine
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common import kernel
@@ -202,16 +203,6 @@ def filled(path: Path) -> Iterator[None]:
         yield
     finally:
         ballast.unlink()
-
-
-@contextlib.contextmanager
-def frozen(path: Path) -> Iterator[None]:
-    """Whoever writes to the file system hangs in the kernel."""
-    subprocess.run(["fsfreeze", "-f", path], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["fsfreeze", "-u", path], check=True)
 
 
 def nothing_left_over(house: RunningHouse) -> bool:

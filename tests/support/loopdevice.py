@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files as block devices: volumes that are managed elsewhere, and domains on file systems of their own."""
+"""Files as block devices: volumes that are managed elsewhere, domains on file systems of their own, frozen ones too."""
 
 import contextlib
 import os
@@ -48,3 +48,13 @@ def ext4_on_loop(image: Path, size: int, owner: str = "0:0") -> Iterator[str]:
     subprocess.run(["mkfs.ext4", "-q", "-E", f"root_owner={owner}", empty(image, size)], check=True)
     with loop(image) as device:
         yield device
+
+
+@contextlib.contextmanager
+def frozen(path: Path) -> Iterator[None]:
+    """Whoever writes to the file system hangs in the kernel."""
+    subprocess.run(["fsfreeze", "-f", path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "-u", path], check=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.diskharms import frozen
 from tests.support.eventually import eventually
+from tests.support.loopdevice import frozen
 from tests.support.needs import needs_program, needs_root
 from tests.support.storage_room import MIB, PREALLOCATED, RAW, StorageRoom
 from vdsm_mp.api.errors_task import TaskNotSaved
