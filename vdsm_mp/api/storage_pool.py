@@ -277,7 +277,7 @@ class SetStoragePoolDescription(Message, frozen=True, kw_only=True):
 class UpgradeStoragePool(Message, frozen=True, kw_only=True):
     """Upgrade the domain format of the pool: the master at once, the others in the background. Returns "started".
 
-    A domain that cannot be upgraded is tried again when its monitor next says that it is well.
+    A domain that cannot be upgraded keeps its version, and is tried again every minute and when it is seen to be well.
     """
 
     pool_id: Uuid = field(name="storagepoolID")

@@ -6,6 +6,8 @@
               then only the new ones (a half of that is as good as all of it)
 
 Interrupted anywhere, it is begun again and ends the same. The caller holds the domain exclusively and its SDM lease.
+The version is committed only once every volume was read: one whose metadata make no sense stays as it is, one that
+storage does not give now may be whole, and the domain keeps its old version until it is seen.
 """
 
 import logging
@@ -13,6 +15,7 @@ import logging
 from msgspec.structs import replace
 
 from vdsm_mp.api.errors_storage import DomainVersionTooNew, DomainVersionUnsupported, StorageFileExists
+from vdsm_mp.api.errors_volume import VOLUME_UNREADABLE, VolumeDoesNotExist, VolumeMetadataTooLong
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import XLEASES, FileDomain
 from vdsm_mp.storage.domain_format import MIB, UPGRADES
@@ -23,11 +26,15 @@ from vdsm_mp.storage.xlease_index import format_index
 
 _log = logging.getLogger("storage.upgrade")
 
+#: Of the volume itself; the next attempt would find the same.
+_DAMAGED = (*VOLUME_UNREADABLE, VolumeMetadataTooLong, VolumeDoesNotExist)
+
 
 def upgrade(domain: FileDomain, target: int) -> None:
     """Bring a domain to version `target`; being there already is fine.
 
-    Raises: DomainVersionTooNew (it is past it), DomainVersionUnsupported, storage errors (ask again).
+    Raises: DomainVersionTooNew (it is past it), DomainVersionUnsupported, storage errors (it has its old version, or 4
+    on the way to 5; ask again).
     """
     meta = domain.refresh()
     if meta.version == target:
@@ -42,7 +49,7 @@ def upgrade(domain: FileDomain, target: int) -> None:
     if target == 5:
         _rewrite_volumes(domain, both=True)
         domain.change(_version_5)
-        _rewrite_volumes(domain, both=False)
+        _drop_old_keys(domain)
     _log.info("domain %s: upgraded from version %d to %d", domain.sd_id, meta.version, target)
 
 
@@ -60,13 +67,24 @@ def _version_5(meta: DomainMetadata) -> DomainMetadata:
     return replace(meta, version=5, block_size=512, alignment=MIB)
 
 
+def _drop_old_keys(domain: FileDomain) -> None:
+    """Everybody reads the others, too, and whoever next changes a volume drops them: what fails here is no failure."""
+    try:
+        _rewrite_volumes(domain, both=False)
+    except Error as e:
+        _log.warning("domain %s: some volumes keep the keys of version 4 besides the new ones: %s", domain.sd_id, e)
+
+
 def _rewrite_volumes(domain: FileDomain, *, both: bool) -> None:
-    """Each volume once, by its own image; other images share it by hard links, which are made anew."""
+    """Each volume once, by its own image; other images share it by hard links, which are made anew.
+
+    Raises: storage errors.
+    """
     for volume_id, images in images_of(domain).items():
         try:
             metadata, _ = read_volume(domain, min(images), volume_id)
             data = _both_keys(volume_id, metadata) if both else to_bytes(volume_id, metadata, 5)
-        except Error as e:
+        except _DAMAGED as e:
             # Left as it is: what it says is not known, and nothing refers to it in the new way.
             _log.warning("domain %s: volume %s is not converted: %s", domain.sd_id, volume_id, e)
             continue

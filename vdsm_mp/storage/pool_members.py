@@ -34,10 +34,10 @@ from vdsm_mp.storage.domain_metadata import (
     with_pool,
     without_pool,
 )
-from vdsm_mp.storage.domain_upgrade import upgrade
 from vdsm_mp.storage.locks import TEMPORARY_HOST_ID, Locks
 from vdsm_mp.storage.pool import Pools
 from vdsm_mp.storage.pool_state import ACTIVE, ATTACHED, PoolState
+from vdsm_mp.storage.pool_upgrade import Upgrades
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.sdm_lease import sdm_held
 
@@ -56,10 +56,11 @@ class NewPool(msgspec.Struct, frozen=True):
 
 
 class Members:
-    def __init__(self, domains: Domains, locks: Locks, pools: Pools) -> None:
+    def __init__(self, domains: Domains, locks: Locks, pools: Pools, upgrades: Upgrades) -> None:
         self._domains = domains
         self._locks = locks
         self._pools = pools
+        self._upgrades = upgrades
 
     def create_pool(self, new: NewPool) -> None:
         """Make the first domain master of a new pool and attach the others. This host need not be connected.
@@ -162,7 +163,7 @@ class Members:
         master_version = self._pools.master(state).meta.version
         if meta.cls is DomainClass.DATA and meta.version < master_version:
             with self._sdm_held(domain, state.host_id):
-                upgrade(domain, master_version)
+                self._upgrades.now_or_later(domain, state, master_version)
         if meta.cls is DomainClass.BACKUP:
             domain.make_master_tree()
         self._pools.set_status(sd_id, ACTIVE)

@@ -232,7 +232,7 @@ class Spm:
             self._lver = decode_pool(master.sd_id, master.meta.pairs).lver + 1
             master.change(lambda meta: with_pool_role(meta, pool.host_id, self._lver))
         if max_version is not None:
-            self._upgrades.master(master, max_version)
+            self._upgrades.now_or_later(master, pool, max_version)
         master.make_master_tree()
         if not master.meta.kind.is_local:
             master.make_mailboxes()

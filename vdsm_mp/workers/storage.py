@@ -100,12 +100,12 @@ def build(config: Config, ports: Ports) -> Room:
         limits=Limits(config.vdsm_mp.domain_low_space_percent, config.vdsm_mp.domain_critical_space_gib * GIB),
     )
     pools = Pools(config.irs.repository, f"{config.vdsm_mp.run_dir}/storage-pool.json", domains, monitors)
-    members = Members(domains, locks, pools)
     resources = Resources()
+    upgrades = Upgrades(domains, locks, monitors, resources, ports.background)
+    members = Members(domains, locks, pools, upgrades)
     long_work = Slots(ports.background)
     undoing = Undoing(domains, resources, locks)
     tasks = Tasks(ports.background, undoing, long_work)
-    upgrades = Upgrades(domains, locks, monitors, resources, ports.background)
     spm = Spm(pools, locks, tasks, upgrades, Mailboxes(pools, domains), resources, ports.background, _panic)
     masters = MasterMoves(domains, locks, pools, tasks, ports.background, lambda: spm.ours, spm.follow_master)
     spm.after_start = masters.repair_roles
