@@ -281,10 +281,12 @@ def on_agent(life: Life, now: float) -> Move:
 
 
 def on_powerdown_request(life: Life, now: float) -> Move:
-    """A client asked the guest to shut down; it is seen in polls only, as upstream has it."""
+    """A client asked the guest to shut down. Told when it shows: a paused one cannot, and one that was asked does."""
     if life.status is VmStatus.DOWN:
         return life, ()
-    return replace(life, powerdown_mono=now), ()
+    asked = replace(life, powerdown_mono=now)
+    news = reported(asked, now) is VmStatus.POWERING_DOWN is not reported(life, now)
+    return asked, (Do.TELL_STATUS,) if news else ()
 
 
 def on_destroy_request(life: Life) -> Move:

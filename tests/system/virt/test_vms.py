@@ -87,6 +87,7 @@ def test_a_shutdown_that_the_guest_ignores_is_forced_and_the_vm_stays_listed_as_
     assert (stats["exitCode"], stats["exitReason"]) == (0, 6)
     down = room.events.of(guest.vm_id)[-1]
     assert (down["status"], down["exitCode"], down["exitReason"]) == ("Down", 0, 6)
+    assert room.events.statuses(guest.vm_id) == ["Powering up", "Powering down", "Down"]
     with pytest.raises(VmIsDown):
         room.call("VM.pause", vmID=guest.vm_id)
     assert guest.name in libvirtd.virsh("list", "--all", "--name")

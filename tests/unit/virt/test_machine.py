@@ -130,11 +130,19 @@ def test_a_running_vm_that_is_told_to_run_says_nothing() -> None:
 
 def test_a_request_to_power_down_shows_for_five_minutes_or_until_the_guest_reboots() -> None:
     life, todo = machine.on_powerdown_request(UP, 100)
-    assert todo == ()
+    assert todo == (Do.TELL_STATUS,)
     assert reported(life, 399) is VmStatus.POWERING_DOWN
     assert reported(life, 401) is VmStatus.UP
     life, _ = machine.on_reboot(life, 200)
     assert reported(life, 201) is VmStatus.REBOOTING
+
+
+def test_a_request_to_power_down_is_told_when_it_is_news() -> None:
+    life, _ = machine.on_powerdown_request(UP, 100)
+    assert machine.on_powerdown_request(life, 200)[1] == ()
+    assert machine.on_powerdown_request(life, 401)[1] == (Do.TELL_STATUS,)
+    assert machine.on_powerdown_request(PAUSED, 100)[1] == ()
+    assert machine.on_powerdown_request(DOWN, 100) == (DOWN, ())
 
 
 def test_a_guest_is_up_as_soon_as_its_agent_is_there_after_the_start_and_after_each_reboot() -> None:
