@@ -16,7 +16,7 @@ _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _VERSION_3 = 0x20080522
 _LAST_CAP = "/proc/sys/kernel/cap_last_cap"
 
-CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER = 0, 1, 2, 3
+CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, KILL = 0, 1, 2, 3, 5
 NET_BIND_SERVICE, NET_ADMIN, NET_RAW, SYS_ADMIN = 10, 12, 13, 21
 
 #: Folders of the repository belong to the agent, hence DAC_OVERRIDE; NFS talks from a reserved
@@ -24,7 +24,7 @@ NET_BIND_SERVICE, NET_ADMIN, NET_RAW, SYS_ADMIN = 10, 12, 13, 21
 KEPT: Mapping[str, frozenset[int]] = {
     "storage": frozenset({CHOWN, DAC_OVERRIDE, FOWNER, NET_BIND_SERVICE, SYS_ADMIN}),
     "network": frozenset({NET_ADMIN, NET_BIND_SERVICE, NET_RAW}),
-    "virt": frozenset({CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER}),
+    "virt": frozenset({CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, KILL}),
 }
 
 _FILES = 256

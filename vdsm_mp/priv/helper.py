@@ -19,7 +19,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vdsm_mp.priv import devices, dhcp, gluster, hardware, lldp, managed, mirror, mount, net, resolver, shape, vmdata
+from vdsm_mp.priv import (
+    devices,
+    dhcp,
+    gluster,
+    hardware,
+    lldp,
+    managed,
+    mirror,
+    mount,
+    net,
+    qemu,
+    resolver,
+    shape,
+    vmdata,
+)
 from vdsm_mp.priv.child import Children, OperationFailed, OutOfTime, Refused
 from vdsm_mp.priv.confine import confine
 from vdsm_mp.priv.context import Context
@@ -51,6 +65,7 @@ _HANDLERS: Mapping[str, Handler] = {
     **lldp.HANDLERS,
     **devices.HANDLERS,
     **managed.HANDLERS,
+    **qemu.HANDLERS,
     "hardware-info": hardware.info,
     "ksm-tune": hardware.ksm_tune,
     "read-nvram": vmdata.read_nvram,

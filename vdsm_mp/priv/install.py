@@ -36,6 +36,7 @@ ROOT_SIDE = (
     "mirror.py",
     "mount.py",
     "net.py",
+    "qemu.py",
     "resolver.py",
     "shape.py",
     "systemlog.py",

@@ -218,6 +218,13 @@ _ROWS = (
         deadline_s=60,
         at_once=1,
     ),
+    Operation(
+        "end-qemu",
+        "virt",
+        {"vm_id": VM, "gracefully": Flag(optional=True)},
+        "Kill the QEMU of a VM that libvirt doesn't know any more; idempotent. It belongs to another user.",
+        at_once=8,
+    ),
     Operation("hardware-info", "virt", {}, "The machine's DMI identity, which only root may read in full."),
     Operation(
         "ksm-tune",

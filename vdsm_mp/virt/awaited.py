@@ -23,6 +23,7 @@ from vdsm_mp.virt.found import INACTIVE
 from vdsm_mp.virt.keeping import with_devices
 from vdsm_mp.virt.machine import UNSTARTED, Exit
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.orphans import Orphans
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
 from vdsm_mp.virt.sampling import Sampler
@@ -68,10 +69,13 @@ class _Start:
 class Awaited:
     """Moves VMs that wait for their launch, or are being restored, to running or Down. Any thread."""
 
-    def __init__(self, connection: Connection, vms: Vms, sampler: Sampler, background: Background) -> None:
+    def __init__(
+        self, connection: Connection, vms: Vms, sampler: Sampler, orphans: Orphans, background: Background
+    ) -> None:
         self._connection = connection
         self._vms = vms
         self._sampler = sampler
+        self._orphans = orphans
         self._background = background
 
     def watch(self, vm_id: str, end: Exit, then: Then) -> None:
@@ -95,7 +99,8 @@ class Awaited:
                 start.since_mono = None
                 self._later(start, _LOOK_AGAIN_S)
                 return
-            if domain is not None and self._undecided(start, state, reason):
+            undecided = domain is not None and self._undecided(start, state, reason)
+            if undecided or (state in INACTIVE and self._orphans.adopt(start.vm_id)):
                 self._later(start, _LOOK_AGAIN_S)
                 return
             live = None if state in INACTIVE else domain

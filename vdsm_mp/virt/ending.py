@@ -28,6 +28,7 @@ from vdsm_mp.virt.hostdev_taken import HostDevices
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import Do, VmStatus
 from vdsm_mp.virt.mirrors import Mirrors
+from vdsm_mp.virt.orphans import Orphans
 from vdsm_mp.virt.payload import Payloads
 from vdsm_mp.virt.records import VmRecord, VolumeIds
 from vdsm_mp.virt.registry import Vms
@@ -70,6 +71,7 @@ class Ender:
         pool: CpuPool,
         mirrors: Mirrors,
         hostdevs: HostDevices,
+        orphans: Orphans,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -85,6 +87,7 @@ class Ender:
         self._pool = pool
         self._mirrors = mirrors
         self._hostdevs = hostdevs
+        self._orphans = orphans
 
     # -- destroy
 
@@ -94,6 +97,8 @@ class Ender:
         self._vms.move(vm_id, machine.on_destroy_request)
         if record.life.status in machine.UNSTARTED:
             self._starter.wait_ended(vm_id, _START_NOTICES_S)
+        if record.orphan:
+            self._orphans.end(vm_id, gracefully=graceful_attempts > 0)
         if record.life.status is not VmStatus.DOWN:
             self._hooks.before_destroy(record)
             if self._end(vm_id, graceful_attempts):

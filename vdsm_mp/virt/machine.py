@@ -301,6 +301,13 @@ def on_start_failed(life: Life, exit_: Exit) -> Move:
     return go_down(life, exit_)
 
 
+def on_orphaned(life: Life) -> Move:
+    """Its QEMU runs, and libvirt doesn't know it any more: whatever was under way with it has nobody who leads it."""
+    if life.status is VmStatus.DOWN or life.status in UNSTARTED:
+        return life, ()
+    return replace(life, status=VmStatus.UP if life.status in MOVING else life.status), (Do.TELL_RUNNING,)
+
+
 def on_destroy_on_reboot(life: Life) -> Move:
     """A client wants the next reboot to be the end."""
     return replace(life, destroy_on_reboot=True), ()

@@ -28,6 +28,7 @@ from vdsm_mp.virt.found import INACTIVE, TORN_SETTLES_S, life_of, may_be_startin
 from vdsm_mp.virt.keeping import Keeper, with_devices
 from vdsm_mp.virt.machine import UNSTARTED, Do, Exit, ExitReason, Life, VmStatus
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.orphans import Orphans
 from vdsm_mp.virt.plug import Removals
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
@@ -59,6 +60,7 @@ class Recovery:
         device_gone: Callable[[str], None],
         unasked: Callable[[str, str], None],
         awaited: Awaited,
+        orphans: Orphans,
         background: Background,
     ) -> None:
         self._connection = connection
@@ -68,6 +70,7 @@ class Recovery:
         self._sampler = sampler
         self._background = background
         self._awaited = awaited
+        self._orphans = orphans
         self._removals = removals
         self._unfinished = unfinished
         self._ended = ended
@@ -95,13 +98,14 @@ class Recovery:
                 if new is not None and new.life.status is not VmStatus.DOWN:
                     alive.add(vm_id)
         for vm_id in before - there:
-            self._vms.move(vm_id, moving.not_arrived)
-            end = Exit.because(ExitReason.DOMAIN_MISSING)
-            self._vms.move(vm_id, lambda life, end=end: machine.go_down(life, end))  # type: ignore[misc]
+            now = self._vms.move(vm_id, moving.not_arrived)
+            if now is None or now.external or now.life.status is VmStatus.DOWN or not self._orphans.adopt(vm_id):
+                end = Exit.because(ExitReason.DOMAIN_MISSING)
+                self._vms.move(vm_id, lambda life, end=end: machine.go_down(life, end))  # type: ignore[misc]
         for record in self._vms.all():
             if record.life.status is VmStatus.DOWN and record.vm_id in alive:
                 self._ended(record)  # meanwhile
-            elif record.life.status is not VmStatus.DOWN and record.vm_id not in waiting:
+            elif record.life.status is not VmStatus.DOWN and record.vm_id not in waiting and not record.orphan:
                 self._finish(record.vm_id)
         self._vms.become_known()
         logger.info("%d domains examined, took=%dms", len(there), (clock.mono_s() - began) * 1000)
@@ -172,10 +176,14 @@ class Recovery:
             return
         metadata = Metadata.of_domain(domain) or Metadata()
         found = life_of(state, reason, metadata)
+        orphaned = not (active or external) and self._orphans.lives(dom, vm_id, metadata)
+        if orphaned and known is not None and known.life.status is not VmStatus.MIGRATION_DESTINATION:
+            self._orphans.adopt(vm_id)
+            return
         if self._vms.get(vm_id) is not None:
             if active:
                 # Nobody was told who left its console meanwhile.
-                self._vms.change(vm_id, lambda record: replace(record, viewers=()))
+                self._vms.change(vm_id, lambda record: replace(record, viewers=(), orphan=False))
                 self._vms.change(vm_id, lambda record: with_devices(_as_written(record, known, metadata), domain))
             self._vms.move(vm_id, lambda life: machine.on_recovered(life, found))
             return
@@ -183,6 +191,8 @@ class Recovery:
         if runs_on:
             # Told as Down, and started too late for us to see it: as `machine.on_unexpected_start`.
             found = Life(status=VmStatus.DOWN, exit=end)
+        elif orphaned:
+            found = Life(status=VmStatus.UP, cpus_run=True)
         elif may_be_starting(state, reason, metadata):
             found = Life(status=VmStatus.WAIT_FOR_LAUNCH)
         record = _record(vm_id, domain, metadata, found, external=external)
@@ -193,6 +203,8 @@ class Recovery:
         logger.info("vm=%s (%s) is %s%s", vm_id, record.name, found.status, ", external" if external else "")
         if runs_on:
             self._vms.perform(record, Do.DESTROY)
+        elif orphaned:
+            self._orphans.adopt(vm_id)
         elif found.status is VmStatus.WAIT_FOR_LAUNCH:
             end = Exit.because(ExitReason.GENERIC_ERROR)
             self._awaited.watch(vm_id, end, lambda live: self.claim([vm_id] if live is not None else []))

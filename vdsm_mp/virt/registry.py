@@ -84,6 +84,8 @@ class Vms:
             raise MigrationInProgress(vm_id)
         if status in (VmStatus.WAIT_FOR_LAUNCH, VmStatus.RESTORING):
             raise VmWrongState(vm_id, status, what)
+        if record.orphan:
+            raise VmNotResponding("libvirt doesn't know its QEMU any more: all that can be done is to destroy it")
         if not even_hanging and self.hangs(vm_id):
             raise VmNotResponding(f"it leaves an earlier command unanswered and is not asked to {what}")
         return record

@@ -22,6 +22,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import CreateVm
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
+from vdsm_mp.priv import qemu
 from vdsm_mp.virt import (
     asleep,
     cpupool,
@@ -120,6 +121,11 @@ class Starter:
             metadata = metadata.with_values(destroy_on_reboot=True)
         metadata = cpupool.noted(metadata, domain)
         if self._vms.known().get(vm_id) is not None:
+            raise VmExists(vm_id)
+        if pids := qemu.running(vm_id):
+            logger.warning(
+                "VM.create vm=%s is refused: process %s is its QEMU, which libvirt doesn't know", vm_id, pids
+            )
             raise VmExists(vm_id)
         devices = domxml_parse.devices(domain, metadata)
         record = VmRecord(

@@ -112,7 +112,7 @@ class Stats:
         now = clock.mono_s() if now is None else now
         entry: dict[str, Any] = {
             "elapsedTime": str(_elapsed_s(record)),
-            "monitorResponse": "-1" if self.silent_s(record.vm_id, now) >= self._timeout_s else "0",
+            "monitorResponse": "-1" if record.orphan or self.silent_s(record.vm_id, now) >= self._timeout_s else "0",
             "clientIp": record.client_ip,
             "timeOffset": record.time_offset,
             "pauseCode": record.life.pause_code,

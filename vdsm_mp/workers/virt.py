@@ -108,7 +108,7 @@ def build(config: Config, ports: Ports) -> Room:
         Mdevs(ports.root),
         Path(house.vdsm_run_dir) / "hostdev",
     )
-    awaited = Awaited(ground.connection, ground.vms, ground.sampler, ports.background)
+    awaited = Awaited(ground.connection, ground.vms, ground.sampler, ground.orphans, ports.background)
     starter = Starter(
         ground.connection,
         ground.vms,
@@ -144,6 +144,7 @@ def build(config: Config, ports: Ports) -> Room:
         pool=pool,
         mirrors=mirrors,
         hostdevs=hostdevs,
+        orphans=ground.orphans,
     )
     powers = Power(ground.connection, ground.vms, ground.keeper, ports.background, config.vars, ground.hooks, times)
     devices = Devices(
@@ -237,6 +238,7 @@ def build(config: Config, ports: Ports) -> Room:
         device_gone=hostdevs.compare,
         unasked=partial(late.gone, devices, mirrors),
         awaited=awaited,
+        orphans=ground.orphans,
         background=ports.background,
     )
     ground.vms.describe = ground.numbers.running
@@ -341,9 +343,13 @@ def build(config: Config, ports: Ports) -> Room:
             "starts_waiting": len(launches),
             "samples_hanging": ground.sampler.hanging,
             "samples_skipped": ground.sampler.skipped,
-            "problems": []
-            if ground.connection.alive
-            else ["libvirt is not connected: VMs cannot be looked at or changed"],
+            "problems": [
+                *([] if ground.connection.alive else ["libvirt is not connected: VMs cannot be looked at or changed"]),
+                *(
+                    f"VM {name} runs, and libvirt doesn't know it any more: destroy it"
+                    for name in ground.orphans.names()
+                ),
+            ],
         },
     )
 

@@ -15,6 +15,7 @@ from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.dummynet import DummyNet
 from vdsm_mp.virt.keeping import Keeper
+from vdsm_mp.virt.orphans import Orphans
 from vdsm_mp.virt.patience import Again
 from vdsm_mp.virt.payload import Payloads
 from vdsm_mp.virt.registry import Vms
@@ -44,6 +45,7 @@ class Ground(msgspec.Struct, frozen=True):
     transients: Transients
     backup_files: BackupFiles
     again: Again
+    orphans: Orphans
 
     def sweep(self) -> None:
         """After stock was taken: files of VMs that are over go."""
@@ -75,6 +77,7 @@ def stand_on(config: Config, ports: Ports) -> Ground:
             Path(house.vdsm_run_dir) / "backup", Path(house.state_dir) / "storage" / "transient_disks"
         ),
         again=Again(ports.background),
+        orphans=Orphans(vms, ports.background, ports.root),
     )
 
 

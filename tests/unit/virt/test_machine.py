@@ -145,6 +145,13 @@ def test_a_request_to_power_down_is_told_when_it_is_news() -> None:
     assert machine.on_powerdown_request(DOWN, 100) == (DOWN, ())
 
 
+@pytest.mark.parametrize("status", list(VmStatus))
+def test_what_was_under_way_with_a_vm_that_libvirt_lost_is_over(status: VmStatus) -> None:
+    life, todo = machine.on_orphaned(Life(status=status))
+    started = status is not VmStatus.DOWN and status not in machine.UNSTARTED
+    assert (life.status not in machine.MOVING or status in machine.UNSTARTED) and bool(todo) is started
+
+
 def test_a_guest_is_up_as_soon_as_its_agent_is_there_after_the_start_and_after_each_reboot() -> None:
     life, _ = machine.on_started(Life(), 100, paused=False)
     assert reported(life, 105) is VmStatus.POWERING_UP

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VMs whose libvirtd came back without what it had in /run/libvirt: their QEMUs run, so none is told as Down."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.eventually import eventually
+from tests.support.libvirtd import PrivateLibvirtd
+from tests.support.needs import needs_program, needs_root
+from tests.support.virt_room import VirtRoom, vm_xml
+from tests.system.virt.conftest import Guest, NewGuest
+from vdsm_mp.api.errors_virt import VmExists, VmNotResponding
+from vdsm_mp.priv import install, qemu
+from vdsm_mp.priv.call import SudoRoot
+from vdsm_mp.virt.connection import Connection
+from vdsm_mp.virt.machine import ExitReason
+
+pytestmark = [pytest.mark.system, needs_root(), needs_program("libvirtd", "qemu-system-x86_64", "unshare", "nsenter")]
+
+
+@pytest.fixture
+def root(folder: Path) -> Iterator[SudoRoot]:
+    """The helper as it is installed, started by root itself."""
+    install.install(folder / "libexec")
+    port = SudoRoot("virt", str(folder / "libexec"), sudo=())
+    yield port
+    port.close()
+
+
+@pytest.fixture
+def room(libvirtd: PrivateLibvirtd, folder: Path, root: SudoRoot) -> Iterator[VirtRoom]:
+    with VirtRoom(libvirtd.uri, folder, root=root) as room:
+        yield room
+        for entry in [] if room.closed else room.call("Host.getVMList"):
+            room.call("VM.destroy", vmID=entry["vmId"], gracefulAttempts=0)
+    assert room.background.failures == []
+
+
+def lose_state(libvirtd: PrivateLibvirtd) -> None:
+    libvirtd.kill()
+    for file in (libvirtd.root / "run" / "qemu").iterdir():
+        if file.is_file():
+            file.unlink()
+    libvirtd.launch()
+
+
+def in_stock(room: VirtRoom) -> dict[str, dict[str, Any]]:
+    """{VM: its statistics} once stock was taken."""
+    eventually(lambda: room.state(Connection).alive, within_s=20)
+    return {entry["vmId"]: entry for entry in room.call("Host.getAllVmStats")}
+
+
+def is_orphan(room: VirtRoom, guest: Guest) -> bool:
+    eventually(lambda: room.state(Connection).alive, within_s=20)
+    entry = room.stats(guest.vm_id)
+    return (entry["status"], entry.get("monitorResponse")) in (("Up", "-1"), ("Powering up", "-1"))
+
+
+def test_it_is_told_as_not_responding_until_it_ends(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd
+) -> None:
+    guest, ended = new_guest(room), new_guest(room)
+    os.kill(libvirtd.qemu_pid(ended.name), signal.SIGKILL)
+    eventually(lambda: room.status(ended.vm_id) == "Down", within_s=10)
+    lose_state(libvirtd)
+    eventually(lambda: is_orphan(room, guest), within_s=20)
+    guest.keeps_ticking()
+    assert room.events.of(guest.vm_id)[-1]["monitorResponse"] == "-1"
+    assert "Down" not in room.events.statuses(guest.vm_id)
+    assert room.status(ended.vm_id) == "Down"
+    assert guest.disk["imageID"] not in room.storage.released
+    with pytest.raises(VmNotResponding):
+        room.call("VM.pause", vmID=guest.vm_id)
+    with pytest.raises(VmNotResponding):
+        room.call("VM.shutdown", vmID=guest.vm_id, force=True)
+    assert room.room.vitals()["problems"] == [f"VM {guest.name} runs, and libvirt doesn't know it any more: destroy it"]
+    os.kill(libvirtd.qemu_pid(guest.name), signal.SIGKILL)
+    eventually(lambda: room.status(guest.vm_id) == "Down", within_s=10)
+    assert room.stats(guest.vm_id)["exitReason"] == ExitReason.LOST_QEMU
+    eventually(lambda: guest.disk["imageID"] in room.storage.released, within_s=10)
+
+
+def test_its_end_is_the_one_thing_that_can_be_had_and_then_it_may_start_again(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd
+) -> None:
+    guest, other, stuck = new_guest(room), new_guest(room), new_guest(room)
+    os.kill(libvirtd.qemu_pid(stuck.name), signal.SIGSTOP)
+    lose_state(libvirtd)
+    eventually(lambda: all(is_orphan(room, one) for one in (guest, other, stuck)), within_s=20)
+    text = vm_xml(guest.vm_id, serial=guest.serial, disk=guest.disk)
+    with pytest.raises(VmExists):
+        room.create(text, guest.vm_id)
+    room.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=1)
+    room.call("VM.destroy", vmID=stuck.vm_id, gracefulAttempts=0)
+    assert qemu.running(guest.vm_id) == qemu.running(stuck.vm_id) == []
+    other.keeps_ticking()
+    guest.serial.unlink()
+    room.create(text, guest.vm_id)
+    eventually(lambda: room.status(guest.vm_id) == "Powering up", within_s=30)
+    eventually(lambda: guest.ticks > 0, within_s=30)
+
+
+def test_a_worker_that_begins_after_the_loss_finds_it_too(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, folder: Path, root: SudoRoot
+) -> None:
+    guest = new_guest(room)
+    room.close()
+    lose_state(libvirtd)
+    with VirtRoom(libvirtd.uri, folder, root=root) as next_life:
+        next_life.storage.images = room.storage.images
+        entry = in_stock(next_life)[guest.vm_id]
+        assert (entry["status"], entry["monitorResponse"]) == ("Up", "-1")
+        next_life.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+        assert qemu.running(guest.vm_id) == []
+
+
+def test_one_that_is_not_even_defined_any_more_is_kept_and_never_started_twice(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, folder: Path, root: SudoRoot
+) -> None:
+    guest = new_guest(room)
+    (libvirtd.root / "etc" / "qemu" / f"{guest.name}.xml").unlink()
+    lose_state(libvirtd)
+    eventually(lambda: is_orphan(room, guest), within_s=20)
+    room.close()
+    with VirtRoom(libvirtd.uri, folder, root=root) as next_life:
+        next_life.storage.images = room.storage.images
+        assert in_stock(next_life) == {}
+        with pytest.raises(VmExists):
+            next_life.create(vm_xml(guest.vm_id, disk=guest.disk), guest.vm_id)
+    os.kill(libvirtd.qemu_pid(guest.name), signal.SIGKILL)
+
+
+def test_what_libvirt_finds_again_is_as_it_was(room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd) -> None:
+    guest = new_guest(room)
+    kept = {file: file.read_bytes() for file in (libvirtd.root / "run" / "qemu").glob(f"{guest.name}.*")}
+    lose_state(libvirtd)
+    eventually(lambda: is_orphan(room, guest), within_s=20)
+    libvirtd.kill()
+    for file, content in kept.items():
+        file.write_bytes(content)
+    libvirtd.launch()
+    eventually(lambda: room.stats(guest.vm_id)["monitorResponse"] == "0", within_s=20)
+    room.call("VM.pause", vmID=guest.vm_id)
+    assert room.status(guest.vm_id) == "Paused"
