@@ -8,7 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from vdsm_mp.common import command, kernel, log
+from vdsm_mp.common import command, kernel, log, streams
 from vdsm_mp.common.options import Config
 
 logger = log.named("master")
@@ -27,19 +27,10 @@ class BadAffinity(Exception):
 def shed_inheritance() -> None:
     """Nothing of whoever started us may matter: blocked signals, and standard streams that are closed.
 
-    With SIGCHLD blocked no death would be seen and with SIGTERM no stop; a lock or a socket that took the place of
-    standard error would be written to. Before anything is opened.
+    With SIGCHLD blocked no death would be seen and with SIGTERM no stop. Before anything is opened.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
-            os.set_inheritable(fd, True)
-    for name, fd in (("stdout", 1), ("stderr", 2)):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115 (for life)
+    streams.fill()
 
 
 def descriptors() -> int:

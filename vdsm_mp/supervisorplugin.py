@@ -29,7 +29,7 @@ class VdsmController(ControllerPluginBase):  # type: ignore[misc]
             run_dir = config.load_usable()[0].vdsm_mp.run_dir
             match words:
                 case ["status"]:
-                    self._status(control.ask(run_dir, "status"))
+                    self._status(control.status(run_dir))
                 case ["restart", worker]:
                     done = control.ask(run_dir, "restart", worker=worker, timeout_s=120)
                     self.ctl.output(f"{worker}: ready after {done['ready_after_s']} s")

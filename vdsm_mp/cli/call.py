@@ -11,7 +11,7 @@ import msgspec
 
 from vdsm_mp.api.catalogue import VERBS
 from vdsm_mp.api.verb import VerbSpec
-from vdsm_mp.cli import door, render, waiting
+from vdsm_mp.cli import door, numbers, render, waiting
 from vdsm_mp.cli.verbhelp import similar, verb_help
 from vdsm_mp.common.errors import Error
 from vdsm_mp.tool.types import type_name
@@ -24,7 +24,7 @@ class BadCommandLine(Exception):
 #: JSON-RPC's codes.
 _UNKNOWN_VERB, _BAD_PARAMETERS = -32601, -32602
 
-SAYS_NO = door.SAYS_NO
+SAYS_NO = (*door.SAYS_NO, BadCommandLine)
 
 
 def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
     parser.add_argument(
         "--wait",
         nargs="?",
-        type=door.seconds,
+        type=numbers.seconds,
         const=600.0,
         metavar="SECONDS",
         help="follow the task or job that the verb begins, clear it and tell how it ended (600)",
@@ -56,6 +56,7 @@ def run(asked: argparse.Namespace) -> int:
         print(verb_help(asked.verb) if asked.verb else asked.parser.format_help(), end="")
         known = not asked.verb or (asked.verb in VERBS and not VERBS[asked.verb].internal)
         return 0 if asked.help and known else 2
+    _require_text(asked.verb, *asked.words, asked.params or "", asked.flow_id)
     try:
         params = parameters(VERBS.get(asked.verb), asked.words, asked.params)
     except BadCommandLine as error:
@@ -96,6 +97,13 @@ def _hint(name: str, code: int) -> str:
         near = similar(name)
         return f"\n  there are {', '.join(near)}" if near else "\n  `vdsm-mp verbs` lists them"
     return ""
+
+
+def _require_text(*words: str) -> None:
+    """Octets that are no text come from the shell as surrogates, which cannot be sent. Raises BadCommandLine."""
+    for word in words:
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise BadCommandLine(f"{word!a} is not UTF-8")
 
 
 def parameters(spec: VerbSpec | None, words: list[str], sealed: str | None) -> dict[str, Any]:

@@ -36,10 +36,11 @@ complete -F _vdsm_mp vdsm-mp
 
 _HELP = ("--help",)
 _DOOR = ("--host", "--port", "--pki", "--plain", "--timeout")
-#: Options of a command that are no words of its own.
+#: Of each command, those that are of use to an operator.
 _OPTIONS = {
     "status": ("--json",),
     "restart": ("--json",),
+    "stop": ("--json",),
     "stacks": ("--json",),
     "profile": ("--seconds", "--json"),
     "trace": ("--seconds", "--json"),
@@ -48,6 +49,7 @@ _OPTIONS = {
     "verbs": ("--planned", "--built", "--json"),
     "show-config": ("--config", "--changed", "--json"),
     "check-host": ("--all", "--json"),
+    "metrics": ("--listen",),
     "schema": ("--json",),
 }
 #: Parameter -> (verb that knows the ids, what in its answer they are).

@@ -2,10 +2,10 @@
 """A connection from the command line to the public door, here or on another host, with this host's certificate."""
 
 import argparse
-import math
 import os
 from pathlib import Path
 
+from vdsm_mp.cli import numbers
 from vdsm_mp.common import config
 from vdsm_mp.wire.client import Client
 from vdsm_mp.wire.tls import Files, client_context
@@ -22,27 +22,12 @@ SAYS_NO = (NoCertificate,)
 def arguments(parser: argparse.ArgumentParser) -> None:
     """--host, --port, --pki, --plain, --timeout."""
     parser.add_argument("--host", default="localhost", help="another host (this one)")
-    parser.add_argument("--port", type=_port, help="its port (that of this host's configuration)")
+    parser.add_argument("--port", type=numbers.port, help="its port (that of this host's configuration)")
     parser.add_argument(
         "--pki", type=Path, help="directory with keys/vdsmkey.pem and certs/ (that of the configuration)"
     )
     parser.add_argument("--plain", action="store_true", help="without TLS")
-    parser.add_argument("--timeout", type=seconds, default=60.0, metavar="SECONDS", help="for each call (60)")
-
-
-def seconds(word: str) -> float:
-    """A time that can pass."""
-    value = float(word)
-    if not math.isfinite(value) or value <= 0:
-        raise argparse.ArgumentTypeError(f"{word} is no time")
-    return value
-
-
-def _port(word: str) -> int:
-    value = int(word)
-    if not 0 < value < 65536:
-        raise argparse.ArgumentTypeError(f"{word} is no port")
-    return value
+    parser.add_argument("--timeout", type=numbers.seconds, default=60.0, metavar="SECONDS", help="for each call (60)")
 
 
 def connect(asked: argparse.Namespace) -> Client:

@@ -29,12 +29,15 @@ Status = Mapping[str, Any]
 
 
 class BadAddress(Exception):
-    """What to listen on is not ADDRESS:PORT."""
+    """Nobody can listen there."""
 
 
 def serve(listen: str, gather: Callable[[], Status], text: Callable[[Status], str]) -> int:
-    """Serve until SIGTERM or SIGINT; 0. Raises: BadAddress, OSError (in use, not ours)."""
-    server = Server(_address(listen), gather, text)
+    """Serve until SIGTERM or SIGINT; 0. Raises: BadAddress (no address, in use, not ours)."""
+    try:
+        server = Server(_address(listen), gather, text)
+    except OSError as error:
+        raise BadAddress(f"--listen {listen}: {error.strerror}") from error
     # `shutdown` waits for the loop that this very thread runs.
     ends = lambda *_: threading.Thread(target=server.shutdown, daemon=True).start()  # noqa: E731 -- a signal handler
     for number in (signal.SIGTERM, signal.SIGINT):

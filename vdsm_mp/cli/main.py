@@ -2,18 +2,22 @@
 """`vdsm-mp COMMAND`: which module does what. Each is imported only when it is asked for, so that `vdsm-mp master`
 loads nothing that a process which forks must not have.
 
-A command's module has `SUMMARY`, `arguments(parser)` and `run(asked) -> exit code`.
+A command's module has `arguments(parser, command)`, `run(asked) -> exit code`, and `SAYS_NO`, the errors whose
+sentences are for whoever asked.
 """
 
 import argparse
+import contextlib
 import gc
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import NoReturn
 
 from vdsm_mp import __version__
+from vdsm_mp.common import streams
 
 #: Command -> module. `master` parses its own arguments.
 COMMANDS = {
@@ -52,47 +56,77 @@ SUMMARIES = {
 }
 
 
+class _Mistake(Exception):
+    """The words make no sense; the sentence for whoever typed them."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _Mistake(f"{message}; `{self.prog} --help` tells more")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit code."""
+    """The command line. Returns the exit code. What cannot be done is one line on stderr, never a traceback."""
+    streams.fill()
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["master"]:
+        gc.disable()  # as in `vdsm_mp/__main__.py`
+        return int(importlib.import_module(COMMANDS["master"]).main(words[1:]))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal has no letters for
+    try:
+        try:
+            return _do(words)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except _Mistake as error:
+        print(f"vdsm-mp: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        _say_no_more()  # a reader that goes away (`| head`) ends us quietly
+        return 0
+    except OSError as error:
+        _say_no_more()
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"vdsm-mp: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+def _say_no_more() -> None:
+    """The interpreter's own last flush must not fail where ours has."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _do(words: list[str]) -> int:
+    """Raises: _Mistake, OSError, SystemExit (a command's help was asked for)."""
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0 if words else 2
     if words[0] == "--version":
         print(f"vdsm-mp {__version__}")
         return 0
-    name = words[0].removeprefix("--") if words[0] == "--show-config" else words[0]
+    name = "show-config" if words[0] == "--show-config" else words[0]
     if name not in COMMANDS:
         near = importlib.import_module("vdsm_mp.cli.spelling").near(name, COMMANDS)
-        meant = f"; did you mean {' or '.join(near)}?" if near else "; `vdsm-mp --help` lists them"
-        print(f"vdsm-mp: there is no command {name}{meant}", file=sys.stderr)
-        return 2
-    if name == "master":
-        gc.disable()  # as in `vdsm_mp/__main__.py`
+        meant = f"did you mean {' or '.join(near)}?" if near else "`vdsm-mp --help` lists them"
+        raise _Mistake(f"there is no command {name}; {meant}")
     module = importlib.import_module(COMMANDS[name])
     if not hasattr(module, "arguments"):
-        code: int = module.main(words[1:])
-        return code
-    parser = argparse.ArgumentParser(prog=f"vdsm-mp {name}", description=SUMMARIES[name], add_help=name != "call")
+        return int(module.main(words[1:]))
+    parser = _Parser(prog=f"vdsm-mp {name}", description=SUMMARIES[name], add_help=name != "call")
     module.arguments(parser, name)
-    return _run(module, parser.parse_args(words[1:]))
-
-
-def _run(module: Any, asked: argparse.Namespace) -> int:
-    """Run a command; what it says no to is one line on stderr, never a traceback."""
+    asked = parser.parse_args(words[1:])
     try:
-        code: int = module.run(asked)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # A reader that goes away (`| head`) ends us quietly; the interpreter's own last flush must not fail either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (OSError, *module.SAYS_NO) as error:
-        print(f"vdsm-mp: {error}", file=sys.stderr)
-        return 2
-    return code
+        return int(module.run(asked))
+    except module.SAYS_NO as error:
+        raise _Mistake(str(error)) from error
 
 
 def _help() -> str:

@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
     parser.add_argument("section", nargs="?", default="", help="only this section, or SECTION.OPTION")
     parser.add_argument("--config", type=Path, help="instead of /etc/vdsm/vdsm.conf and its drop-ins")
     parser.add_argument("--changed", action="store_true", help="only what a file sets")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
 
 
 def run(asked: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ _DOOR_S = 5.0
 
 
 def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="all that is known, as JSON")
 
 
 def run(asked: argparse.Namespace) -> int:
@@ -41,7 +41,7 @@ def gather(loaded: Config, faults: Sequence[str] = ()) -> dict[str, Any]:
     faults: of the files that `loaded` was read from; the agent that runs has read them earlier, or others.
     """
     try:
-        house = controlsocket.ask(loaded.vdsm_mp.run_dir, "status")
+        house = controlsocket.status(loaded.vdsm_mp.run_dir)
     except controlsocket.NotRunning as error:
         return {"house": None, "problems": [f"not running: {error}", *faults], "exit_code": 2}
     except (controlsocket.Refused, OSError) as error:

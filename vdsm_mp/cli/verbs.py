@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
     state = parser.add_mutually_exclusive_group()
     state.add_argument("--planned", action="store_true", help="only those that are not built yet")
     state.add_argument("--built", action="store_true", help="only those that are built")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="with parameters and errors, as JSON")
 
 
 def run(asked: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import json
 import time
 
 from vdsm_mp.api.errors import DeadlineExceeded
-from vdsm_mp.cli import door
+from vdsm_mp.cli import door, numbers
 from vdsm_mp.common.errors import Error
 
 SAYS_NO = (*door.SAYS_NO, Error)
@@ -15,7 +15,7 @@ SAYS_NO = (*door.SAYS_NO, Error)
 def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
     parser.add_argument("--json", action="store_true", help="one object a line")
     parser.add_argument(
-        "--for", dest="seconds", type=door.seconds, metavar="SECONDS", help="end after this time (never)"
+        "--for", dest="seconds", type=numbers.seconds, metavar="SECONDS", help="end after this time (never)"
     )
     door.arguments(parser)
 

@@ -2,9 +2,8 @@
 """`vdsm-mp restart | stop | stacks | profile | trace`: through the master's control socket."""
 
 import argparse
-import math
 
-from vdsm_mp.cli import render
+from vdsm_mp.cli import numbers, render
 from vdsm_mp.common import config, controlsocket
 
 WORKERS = ("storage", "network", "virt", "scheduler", "clientif")
@@ -18,14 +17,8 @@ def arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--json", action="store_true", help="the answer as JSON")
     if name in ("profile", "trace"):
         longest = "a minute" if name == "profile" else "an hour"
-        parser.add_argument("--seconds", type=_seconds, default=5.0, help=f"how long to look (5), at most {longest}")
-
-
-def _seconds(word: str) -> float:
-    seconds = float(word)
-    if not math.isfinite(seconds):
-        raise argparse.ArgumentTypeError(f"{word} is no time")
-    return seconds
+        how_long = f"how long to look (5), at most {longest}"
+        parser.add_argument("--seconds", type=numbers.seconds, default=5.0, help=how_long)
 
 
 def run(asked: argparse.Namespace) -> int:

@@ -85,7 +85,7 @@ def _merge(paths: list[Path]) -> Loaded:
             faults.append(f"{path}: {error.strerror or error}")
             continue
         except configparser.Error as error:
-            faults.append(f"{path}: {' '.join(str(error).split())}")
+            faults.append(_unread(path, error))
             continue
         origin.update(_lines(path, text))
     known = {field.encode_name: field.type for field in msgspec.structs.fields(Config)}
@@ -99,6 +99,22 @@ def _merge(paths: list[Path]) -> Loaded:
         raise ConfigError("\n".join(faults), merged)
     notes = (f"options without a meaning here, ignored: {', '.join(ignored)}",) if ignored else ()
     return Loaded(merged, notes, origin)
+
+
+def _unread(path: Path, error: configparser.Error) -> str:
+    """Why a file is no INI file."""
+    match error:
+        case configparser.MissingSectionHeaderError():
+            return f"{path}:{error.lineno}: {error.line.strip()!r} stands before the first [section]"
+        case configparser.DuplicateSectionError():
+            return f"{path}:{error.lineno}: section [{error.section}] is there already"
+        case configparser.DuplicateOptionError():
+            return f"{path}:{error.lineno}: [{error.section}] {error.option} is set already"
+        case configparser.ParsingError():
+            number, line = error.errors[0]
+            shown = line.replace("\\n", "")
+            return f"{path}:{number}: {shown} is neither a [section] nor option = value"
+    return f"{path}: {' '.join(str(error).split())}"
 
 
 def _take_section(

@@ -12,6 +12,17 @@ CONNECT_S = 3.0
 #: Beside the socket; held by the master for life.
 LOCK = "vdsm-mp.lock"
 MOST_ANSWER_BYTES = 4 << 20
+_OTHER_VERSION = "the agent's answer is not understood: it is of another version than this program, restart it"
+
+
+#: What `status` reads of the house and of each worker.
+_HOUSE = frozenset({
+    "version", "pid", "state", "verdict", "uptime_s", "rss_kib", "pss_kib", "workers", "children", "lost",
+})  # fmt: skip
+_WORKER = frozenset({
+    "pid", "state", "uptime_s", "restarts", "degraded", "last_death", "last_heartbeat_ago_s", "rss_kib", "pss_kib",
+    "vitals",
+})  # fmt: skip
 
 
 class NotRunning(Exception):
@@ -19,11 +30,23 @@ class NotRunning(Exception):
 
 
 class Refused(Exception):
-    """The master said no; its sentence."""
+    """The master said no; its sentence. Or what it said is not understood."""
+
+
+def status(run_dir: str) -> dict[str, Any]:
+    """Its answer to `status` (`house/status.py`), with all that is read of it. Raises: as `ask`."""
+    house: dict[str, Any] = ask(run_dir, "status")
+    try:
+        whole = house.keys() >= _HOUSE and all(worker.keys() >= _WORKER for worker in house["workers"].values())
+    except AttributeError:
+        whole = False
+    if not whole:
+        raise Refused(_OTHER_VERSION)
+    return house
 
 
 def ask(run_dir: str, do: str, *, timeout_s: float = 10.0, **more: Any) -> Any:
-    """The `result` of one request (see `house/desk.py`). Raises NotRunning, Refused, TimeoutError."""
+    """The `result` of one request (see `house/desk.py`). Raises NotRunning, Refused, OSError."""
     path = str(Path(run_dir) / "control.sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(CONNECT_S)
@@ -39,16 +62,23 @@ def ask(run_dir: str, do: str, *, timeout_s: float = 10.0, **more: Any) -> Any:
         except PermissionError as error:
             raise Refused(f"{path}: only root and the agent's user may ask") from error
         sock.settimeout(timeout_s)
-        sock.sendall(json.dumps({"do": do, **more}).encode() + b"\n")
         answer = b""
-        while not answer.endswith(b"\n") and len(answer) < MOST_ANSWER_BYTES:
-            data = sock.recv(1 << 16)
-            if not data:
-                break
-            answer += data
+        try:
+            sock.sendall(json.dumps({"do": do, **more}).encode() + b"\n")
+            while not answer.endswith(b"\n") and len(answer) < MOST_ANSWER_BYTES:
+                data = sock.recv(1 << 16)
+                if not data:
+                    break
+                answer += data
+        except TimeoutError as error:
+            raise Refused(f"the agent does not answer within {timeout_s:g} s") from error
     if not answer:
         raise Refused("the agent closed the control connection: not allowed for this user, or it is leaving")
-    said = json.loads(answer)
-    if not said["ok"]:
-        raise Refused(said["error"])
-    return said["result"]
+    try:
+        said = json.loads(answer)
+        if said["ok"]:
+            return said["result"]
+        reason = str(said["error"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(_OTHER_VERSION) from error
+    raise Refused(reason)

@@ -7,6 +7,7 @@ given up) is kept or dropped. Nothing reconnects by itself: a call that was sent
 
 import contextlib
 import itertools
+import re
 import socket
 import ssl
 import time
@@ -241,4 +242,6 @@ def _frame(command: str, headers: list[tuple[str, str]], body: bytes) -> bytes:
 
 
 def _reason(error: OSError) -> str:
-    return str(getattr(error, "verify_message", None) or getattr(error, "reason", None) or error.strerror or error)
+    said = str(getattr(error, "verify_message", None) or getattr(error, "reason", None) or error.strerror or error)
+    # The TLS library names the line of its source.
+    return re.sub(r"^_ssl\.c:\d+: ", "", said)

@@ -67,8 +67,10 @@ def test_values_may_refer_to_other_options(tmp_path: Path) -> None:
         ("[wars]\nssl = true\n", "vdsm.conf:2: [wars] has no option ssl"),
         ("[wars]\n", "there is no section [wars]"),
         ("[vdsm_mp]\nlog_dir = %(nothing)s\n", "vdsm.conf:2: [vdsm_mp] log_dir: "),
-        ("[vars]\nssl = true\nssl = false\n", "[line 3]"),
-        ("ssl = true\n", "vdsm.conf"),
+        ("[vars]\nssl = true\nssl = false\n", "vdsm.conf:3: [vars] ssl is set already"),
+        ("[vars]\n[irs]\n[vars]\n", "vdsm.conf:3: section [vars] is there already"),
+        ("[vars]\nssl\n", "vdsm.conf:2: 'ssl' is neither a [section] nor option = value"),
+        ("ssl = true\n", "vdsm.conf:1: 'ssl = true' stands before the first [section]"),
     ],
 )
 def test_a_fault_names_file_and_line(tmp_path: Path, text: str, fault: str) -> None:

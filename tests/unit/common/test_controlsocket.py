@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asking the master: answers that cannot be used are sentences, too."""
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vdsm_mp.cli import status
+from vdsm_mp.common import controlsocket
+from vdsm_mp.common.options import Config, House
+
+WORKER = {"state": "ready", "pid": 3}
+
+
+@contextlib.contextmanager
+def master_that_says(answer: bytes, run_dir: Path, times: int) -> Iterator[None]:
+    """`answer` to whatever it is asked; b"" = nothing, and the connection stays open."""
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.ExitStack() as open_ones:
+        listening.bind(str(run_dir / "control.sock"))
+        listening.listen()
+
+        def serve() -> None:
+            for _ in range(times):
+                connection = open_ones.enter_context(listening.accept()[0])
+                connection.recv(1024)
+                connection.sendall(answer)
+                if answer:
+                    connection.shutdown(socket.SHUT_WR)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"hello\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"ok": true, "res',
+        b'{"ok": true, "result": []}\n',
+        b'{"ok": true, "result": {"workers": []}}\n',
+        json.dumps({"ok": True, "result": {"version": "0", "workers": {"virt": WORKER}}}).encode() + b"\n",
+    ],
+)
+def test_an_agent_of_another_version_is_named_as_that(answer: bytes, tmp_path: Path) -> None:
+    with master_that_says(answer, tmp_path, times=2):
+        with pytest.raises(controlsocket.Refused, match="of another version than this program"):
+            controlsocket.status(str(tmp_path))
+        gathered: dict[str, Any] = status.gather(Config(vdsm_mp=House(run_dir=str(tmp_path))))
+    assert (gathered["exit_code"], gathered["house"]) == (2, None)
+    assert status.screen(gathered).startswith("cannot be asked: the agent's answer is not understood")
+
+
+def test_an_agent_that_says_nothing_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    with (
+        master_that_says(b"", tmp_path, times=1),
+        pytest.raises(controlsocket.Refused, match=r"does not answer within 0\.2 s"),
+    ):
+        controlsocket.ask(str(tmp_path), "status", timeout_s=0.2)
