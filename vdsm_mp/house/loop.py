@@ -84,6 +84,8 @@ class Loop:
                 return
             if pid == 0:
                 return
+            if last := next((p for w in self._house.workers.values() if (p := w.process) and p.pid == pid), None):
+                self._read(last)  # why it ended may be said and unread
             self._house.process_ended(pid, status)
 
     def _watch(self, process: Process) -> None:

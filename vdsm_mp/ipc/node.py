@@ -98,7 +98,7 @@ class Bus:
     # The life
 
     async def start(self) -> None:
-        """Bind the sockets and serve. Raises: OSError, zmq.ZMQError (cannot bind), PermissionError (run_dir)."""
+        """Bind the sockets and serve. Raises: OSError (cannot bind), PermissionError (run_dir)."""
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._wires = Wires(self._run_dir, self._max_message_bytes)

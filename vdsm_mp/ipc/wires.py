@@ -69,7 +69,12 @@ class Wires:
         return self._bind(socket, address)
 
     def _bind(self, socket: "zmq.Socket[bytes]", address: str) -> "zmq.Socket[bytes]":
-        _listen(socket, address)
+        try:
+            _listen(socket, address)
+        except zmq.ZMQError as error:
+            socket.close()
+            # As the system's own errors are, with the reason first and the path beside it.
+            raise OSError(error.errno, os.strerror(error.errno or 0), address.removeprefix("ipc://")) from error
         self._bound.append((socket, address))
         return socket
 

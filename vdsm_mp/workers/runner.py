@@ -9,6 +9,7 @@ of the master's pipe means that the master is gone: then nothing is left to wait
 
 import asyncio
 import contextlib
+import errno
 import faulthandler
 import importlib
 import logging
@@ -37,6 +38,8 @@ from vdsm_mp.workers.table import WorkerSpec
 BEAT_S = 1.0
 #: PSS costs a walk over all pages, as much as five beats; it changes slowly.
 PSS_EVERY = 60
+#: What the host lacks at the moment is told in one line; a stack would only hide it.
+_WANT = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN))
 #: With the master gone, so long for the room to put things down.
 ORPHAN_S = 0.5
 CRASHED, CANNOT_START = 1, 3
@@ -141,7 +144,10 @@ class Life:
 
     async def _cannot_start(self, error: BaseException) -> int:
         permanent = isinstance(error, (Unhandled, ImportError, TypeError))
-        self._log.critical("%s cannot start", self._spec.name, exc_info=error)
+        if isinstance(error, OSError) and error.errno in _WANT:
+            self._log.critical("%s cannot start: %s", self._spec.name, error)
+        else:
+            self._log.critical("%s cannot start", self._spec.name, exc_info=error)
         self._tell(control.CannotStart(reason=f"{type(error).__name__}: {error}"[:2000]))
         return CANNOT_START if permanent else CRASHED
 
