@@ -56,7 +56,7 @@ def upgrade(world: World) -> None:
 
 
 @contextlib.contextmanager
-def _log_disk(world: World) -> Iterator[Path]:
+def log_disk(world: World) -> Iterator[Path]:
     """A small file system in place of the log folder, with the writer on it."""
     folder, image = world.house.root / "log", world.house.root / "log.img"
     owner = folder.stat()
@@ -81,7 +81,7 @@ def _log_disk(world: World) -> Iterator[Path]:
 def hang_the_log(world: World) -> None:
     """The log's file system is frozen: nobody but the writer waits, and a worker that dies meanwhile is back."""
     house = world.house
-    with _log_disk(world) as folder, world.fault("network") as fault:
+    with log_disk(world) as folder, world.fault("network") as fault:
         pid = house.pid_of("network")
         writer = int(house.status()["log"]["pid"])
         subprocess.run(["fsfreeze", "--freeze", str(folder)], check=True)
@@ -113,35 +113,56 @@ def want_of_memory(world: World) -> None:
         except OSError as error:
             raise CannotRun(f"memory cannot be limited here: {error.strerror}") from error
         writer = int(house.status()["log"]["pid"])
-        for pid in [*house.all_pids(), writer]:
+        pids = [*house.all_pids(), writer]
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 (group / "cgroup.procs").write_text(str(pid))
-        hog = _hog(group)
-        try:
+        with memory_hog(group, _GROUP_BYTES, pids):
             eventually(lambda: _usage(group) > _GROUP_BYTES - 2 * _SPARED_BYTES, within_s=20)
             os.kill(house.pid_of("network"), signal.SIGKILL)  # the next one needs memory of its own
             time.sleep(_LASTS_S)
             fault.happened = _kills(group) > 0
-        finally:
-            hog.kill()
-            hog.wait(10)
         _back(world, fault)
 
 
-def _hog(group: Path) -> "subprocess.Popen[bytes]":
-    """Takes what the group has in small steps, so that what the others let go is taken as well."""
+@contextlib.contextmanager
+def memory_hog(group: Path, most_bytes: int, victims: list[int], *, until_killed: bool = False) -> Iterator[None]:
+    """A program that takes in small steps what a group of so many bytes has left, what others let go included; the
+    kernel kills the victims first. until_killed: it takes more than there is, and may be the next one to be killed."""
+    # To spare the program itself takes a capability that a container may lack.
+    before = dict[Path, str]()
+    for pid in victims:
+        path = Path(f"/proc/{pid}/oom_score_adj")
+        with contextlib.suppress(OSError):
+            before[path] = path.read_text()
+            path.write_text("1000")
     code = f"""
 import os, time
-open("/proc/self/oom_score_adj", "w").write("-1000")
 open("{group}/cgroup.procs", "w").write(str(os.getpid()))
 kept = []
+
+def wanted():
+    if {until_killed}:
+        return "oom_kill 0" in open("{group}/memory.oom_control").read()
+    return int(open("{group}/memory.usage_in_bytes").read()) < {most_bytes - _SPARED_BYTES}
+
 while True:
-    if int(open("{group}/memory.usage_in_bytes").read()) < {_GROUP_BYTES - _SPARED_BYTES}:
+    if wanted():
         kept.append(bytearray(b"x" * (1 << 20)))
     else:
         time.sleep(0.01)
 """
-    return subprocess.Popen([sys.executable, "-c", code])
+    hog = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        yield
+        if hog.poll() is not None and not until_killed:
+            raise CannotRun("the kernel kills the program that takes the memory, not who needs it")
+    finally:
+        hog.kill()
+        hog.wait(10)
+        for path, score in before.items():
+            with contextlib.suppress(OSError):
+                path.write_text(score)
 
 
 def _usage(group: Path) -> int:

@@ -20,6 +20,7 @@ from tests.faults.together import WORKERS
 from tests.faults.world import World
 from tests.support.debugger import holding
 from tests.support.eventually import eventually
+from tests.system.virt.test_vm_house import Guest
 from vdsm_mp.common import kernel
 from vdsm_mp.house.spawn import MEANT_FOR_THE_MASTER
 
@@ -108,6 +109,31 @@ def slow_libvirtd(world: World) -> None:
         finally:
             over.set()
             holder.join(10)
+        if world.house.pid_of("virt") != pid:
+            fault.broken.append("the virt worker was restarted")
+
+
+def virsh(world: World) -> None:
+    """An operator suspends, resumes and ends a VM of its own behind our back: it is told as libvirt has it."""
+    pid, guest = world.house.pid_of("virt"), Guest(world.house, world.libvirtd)
+    world.may_end.add(guest.vm_id)
+
+    def told(vm_id: str) -> str:
+        found = world.house.call("Host.getAllVmStats")
+        return next((str(entry["status"]) for entry in found if entry["vmId"] == vm_id), "")
+
+    def until(*wanted: str) -> None:
+        began = time.monotonic()
+        eventually(lambda: told(guest.vm_id) in wanted, within_s=15)
+        fault.numbers["told"] = max(fault.numbers.get("told", 0.0), time.monotonic() - began)
+
+    with world.fault("none") as fault:
+        for command, wanted in (("suspend", ("Paused",)), ("resume", ("Up", "Powering up")), ("destroy", ("Down",))):
+            world.libvirtd.virsh(command, f"vm-{guest.vm_id[:8]}")
+            until(*wanted)
+        fault.happened = True
+        world.house.call("VM.destroy", {"vmID": guest.vm_id})
+        eventually(lambda: told(guest.vm_id) == "", within_s=15)
         if world.house.pid_of("virt") != pid:
             fault.broken.append("the virt worker was restarted")
 

@@ -45,7 +45,7 @@ SOAK_MINUTES = 30.0
 #: Where a line about the progress goes.
 Say = Callable[[str], None]
 #: Last in a round.
-_LAST = ("E3", "A7", "H4", "H1")
+_LAST = ("E3", "A7", "E7", "E13", "E13i", "H4", "H1")
 
 
 @dataclass(frozen=True, slots=True)

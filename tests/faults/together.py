@@ -21,6 +21,8 @@ from vdsm_mp.common.errors import Error
 WORKERS = ("storage", "network", "virt", "scheduler", "clientif")
 #: How long the verbs are watched after libvirtd is gone.
 AWAY_S = 12.0
+#: Less than the silence by which the checker calls a guest disturbed.
+FROZEN_S = 8.0
 
 
 def kill_workers(world: World) -> None:
@@ -117,3 +119,35 @@ def keep_libvirtd_away(world: World) -> None:
         fault.ready_s = time.monotonic() - back
         if world.house.pid_of("virt") != pid:
             fault.broken.append("the virt worker was restarted")
+
+
+def freeze_guests(world: World) -> None:
+    """SIGSTOP of every QEMU for a while: lists come as fast as ever, and all are Up when they go on."""
+    every = [*world.guests, world.toy]
+    pids = [world.libvirtd.qemu_pid(f"vm-{guest.vm_id[:8]}") for guest in every]
+    with world.fault("virt") as fault:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            slowest, until = 0.0, time.monotonic() + FROZEN_S
+            while time.monotonic() < until:
+                began = time.monotonic()
+                told = {entry["vmId"] for entry in world.house.call("Host.getAllVmStats", timeout_s=20)}
+                slowest = max(slowest, time.monotonic() - began)
+                if missing := {guest.vm_id for guest in every} - told:
+                    fault.broken.append(f"VMs that stand still are not listed: {sorted(missing)}")
+                time.sleep(0.2)
+            stopped = [kernel.process(pid) for pid in pids]
+            fault.happened = all(facts is not None and facts.stopped for facts in stopped)
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        fault.numbers["slowest list"] = slowest
+        went_on, wanted = time.monotonic(), {guest.vm_id for guest in world.guests}
+
+        def up() -> bool:
+            found = world.house.call("Host.getAllVmStats", timeout_s=20)
+            return wanted <= {entry["vmId"] for entry in found if entry["status"] in ("Up", "Powering up")}
+
+        eventually(up, within_s=60)
+        fault.ready_s = time.monotonic() - went_on

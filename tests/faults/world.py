@@ -76,6 +76,8 @@ class World:
         self._threads: list[threading.Thread] = []
         self._crashed: list[BaseException] = []
         self._role = threading.Event()
+        #: VMs whose end is part of an injection.
+        self.may_end: set[str] = set()
         try:
             self.libvirtd = self._stack.enter_context(PrivateLibvirtd.start())
             self.house = self._stack.enter_context(RunningHouse.start(tls=True, libvirt_uri=self.libvirtd.uri))
@@ -84,12 +86,12 @@ class World:
             self.data.chmod(0o755)
             storage.make(self.house, self.data)
             self._role.set()
-            self._volume = (str(uuid.uuid4()), str(uuid.uuid4()))
-            storage.finish(self.house, storage.create_volume(self.house, *self._volume))
+            self.volume = (str(uuid.uuid4()), str(uuid.uuid4()))
+            storage.finish(self.house, storage.create_volume(self.house, *self.volume))
             self.guests = [Guest(self.house, self.libvirtd) for _ in range(guests)]
             #: The one that clients pause and continue; it does not have to tick.
             self.toy = Guest(self.house, self.libvirtd)
-            self.load = Load(self.connect, self._questions(), callers=callers, per_s=per_s, seed=seed)
+            self.load = Load(self.connect, self.questions(), callers=callers, per_s=per_s, seed=seed)
         except BaseException:
             self._stack.close()
             raise
@@ -111,14 +113,14 @@ class World:
         assert self.house.files is not None
         return Client("127.0.0.1", self.house.port, context=client_context(self.house.files))
 
-    def _questions(self) -> list[Question]:
+    def questions(self) -> list[Question]:
         def vm(rng: random.Random) -> dict[str, str]:
             return {"vmID": rng.choice([*self.guests, self.toy]).vm_id}
 
         def toy(_: random.Random) -> dict[str, str]:
             return {"vmID": self.toy.vm_id}
 
-        image_id, volume_id = self._volume
+        image_id, volume_id = self.volume
         volume = {
             "storagepoolID": storage.POOL, "storagedomainID": storage.SD, "imageID": image_id, "volumeID": volume_id,
         }  # fmt: skip
@@ -215,7 +217,8 @@ class World:
     def _take_event(self, method: str, params: dict[str, Any]) -> None:
         vm_id = method.rpartition("|")[2]
         told = params.get(vm_id)
-        if method.startswith("|virt|VM_status|") and isinstance(told, dict) and told.get("status") == "Down":
+        ended = method.startswith("|virt|VM_status|") and isinstance(told, dict) and told.get("status") == "Down"
+        if ended and vm_id not in self.may_end:
             self.record.died.append(vm_id)
 
     def _make_tasks(self) -> None:

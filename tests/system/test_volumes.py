@@ -15,7 +15,19 @@ from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
 from tests.support.needs import needs_program, needs_root
 from tests.support.storage_room import qemu_check, same_content, slow_copies, write_pattern
-from tests.system.test_storage_house import IMAGE, POOL, SD, VOLUME, become_spm, connect, data, finish, house, make
+from tests.system.test_storage_house import (
+    IMAGE,
+    POOL,
+    SD,
+    VOLUME,
+    become_spm,
+    connect,
+    connect_pool,
+    data,
+    finish,
+    house,
+    make,
+)
 from tests.system.test_storage_house import create_volume as start_create
 from vdsm_mp.api.errors import RemoteError
 from vdsm_mp.api.types import BLANK
@@ -130,8 +142,9 @@ def slow_house(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningHouse]:
     shutil.rmtree(place)
 
 
+@pytest.mark.parametrize("ends", ["worker", "house"])
 def test_a_copy_cut_short_by_the_death_of_its_worker_is_undone(
-    slow_house: RunningHouse, data: Path, images: Path
+    slow_house: RunningHouse, data: Path, images: Path, ends: str
 ) -> None:
     house = slow_house
     make(house, data)
@@ -152,13 +165,21 @@ def test_a_copy_cut_short_by_the_death_of_its_worker_is_undone(
     task_id = house.call("Volume.copy", copied)
     target = images / CLONE_IMAGE / CLONE
     eventually(lambda: writers_of(images / CLONE_IMAGE), within_s=30)
-    pid = house.pid_of("storage")
-    os.kill(pid, signal.SIGKILL)
-    assert house.call("Host.ping2") is True
-    # Nobody writes any more once the next worker is there.
-    house.wait_other_pid("storage", pid)
-    eventually(lambda: writers_of(images / CLONE_IMAGE) == [], within_s=20)
+    if ends == "worker":
+        pid = house.pid_of("storage")
+        os.kill(pid, signal.SIGKILL)
+        assert house.call("Host.ping2") is True
+        # Nobody writes any more once the next worker is there.
+        house.wait_other_pid("storage", pid)
+        eventually(lambda: writers_of(images / CLONE_IMAGE) == [], within_s=20)
+    else:
+        assert house.terminate(within_s=20) == 0  # by SIGTERM, and nobody writes for it any more
+        assert writers_of(images / CLONE_IMAGE) == []
+        house.begin()
+        house.wait_ready()
     connect(house, data)
+    if ends == "house":
+        connect_pool(house)
     become_spm(house)
     status = eventually(lambda: _over(house, task_id), within_s=20)
     assert (status["taskState"], status["taskResult"]) == ("finished", "cleanSuccess")
