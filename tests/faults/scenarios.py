@@ -206,6 +206,7 @@ BY_TESTS: tuple[ByTests, ...] = (
              "process/test_master_kernel.py::test_a_kill_by_hand_is_not_taken_for_want_of_memory")),
     ByTests("E10w", "a log disk that hangs, a log writer that dies", ("process/test_log_writer.py",)),
     ByTests("E7u", "a host that has just been switched on, or is up for ten years", ("process/test_clocks.py",)),
+    ByTests("E14", "folders for temporary files that take nothing", ("process/test_no_tmp.py",)),
     ByTests("E10s", "a syslog that takes nothing", ("unit/priv/test_systemlog.py",)),
     ByTests("F1h", "handshakes and frames that begin and do not end", (
         "process/test_door_limits.py::test_who_only_begins_a_handshake_costs_no_tls_object_and_no_turn",
