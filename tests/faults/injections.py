@@ -462,17 +462,17 @@ def garbage(world: World) -> None:
         b"GET / HTTP/1.1\r\n\r\n", b"\0" * 64, b"\xff" * 1000, b"CONNECT\naccept-version:1.2\n\n\0", b"SSH-2.0-x\r\n",
         bytes.fromhex("160300ffff") + b"\1" * 200, bytes.fromhex("80800103010057000000200000"), b"{}" * 500,
     ]  # fmt: skip
-    with world.fault("none") as fault:
-        closed = 0
+    with world.fault("none") as fault, contextlib.ExitStack() as stack:
+        closed, socks = 0, list[socket.socket]()
         for word in words:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", world.house.port), 5) as sock:
-                sock.sendall(word)
-                sock.settimeout(15)
-                try:
+            socks.append(stack.enter_context(socket.create_connection(("127.0.0.1", world.house.port), 5)))
+            socks[-1].sendall(word)
+        for sock in socks:
+            sock.settimeout(15)
+            with contextlib.suppress(TimeoutError):
+                with contextlib.suppress(ConnectionResetError):
                     while sock.recv(4096):
                         pass
-                except ConnectionResetError:
-                    pass
                 closed += 1
         fault.happened = closed == len(words)
         if not fault.happened:
