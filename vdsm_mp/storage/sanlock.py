@@ -4,7 +4,8 @@
 Host ids are `sanlock_seat.py`. Each lease has its own connection to the daemon: it is dropped with the connection,
 hence with this process, whatever ends it.
 
-sanlock reports errors as (number, text): errno values, or its own above 200.
+sanlock reports errors as (number, text): errno values, or its own above 200. It may be silent: then every call ends
+after some seconds and says so, and what it does later is taken back (`sanlock_patience.py`).
 """
 
 import errno
@@ -25,7 +26,7 @@ from vdsm_mp.api.errors_storage import (
 )
 from vdsm_mp.storage.domain_file import IDS, LEASES, FileDomain
 from vdsm_mp.storage.locks import SDM, Lease, Owner
-from vdsm_mp.storage.sanlock_patience import Patience
+from vdsm_mp.storage.sanlock_patience import NotBegun, Patience
 from vdsm_mp.storage.sanlock_seat import Seat, text_of
 
 _log = logging.getLogger("storage.sanlock")
@@ -37,6 +38,8 @@ _GONE_OWNERS = (sanlock.HOST_FREE, sanlock.HOST_DEAD)
 
 #: What the daemon may take for an answer, besides what it may spend on storage.
 ANSWERS_WITHIN_S = 5.0
+#: sanlock's own: after so long without its daemon the watchdog resets a host.
+_WATCHDOG_S = 60.0
 
 
 class SanlockLock:
@@ -51,7 +54,11 @@ class SanlockLock:
         self._sector = meta.block_size
         self._io_timeout_s = io_timeout_s
         self.sdm = Lease(SDM, domain.io.path_of(LEASES), meta.alignment)
-        self._patience = Patience(2 * io_timeout_s + ANSWERS_WITHIN_S)
+        # Until a host is dead for sure, and the ballots that take its lease then.
+        longest_s = 8 * io_timeout_s + _WATCHDOG_S + 6 * io_timeout_s + ANSWERS_WITHIN_S
+        self._patience = Patience(
+            2 * io_timeout_s + ANSWERS_WITHIN_S, ANSWERS_WITHIN_S, longest_s, sanlock.get_lockspaces
+        )
         self._seat = Seat(self._sd_id, self._ids, io_timeout_s, self._patience)
         self._lock = threading.Lock()
         #: One talk at a time on the connections of `_held`: answers have no names.
@@ -59,29 +66,36 @@ class SanlockLock:
         self._held: dict[Lease, int] = {}
 
     def initialize(self) -> None:
-        try:
-            sanlock.write_lockspace(
+        self._write(
+            "lockspace",
+            lambda: sanlock.write_lockspace(
                 self._name, self._ids, iotimeout=self._io_timeout_s, align=self._align, sector=self._sector
-            )
-        except sanlock.SanlockException as e:
-            raise LockInitFailed(self._sd_id, "lockspace", text_of(e)) from e
+            ),
+        )
         self.write_lease(self.sdm)
 
     def write_lease(self, lease: Lease) -> None:
         """Format a lease nobody holds. Raises: LockInitFailed."""
-        try:
-            sanlock.write_resource(
-                self._name, lease.name.encode(), _disks(lease), align=self._align, sector=self._sector
-            )
-        except sanlock.SanlockException as e:
-            raise LockInitFailed(self._sd_id, lease.name, text_of(e)) from e
+        name = lease.name.encode()
+        self._write(
+            lease.name,
+            lambda: sanlock.write_resource(self._name, name, _disks(lease), align=self._align, sector=self._sector),
+        )
 
     def clear_lease(self, lease: Lease) -> None:
         """Make it no lease any more. Raises: LockInitFailed."""
+        self._write(
+            lease.name, lambda: sanlock.write_resource(b"", b"", _disks(lease), align=self._align, sector=self._sector)
+        )
+
+    def _write(self, what: str, work: Callable[[], None]) -> None:
+        """Raises: LockInitFailed; nothing else of the domain is written before it is known whether this was."""
         try:
-            sanlock.write_resource(b"", b"", _disks(lease), align=self._align, sector=self._sector)
+            self._patience.change(work)
         except sanlock.SanlockException as e:
-            raise LockInitFailed(self._sd_id, lease.name, text_of(e)) from e
+            raise LockInitFailed(self._sd_id, what, text_of(e)) from e
+        except TimeoutError as e:
+            raise LockInitFailed(self._sd_id, what, f"it is not known whether it is written: {text_of(e)}") from e
 
     def name_at(self, lease: Lease) -> str | None:
         """The name of the lease that is there; None when there is none of this domain.
@@ -89,9 +103,11 @@ class SanlockLock:
         Raises: LockNotInspected (it could not be read: somebody may hold what is there).
         """
         try:
-            found = sanlock.read_resource(lease.path, lease.offset, align=self._align, sector=self._sector)
-        except sanlock.SanlockException as e:
-            if e.errno in _NO_LEASE:
+            found = self._patience.ask(
+                lambda: sanlock.read_resource(lease.path, lease.offset, align=self._align, sector=self._sector)
+            )
+        except (sanlock.SanlockException, TimeoutError) as e:
+            if isinstance(e, sanlock.SanlockException) and e.errno in _NO_LEASE:
                 return None
             raise LockNotInspected(self._sd_id, lease.name or f"lease at {lease.offset}", text_of(e)) from e
         if found["lockspace"] != self._name:
@@ -104,33 +120,58 @@ class SanlockLock:
 
         Raises: LockNotAcquired (held by somebody), LockNotInspected (it is not known what is stored).
         """
-        disks = _disks(lease)
+        fd = self._take(lease, lvb=True)
         try:
-            fd = sanlock.register()
+            yield LeaseValue(self._sd_id, lease, self._sector, self._patience)
+        except BaseException:
+            with suppress(LockNotReleased):  # the reason is the block's
+                self._let_go(lease, fd)
+            raise
+        try:
+            self._let_go(lease, fd)
+        except LockNotReleased as e:
+            _log.warning("%s", e)
+            raise LockNotInspected(self._sd_id, lease.name, f"it is not known what is stored: {e.reason}") from e
+
+    def _take(self, lease: Lease, *, lvb: bool = False) -> int:
+        """The connection that holds it. Raises: LockNotAcquired."""
+        try:
+            return self._patience.change(
+                lambda: self._acquire(lease, lvb=lvb), lambda fd: self._release_and_close(lease, fd)
+            )
         except sanlock.SanlockException as e:
             raise LockNotAcquired(self._sd_id, lease.name, text_of(e)) from e
+        except TimeoutError as e:
+            reason = f"{text_of(e)}; should it take the lease yet, it is given back"
+            raise LockNotAcquired(self._sd_id, lease.name, reason) from e
+
+    def _acquire(self, lease: Lease, *, lvb: bool) -> int:
+        fd: int = sanlock.register()
         try:
-            try:
-                sanlock.acquire(self._name, lease.name.encode(), disks, slkfd=fd, lvb=True)
-            except sanlock.SanlockException as e:
-                raise LockNotAcquired(self._sd_id, lease.name, text_of(e)) from e
-            try:
-                yield LeaseValue(self._sd_id, lease, self._sector)
-            except BaseException:
-                with suppress(LockNotInspected):  # the reason is the block's
-                    self._let_go(lease, fd)
-                raise
-            self._let_go(lease, fd)
-        finally:
-            os.close(fd)  # drops the lease, too, where it was not released
+            sanlock.acquire(self._name, lease.name.encode(), _disks(lease), slkfd=fd, lvb=lvb)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def _let_go(self, lease: Lease, fd: int) -> None:
-        """Closing would let go, too, but some time later. Raises: LockNotInspected."""
+        """Closing would let go, too, but some time later. Raises: LockNotReleased (it goes by itself)."""
         try:
-            sanlock.release(self._name, lease.name.encode(), _disks(lease), slkfd=fd)
+            self._patience.change(lambda: self._release_and_close(lease, fd))
         except sanlock.SanlockException as e:
-            _log.warning("domain %s: %s is not released: %s", self._sd_id, lease.name, text_of(e))
-            raise LockNotInspected(self._sd_id, lease.name, f"it is not known what is stored: {text_of(e)}") from e
+            raise LockNotReleased(self._sd_id, lease.name, text_of(e)) from e
+        except TimeoutError as e:
+            if isinstance(e, NotBegun):
+                # Not closed now: a thread may be waiting for an answer on it.
+                self._patience.owe(f"letting {lease.name} go ({fd})", lambda: self._release_and_close(lease, fd))
+            raise LockNotReleased(self._sd_id, lease.name, f"{text_of(e)}; it goes as soon as it does") from e
+
+    def _release_and_close(self, lease: Lease, fd: int) -> None:
+        try:
+            with self._talking:
+                sanlock.release(self._name, lease.name.encode(), _disks(lease), slkfd=fd)
+        finally:
+            os.close(fd)  # drops it even where the release failed
 
     # --- host id
 
@@ -153,30 +194,15 @@ class SanlockLock:
         with self._lock:
             if lease in self._held:
                 return
-        try:
-            fd = sanlock.register()
-        except sanlock.SanlockException as e:
-            raise LockNotAcquired(self._sd_id, lease.name, text_of(e)) from e
-        try:
-            sanlock.acquire(self._name, lease.name.encode(), _disks(lease), slkfd=fd)
-        except sanlock.SanlockException as e:
-            os.close(fd)
-            raise LockNotAcquired(self._sd_id, lease.name, text_of(e)) from e
+        fd = self._take(lease)
         with self._lock:
             self._held[lease] = fd
 
     def release(self, lease: Lease) -> None:
         with self._lock:
             fd = self._held.pop(lease, None)
-        if fd is None:
-            return
-        with self._talking:
-            try:
-                sanlock.release(self._name, lease.name.encode(), _disks(lease), slkfd=fd)
-            except sanlock.SanlockException as e:
-                raise LockNotReleased(self._sd_id, lease.name, text_of(e)) from e
-            finally:
-                os.close(fd)  # drops it even where the release failed
+        if fd is not None:
+            self._let_go(lease, fd)
 
     def holds(self, lease: Lease) -> bool:
         if lease not in self._held:
@@ -233,31 +259,35 @@ class SanlockLock:
 class LeaseValue:
     """The value block of a lease that is held. Every method raises LockNotInspected."""
 
-    def __init__(self, sd_id: str, lease: Lease, sector: int) -> None:
+    def __init__(self, sd_id: str, lease: Lease, sector: int, patience: Patience) -> None:
         self._sd_id = sd_id
         self._lease = lease
         self._sector = sector
+        self._patience = patience
 
     def read(self) -> bytes:
         """What was written last, NUL bytes behind it."""
         try:
-            found: bytes = sanlock.get_lvb(
-                self._sd_id.encode(), self._lease.name.encode(), _disks(self._lease), self._sector
+            return self._patience.ask(
+                lambda: bytes(
+                    sanlock.get_lvb(self._sd_id.encode(), self._lease.name.encode(), _disks(self._lease), self._sector)
+                )
             )
-        except sanlock.SanlockException as e:
+        except (sanlock.SanlockException, TimeoutError) as e:
             raise LockNotInspected(self._sd_id, self._lease.name, text_of(e)) from e
-        return found
 
     def write(self, data: bytes) -> None:
         """Not stored before the lease is let go."""
         try:
-            sanlock.set_lvb(
-                self._sd_id.encode(),
-                self._lease.name.encode(),
-                _disks(self._lease),
-                data.ljust(self._sector, b"\0"),
+            self._patience.change(
+                lambda: sanlock.set_lvb(
+                    self._sd_id.encode(),
+                    self._lease.name.encode(),
+                    _disks(self._lease),
+                    data.ljust(self._sector, b"\0"),
+                )
             )
-        except sanlock.SanlockException as e:
+        except (sanlock.SanlockException, TimeoutError) as e:
             raise LockNotInspected(self._sd_id, self._lease.name, text_of(e)) from e
 
 

@@ -8,6 +8,7 @@ it runs in a thread of its own, at most one for each domain, and whoever needs t
 import errno
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -15,6 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 import sanlock
 
 from vdsm_mp.api.errors_storage import HostIdDiffers, HostIdNotAcquired, HostIdNotReleased
+from vdsm_mp.common.clock import mono_s
 from vdsm_mp.storage.locks import TEMPORARY_HOST_ID
 from vdsm_mp.storage.sanlock_patience import Patience
 
@@ -22,6 +24,11 @@ _log = logging.getLogger("storage.sanlock")
 
 #: A lockspace is being joined or left.
 _BUSY = (errno.EINPROGRESS, errno.EAGAIN, errno.EBUSY)
+
+#: Joining takes its time; whether the daemon lives is asked meanwhile.
+_LOOK_S = 5.0
+#: Leaving a lockspace, which takes sanlock a few seconds.
+_GOING_S = 20
 
 
 class Seat:
@@ -36,6 +43,8 @@ class Seat:
         self._patience = patience
         self._lock = threading.Lock()
         self._joining: tuple[int, Future[None]] | None = None
+        #: To be given back when they have come.
+        self._leaving: set[int] = set()
         #: Taken, and used, by this life of the worker.
         self._taken: set[int] = set()
 
@@ -43,26 +52,40 @@ class Seat:
         self._join(host_id)
 
     def wait(self, host_id: int, within_s: float, wanted: Callable[[], bool]) -> None:
+        self._is_wanted(host_id)
         if self.has(host_id):
             self._taken.add(host_id)
             return
-        joining = self._join(host_id)
-        try:
-            joining.result(within_s)
-        except FutureTimeout:
-            joining.add_done_callback(lambda done: self._came_late(host_id, done, wanted))
-            raise self._not_acquired(host_id, f"not within {within_s:g} s") from None
+        joining, until, silent = self._join(host_id), mono_s() + within_s, False
+        while not silent and (left_s := until - mono_s()) > 0:
+            try:
+                joining.result(min(left_s, _LOOK_S))
+            except FutureTimeout:
+                silent = not self._patience.answers()
+            else:
+                return
+        joining.add_done_callback(lambda done: self._came_late(host_id, done, wanted))
+        raise self._not_acquired(host_id, "sanlock does not answer" if silent else f"not within {within_s:g} s")
 
     def _came_late(self, host_id: int, done: "Future[None]", wanted: Callable[[], bool]) -> None:
         if done.exception() is not None or wanted():
             return
+        self._give_back(host_id)
+
+    def _give_back(self, host_id: int) -> None:
         _log.warning("domain %s: host id %d has come when nobody waits for it, and is given back", self._sd_id, host_id)
         try:
             self.release(host_id)
         except HostIdNotReleased as e:
             _log.error("%s", e)
 
+    def _is_wanted(self, host_id: int) -> None:
+        self._patience.forgive(_owed(host_id))
+        with self._lock:
+            self._leaving.discard(host_id)
+
     def _join(self, host_id: int) -> "Future[None]":
+        self._is_wanted(host_id)
         with self._lock:
             if self._joining is not None and not self._joining[1].done():
                 if self._joining[0] != host_id:
@@ -79,10 +102,17 @@ class Seat:
         except (HostIdNotAcquired, HostIdDiffers) as e:
             _log.warning("%s", e)
             future.set_exception(e)
-        else:
-            _log.info("domain %s: host id %d is ours", self._sd_id, host_id)
-            self._taken.add(host_id)
-            future.set_result(None)
+            return
+        with self._lock:
+            leaving = host_id in self._leaving
+            self._leaving.discard(host_id)
+        if leaving:
+            self._give_back(host_id)
+            future.set_exception(self._not_acquired(host_id, "it was given back meanwhile"))
+            return
+        _log.info("domain %s: host id %d is ours", self._sd_id, host_id)
+        self._taken.add(host_id)
+        future.set_result(None)
 
     def _add(self, host_id: int) -> None:
         try:
@@ -124,15 +154,40 @@ class Seat:
 
     def release(self, host_id: int) -> None:
         self._taken.discard(host_id)  # one that cannot be given back now is what was left, too
+        with self._lock:
+            if self._joining is not None and self._joining[0] == host_id and not self._joining[1].done():
+                self._leaving.add(host_id)
         try:
-            # unused: sanlock refuses while a lease is held in it, instead of killing the holder.
-            sanlock.rem_lockspace(self._name, host_id, self._ids, unused=True)
+            self._patience.change(lambda: self._remove(host_id))
         except sanlock.SanlockException as e:
-            if e.errno != errno.ENOENT:
-                raise HostIdNotReleased(self._sd_id, f"host id {host_id}", text_of(e)) from e
+            raise HostIdNotReleased(self._sd_id, f"host id {host_id}", text_of(e)) from e
+        except TimeoutError as e:
+            self._patience.owe(_owed(host_id), lambda: self._remove(host_id))
+            reason = f"{text_of(e)}; it is given back as soon as it does"
+            raise HostIdNotReleased(self._sd_id, f"host id {host_id}", reason) from e
+
+    def _remove(self, host_id: int) -> None:
+        """Raises: SanlockException."""
+        for _ in range(_GOING_S):
+            try:
+                # unused: sanlock refuses while a lease is held in it, instead of killing the holder.
+                sanlock.rem_lockspace(self._name, host_id, self._ids, unused=True)
+            except sanlock.SanlockException as e:
+                if e.errno == errno.ENOENT:
+                    return
+                if e.errno != errno.EINPROGRESS:
+                    raise
+                time.sleep(1)  # somebody else does it, and until it has gone the file is open
+            else:
+                return
+        raise sanlock.SanlockException(errno.EINPROGRESS, f"still not given back after {_GOING_S} s")
 
     def _not_acquired(self, host_id: int, reason: str) -> HostIdNotAcquired:
         return HostIdNotAcquired(self._sd_id, f"host id {host_id}", reason)
+
+
+def _owed(host_id: int) -> str:
+    return f"giving host id {host_id} back"
 
 
 def text_of(error: "sanlock.SanlockException | TimeoutError") -> str:
