@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """QEMUs of libvirt's among the processes of this host, and the end of one that libvirt doesn't know any more.
 
-Root side, standard library only; `running` is for whoever may read /proc. A process says by its command line which VM
-it is, so root signals nothing but what calls itself a QEMU of libvirt's with exactly that id: who imitates one ends it.
+Root side, standard library only; `running` and `folder` are for whoever may read /proc. A process says by its command
+line which VM it is, so root signals nothing but what calls itself a QEMU of libvirt's with exactly that id: who
+imitates one ends it.
 """
 
 import contextlib
 import os
+import re
 import select
 import signal
 import time
@@ -20,6 +22,8 @@ from vdsm_mp.priv.context import Context
 #: As long as libvirt itself gives a QEMU to write out what it caches.
 _POLITE_S = 10.0
 _MOST_S = 25.0
+#: Each has one, in the folder that libvirt made for it.
+_KEY = re.compile(rb'([^\0"=]+)/master-key\.aes')
 
 
 def running(vm_id: str) -> list[int]:
@@ -27,28 +31,36 @@ def running(vm_id: str) -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and _is(int(name), vm_id)]
 
 
+def folder(pid: int) -> str:
+    """Where its monitor's socket is; "" when it is gone, or none of libvirt's."""
+    found = _KEY.search(_line(pid))
+    return os.fsdecode(found[1]) if found else ""
+
+
 def _is(pid: int, vm_id: str) -> bool:
-    try:
-        line = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+    line = _line(pid)
     return b"\0-name\0guest=" in line and b"\0-uuid\0" + vm_id.encode() + b"\0" in line
 
 
-def end(context: Context, params: Mapping[str, Any]) -> int:
-    """By SIGTERM, if wanted, and SIGKILL; how many there were. Raises: OperationFailed when one outlives it."""
-    vm_id = params["vm_id"]
+def _line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def end(context: Context, params: Mapping[str, Any]) -> bool:
+    """By SIGTERM, if wanted, and SIGKILL; False: it was over already. Raises: OperationFailed when it outlives that."""
+    pid = params["pid"]
     until_mono = min(context.deadline_mono, time.monotonic() + _MOST_S)
-    pids = running(vm_id)
-    for pid in pids:
-        with _held(pid) as descriptor:
-            # Held first, then looked at again: now the number cannot be another process's.
-            if descriptor is None or not _is(pid, vm_id):
-                continue
-            gently = params.get("gracefully") and _ends(descriptor, signal.SIGTERM, time.monotonic() + _POLITE_S)
-            if not gently and not _ends(descriptor, signal.SIGKILL, until_mono):
-                raise OperationFailed(f"process {pid} does not end: it hangs in the kernel")
-    return len(pids)
+    with _held(pid) as descriptor:
+        # Held first, then looked at: now the number cannot be another process's.
+        if descriptor is None or not _is(pid, params["vm_id"]):
+            return False
+        gently = params.get("gracefully") and _ends(descriptor, signal.SIGTERM, time.monotonic() + _POLITE_S)
+        if not gently and not _ends(descriptor, signal.SIGKILL, until_mono):
+            raise OperationFailed(f"process {pid} does not end: it hangs in the kernel")
+        return True
 
 
 @contextlib.contextmanager

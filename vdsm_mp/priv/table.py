@@ -221,8 +221,8 @@ _ROWS = (
     Operation(
         "end-qemu",
         "virt",
-        {"vm_id": VM, "gracefully": Flag(optional=True)},
-        "Kill the QEMU of a VM that libvirt doesn't know any more; idempotent. It belongs to another user.",
+        {"vm_id": VM, "pid": Whole(2, 2**22), "gracefully": Flag(optional=True)},
+        "Kill a QEMU of a VM that libvirt doesn't know any more; idempotent. It belongs to another user.",
         at_once=8,
     ),
     Operation("hardware-info", "virt", {}, "The machine's DMI identity, which only root may read in full."),

@@ -92,15 +92,14 @@ class Awaited:
         if record is not None and record.life.status in UNSTARTED:
             try:
                 state, reason, domain = self._state(start.vm_id)
-            except NoSuchVm:
-                state, reason, domain = libvirt.VIR_DOMAIN_SHUTOFF, 0, None
+                undecided = domain is not None and self._undecided(start, state, reason)
+                undecided = undecided or (state in INACTIVE and self._orphans.adopt(start.vm_id))
             except Error as error:
                 logger.info("start of vm=%s: %s", start.vm_id, error)
                 start.since_mono = None
                 self._later(start, _LOOK_AGAIN_S)
                 return
-            undecided = domain is not None and self._undecided(start, state, reason)
-            if undecided or (state in INACTIVE and self._orphans.adopt(start.vm_id)):
+            if undecided:
                 self._later(start, _LOOK_AGAIN_S)
                 return
             live = None if state in INACTIVE else domain
@@ -108,7 +107,10 @@ class Awaited:
         start.then(live)
 
     def _state(self, vm_id: str) -> tuple[int, int, ET.Element | None]:
-        dom = self._connection.domain(vm_id)
+        try:
+            dom = self._connection.domain(vm_id)
+        except NoSuchVm:
+            return libvirt.VIR_DOMAIN_SHUTOFF, 0, None
         with translated(vm_id):
             state, reason = dom.state()
             return state, reason, xml.parse(dom.XMLDesc(0))

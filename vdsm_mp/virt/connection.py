@@ -25,7 +25,7 @@ from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import eventloop
 from vdsm_mp.virt.calling import Calling, under_way
-from vdsm_mp.virt.opening import Attempt
+from vdsm_mp.virt.opening import Attempt, peer_pid
 from vdsm_mp.virt.pulse import SILENT_S, Pulse
 
 logger = log.named(__name__)
@@ -69,6 +69,7 @@ class Connection:
         self.calling = Calling(lambda deadline_s: self._attempt(self._hanging_others, deadline_s))
         self.reconnects = 0
         self._since_mono = 0.0
+        self._daemon_pid = 0
 
     def start(self, on_connect: OnConnect, *, wait_s: float = 2.0) -> bool:
         """Begin to connect; True when stock was taken within `wait_s`. Goes on trying for ever otherwise."""
@@ -92,6 +93,11 @@ class Connection:
     def age_s(self) -> float:
         """Seconds since libvirtd was reached (again)."""
         return clock.mono_s() - self._since_mono
+
+    @property
+    def daemon_pid(self) -> int:
+        """Of who listens at the socket that we are connected to; 0 = not known (no connection, or no such socket)."""
+        return self._daemon_pid
 
     def get(self) -> Any:
         """A virConnect for the next call; another one, soon, when calls on it hang. Raises: LibvirtUnavailable."""
@@ -134,6 +140,7 @@ class Connection:
             conn, sock = self._open()
             if conn is not None:
                 self._lost.clear()
+                self._daemon_pid = peer_pid(sock)
                 pulse = Pulse(conn, sock, self.calling.look)
                 if self._greet(conn, pulse):
                     attempt = 0

@@ -4,19 +4,24 @@
 Told as Down, such a VM would be started once more, and two QEMUs would write to one disk. So it stays listed as what
 it was and as not responding; nothing can be asked of it but its end, which root brings about. When its QEMU ends, it
 is Down.
+
+Several libvirtds may share a machine's processes, each in a network namespace of its own, and a VM that has moved runs
+under another's: ours are those whose monitor has its socket in the namespace of whom we are connected to.
 """
 
+from pathlib import Path
 from typing import Any
 
 import libvirt
 from msgspec.structs import replace
 
 from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed, RootHelperGone
-from vdsm_mp.api.errors_virt import DestroyFailed
+from vdsm_mp.api.errors_virt import DestroyFailed, LibvirtUnavailable
 from vdsm_mp.api.ports import Background, Root
 from vdsm_mp.common import log
 from vdsm_mp.priv import qemu
 from vdsm_mp.virt import machine
+from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.found import recorded
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.registry import Vms
@@ -30,27 +35,41 @@ _LOOK_AGAIN_S = 2.0
 class Orphans:
     """Any thread."""
 
-    def __init__(self, vms: Vms, background: Background, root: Root) -> None:
+    def __init__(self, connection: Connection, vms: Vms, background: Background, root: Root) -> None:
+        self._connection = connection
         self._vms = vms
         self._background = background
         self._root = root
+        self._pids: dict[str, set[int]] = {}
 
     def names(self) -> list[str]:
         return [record.name for record in self._vms.all() if record.orphan]
 
+    def running(self, vm_id: str) -> set[int]:
+        """Process ids of its QEMUs on this host, whether libvirt knows them or not. Raises: LibvirtUnavailable."""
+        pids = qemu.running(vm_id)
+        if not pids:
+            return set()
+        sockets = {line.rpartition(" ")[2] for line in _read(f"/proc/{self._connection.daemon_pid}/net/unix")}
+        return {pid for pid in pids if f"{qemu.folder(pid)}/monitor.sock" in sockets}
+
     def lives(self, dom: Any, vm_id: str, metadata: Metadata) -> bool:
         """Of a VM that is defined: has libvirt lost its QEMU? Raises: libvirtError."""
         # Once more after the look: one that just starts was not there before.
-        return _forgotten(dom, metadata) and bool(qemu.running(vm_id)) and _forgotten(dom, metadata)
+        return _forgotten(dom, metadata) and bool(self.running(vm_id)) and _forgotten(dom, metadata)
 
     def adopt(self, vm_id: str) -> bool:
-        """Of a VM that libvirt has not, or not as running: is there a QEMU of it all the same? Then it is watched."""
-        pids = qemu.running(vm_id)
+        """Of a VM that libvirt has not, or not as running: is there a QEMU of it all the same? Then it is watched.
+
+        Raises: LibvirtUnavailable.
+        """
+        pids = self.running(vm_id)
         record = self._vms.get(vm_id)
         if not pids or record is None:
             return False
         if not record.orphan:
             logger.warning("vm=%s runs as process %s, and libvirt doesn't know it any more", vm_id, pids)
+            self._pids[vm_id] = pids
             self._vms.change(vm_id, lambda one: replace(one, orphan=True))
             self._vms.move(vm_id, machine.on_orphaned)
             self._later(vm_id)
@@ -58,11 +77,12 @@ class Orphans:
 
     def end(self, vm_id: str, *, gracefully: bool) -> None:
         """Raises: DestroyFailed; then it is still watched."""
-        try:
-            ended = self._root.do("end-qemu", vm_id=vm_id, gracefully=gracefully)
-        except (PrivilegedFailed, RootHelperGone, DeadlineExceeded) as error:
-            raise DestroyFailed(f"libvirt doesn't know its QEMU any more, and {error}") from error
-        logger.warning("vm=%s %d processes ended that libvirt did not know any more", vm_id, ended)
+        for pid in self._pids.get(vm_id, ()):
+            try:
+                self._root.do("end-qemu", vm_id=vm_id, pid=pid, gracefully=gracefully)
+            except (PrivilegedFailed, RootHelperGone, DeadlineExceeded) as error:
+                raise DestroyFailed(f"libvirt doesn't know its QEMU any more, and {error}") from error
+            logger.warning("vm=%s process %d ended, which libvirt did not know any more", vm_id, pid)
 
     def _later(self, vm_id: str) -> None:
         if not self._background.draining:
@@ -70,10 +90,11 @@ class Orphans:
 
     def _look(self, vm_id: str) -> None:
         record = self._vms.get(vm_id)
-        if record is None or not record.orphan:
-            return
-        if qemu.running(vm_id):
+        if record is not None and record.orphan and not self._pids[vm_id].isdisjoint(qemu.running(vm_id)):
             self._later(vm_id)
+            return
+        del self._pids[vm_id]
+        if record is None or not record.orphan:
             return
         self._vms.change(vm_id, lambda one: replace(one, orphan=False))
         self._vms.move(vm_id, machine.on_stopped)
@@ -83,3 +104,10 @@ def _forgotten(dom: Any, metadata: Metadata) -> bool:
     """Does nobody know how it ended? Then it may not have."""
     forgotten = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN)
     return tuple(dom.state()) == forgotten and recorded(metadata) is None
+
+
+def _read(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise LibvirtUnavailable(f"whose VMs run here cannot be told: {error}") from error

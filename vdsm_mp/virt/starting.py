@@ -22,7 +22,6 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm import CreateVm
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.priv import qemu
 from vdsm_mp.virt import (
     asleep,
     cpupool,
@@ -49,6 +48,7 @@ from vdsm_mp.virt.launch import Launches
 from vdsm_mp.virt.machine import Exit, ExitReason, VmStatus
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.mirrors import Mirrors
+from vdsm_mp.virt.orphans import Orphans
 from vdsm_mp.virt.payload import Payloads
 from vdsm_mp.virt.records import VmRecord, VolumeIds
 from vdsm_mp.virt.registry import Vms, short_status
@@ -86,6 +86,7 @@ class Starter:
         mirrors: Mirrors,
         hostdevs: HostDevices,
         awaited: Awaited,
+        orphans: Orphans,
     ) -> None:
         self._connection = connection
         self._vms = vms
@@ -104,6 +105,7 @@ class Starter:
         self._mirrors = mirrors
         self._hostdevs = hostdevs
         self._awaited = awaited
+        self._orphans = orphans
         self._ends: dict[str, threading.Event] = {}
 
     def accept(self, vm_id: str, params: Mapping[str, Any]) -> VmRecord:
@@ -122,7 +124,7 @@ class Starter:
         metadata = cpupool.noted(metadata, domain)
         if self._vms.known().get(vm_id) is not None:
             raise VmExists(vm_id)
-        if pids := qemu.running(vm_id):
+        if pids := self._orphans.running(vm_id):
             logger.warning(
                 "VM.create vm=%s is refused: process %s is its QEMU, which libvirt doesn't know", vm_id, pids
             )

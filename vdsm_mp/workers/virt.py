@@ -127,6 +127,7 @@ def build(config: Config, ports: Ports) -> Room:
         mirrors=mirrors,
         hostdevs=hostdevs,
         awaited=awaited,
+        orphans=ground.orphans,
     )
     pool = CpuPool(ground.connection, ground.vms, ground.keeper, ports.background)
     ender = Ender(

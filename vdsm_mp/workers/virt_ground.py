@@ -77,7 +77,7 @@ def stand_on(config: Config, ports: Ports) -> Ground:
             Path(house.vdsm_run_dir) / "backup", Path(house.state_dir) / "storage" / "transient_disks"
         ),
         again=Again(ports.background),
-        orphans=Orphans(vms, ports.background, ports.root),
+        orphans=Orphans(connection, vms, ports.background, ports.root),
     )
 
 

@@ -147,3 +147,25 @@ def test_what_libvirt_finds_again_is_as_it_was(room: VirtRoom, new_guest: NewGue
     eventually(lambda: room.stats(guest.vm_id)["monitorResponse"] == "0", within_s=20)
     room.call("VM.pause", vmID=guest.vm_id)
     assert room.status(guest.vm_id) == "Paused"
+
+
+@pytest.fixture
+def other_libvirtd() -> Iterator[PrivateLibvirtd]:
+    with PrivateLibvirtd.start() as other:
+        yield other
+
+
+def test_one_that_runs_under_another_hosts_libvirtd_is_not_ours(
+    room: VirtRoom, new_guest: NewGuest, other_libvirtd: PrivateLibvirtd, folder: Path, root: SudoRoot
+) -> None:
+    guest = new_guest(room)
+    (folder / "other").mkdir()
+    with VirtRoom(other_libvirtd.uri, folder / "other", root=root) as elsewhere:
+        elsewhere.create(vm_xml(guest.vm_id), guest.vm_id)
+        eventually(lambda: elsewhere.status(guest.vm_id) == "Powering up", within_s=30)
+        assert len(qemu.running(guest.vm_id)) == 2
+        lose_state(other_libvirtd)
+        eventually(lambda: elsewhere.stats(guest.vm_id).get("monitorResponse") == "-1", within_s=20)
+        elsewhere.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+    assert len(qemu.running(guest.vm_id)) == 1
+    guest.keeps_ticking()
