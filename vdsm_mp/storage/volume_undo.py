@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from msgspec.structs import replace
+
 from vdsm_mp.api.errors_storage import StorageFileExists, StorageFileMissing
 from vdsm_mp.api.errors_task import RecoveryInvalid
 from vdsm_mp.api.errors_volume import ImageDoesNotExist, VolumeDoesNotExist, VolumeHasChildren
@@ -33,12 +35,14 @@ from vdsm_mp.storage.volume_file import (
     volume_path,
 )
 from vdsm_mp.tasks.progress import Progress
-from vdsm_mp.tasks.record import FINISH, Recovery
+from vdsm_mp.tasks.record import FINISH, FINISHING, Recovery
 from vdsm_mp.tasks.undoing import unknown_recovery
 
 _log = logging.getLogger("storage.undo")
 
 _ID = re.compile(UUID_PATTERN)
+#: How the name of `source_to_go` begins; behind it the image's id, inode and time, and whether it is wiped.
+_MOVED = f"{FINISHING}move "
 
 
 # --- made
@@ -101,16 +105,14 @@ def volume_created(domain: FileDomain, image_id: str, volume_id: str) -> Recover
 def source_to_go(source: FileDomain, target: FileDomain, image_id: str, *, wipe: bool) -> Recovery:
     """Of a finished move: the image leaves the domain it came from.
 
-    The directory is written down as it is now: whatever else is in its place later stays. Raises: storage errors.
+    The directory is written down as it is now: whatever else is in its place later stays. To VDSM it is a mark: of a
+    task that is done it runs recoveries only to revert it, and then neither image may go. So after a VDSM has taken
+    over the image stays on both domains. Raises: storage errors.
     """
     found = source.io.stat(image_path(image_id))
-    return Recovery(
-        f"finish move: {image_id}",
-        "image",
-        FINISH,
-        "removeSource",
-        (source.sd_id, target.sd_id, image_id, str(found.inode), repr(found.modified_at), "wipe" if wipe else "keep"),
-    )
+    how = "wipe" if wipe else "keep"
+    name = f"{_MOVED}{image_id} {found.inode} {found.modified_at!r} {how}"
+    return Recovery(name, *lease_undo.MARK, (source.sd_id, image_id, target.sd_id))
 
 
 def _of_file(name: str, function: str, *params: str) -> Recovery:
@@ -130,7 +132,7 @@ class Undoing:
         #: Called with a domain on which a removal failed: something may be left of it.
         self.on_left: Callable[[str], None] | None = None
         volume: dict[str, Callable[[Recovery], None]] = {
-            "startCreateVolumeRollback": self._nothing,
+            "startCreateVolumeRollback": self._mark,
             "killProcRollback": self._nothing,
             "halfbakedVolumeRollback": self._half_made,
             "createVolumeMetadataRollback": self._metadata,
@@ -150,7 +152,7 @@ class Undoing:
             for name, function in volume.items()
         }
         self._table["sd", "StorageDomain", "create_image_rollback"] = self._image
-        self._table["image", FINISH, "removeSource"] = self._remove_source
+        self._table["image", FINISH, "removeSource"] = self._source_of_before
         self._table[lease_undo.MODULE, lease_undo.OWNER, lease_undo.FUNCTION] = self._lease
 
     def __call__(self, recovery: Recovery, task_id: str) -> None:
@@ -162,7 +164,18 @@ class Undoing:
         function(recovery)
 
     def _nothing(self, recovery: Recovery) -> None:
-        """A mark, or about a process that died with its worker."""
+        """About a process that died with its worker."""
+
+    def _mark(self, recovery: Recovery) -> None:
+        """VDSM's does nothing, ours say by their names what they are."""
+        if recovery.name.startswith(lease_undo.ADDED):
+            self._lease(replace(recovery, params=recovery.params[:2]))
+        elif recovery.name.startswith(_MOVED):
+            words = recovery.name.split()
+            if len(words) != 6 or len(recovery.params) != 3:
+                raise RecoveryInvalid(recovery.name, f"parameters {recovery.params}")
+            source_id, image_id, target_id = recovery.params
+            self._remove_source(recovery, source_id, target_id, image_id, *words[3:])
 
     def _image(self, recovery: Recovery) -> None:
         found = self._image_at(recovery.params[0])
@@ -229,10 +242,14 @@ class Undoing:
         sd_id, lease_id = recovery.params
         lease_undo.undo(self._domains.find(sd_id), lease_id, self._locks, self._resources)
 
-    def _remove_source(self, recovery: Recovery) -> None:
+    def _source_of_before(self, recovery: Recovery) -> None:
         if len(recovery.params) != 6:
             raise RecoveryInvalid(recovery.name, f"parameters {recovery.params}")
-        source_id, target_id, image_id, inode, modified_at, how = recovery.params
+        self._remove_source(recovery, *recovery.params)
+
+    def _remove_source(
+        self, recovery: Recovery, source_id: str, target_id: str, image_id: str, inode: str, modified_at: str, how: str
+    ) -> None:
         source, _, _ = self._named(recovery, source_id, target_id, image_id)
         target = self._domains.find(target_id)
         with self._telling_what_is_left(source_id):

@@ -21,14 +21,17 @@ _POLICIES = ("none", "manual", "auto")
 _MANY = 1000
 
 
-#: The owner of a recovery that undoes nothing: it finishes what a task that is done leaves to be done.
+#: How the name of a recovery begins that undoes nothing: it finishes what a task that is done leaves to be done. VDSM
+#: has no such thing, and would run it to revert the task: its function is one that does nothing there.
+FINISHING = "finish: "
+#: Their owner in records of before, of which VDSM could not revert the task.
 FINISH = "Finish"
 
 
 class Recovery(msgspec.Struct, frozen=True):
     """One step that undoes something, by the names VDSM gives it: any SPM of the pool must be able to run it.
 
-    With the owner `FINISH` one of our own, which VDSM leaves alone: it belongs to a finished task.
+    With a name that begins with `FINISHING` one of our own: it belongs to a finished task.
     params: strings without comma, newline or surrounding blanks; at least one.
     """
 
@@ -47,7 +50,7 @@ class Recovery(msgspec.Struct, frozen=True):
 
     @property
     def finishes(self) -> bool:
-        return self.owner == FINISH
+        return self.owner == FINISH or self.name.startswith(FINISHING)
 
 
 class TaskRecord(msgspec.Struct, frozen=True):

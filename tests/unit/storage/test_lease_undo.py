@@ -111,6 +111,13 @@ def test_where_there_are_no_leases_there_is_nothing_to_undo(
     assert (path.read_bytes(), written) == (before, [])
 
 
+def test_a_record_of_before_is_undone_too(domain: FileDomain, path: Path, written: list[tuple[bytes, int]]) -> None:
+    before = path.read_bytes()
+    xlease.add(domain, SanlockLock(domain, 10), NEW)
+    undo(domain, Recovery("create lease rollback", "lease", "Lease", "createLeaseRollback", (domain.sd_id, NEW)))
+    assert path.read_bytes() == before
+
+
 def test_a_step_that_names_no_lease_is_told(domain: FileDomain) -> None:
     step = Recovery("create lease rollback", "lease", "Lease", "createLeaseRollback", (domain.sd_id,))
     with pytest.raises(RecoveryInvalid):
