@@ -46,11 +46,9 @@ class VdsmController(ControllerPluginBase):  # type: ignore[misc]
     def _status(self, status: dict[str, Any]) -> None:
         self.ctl.output(f"vdsm-mp {status['version']} pid {status['pid']}: {status['verdict']}")
         for name, worker in status["workers"].items():
+            runs = f"pid {worker['pid']}, up {worker['uptime_s']} s" if worker["pid"] else "no process"
             last = f", last death: {worker['last_death']}" if worker["last_death"] else ""
-            self.ctl.output(
-                f"{name:<12} {worker['state']:<9} pid {worker['pid']}, up {worker['uptime_s']} s, "
-                f"restarts {worker['restarts']}{last}"
-            )
+            self.ctl.output(f"{name:<12} {worker['state']:<9} {runs}, restarts {worker['restarts']}{last}")
 
     def _fail(self, sentence: str) -> None:
         self.ctl.output(sentence)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from vdsm_mp import supervisorplugin
 from vdsm_mp.cli import status
 from vdsm_mp.common import controlsocket
 from vdsm_mp.common.options import Config, House
@@ -37,6 +38,43 @@ def master_that_says(answer: bytes, run_dir: Path, times: int) -> Iterator[None]
         thread.start()
         yield
         thread.join()
+
+
+class Supervisorctl:
+    """What a plug-in sees of it."""
+
+    def __init__(self) -> None:
+        self.exitstatus = 0
+        self.said: list[str] = []
+
+    def output(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_supervisorctl_shows_a_worker_without_a_process_and_refuses_what_it_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vdsm.conf").write_text(f"[vdsm_mp]\nrun_dir = {tmp_path}\n")
+    monkeypatch.setenv("VDSM_MP_CONFIG", str(tmp_path / "vdsm.conf"))
+    worker = {
+        "pid": None, "state": "waiting", "uptime_s": None, "restarts": 2, "degraded": False, "last_death": "exit 1",
+        "rss_kib": 0, "pss_kib": 0, "last_heartbeat_ago_s": None, "vitals": {},
+    }  # fmt: skip
+    house = {
+        "version": "1", "pid": 7, "state": "running", "verdict": "degraded", "uptime_s": 9.0, "rss_kib": 1,
+        "pss_kib": 1, "children": [], "lost": [], "workers": {"virt": worker},
+    }  # fmt: skip
+    ctl = Supervisorctl()
+    plugin = supervisorplugin.make_controller(ctl)
+    with master_that_says(json.dumps({"ok": True, "result": house}).encode() + b"\n", tmp_path, times=1):
+        plugin.do_vdsm("status")
+    assert (ctl.exitstatus, ctl.said) == (0, [
+        "vdsm-mp 1 pid 7: degraded", "virt         waiting   no process, restarts 2, last death: exit 1",
+    ])  # fmt: skip
+    for words in ("", "restart", "status virt", "frobnicate"):
+        ctl.exitstatus = 0
+        plugin.do_vdsm(words)
+        assert (ctl.exitstatus, ctl.said[-1].partition(" ")[0]) == (1, "usage:")
 
 
 @pytest.mark.parametrize(
