@@ -6,14 +6,14 @@ was prepared. The mirror ends when the engine says so: over to the replica, or b
 it follows QEMU: whatever fails in the middle is looked at again (`look`), and taken as done or undone.
 """
 
-import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import libvirt
 
+from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_virt import AbortReplicationFailed, NoSuchVm, ReplicaFailed, ReplicationNotReady, TransientDisk
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.api.ports import Background
@@ -21,6 +21,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_blocks import FinishDiskReplication, StartDiskReplication
 from vdsm_mp.common import log, xml
 from vdsm_mp.common.errors import Error
+from vdsm_mp.common.oneatatime import OneAtATime
 from vdsm_mp.virt import domxml_build
 from vdsm_mp.virt.chain import follow, running_chain
 from vdsm_mp.virt.connection import translated
@@ -38,31 +39,34 @@ _FLAGS = (
     | libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
 )
 _AGAIN_S = 1.0
+#: Somebody undoes a mirror that failed, and waits for libvirt.
+_TURN_S = 30.0
 
 
 class Replications:
-    """Mirrors of disks. At most one verb at a time works on a VM; `look` leaves that VM to it."""
+    """Mirrors of disks. At most one works on those of a VM: a verb, or who looks or undoes in the background."""
 
     def __init__(self, devices: Devices, hooks: DeviceHooks, background: Background) -> None:
         self.devices = devices
         self._hooks = hooks
         self._background = background
-        self._lock = threading.Lock()
-        self._busy: set[str] = set()
-        #: Mirrors of (VM, disk) that are to go, until somebody has settled them.
-        self._unwanted: set[tuple[str, str]] = set()
+        #: Of VMs. Who undoes has one as well: a mirror that begins meanwhile would be taken for the one that is to go.
+        self._turns = OneAtATime()
+        #: Mirrors of (VM, disk) that are to go, and where to, until somebody has settled them.
+        self._unwanted: dict[tuple[str, str], VolumeIds] = {}
 
     def start(self, record: VmRecord, drive: Drive, target: VolumeIds) -> None:
         """Raises: ReplicaFailed, TransientDisk, what storage raised; then nothing stays: no mirror, note or volume."""
         devices, vm_id = self.devices, record.vm_id
         if drive.transient:
             raise TransientDisk(f"{drive.name} cannot be replicated")
-        before = record.metadata.device(**drive.identity)
-        if "diskReplicate" in before:
-            raise ReplicaFailed(f"{drive.name} is being replicated already")
-        if (vm_id, drive.name) in self._unwanted:
-            raise ReplicaFailed(f"a mirror of {drive.name} that failed is not undone yet")
         with self._working(vm_id):
+            record = devices.vms.get(vm_id) or record
+            before = record.metadata.device(**drive.identity)
+            if "diskReplicate" in before:
+                raise ReplicaFailed(f"{drive.name} is being replicated already")
+            if (vm_id, drive.name) in self._unwanted:
+                raise ReplicaFailed(f"a mirror of {drive.name} that failed is not undone yet")
             ready = devices.drives.prepare(target)
             try:
                 prepared = self._hooks.volume_prepared(record, target, ready, ReplicaFailed)
@@ -79,10 +83,11 @@ class Replications:
     def finish(self, record: VmRecord, drive: Drive, *, pivot: bool) -> None:
         """Raises: ReplicaFailed, ReplicationNotReady (ask again later), AbortReplicationFailed."""
         devices, vm_id = self.devices, record.vm_id
-        replica = _replica_of(record, drive)
-        if replica is None:
-            raise ReplicaFailed(f"{drive.name} is not being replicated")
         with self._working(vm_id):
+            record = devices.vms.get(vm_id) or record
+            replica = _replica_of(record, drive)
+            if replica is None:
+                raise ReplicaFailed(f"{drive.name} is not being replicated")
             dom, domain = devices.live(vm_id)
             disk = _disk(domain, drive.name)
             if pivot and not _is_on(disk, replica):
@@ -93,7 +98,7 @@ class Replications:
                     with translated(vm_id, AbortReplicationFailed):
                         dom.blockJobAbort(drive.name, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT if pivot else 0)
                 self._settle(record, drive, replica)
-                self._unwanted.discard((vm_id, drive.name))
+                self._unwanted.pop((vm_id, drive.name), None)
             except Error:
                 # It may have happened all the same.
                 self._look_later(vm_id)
@@ -102,21 +107,22 @@ class Replications:
     def _look(self, vm_id: str) -> None:
         """Mirrors that are over are taken as QEMU left them; others go on.
 
-        Raises: NoSuchVm, LibvirtUnavailable, VmNotResponding, what storage raised.
+        Raises: NoSuchVm, LibvirtUnavailable, VmNotResponding, Busy, what storage raised.
         """
         self.devices.keeper.take_turn(vm_id)
-        record = self.devices.vms.get(vm_id)
-        if record is None or record.external or record.life.status is VmStatus.DOWN or vm_id in self._busy:
-            return
-        for drive in record.devices.drives:
-            replica = _replica_of(record, drive)
-            if replica is None:
-                continue
-            _, domain = self.devices.live(vm_id)
-            if _disk(domain, drive.name).find("mirror") is None:
-                self._settle(record, drive, replica)
-            else:
-                logger.info("vm=%s %s is mirrored still", vm_id, drive.name)
+        with self._working(vm_id, 0.0):
+            record = self.devices.vms.get(vm_id)
+            if record is None or record.external or record.life.status is VmStatus.DOWN:
+                return
+            for drive in record.devices.drives:
+                replica = _replica_of(record, drive)
+                if replica is None:
+                    continue
+                _, domain = self.devices.live(vm_id)
+                if _disk(domain, drive.name).find("mirror") is None:
+                    self._settle(record, drive, replica)
+                else:
+                    logger.info("vm=%s %s is mirrored still", vm_id, drive.name)
 
     def _settle(self, record: VmRecord, drive: Drive, replica: VolumeIds) -> None:
         """No mirror any more: note what QEMU uses, and give back the volume that it does not use."""
@@ -153,15 +159,22 @@ class Replications:
             pass  # its metadata went with it
         except Error as error:
             logger.warning("vm=%s the mirror of %s is not undone yet: %s", vm_id, name, error)
-            self._unwanted.add((vm_id, name))
-            self._background.later(_AGAIN_S, f"undo mirror vm={vm_id}", lambda: self._undo_again(vm_id, name, target))
+            self._unwanted[vm_id, name] = target
+            self._undo_later(vm_id, name, target)
             return
-        self._unwanted.discard((vm_id, name))
+        self._unwanted.pop((vm_id, name), None)
         self.devices.drives.teardown(target)
 
-    def _undo_again(self, vm_id: str, name: str, target: VolumeIds) -> None:
-        if (vm_id, name) in self._unwanted:
-            self._undo(vm_id, name, target)
+    def _undo_later(self, vm_id: str, name: str, target: VolumeIds) -> None:
+        def undo() -> None:
+            try:
+                with self._working(vm_id, 0.0):
+                    if self._unwanted.get((vm_id, name)) == target:
+                        self._undo(vm_id, name, target)
+            except Busy:
+                self._undo_later(vm_id, name, target)
+
+        self._background.later(_AGAIN_S, f"undo mirror vm={vm_id}", undo)
 
     def look(self, vm_id: str) -> None:
         """After a restart of us or of libvirtd. Returns at once: storage may be away, or hang, and others wait."""
@@ -182,15 +195,9 @@ class Replications:
         name = f"look at mirrors of vm={vm_id}"
         self._background.later(after_s, name, look, key=name)
 
-    @contextmanager
-    def _working(self, vm_id: str) -> Iterator[None]:
-        with self._lock:
-            self._busy.add(vm_id)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._busy.discard(vm_id)
+    def _working(self, vm_id: str, within_s: float = _TURN_S) -> AbstractContextManager[None]:
+        """Nobody else begins, ends or undoes a mirror of that VM. Raises: Busy."""
+        return self._turns.turn(vm_id, within_s, lambda: Busy(f"mirrors of vm={vm_id}"))
 
 
 def replicas(record: VmRecord) -> Iterator[VolumeIds]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A replication that cannot begin: what was prepared for it is given back, and nothing goes on."""
+"""A replication that cannot begin: what was prepared for it is given back, nothing goes on, and the next one may."""
 
+import contextlib
+import threading
 import uuid
 import xml.etree.ElementTree as ET
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ import pytest
 
 from tests.support.background import HeldBackground
 from tests.support.libvirt_refusal import refusal
-from vdsm_mp.api.errors_virt import ReplicaFailed
+from vdsm_mp.api.errors_virt import LibvirtUnavailable, ReplicaFailed
 from vdsm_mp.virt.keeping import with_devices
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import VmRecord, VolumeIds
@@ -59,3 +61,60 @@ def test_a_disk_that_has_gone_is_not_looked_for_without_end() -> None:
     assert background.waiting == []
     assert vm.given_back == [TARGET]
     assert "diskReplicate" not in vm.record.metadata.device(devtype="disk", name="sda")
+
+
+class Mirrored(Vm):
+    """One whose disk stays, and is copied while libvirt is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = True
+        self.mirrored = False
+        self.meanwhile = lambda: None
+        self.tools.keeper.await_turn = self.await_turn
+        self.tools.live = lambda vm_id: (self, ET.fromstring(self.xml()))
+        self.tools.changed = lambda vm_id: None
+
+    def xml(self) -> str:
+        return DISK.replace("</disk>", '<mirror ready="yes"/></disk>' if self.mirrored else "</disk>")
+
+    def await_turn(self, vm_id: str) -> None:
+        if self.away:
+            raise LibvirtUnavailable("libvirtd is away")
+        self.meanwhile()
+
+    def blockCopy(self, *args: Any) -> None:
+        if self.away:
+            raise refusal(libvirt.VIR_ERR_INTERNAL_ERROR, "client socket is closed")
+        self.mirrored = True
+
+    def blockJobAbort(self, *args: Any) -> None:
+        self.mirrored = False
+
+
+def test_a_mirror_that_begins_while_a_failed_one_is_undone_is_not_undone_with_it() -> None:
+    vm, background = Mirrored(), HeldBackground()
+    hooks = SimpleNamespace(volume_prepared=lambda record, ids, ready, failed: ready)
+    replications = Replications(cast(Any, vm.tools), cast(Any, hooks), cast(Any, background))
+    drive = vm.record.devices.drives[0]
+    with pytest.raises(ReplicaFailed):
+        replications.start(vm.record, drive, TARGET)
+    vm.away = False
+
+    def engine() -> None:
+        with contextlib.suppress(ReplicaFailed):
+            replications.finish(vm.record, drive, pivot=False)
+        replications.start(vm.record, drive, TARGET)
+        began.set()
+
+    began, asks = threading.Event(), threading.Thread(target=engine, daemon=True)
+
+    def meanwhile() -> None:
+        asks.start()
+        began.wait(0.3)  # it may, or waits until this is over
+
+    vm.meanwhile = meanwhile
+    background.run_all()
+    assert began.wait(10)
+    assert vm.mirrored
+    assert vm.record.metadata.device(devtype="disk", name="sda")["diskReplicate"] == TARGET.named()
