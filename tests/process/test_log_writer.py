@@ -14,13 +14,12 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.house import CHECKOUT, RunningHouse
 from tests.support.needs import lacks, needs_program, needs_root
+from tests.support.roguehouse import house_to_begin, rogue_house
 from vdsm_mp.cli.status import house_problems
 from vdsm_mp.common import kernel
 from vdsm_mp.house import logwriter
 
 pytestmark = [needs_root(), needs_program("fsfreeze", "mke2fs", "losetup", "logrotate")]
-
-TABLE = "tests.support.rogue_table"
 
 
 class LogDisk:
@@ -51,22 +50,21 @@ class LogDisk:
 
 @pytest.fixture
 def house() -> Iterator[RunningHouse]:
-    with RunningHouse.start(table=TABLE) as running:
+    with rogue_house() as running:
         yield running
 
 
 @pytest.fixture
 def on_disk() -> Iterator[tuple[RunningHouse, LogDisk]]:
-    made = RunningHouse({}, tls=False, table=TABLE, libvirt_uri="test:///default")
-    disk = LogDisk(made)
-    try:
-        made.begin()
-        made.wait_ready()
-        yield made, disk
-    finally:
-        disk.go_on()
-        subprocess.run(["umount", "--lazy", str(disk.folder)], check=True)
-        made.stop()
+    with house_to_begin() as made:
+        disk = LogDisk(made)
+        try:
+            made.begin()
+            made.wait_ready()
+            yield made, disk
+        finally:
+            disk.go_on()
+            subprocess.run(["umount", "--lazy", str(disk.folder)], check=True)
 
 
 def writer_of(house: RunningHouse) -> int:

@@ -12,6 +12,7 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
 from tests.support.needs import needs_root
+from tests.support.roguehouse import house_to_begin
 
 pytestmark = needs_root()
 
@@ -22,11 +23,8 @@ _IGNORES = "[signal.signal(n, signal.SIG_IGN) for n in (signal.SIGCHLD, signal.S
 
 @pytest.fixture
 def house() -> Iterator[RunningHouse]:
-    made = RunningHouse({}, tls=False, table="tests.support.rogue_table", libvirt_uri="test:///default")
-    try:
+    with house_to_begin() as made:
         yield made
-    finally:
-        made.stop()
 
 
 def lives(house: RunningHouse) -> None:

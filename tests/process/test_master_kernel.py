@@ -13,16 +13,15 @@ from tests.support.eventually import eventually
 from tests.support.hangfs import HangFs
 from tests.support.house import RunningHouse
 from tests.support.needs import lacks, needs_root
+from tests.support.roguehouse import done, house_to_begin, order, rogue_house
 from vdsm_mp.common import kernel
 
 pytestmark = needs_root()
 
-TABLE = "tests.support.rogue_table"
-
 
 @pytest.fixture
 def house() -> Iterator[RunningHouse]:
-    with RunningHouse.start(table=TABLE) as running:
+    with rogue_house() as running:
         yield running
 
 
@@ -42,17 +41,6 @@ def dead_server(tmp_path: Path) -> Iterator[HangFs]:
         yield fs
     finally:
         fs.stop()
-
-
-def order(house: RunningHouse, what: str) -> None:
-    fresh = house.root / "state/new"
-    fresh.write_text(what)
-    fresh.rename(house.root / "state/rogue.do")
-
-
-def done(house: RunningHouse) -> str:
-    path = house.root / "state/rogue.done"
-    return path.read_text() if path.exists() else ""
 
 
 def hang_a_child(house: RunningHouse, fs: HangFs, name: str) -> int:
@@ -155,28 +143,22 @@ def test_when_the_whole_house_was_frozen_nobody_is_blamed_for_the_silence(house:
 
 
 def test_a_careless_umask_opens_nothing_to_others() -> None:
-    house = RunningHouse({}, tls=False, table=TABLE, libvirt_uri="test:///default")
-    before = os.umask(0)
-    try:
-        house.begin()
-    finally:
-        os.umask(before)
-    try:
+    with house_to_begin() as house:
+        before = os.umask(0)
+        try:
+            house.begin()
+        finally:
+            os.umask(before)
         house.wait_ready()
         made = [*(house.root / "run").rglob("*"), *(house.root / "log").iterdir()]
         assert [path for path in made if path.lstat().st_mode & 0o002] == []
-    finally:
-        house.stop()
 
 
 def test_a_stop_does_not_wait_for_a_worker_that_is_not_ready_yet() -> None:
-    house = RunningHouse({}, tls=False, table=TABLE, libvirt_uri="test:///default")
-    try:
+    with house_to_begin() as house:
         (house.root / "state/rogue.build").write_text("wait")
         house.begin()
         eventually(house.all_pids)
         eventually(lambda: house.worker("steady")["state"] == "ready")
         assert house.terminate(within_s=10) == 0
         assert "told to leave before it was ready" in house.log_text()
-    finally:
-        house.stop()
