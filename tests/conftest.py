@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests everywhere share: one copy of the program for houses, removed at the end, and I/O children."""
+"""What tests everywhere share: one copy of the program for houses, removed at the end, I/O children, and no clock in
+tests that are given made-up input."""
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.support import house
 from tests.support.children import LocalChildren
+
+# How long one input took tells of the machine, not of the input: at a load of 40 a pause of 0.3 s is nothing special.
+hypothesis.settings.register_profile("any load", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any load")
 
 #: Seconds of a test without a mark.
 _USUAL_S = 60.0

@@ -68,6 +68,10 @@ class Watched:
     def codes(self) -> set[tuple[bool, object]]:
         return {(sd_id in self.bad, row["code"]) for sd_id, row in self.monitors.vitals().items()}
 
+    def all_seen_well(self) -> bool:
+        seen = all(row["actual"] for row in self.monitors.vitals().values())
+        return seen and self.codes() == {(True, 0), (False, 0)}
+
     def stop(self) -> None:
         self.background.stop()
         self.monitors.close()
@@ -84,8 +88,7 @@ def test_dead_domains_take_nothing_from_the_others(tmp_path: Path, bad: int) -> 
     hanging = HangFs(tmp_path / "real", tmp_path / "dead")
     watched = Watched(tmp_path, children, hanging, bad)
     try:
-        eventually(lambda: all(row["actual"] for row in watched.monitors.vitals().values()), within_s=30)
-        assert watched.codes() == {(True, 0), (False, 0)}
+        eventually(watched.all_seen_well, within_s=30)
         hanging.hang()
         eventually(lambda: watched.codes() == {(True, 2001), (False, 0)}, within_s=30)
         opened = children.opened
@@ -105,6 +108,8 @@ def test_dead_domains_take_nothing_from_the_others(tmp_path: Path, bad: int) -> 
     finally:
         hanging.go_on()
         watched.stop()
-        children.stop()
-        hanging.stop()
+        try:
+            children.stop()
+        finally:
+            hanging.stop()
     assert children.lost == []

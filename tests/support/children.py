@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import socket
+import threading
 import time
 
 from vdsm_mp.api.errors import TooManyLost
@@ -19,6 +20,8 @@ class LocalChildren:
         self.lost: list[int] = []
         self.opened = 0
         self._max_lost = max_lost
+        #: Several threads open children, and only one may wait for one that is lost.
+        self._lock = threading.Lock()
 
     def open(self, kind: str, name: str, *, deadline_s: float = 5.0) -> socket.socket:
         self.close(kind, name)
@@ -45,7 +48,8 @@ class LocalChildren:
             return
         os.kill(pid, signal.SIGKILL)
         if not _reaped(pid, within_s=0.5):
-            self.lost.append(pid)
+            with self._lock:
+                self.lost.append(pid)
 
     def kill(self, kind: str, name: str) -> None:
         """As if the child had crashed: nobody is told."""
@@ -64,7 +68,8 @@ class LocalChildren:
         self._reap_lost(within_s=5)
 
     def _reap_lost(self, within_s: float = 0) -> None:
-        self.lost = [pid for pid in self.lost if not _reaped(pid, within_s)]
+        with self._lock:
+            self.lost = [pid for pid in self.lost if not _reaped(pid, within_s)]
 
 
 def _reaped(pid: int, within_s: float) -> bool:
