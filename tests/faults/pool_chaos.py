@@ -4,12 +4,12 @@
     python -m tests.faults.pool_chaos ROUNDS [SEED [disk]]
 
 A round: a volume is made, the engine asks for one change of the pool while clients work on disks and leases, upload by
-image tickets and sparsify; hosts visit another pool, too; and
-meanwhile a storage worker, an I/O child, a master, a root helper, a sanlock daemon or a whole host is killed, a worker
-or a child is stopped and never goes on, or a file system is frozen for both hosts for a while. Then the
-engine does what engines do (connects again, rebuilds the master when it is refused, elects an SPM) and asks for the
-change again until it is done. In the end of each round disk, both hosts and a reader of its own must tell the same,
-every volume that was ever told as made must be there, and disks and leases are what their clients were told.
+image tickets and sparsify; hosts visit another pool, too; and meanwhile a storage worker, an I/O child, a master, a
+root helper, a sanlock daemon or a whole host is killed, a worker or a child is stopped and never goes on, or a file
+system is frozen for both hosts for a while. Then the engine does what engines do (connects again, rebuilds the master
+when it is refused, elects an SPM), while something may die once more, and asks for the change again until it is done.
+In the end of each round disk, both hosts and a reader of its own must tell the same, every volume that was ever told
+as made must be there, and disks and leases are what their clients were told.
 
 With `disk` the list of domains is that on the master, not the engine's. Prints one JSON line:
 {"rounds", "seed", "deaths": {what: n}, "changes": {what: n}, "disks": {what: n}, "problems": […]}.
@@ -41,7 +41,7 @@ from tests.support.loopdevice import frozen
 from tests.support.neighbour import Neighbour
 from tests.support.sparsifier import slow_sparsifier
 from tests.support.storage_hosts import StorageHost, storage_hosts
-from vdsm_mp.common import kernel
+from vdsm_mp.common import controlsocket, kernel
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_metadata import decode_pool
 from vdsm_mp.storage.mailbox_format import Extend, failed
@@ -79,11 +79,28 @@ def die(engine: Engine, what: str, host: StorageHost) -> None:
         host.begin_sanlock()
 
 
+def once_more(engine: Engine) -> threading.Thread | None:
+    """In every third round, another death while the engine brings its hosts back; not of a master, which it begins."""
+    if engine.random.random() > 0.35 or (_CHOSEN and "twice" not in _CHOSEN.split(",")):
+        return None
+    what, host = engine.random.choice(("storage", "storage", "io")), engine.random.choice(engine.hosts)
+
+    def strike() -> None:
+        # A host that is not back yet has no worker, or nobody who tells its pid.
+        with contextlib.suppress(controlsocket.NotRunning, controlsocket.Refused, OSError, TypeError):
+            die(engine, what, host)
+            print(f"  {what} of host {host.host_id} dies once more", file=sys.stderr, flush=True)
+
+    made = threading.Timer(engine.random.uniform(0.0, 4.0), strike)
+    made.start()
+    return made
+
+
 DEATHS = (
     "storage", "storage", "storage", "io", "io", "helper", "master", "host", "sanlock", "none",
     "io stopped", "storage stopped", "frozen",
 )  # fmt: skip
-#: VDSM_MP_CHAOS_HARMS chooses some, by their names.
+#: VDSM_MP_CHAOS_HARMS chooses some, by their names; with "twice" something may die once more.
 _CHOSEN = os.environ.get("VDSM_MP_CHAOS_HARMS", "")
 
 
@@ -131,7 +148,11 @@ def play(engine: Engine, disks: Disks, outcome: dict[str, Any]) -> None:
     if what == "sanlock" and was_spm:
         # The lease is gone, and whoever had it must notice within the watchdog's pause.
         eventually(lambda: noticed(engine, host, pid, term), within_s=40)
+    second = None if change.name in ALONE else once_more(engine)
     engine.settle()
+    if second is not None:
+        second.join()
+        engine.settle()
     if errors:
         print(f"  {errors}", file=sys.stderr, flush=True)
         for attempt in range(5):

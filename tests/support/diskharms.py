@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What may happen to a host while clients work on its disks, as functions over `Place`; and a look at what is left.
 
-Deaths, a full disk, a file system whose writers hang (it is frozen), an I/O child that hangs, and an engine that
-deactivates a domain, takes it out of the pool, disconnects its server or moves the master meanwhile.
+Deaths, also of whoever takes over, a full disk, a file system whose writers hang (it is frozen), an I/O child that
+hangs, and an engine that deactivates a domain, takes it out of the pool, disconnects its server or moves the master
+meanwhile.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from vdsm_mp.api.types import BLANK
 from vdsm_mp.common import kernel
 
 _WRONG_MASTER = (304, 324)
+_VICTIMS = ("storage", "io", "master")
 
 
 @dataclass
@@ -135,6 +137,26 @@ def _kill_programs(place: Place) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def _kill_twice(place: Place) -> None:
+    """Once more while the engine takes the host up again."""
+    place.engine.kill_soon(place.rng.choice(_VICTIMS)).join()
+    eventually(place.house.ready, within_s=60)
+    killer = place.engine.kill_soon(place.rng.choice(_VICTIMS))
+    while killer.is_alive():
+        place.taken_up()
+    killer.join()
+
+
+def _fill_and_kill(place: Place) -> None:
+    """Whoever takes over finds no room, maybe for a while."""
+    with filled(Path(place.rng.choice(place.all).path)):
+        time.sleep(place.rng.uniform(0.0, 1.0))
+        place.engine.kill_soon(place.rng.choice(_VICTIMS)).join()
+        if place.rng.random() < 0.5:
+            eventually(place.house.ready, within_s=60)
+            place.taken_up()
+
+
 def _fill(place: Place) -> None:
     with filled(Path(place.rng.choice(place.all).path)):
         time.sleep(place.rng.uniform(0.5, 3.0))  # everybody meets it
@@ -149,7 +171,7 @@ def _freeze_and_kill(place: Place) -> None:
     """Who hangs in the kernel cannot be killed before the file system goes on."""
     with frozen(Path(place.rng.choice(place.all).path)):
         time.sleep(place.rng.uniform(0.0, 1.0))
-        place.engine.kill_soon(place.rng.choice(("storage", "io", "master"))).join()
+        place.engine.kill_soon(place.rng.choice(_VICTIMS)).join()
         time.sleep(place.rng.uniform(0.5, 4.0))
 
 
@@ -166,7 +188,7 @@ def _by_engine(act: Callable[[Place], None]) -> Callable[[Place], None]:
     def harm(place: Place) -> None:
         killer: threading.Thread | None = None
         if place.rng.random() < 0.35:
-            killer = place.engine.kill_soon(place.rng.choice(("storage", "io", "master")))
+            killer = place.engine.kill_soon(place.rng.choice(_VICTIMS))
         try:
             act(place)
         except (Lost, Refused) as error:
@@ -184,7 +206,9 @@ HARMS: dict[str, Callable[[Place], None]] = {
     "clientif": _kill("clientif"),
     "scheduler": _kill("scheduler"),
     "master": _kill("master"),
+    "twice": _kill_twice,
     "full": _fill,
+    "full and killed": _fill_and_kill,
     "frozen": _freeze,
     "frozen and killed": _freeze_and_kill,
     "stopped": _stop_io,
