@@ -218,7 +218,12 @@ def _furnish(
     with claim.needing(run_dir / "control.sock"):
         desk = Desk(run_dir / "control.sock", house, selector, cfg.vdsm_mp.user, cfg.vdsm_mp.group)
     looks = Premises(
-        run_dir, bus_dir, lock, house, desk, lambda: [*privileges.missing_below_run(cfg), *house.program_missing()]
+        run_dir,
+        bus_dir,
+        lock,
+        house,
+        desk,
+        lambda: [*privileges.missing_below_run(cfg), *house.ground.program_missing()],
     )
     return partial(_serve, cfg, house, Loop(house, selector, desk, looks))
 

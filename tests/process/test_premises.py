@@ -143,14 +143,14 @@ def test_a_house_whose_lock_another_master_has_taken_gives_way(tmp_path: Path, m
         desk = Desk(tmp_path / "control.sock", house, selector, "root", "root")
         looks = Premises(tmp_path, claim.bus_dir(tmp_path), lock_fd, house, desk)
         looks.beat()
-        assert house.premises_problem == ""
+        assert house.ground.problem == ""
         (tmp_path / "vdsm-mp.lock").unlink()
         with open(tmp_path / "vdsm-mp.lock", "w+") as other:
             fcntl.flock(other, fcntl.LOCK_EX)
             other.write("4711\n")
             other.flush()
             looks.beat()
-            assert house.premises_problem.endswith("already running pid 4711")
+            assert house.ground.problem.endswith("already running pid 4711")
             assert house.state is HouseState.RUNNING
             monkeypatch.setattr(premises, "GIVE_WAY_S", 0.0)
             looks.beat()

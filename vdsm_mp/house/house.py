@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from socket import socket
 
-from vdsm_mp.common import log, program
+from vdsm_mp.common import log
 from vdsm_mp.house import killing, members, remains, spawn
+from vdsm_mp.house.ground import Ground
 from vdsm_mp.house.incarnations import Incarnations, WorkerMain
 from vdsm_mp.house.logwriter import LogWriter
 from vdsm_mp.house.looks import Done
@@ -25,8 +26,6 @@ from vdsm_mp.workers.table import ChildSpec, WorkerSpec
 
 logger = log.named("master")
 
-#: When the master itself looked later than this, silence of the workers in that time proves nothing.
-AWAY_S = 1.0
 #: The kernel's count of its kills is read so often.
 OOM_EVERY_S = 2.0
 
@@ -39,7 +38,7 @@ class HouseState(enum.Enum):
 
 
 class House:
-    """See the module. `verdict` is the exit code once EMPTY. `build`: which program the house and its workers run.
+    """See the module. `verdict` is the exit code once EMPTY. build: which program the house and its workers run.
 
     config: {"file", "digest"} of their configuration.
     """
@@ -60,16 +59,12 @@ class House:
         self.verdict = 0
         self.workers = {spec.name: Worker(spec) for spec in workers}
         self.started_mono = time.monotonic()
-        self.build = build
+        self.ground = Ground(build)
         self.config = config
         #: Who started us, to tell when it is gone; 0 = nobody who would start us again.
         self.supervisor_pid = 0
         #: Where the kernel leaves cores, None = there are none.
         self.cores: Path | None = None
-        #: What somebody took away that the agent needs and cannot make again; "" = nothing.
-        self.premises_problem = ""
-        self._standing = True
-        self._program_gone = False
         self._broadcast = broadcast
         self.log_writer = log_writer
         self._notes = Notes(self.workers.values())
@@ -174,12 +169,11 @@ class House:
         """It ended, and nobody had told it to."""
         name, now = worker.spec.name, time.monotonic()
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
-        if code == spawn.OTHER_PROGRAM or (worker.state is State.STARTING and self._replaced()):
-            if program.missing():
+        if code == spawn.OTHER_PROGRAM or (worker.state is State.STARTING and self.ground.other_program()):
+            if self.ground.lost_program():
                 # Nobody could take over: those that live are all there is until it has been installed again.
                 logger.critical("%s died: %s; the program is gone: it waits for that", name, reason)
                 worker.history.last_reason, worker.history.last_at_mono = reason, now
-                self._program_gone, self._standing = True, False
                 self._wait(worker, now, 1.0)
                 return
             # Half an upgrade: parts of two programs must not work together, and what failed may have been that.
@@ -201,9 +195,6 @@ class House:
         worker.state, worker.next_start_mono = State.WAITING, now + wait_s
         if wait_s == 0 and self._may_start(worker):
             self.incarnations.begin(worker)
-
-    def _replaced(self) -> bool:
-        return program.build_id() != self.build
 
     def _never_starts(self, worker: Worker, reason: str) -> None:
         worker.state = State.FAILED
@@ -234,9 +225,7 @@ class House:
         now = time.monotonic()
         self._kernel_kills.beat(now)
         for worker in self.workers.values():
-            if late_s > AWAY_S:
-                # They may have been away as well, and come back after us: as long again, if that has passed.
-                worker.beat_mono = min(now, worker.beat_mono + 2 * late_s)
+            worker.forgive(late_s, now)
             if worker.process is not None:
                 self._look_at(worker, worker.process, now)
             elif worker.state is State.WAITING and now >= worker.next_start_mono and self._may_start(worker):
@@ -248,7 +237,7 @@ class House:
             self._stages.beat(now)
 
     def _may_start(self, worker: Worker) -> bool:
-        return self._standing and not self._stopping and not self.incarnations.too_many_lost(worker.spec.name)
+        return self.ground.stands and not self._stopping and not self.incarnations.too_many_lost(worker.spec.name)
 
     @property
     def _stopping(self) -> bool:
@@ -258,10 +247,8 @@ class House:
         if process.killing:
             if killing.carry_on(process, now):
                 self._lose(worker, process, now)
-        elif worker.state is State.STARTING and now - process.started_mono > worker.spec.start_s:
-            killing.begin(process, f"not ready within {worker.spec.start_s:g} s", now)
-        elif now - worker.beat_mono > members.SILENCE_S + (5.0 if worker.state is State.STARTING else 0.0):
-            killing.begin(process, f"hung: no heartbeat for {now - worker.beat_mono:.1f} s", now)
+        elif why := worker.overdue(process, now):
+            killing.begin(process, why, now)
 
     def _lose(self, worker: Worker, process: Process, now: float) -> None:
         """It survives SIGKILL: written off, and its place is free."""
@@ -311,10 +298,10 @@ class House:
             return f"no worker is called {name}; there are: {', '.join(self.workers)}"
         if self._stopping:
             return "the house is stopping"
-        if self._replaced():
+        if self.ground.other_program():
             return "the program on the disk is not the one that runs: only the whole house can be restarted"
-        if not self._standing:
-            return f"it could not start again: {self.premises_problem}"
+        if not self.ground.stands:
+            return f"it could not start again: {self.ground.problem}"
         if worker.process is None:
             worker.history.in_a_row = 0
             self.incarnations.begin(worker)
@@ -343,18 +330,12 @@ class House:
         self._notes.tell_all(control.Reload())
         logger.info("log files opened again")
 
-    def premises_stand(self, standing: bool) -> None:
-        """Without its directories no worker is started, which could only fail; all that wait are when they are back."""
-        if standing and not self._standing:
+    def ground_stands(self, standing: bool, problem: str) -> None:
+        """What was found of the ground; all workers that wait are started when it is back."""
+        if standing and not self.ground.stands:
             for worker in self.workers.values():
                 worker.next_start_mono = 0.0
-        self._standing = standing
-
-    def program_missing(self) -> list[str]:
-        """In words, from when a worker could not be started for it; not before, a disk may hang who asks it."""
-        found = program.missing() if self._program_gone else []
-        self._program_gone = bool(found)
-        return found
+        self.ground.stands, self.ground.problem = standing, problem
 
     def bind_again(self, worker: Worker) -> None:
         self._notes.tell(worker, control.BindAgain())

@@ -26,6 +26,10 @@ HEALTHY_S = 600.0
 STEADY_S = 5.0
 #: The loop beats every second; after this silence it is stuck.
 SILENCE_S = 3.5
+#: So much longer while it starts: nothing beats before its loop runs.
+STARTING_SILENCE_S = 5.0
+#: What the master may be late and still trust its clock.
+AWAY_S = 1.0
 #: From SIGABRT (which makes it write its stacks) to SIGKILL, and from SIGKILL to being written off.
 DUMP_S, KILL_S = 1.0, 2.0
 
@@ -104,6 +108,24 @@ class Worker(msgspec.Struct):
     @property
     def up(self) -> bool:
         return self.state is State.READY
+
+    def overdue(self, process: Process, now: float) -> str:
+        """Why its process is to be ended, "" = it is well."""
+        starting = self.state is State.STARTING
+        if starting and now - process.started_mono > self.spec.start_s:
+            return f"not ready within {self.spec.start_s:g} s"
+        silent_s = now - self.beat_mono
+        if silent_s > SILENCE_S + (STARTING_SILENCE_S if starting else 0.0):
+            return f"hung: no heartbeat for {silent_s:.1f} s"
+        return ""
+
+    def forgive(self, late_s: float, now: float) -> None:
+        """The master itself looks so much too late: then silence in that time proves nothing.
+
+        The worker may have been away as well, and come back after it: as long again, if that has passed.
+        """
+        if late_s > AWAY_S:
+            self.beat_mono = min(now, self.beat_mono + 2 * late_s)
 
 
 class Child(msgspec.Struct):

@@ -60,10 +60,9 @@ class Premises:
             problem = f"{self._run_dir} cannot be locked again: {error}"
         missing = self._missing()
         problem = "; ".join([*missing, *([problem] if problem else [])])
-        if problem and problem != self._house.premises_problem:
+        if problem and problem != self._house.ground.problem:
             logger.critical("somebody took away what the agent needs: %s", problem)
-        self._house.premises_problem = problem
-        self._house.premises_stand(self._bus_dir.is_dir() and not missing)
+        self._house.ground_stands(self._bus_dir.is_dir() and not missing, problem)
 
     def _look(self, now: float) -> None:
         if not self._run_dir.is_dir():

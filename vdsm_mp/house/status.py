@@ -31,14 +31,14 @@ def of(house: House) -> dict[str, Any]:
     ]
     return {
         "state": house.state.value,
-        "verdict": _verdict(workers, bool(lost or house.premises_problem)),
+        "verdict": _verdict(workers, bool(lost or house.ground.problem)),
         "pid": os.getpid(),
         "version": vdsm_mp.__version__,
         "program": program.ROOT,
-        "build": house.build,
+        "build": house.ground.build,
         "config": house.config,
         "abandoned": house.supervisor_pid not in (0, os.getppid()),
-        "premises_problem": house.premises_problem,
+        "premises_problem": house.ground.problem,
         "uptime_s": round(now - house.started_mono, 1),
         "rss_kib": kernel.rss_kib(os.getpid()),
         "pss_kib": kernel.own_pss_kib(),
