@@ -14,6 +14,7 @@ from vdsm_mp.clientif.heartbeats import Heartbeats
 from vdsm_mp.clientif.inflight import InFlight
 from vdsm_mp.clientif.limits import ENGINE_GAP_S, Limits
 from vdsm_mp.clientif.nudge import Nudge
+from vdsm_mp.clientif.patience import Patience
 from vdsm_mp.clientif.quota import Quota
 from vdsm_mp.clientif.router import Caller, Router
 from vdsm_mp.clientif.stream import Stream
@@ -60,9 +61,7 @@ class Session:
         self._in_flight = InFlight(loop, router, caller)
         self._heartbeats = Heartbeats(loop, stream)
         self._more: asyncio.Handle | None = None
-        #: More unread than this, and it is not read itself.
-        self._unread_most = limits.unread_soft_bytes
-        self._still: asyncio.TimerHandle | None = None
+        self._patience = Patience(loop, stream, limits, self.go_on)
         self._leaving = False
         #: Nothing more is read.
         self._full = False
@@ -78,7 +77,7 @@ class Session:
 
     def start(self, octets: bytes) -> None:
         """Begin with what was read to find out that this is STOMP."""
-        self.stream.start(self._took, self._lost, self._drained)
+        self.stream.start(self._took, self._lost, self._patience.drained)
         self._took(octets)
 
     def _took(self, octets: bytes) -> None:
@@ -116,26 +115,9 @@ class Session:
             self._more = self._loop.call_soon(self._turn)
 
     def _must_wait(self) -> bool:
-        if self._in_flight.calls >= self._limits.calls_per_connection:
-            return True
-        if self.stream.unread_bytes > self._unread_most:
-            if self._still is None:
-                self._watch_still(self._loop.time())
+        if self._in_flight.calls >= self._limits.calls_per_connection or self._patience.must_wait():
             return True
         return not self._quota.may_call(self)
-
-    def _watch_still(self, since: float) -> None:
-        self._still = self._loop.call_at(since + self._limits.unread_still_s, self._still_due, since)
-
-    def _still_due(self, since: float) -> None:
-        """Maybe it does not read because it writes, which it cannot because we do not read either."""
-        self._still = None
-        if self.stream.unread_bytes > self._unread_most:
-            if self.stream.wrote_at > since:
-                self._watch_still(self.stream.wrote_at)
-                return
-            self._unread_most = 2 * self.stream.unread_bytes
-        self.go_on()
 
     def take_no_more(self) -> None:
         """Read nothing more, so that it comes to an end."""
@@ -146,11 +128,6 @@ class Session:
         """What this session had to wait for may be over."""
         if self._more is None and not self.stream.reading and not self._leaving and self.stream.open:
             self._more = self._loop.call_soon(self._turn)
-
-    def _drained(self) -> None:
-        if self.stream.unread_bytes <= self._limits.unread_soft_bytes:
-            self._unread_most = self._limits.unread_soft_bytes
-        self.go_on()
 
     def _handle(self, frame: stomp.Frame) -> None:
         if frame.command == "SEND":
@@ -283,10 +260,10 @@ class Session:
             return
         self._leaving = True
         self._heartbeats.stop()
-        for handle in (self._more, self._still):
-            if handle is not None:
-                handle.cancel()
-        self._more = self._still = None
+        self._patience.end()
+        if self._more is not None:
+            self._more.cancel()
+            self._more = None
         self._ears.close(self)
         self._in_flight.cancel()
 
