@@ -131,7 +131,7 @@ class MasterMoves:
         return lock
 
     def _require_lease(self, state: PoolState, old: FileDomain) -> None:
-        """Having the new one proves nothing: while that domain was joined the role may have gone. Raises: NotSpm, …"""
+        """What we know of the role, and another lease, prove nothing: it may have gone. Raises: NotSpm, …"""
         lock = self._locks.of(old)
         if not lock.holds(lock.sdm):
             raise NotSpm(state.pool_id, f"the lease of domain {old.sd_id} is lost")
@@ -221,10 +221,11 @@ class MasterMoves:
         try:
             if sd_id in self._unfinished:
                 domain = self._domains.find(sd_id)
+                self._require_lease(state, self._pools.master(state))
                 self._leave(domain)
                 if not active:  # its monitor could not give it back
                     self._locks.of(domain).release_host_id(state.host_id)
-            elif not active or not self._made_regular(sd_id):
+            elif not active or not self._made_regular(state, sd_id):
                 return
             _log.warning("domain %s: role repaired to Regular", sd_id)
         except Error as e:
@@ -248,10 +249,12 @@ class MasterMoves:
             return
         del self._unfinished[sd_id]
 
-    def _made_regular(self, sd_id: str) -> bool:
+    def _made_regular(self, state: PoolState, sd_id: str) -> bool:
         domain = self._domains.find(sd_id)
         if domain.refresh().role is not Role.MASTER:
             return False
+        # The role may have gone and we not know it yet: another host has made it master then.
+        self._require_lease(state, self._pools.master(state))
         _make_regular(domain)
         return True
 

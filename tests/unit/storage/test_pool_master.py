@@ -110,14 +110,16 @@ def test_a_host_that_lost_the_role_meanwhile_moves_no_master(spm: StorageRoom) -
 def test_a_host_that_lost_the_role_touches_nothing_of_a_master_that_another_host_has_made(spm: StorageRoom) -> None:
     second = add_domain(spm, "second")
     found = {type(thing).__name__: thing for thing in spm.room.room.state}
+    lock = found["Locks"].of(found["Domains"].find(spm.sd_id))
+    lock.release(lock.sdm)
     new = found["Domains"].find(second)
     new.make_master_tree()
     new.change(lambda meta: msgspec.structs.replace(meta, role=Role.MASTER))
     kept = [spm.root / "second" / second / "master" / folder / new_id() for folder in ("vms", "tasks")]
     for path in kept:
         path.mkdir(parents=True)
-    lock = found["Locks"].of(found["Domains"].find(spm.sd_id))
-    lock.release(lock.sdm)
+    found["MasterMoves"].repair_roles(found["Pools"].state)
+    assert metadata(spm, "second", second)["ROLE"] == "Master"
     refused = spm.ended(spm.start_switch(second))
     assert refused["code"] == NotSpm.code, refused
     assert metadata(spm, "second", second)["ROLE"] == "Master"
