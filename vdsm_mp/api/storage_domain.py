@@ -156,7 +156,8 @@ class DeactivateStorageDomain(Message, frozen=True, kw_only=True):
 class DetachStorageDomain(Message, frozen=True, kw_only=True):
     """Remove a domain from the pool: it may be formatted, or attached elsewhere. It must be out of use.
 
-    force: on any host and without the pool, for a domain whose pool is gone; only its own metadata are changed.
+    force: on any host and without the pool, for a domain whose pool is gone; only its own metadata are changed. A host
+    that is in that pool forgets the domain, and refuses for its master.
     """
 
     sd_id: Uuid = field(name="storagedomainID")

@@ -131,7 +131,7 @@ def attach(ask: AttachStorageDomain, spm: Spm, members: Members, resources: Reso
 def detach(ask: DetachStorageDomain, spm: Spm, members: Members, resources: Resources) -> None:
     if ask.force:
         with resources.claim("StorageDomain.detach", exclusive=(("pool", ask.pool_id),)):
-            members.force_detach(ask.pool_id, ask.sd_id)
+            members.force_detach(ask.pool_id, ask.sd_id, is_spm=spm.ours)
         return
     with _changing(ask, "detach", spm, resources) as state:
         members.detach(state, ask.sd_id)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handlers of Lease.*: external leases by name, and what a job keeps in its own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from msgspec import UNSET
@@ -40,7 +42,7 @@ def create(volumes: Volumes, ask: CreateLease) -> str:
                 value.write(job_lease.pack(job_lease.stamped(wanted, created=True)))
 
     def job(run: TaskRun) -> None:
-        with volumes.resources.claim(f"addLease {lease_id}", exclusive=_claims(domain), progress=run.progress):
+        with _changing(volumes, f"addLease {lease_id}", domain, run):
             # What is there is not ours to undo, and what is about to be undone would take ours along.
             if xlease.exists(domain, lease_id) or volumes.tasks.being_undone(lease_id):
                 raise LeaseExists(lease_id, domain.sd_id)
@@ -56,9 +58,7 @@ def delete(volumes: Volumes, ask: DeleteLease) -> str:
     domain, lock = _for_spm(volumes, ask.lease.sd_id)
 
     def job(run: TaskRun) -> None:
-        with volumes.resources.claim(
-            f"removeLease {ask.lease.lease_id}", exclusive=_claims(domain), progress=run.progress
-        ):
+        with _changing(volumes, f"removeLease {ask.lease.lease_id}", domain, run):
             xlease.remove(domain, lock, ask.lease.lease_id, partial(job_lease.no_job_works, domain, lock))
 
     return volumes.tasks.start("removeLease", job, spm=True, key=f"leases {domain.sd_id}")
@@ -69,7 +69,7 @@ def rebuild(volumes: Volumes, ask: RebuildLeases) -> str:
     domain, lock = _for_spm(volumes, ask.sd_id)
 
     def job(run: TaskRun) -> None:
-        with volumes.resources.claim("rebuildLeases", exclusive=_claims(domain), progress=run.progress):
+        with _changing(volumes, "rebuildLeases", domain, run):
             xlease.rebuild(domain, lock)
 
     return volumes.tasks.start("rebuildLeases", job, spm=True, key=f"leases {domain.sd_id}")
@@ -117,5 +117,10 @@ def _for_spm(volumes: Volumes, sd_id: str) -> tuple[FileDomain, SanlockLock]:
     return job_lease.with_leases(volumes, sd_id)
 
 
-def _claims(domain: FileDomain) -> tuple[tuple[str, ...], ...]:
-    return (("leases", domain.sd_id),)
+@contextmanager
+def _changing(volumes: Volumes, holder: str, domain: FileDomain, run: TaskRun) -> Iterator[None]:
+    """Leases of a domain, which stays in the pool meanwhile. Raises: ClaimTimedOut, TaskAborted, DomainNotInPool."""
+    shared, exclusive = (("domain", domain.sd_id),), (("leases", domain.sd_id),)
+    with volumes.resources.claim(holder, shared=shared, exclusive=exclusive, progress=run.progress):
+        volumes.require_member(domain.sd_id)
+        yield

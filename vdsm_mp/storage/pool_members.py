@@ -149,9 +149,19 @@ class Members:
         self._pools.set_status(sd_id, None)
         _log.info("pool %s: domain %s detached", state.pool_id, sd_id)
 
-    def force_detach(self, pool_id: str, sd_id: str) -> None:
-        """Take the pool out of a domain whose pool is gone, without locks or the SPM role."""
+    def force_detach(self, pool_id: str, sd_id: str, *, is_spm: bool) -> None:
+        """Take the pool out of a domain whose pool is gone, without locks or the SPM role.
+
+        Is this host in that pool after all, it knows the domain as one of it no more. is_spm: of it.
+        Raises: MasterCannotBeDetached (of the pool this host is in), DomainNotFound, storage errors.
+        """
+        state = self._pools.state
+        here = state if state is not None and state.pool_id == pool_id and sd_id in state.domains else None
+        if here is not None and sd_id == here.master_sd_id:
+            raise MasterCannotBeDetached(sd_id, "it is the master of the pool that this host is connected to")
         self._domains.find(sd_id).change(lambda meta: _detached(meta, pool_id))
+        if here is not None and (here.memory or is_spm):  # else the list is the SPM's, and read with the next refresh
+            self._pools.set_status(sd_id, None)
 
     def activate(self, state: PoolState, sd_id: str) -> None:
         """Raises: DomainNotInPool, storage errors (it stays attached)."""

@@ -47,6 +47,15 @@ class Volumes(msgspec.Struct, frozen=True):
             raise DomainClassWrong(sd_id, "an ISO domain has no volumes")
         return domain
 
+    def require_member(self, sd_id: str) -> None:
+        """For a task whose turn has come: the domain may have been detached, and be another pool's, by now.
+
+        While the task has its claim on the domain it stays. Raises: NotSpm, DomainNotInPool.
+        """
+        state = self.spm.require_any()
+        if sd_id not in state.domains:
+            raise DomainNotInPool(sd_id, f"it is not attached to pool {state.pool_id} any more")
+
     def of_host(self, pool_id: str, sd_id: str) -> FileDomain:
         """For verbs that any host of the pool serves; with a blank pool, any host. Raises: PoolNotConnected, …"""
         if pool_id != BLANK:
@@ -70,10 +79,15 @@ class Volumes(msgspec.Struct, frozen=True):
         within_s: float = 120.0,
         progress: Progress | None = None,
     ) -> Iterator[None]:
-        """Hold images exclusively and the domain shared. progress: as `Resources.claim`. Raises: what that raises."""
+        """Hold images exclusively and the domain shared. progress: of an SPM task, as `Resources.claim`.
+
+        Raises: what that raises, and as `require_member` for a task.
+        """
         names = tuple(("image", domain.sd_id, image_id) for image_id in image_ids)
         shared = (("domain", domain.sd_id),)
         with self.resources.claim(holder, shared=shared, exclusive=names, within_s=within_s, progress=progress):
+            if progress is not None:
+                self.require_member(domain.sd_id)
             yield
 
     @contextmanager
@@ -98,7 +112,7 @@ class Volumes(msgspec.Struct, frozen=True):
     def copying(
         self, holder: str, source: tuple[FileDomain, str], target: tuple[FileDomain, str], progress: Progress
     ) -> Iterator[None]:
-        """Hold one image shared and another exclusively; (domain, image id) each. Raises: as `Resources.claim`."""
+        """Hold one image shared and another exclusively; (domain, image id) each. Raises: as `changing` for a task."""
         shared = (
             ("domain", source[0].sd_id),
             ("domain", target[0].sd_id),
@@ -106,6 +120,8 @@ class Volumes(msgspec.Struct, frozen=True):
         )
         exclusive = (("image", target[0].sd_id, target[1]),)
         with self.resources.claim(holder, shared=shared, exclusive=exclusive, progress=progress):
+            for domain, _ in (source, target):
+                self.require_member(domain.sd_id)
             yield
 
 
