@@ -75,8 +75,11 @@ class LocalChildren:
 def _reaped(pid: int, within_s: float) -> bool:
     end = time.monotonic() + within_s
     while True:
-        if os.waitpid(pid, os.WNOHANG)[0] == pid:
-            return True
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                return True
+        except ChildProcessError:
+            return True  # by another thread that opens a child
         if time.monotonic() >= end:
             return False
         time.sleep(0.002)
