@@ -150,7 +150,7 @@ def test_a_lease_whose_holder_is_silent_is_taken_and_not_given_back_by_it(old: F
 
 
 def test_a_lease_is_kept_for_as_long_as_it_is_needed(old: FileDomain) -> None:
-    holder, other = StampLock(old, op_s=0.2, lease_s=0.6, renew_s=0.1), StampLock(old, op_s=0.2, lease_s=0.6)
+    holder, other = StampLock(old, op_s=0.2, lease_s=5, renew_s=0.1), StampLock(old, op_s=0.2, lease_s=5)
     holder.acquire(holder.sdm, 1)
     seen = {lease(old)}
     with pytest.raises(LockNotAcquired, match="1 holds it and renews it"):
