@@ -135,10 +135,10 @@ class RecordedEvents:
 class ThreadBackground:
     """Background port on a small pool; keys in order, one at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         self.draining = False
         self.failures: list[BaseException] = []
-        self._pool = ThreadPoolExecutor(16)
+        self._pool = ThreadPoolExecutor(threads)
         self._keys: dict[str, threading.Lock] = {}
         self._timers: list[threading.Timer] = []
 
@@ -179,11 +179,18 @@ class VirtRoom:
     """One life of the worker. `ask(message)` calls the handler in this thread."""
 
     def __init__(
-        self, uri: str, folder: Path, *, command_timeout_s: int = 60, agent_timeout_s: int = 1, root: Any = None
+        self,
+        uri: str,
+        folder: Path,
+        *,
+        command_timeout_s: int = 60,
+        agent_timeout_s: int = 1,
+        root: Any = None,
+        threads: int = 16,
     ) -> None:
         self.storage = RecordedStorage()
         self.events = RecordedEvents()
-        self.background = ThreadBackground()
+        self.background = ThreadBackground(threads)
         self.closed = False
         self.folder = folder
         config = Config(

@@ -151,6 +151,10 @@ class VmNotResponding(_Sentence, Unavailable):
     msg = "The virtual machine does not respond: {self.reason}"
 
 
+class VmUndecided(VmNotResponding):
+    """As the other, and what was asked is looked after: when libvirt tells whether it happened, nothing else stays."""
+
+
 class LibvirtUnavailable(_Sentence, Unavailable):
     """No connection to libvirt now; it is being made again. VMs are not touched by that."""
 

@@ -28,9 +28,23 @@ _log = logging.getLogger("storage.jobs")
 
 #: VDSM's `jobs.autodelete_delay`.
 KEEP_S = 3600.0
+#: See `NotYet`.
+AGAIN_S = 1.0
 
 #: Hears what a job failed with, or None.
 Tell = Callable[[BaseException | None], None]
+
+
+class NotYet(Exception):
+    """Raised by the work of a job that has no use for its thread now: `work` takes its place, soon and again.
+
+    It is told to who waits for the job, as `error`. Such a job is past being aborted.
+    """
+
+    def __init__(self, work: Callable[[Progress], None], error: Error) -> None:
+        super().__init__(str(error))
+        self.work = work
+        self.error = error
 
 
 class JobRecord(msgspec.Struct, frozen=True):
@@ -78,7 +92,7 @@ class Jobs:
     ) -> None:
         """As `start`, for a caller who waits for it and does not know it as a job: it is not listed afterwards.
 
-        Raises: what `work` raised; DeadlineExceeded, then it goes on and stays listed; as `start`.
+        Raises: what `work` raised; DeadlineExceeded and that of `NotYet`, then it goes on and stays listed; as `start`.
         """
         ends = queue.SimpleQueue[BaseException | None]()
         began = mono_s()
@@ -87,7 +101,7 @@ class Jobs:
             failure = ends.get(timeout=min(max(0.0, deadline_mono - began), KEEP_S))
         except queue.Empty:
             raise DeadlineExceeded(description, mono_s() - began) from None
-        with contextlib.suppress(NoSuchJob):
+        with contextlib.suppress(NoSuchJob, JobNotDone):
             self.delete(job_id)
         if failure is not None:
             raise failure
@@ -102,19 +116,35 @@ class Jobs:
                 raise JobExists(job_id)
             self._records[job_id] = JobRecord(job_id, description, progress=progress)
         try:
-            job = partial(self._run, job_id, work, progress, tell)
-            self._background.start(f"{description} {job_id}", job, key=key)
+            name = f"{description} {job_id}"
+            job = partial(self._run, job_id, work, progress, tell, name, key)
+            self._background.start(name, job, key=key)
         except Error:
             with self._lock:
                 del self._records[job_id]
             raise
 
-    def _run(self, job_id: str, work: Callable[[Progress], None], progress: Progress, tell: Tell) -> None:
+    def _run(
+        self,
+        job_id: str,
+        work: Callable[[Progress], None],
+        progress: Progress,
+        tell: Tell,
+        name: str,
+        key: str | None,
+        again: bool = False,
+    ) -> None:
         failure: BaseException | None = None
         try:
-            progress.check()
-            self._move(job_id, JobState.RUNNING)
+            if not again:
+                progress.check()
+                self._move(job_id, JobState.RUNNING)
             work(progress)
+        except NotYet as e:
+            job = partial(self._run, job_id, e.work, progress, _nobody, name, key, True)
+            self._background.later(AGAIN_S, name, job, key=key)
+            tell(e.error)
+            return
         except Error as e:
             failure = e
             state = JobState.ABORTED if progress.interrupted else JobState.FAILED

@@ -43,27 +43,25 @@ class Keeper:
         self._write(vm_id, lambda metadata: metadata.with_device(identity, data))
 
     def await_turn(self, vm_id: str) -> None:
-        """Return when libvirt is done with what it was asked before, by callers who are dead or gave up as well.
-
-        It changes a VM in one call at a time, so a write that changes nothing comes back after them: only then does
-        the domain tell whether they happened. It takes away what nobody wrote: our own metadata, written as they were
-        when this was asked, would undo what is noted meanwhile. Raises: as `remember`; VmNotResponding while it is
-        still at one, after half a minute.
-        """
+        """As `take_turn`, for half a minute. Raises: as `take_turn`."""
         record = self._vms.get(vm_id)
         if record is not None and not record.external:
             threading.Event().wait(max(0.0, SETTLES_S - self._connection.age_s))
             self._set(vm_id, None, _NOBODYS_URI)
 
     def take_turn(self, vm_id: str) -> None:
-        """As `await_turn`, for who can come again and keeps no thread meanwhile: raises VmNotResponding at once when
-        libvirt is at something.
+        """Return when libvirt is done with what it was asked before, by callers who are dead or gave up as well.
+
+        It changes a VM in one call at a time, so a write that changes nothing comes back after them: only then does
+        the domain tell whether they happened. It takes away what nobody wrote: our own metadata, written as they were
+        when this was asked, would undo what is noted meanwhile. Raises: as `remember`; VmNotResponding at once while
+        it is still at one: who asks comes again, and keeps no thread while QEMU hangs (`patience`).
         """
         record = self._vms.get(vm_id)
         if record is not None and not record.external:
             if self._connection.age_s < SETTLES_S:
                 raise VmNotResponding("libvirt may be about to begin what it was asked before")
-            if _at_something(self._connection.domain(vm_id)):
+            if at_something(self._connection.domain(vm_id)):
                 raise VmNotResponding("libvirt is at something else with it")
             self._set(vm_id, None, _NOBODYS_URI)
 
@@ -109,8 +107,11 @@ class Keeper:
         return self._vms.change(vm_id, lambda record: with_devices(record, domain), tell=tell)
 
 
-def _at_something(dom: Any) -> bool:
-    """libvirtd tells that from memory, also while QEMU hangs; of what does not run it tells nothing."""
+def at_something(dom: Any) -> bool:
+    """Then one more question may wait for half a minute.
+
+    libvirtd tells that from memory, also while QEMU hangs; of what does not run it tells nothing.
+    """
     try:
         return int(dom.controlInfo()[0]) in _AT_SOMETHING
     except libvirt.libvirtError:

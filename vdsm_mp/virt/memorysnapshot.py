@@ -11,7 +11,7 @@ from typing import Any
 
 import libvirt
 
-from vdsm_mp.api.errors_virt import SnapshotFailed
+from vdsm_mp.api.errors_virt import SnapshotFailed, VmUndecided
 from vdsm_mp.common import command, log
 from vdsm_mp.common.command import CommandFailed, CommandOverdue
 from vdsm_mp.common.errors import Error
@@ -38,7 +38,7 @@ class Memory:
     def prepared(self, dom: Any) -> Iterator[str]:
         """The path to write the memory to; what takes longer than the timeout inside is aborted.
 
-        Raises: what storage raised, SnapshotFailed.
+        Raises: what storage raised, SnapshotFailed. On VmUndecided it is left to `finish`.
         """
         drives = self._devices.drives
         timer = threading.Timer(self._timeout_s, self._abort, (dom,))
@@ -57,9 +57,15 @@ class Memory:
             timer.cancel()
             if not image.block:
                 _pad(image.path)
+        except VmUndecided:
+            raise
+        except BaseException:
+            give_back(self._devices, self.volumes)
+            raise
+        else:
+            give_back(self._devices, self.volumes)
         finally:
             timer.cancel()
-            give_back(self._devices, self.volumes)
 
     def _abort(self, dom: Any) -> None:
         logger.warning("vm=%s writing its memory took longer than %g s, it is aborted", self._vm_id, self._timeout_s)

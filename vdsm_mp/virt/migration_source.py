@@ -35,7 +35,7 @@ from vdsm_mp.common.options import Vars
 from vdsm_mp.virt import convergence, migration_params, moving
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.convergence import Schedule
-from vdsm_mp.virt.keeping import Keeper
+from vdsm_mp.virt.keeping import Keeper, at_something
 from vdsm_mp.virt.machine import ExitReason, Life, Move, VmStatus
 from vdsm_mp.virt.migration_end import Endings
 from vdsm_mp.virt.migration_params import NOTE, Note
@@ -50,6 +50,7 @@ from vdsm_mp.virt.vmhooks import VmHooks
 logger = log.named(__name__)
 
 _CANCEL_S = 10.0
+_ASK_AGAIN_S = 1.0
 
 
 class Migrations:
@@ -206,12 +207,19 @@ class Migrations:
         elif record.life.status is VmStatus.MIGRATION_SOURCE:
             self._take_up(record, Note("", MigrationParams()))
         else:
-            self._background.later(0.0, f"is {record.vm_id} leaving", lambda: self._ask_libvirt(record.vm_id))
+            self._ask_later(record.vm_id, 0.0)
+
+    def _ask_later(self, vm_id: str, after_s: float) -> None:
+        self._background.later(after_s, f"is {vm_id} leaving", lambda: self._ask_libvirt(vm_id))
 
     def _ask_libvirt(self, vm_id: str) -> None:
         try:
             with translated(vm_id):
-                operation = self._connection.domain(vm_id).jobStats(0).get("operation")
+                dom = self._connection.domain(vm_id)
+                if at_something(dom):
+                    self._ask_later(vm_id, _ASK_AGAIN_S)
+                    return
+                operation = dom.jobStats(0).get("operation")
         except Error as error:
             logger.info("vm=%s whether it is leaving is not known: %s", vm_id, error)
             return

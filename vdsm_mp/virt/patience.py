@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asking again until somebody who is away is back: for work that is half done, or safe to repeat.
 
-`patiently` blocks: for who has to tell somebody how it ended. `Again` does not: for what only has to be done some time.
+`patiently` blocks: for who has to tell somebody how it ended. `decided` does, too, but for a QEMU that hangs not for
+long: such guests may be many, and threads are few. `Again` does not: for what only has to be done some time.
 """
 
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from vdsm_mp.api.errors import PeerRestarted, StillStarting
-from vdsm_mp.api.errors_virt import LibvirtUnavailable, VmNotResponding
+from vdsm_mp.api.errors_virt import LibvirtUnavailable, VmNotResponding, VmUndecided
 from vdsm_mp.api.ports import Background
 from vdsm_mp.common import clock, log
 from vdsm_mp.common.errors import Error
@@ -27,6 +28,8 @@ QEMU_MAY_HANG_S = 1800.0
 #: So long another worker may take to be back, its longest usual back-off included, and what is said meanwhile.
 COMES_BACK_S = 40.0
 PEER_AWAY = (PeerRestarted, StillStarting)
+#: libvirt is through with a QEMU that answers long before that, also when it has just come back.
+DECIDES_S = 5.0
 _TICK_S = 0.2
 _AGAIN_S = 1.0
 
@@ -49,6 +52,26 @@ def patiently(
         except away:
             if clock.mono_s() > until or hurry():
                 raise
+        pause.wait(_TICK_S)
+
+
+def decided(look: Callable[[], T]) -> T:
+    """Its answer, as soon as libvirt is done with what it was asked before. look: comes up by `Keeper.take_turn`.
+
+    Raises: VmUndecided, soon where QEMU hangs: somebody must look again, without a thread; what else look raises.
+    """
+    pause, until = threading.Event(), clock.mono_s() + PATIENCE_S
+    hangs_until: float | None = None
+    last: LibvirtUnavailable | VmNotResponding
+    while True:
+        try:
+            return look()
+        except LibvirtUnavailable as error:
+            hangs_until, last = None, error
+        except VmNotResponding as error:
+            hangs_until, last = hangs_until or clock.mono_s() + DECIDES_S, error
+        if clock.mono_s() > min(until, hangs_until or until):
+            raise VmUndecided(last.reason) from last
         pause.wait(_TICK_S)
 
 

@@ -7,20 +7,27 @@ life compares what QEMU uses with what was wanted: that decides whether the job 
 
 import uuid
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import libvirt
 
-from vdsm_mp.api.errors_virt import InvalidVmParameter, LibvirtUnavailable, NoGuestAgent, NoSuchVm, SnapshotFailed
+from vdsm_mp.api.errors_virt import (
+    InvalidVmParameter,
+    LibvirtUnavailable,
+    NoGuestAgent,
+    NoSuchVm,
+    SnapshotFailed,
+    VmUndecided,
+)
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.api.ports import CallContext
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_blocks import SnapshotVm
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
-from vdsm_mp.tasks.jobs import Jobs
+from vdsm_mp.tasks.jobs import Jobs, NotYet
 from vdsm_mp.tasks.progress import Progress
 from vdsm_mp.virt import guestfs, memorysnapshot, snapshot_record
 from vdsm_mp.virt.chain import follow, running_chain
@@ -28,9 +35,9 @@ from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devicehooks import DeviceHooks
 from vdsm_mp.virt.devices import Devices, target_of
 from vdsm_mp.virt.memorysnapshot import Memory
-from vdsm_mp.virt.patience import UNDECIDED, Again, patiently
+from vdsm_mp.virt.patience import QEMU_MAY_HANG_S, UNDECIDED, Again, decided, patiently
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
-from vdsm_mp.virt.snapshot_record import Terms
+from vdsm_mp.virt.snapshot_record import SnapshotNote, Terms
 from vdsm_mp.virt.vmhooks import VmHooks
 
 logger = log.named(__name__)
@@ -68,8 +75,16 @@ def snapshot_vm(devices: Devices, jobs: Jobs, hooks: VmHooks, ask: SnapshotVm, c
 
     def work(progress: Progress) -> None:
         # Looked at anew: another job may have come first.
-        now = _wanted(devices.vms.running(ask.vm_id, "make a snapshot"), ask.snap_drives)
-        _snapshot(devices, hooks.devices, ask.vm_id, terms, now, memory)
+        record = devices.vms.running(ask.vm_id, "make a snapshot")
+        if _earlier(jobs, record):
+            raise SnapshotFailed("what becomes of the one before is not known yet")
+        now = _wanted(record, ask.snap_drives)
+        try:
+            _snapshot(devices, hooks.devices, ask.vm_id, terms, now, memory)
+        except VmUndecided as error:
+            new = {drive.name: leaf.volume_id for drive, leaf in now}
+            note = SnapshotNote(terms.job_id, new, terms.memory, ours_to_thaw=not terms.frozen and memory is None)
+            raise NotYet(_decision(devices, ask.vm_id, note), error) from error
 
     if ask.job_id is None:
         key, deadline_mono = _turn(ask.vm_id), context.deadline_mono
@@ -81,6 +96,15 @@ def snapshot_vm(devices: Devices, jobs: Jobs, hooks: VmHooks, ask: SnapshotVm, c
 def _turn(vm_id: str) -> str:
     """One snapshot of a VM after the other: there is room for the note of one."""
     return f"snapshot of {vm_id}"
+
+
+def _earlier(jobs: Jobs, record: VmRecord) -> bool:
+    """Is one of it under way that has no thread while QEMU hangs? Its note has no room for another."""
+    try:
+        note = snapshot_record.read(record.metadata)
+    except ValueError:
+        return False
+    return note is not None and jobs.infos([note.job_id]).get(note.job_id, {}).get("status") == "running"
 
 
 def _wanted(record: VmRecord, untrusted: list[dict[str, Any]]) -> Wanted:
@@ -141,12 +165,14 @@ def _snapshot(
     except BaseException as error:
         # An answer that was lost with libvirtd says nothing: QEMU's disks do, when libvirt is done with it. Nobody
         # may hear of a failure before: the new volumes would be deleted, and QEMU could still go over to them.
+        if isinstance(error, VmUndecided):
+            raise  # its note is there, and who leads the job comes back to it
         if isinstance(error, UNDECIDED):
-            made = _was_made(devices, vm_id, new)
+            made = decided(lambda: _was_made(devices, vm_id, new))
         else:
             made = isinstance(error, Error) and patiently(lambda: _is_made(devices, vm_id, new))
         if not made:
-            _undo(devices, vm_id, wanted)
+            _undo(devices, vm_id, [drive for drive, _ in wanted])
             raise
         logger.warning("vm=%s its snapshot is made, though libvirt said: %s", vm_id, error)
     patiently(lambda: _note_made(devices, vm_id, new, prepared))
@@ -154,16 +180,12 @@ def _snapshot(
 
 
 def _was_made(devices: Devices, vm_id: str, new: Mapping[str, str]) -> bool:
-    """As `_is_made`, once it is decided; waits for that as long as a snapshot may take. Raises: those of UNDECIDED."""
-
-    def made() -> bool:
-        try:
-            devices.keeper.await_turn(vm_id)
-        except NoSuchVm:
-            return False
-        return _is_made(devices, vm_id, new)
-
-    return patiently(made, 60.0 * _TIMEOUT_MIN, away=UNDECIDED)
+    """As `_is_made`, once it is decided. Raises: one of UNDECIDED when it is not."""
+    try:
+        devices.keeper.take_turn(vm_id)
+    except NoSuchVm:
+        return False
+    return _is_made(devices, vm_id, new)
 
 
 def _is_made(devices: Devices, vm_id: str, new: Mapping[str, str]) -> bool:
@@ -216,7 +238,7 @@ def _take_with_memory(
             dom.snapshotCreateXML(xml.dump(description), _FLAGS & ~libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY)
     except UNDECIDED as error:
         # libvirt may be writing to it still: the memory is not complete, and not storage's, until that is decided.
-        if not _was_made(devices, vm_id, new):
+        if not decided(lambda: _was_made(devices, vm_id, new)):
             raise
         logger.warning("vm=%s its snapshot is made, though libvirt said: %s", vm_id, error)
 
@@ -257,9 +279,9 @@ def _describe(domain: ET.Element, prepared: Mapping[str, PreparedDrive]) -> ET.E
     return snapshot
 
 
-def _undo(devices: Devices, vm_id: str, wanted: Wanted) -> None:
+def _undo(devices: Devices, vm_id: str, drives: Iterable[Drive]) -> None:
     """The VM goes on with its old volumes; storage hears that these are the prepared ones."""
-    for drive, _ in wanted:
+    for drive in drives:
         if drive.ids is not None:
             try:
                 devices.drives.prepare(drive.ids)
@@ -292,22 +314,34 @@ def finish_snapshot(devices: Devices, jobs: Jobs, again: Again, vm_id: str) -> N
         return
     if note is None:
         return
-    job_id, new = note.job_id, note.new
+    state = jobs.infos([note.job_id]).get(note.job_id, {}).get("status")
+    if state is None:
+        jobs.start(note.job_id, "snapshot_vm", _decision(devices, vm_id, note), key=_turn(vm_id))
+    elif state in ("done", "failed", "aborted"):
+        # libvirt was away for so long that the job gave up; only its notes are left.
+        again.start(f"forget snapshot of {vm_id}", partial(forget, note.new))
+
+
+def _decision(devices: Devices, vm_id: str, note: SnapshotNote) -> Callable[[Progress], None]:
+    """What is left of a job whose answer nobody has: it waits without a thread for as long as QEMU may hang."""
+    until_mono = clock.mono_s() + QEMU_MAY_HANG_S
 
     def work(progress: Progress) -> None:
-        made = _was_made(devices, vm_id, new) and bool(new)
+        try:
+            made = _was_made(devices, vm_id, note.new) and bool(note.new)
+        except UNDECIDED as error:
+            if clock.mono_s() > until_mono:
+                raise
+            raise NotYet(work, error) from error
         if note.memory:
             memorysnapshot.finish(devices, vm_id, note.memory, made=made)
             devices.changed(vm_id)
         if note.ours_to_thaw:
             _thaw_what_was_left(devices, vm_id)
-        _note_made(devices, vm_id, new, {})
         if not made:
-            raise SnapshotFailed("the host agent ended before it was made")
+            _undo(devices, vm_id, [one for one in devices.vms.find(vm_id).devices.drives if one.name in note.new])
+        _note_made(devices, vm_id, note.new, {})
+        if not made:
+            raise SnapshotFailed("the host agent, or libvirtd, ended before it was made")
 
-    state = jobs.infos([job_id]).get(job_id, {}).get("status")
-    if state is None:
-        jobs.start(job_id, "snapshot_vm", work, key=_turn(vm_id))
-    elif state in ("done", "failed", "aborted"):
-        # libvirt was away for so long that the job gave up; only its notes are left.
-        again.start(f"forget snapshot of {vm_id}", partial(forget, new))
+    return work

@@ -9,9 +9,10 @@ import pytest
 from tests.support.background import ThreadBackground
 from tests.support.eventually import eventually
 from vdsm_mp.api.errors import DeadlineExceeded
-from vdsm_mp.api.errors_virt import SnapshotFailed
+from vdsm_mp.api.errors_virt import SnapshotFailed, VmUndecided
 from vdsm_mp.common.clock import mono_s
-from vdsm_mp.tasks.jobs import Jobs
+from vdsm_mp.tasks import jobs as jobs_module
+from vdsm_mp.tasks.jobs import Jobs, NotYet
 from vdsm_mp.tasks.progress import Progress
 
 
@@ -53,4 +54,26 @@ def test_who_stops_waiting_leaves_a_job_that_goes_on_and_is_listed() -> None:
     assert jobs.infos(["second"])["second"]["status"] == "pending"
     gate.set()
     eventually(lambda: jobs.infos(["second"])["second"]["status"] == "done")
+    background.stop()
+
+
+def test_a_job_that_has_no_use_for_its_thread_gives_it_back_and_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_module, "AGAIN_S", 0.05)
+    background, hangs, looks = ThreadBackground(threads=1), threading.Event(), list[float]()
+    jobs, undecided = Jobs(background, Told(), "virt"), VmUndecided("it hangs")
+
+    def look(progress: Progress) -> None:
+        looks.append(mono_s())
+        if not hangs.is_set():
+            raise NotYet(look, undecided)
+
+    with pytest.raises(VmUndecided):
+        jobs.perform("waits", "one", look, key="x", deadline_mono=mono_s() + 10)
+    jobs.start("comes again", "two", look, key="y")
+    eventually(lambda: len(looks) > 6)
+    jobs.perform("other", "three", lambda progress: None, key="z", deadline_mono=mono_s() + 10)
+    jobs.abort("comes again")
+    assert [one["status"] for one in jobs.infos().values()] == ["running", "running"]
+    hangs.set()
+    eventually(lambda: [one["status"] for one in jobs.infos().values()] == ["done", "done"])
     background.stop()

@@ -14,6 +14,7 @@ from vdsm_mp.api.errors_virt import VmNotResponding
 from vdsm_mp.virt import keeping
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.metadata import VM_URI
+from vdsm_mp.virt.patience import decided
 from vdsm_mp.virt.records import VmRecord
 
 #: A host of its own: what is written into the driver's default one is there for all tests of this process.
@@ -73,7 +74,7 @@ def test_who_waits_for_libvirt_undoes_nothing_that_is_noted_meanwhile(tmp_path: 
 
     line.meanwhile = another_notes_then_we_die
     try:
-        keeper.await_turn("x")
+        keeper.take_turn("x")
     except SystemExit:
         pass
     assert line.meanwhile is None  # it was asked
@@ -103,6 +104,6 @@ def test_what_libvirt_has_read_and_not_begun_is_given_time_to_begin(
     with pytest.raises(VmNotResponding):
         keeper.take_turn("x")
     assert asked == []
-    keeper.await_turn("x")
+    decided(lambda: keeper.take_turn("x"))
     assert asked[0] >= reached + 0.3
     keeper.take_turn("x")

@@ -69,7 +69,7 @@ class Vm:
             SimpleNamespace(
                 vms=SimpleNamespace(find=lambda vm_id: self.record, get=lambda vm_id: self.record),
                 keeper=SimpleNamespace(
-                    await_turn=self.await_turn, remember=self.remember, remember_device=lambda *args: None
+                    take_turn=self.take_turn, remember=self.remember, remember_device=lambda *args: None
                 ),
                 drives=SimpleNamespace(prepare=self.prepare, teardown=lambda ids: self.events.append("given back")),
                 connection=None,
@@ -107,7 +107,7 @@ class Vm:
         self.away = True
         raise refusal(libvirt.VIR_ERR_INTERNAL_ERROR, "end of file", domain=libvirt.VIR_FROM_RPC)
 
-    def await_turn(self, vm_id: str) -> None:
+    def take_turn(self, vm_id: str) -> None:
         self.away = False
         self.events.append("decided")
         if self.made:
