@@ -20,6 +20,7 @@ from vdsm_mp.api.errors_virt import (
     BackupFailed,
     CheckpointFailed,
     InconsistentCheckpoint,
+    LibvirtUnavailable,
     NoSuchBackup,
     NoSuchCheckpoint,
     NoSuchVm,
@@ -44,7 +45,7 @@ from vdsm_mp.virt.backup_freeze import Freezes
 from vdsm_mp.virt.connection import translate, translated
 from vdsm_mp.virt.devices import Devices
 from vdsm_mp.virt.machine import VmStatus
-from vdsm_mp.virt.patience import QEMU_MAY_HANG_S, UNDECIDED, patiently
+from vdsm_mp.virt.patience import UNDECIDED, Again, decided
 from vdsm_mp.virt.records import Drive, VmRecord
 
 logger = log.named(__name__)
@@ -64,6 +65,7 @@ class Backups(msgspec.Struct, frozen=True):
     devices: Devices
     freezes: Freezes
     files: BackupFiles
+    again: Again
 
     def info(self, record: VmRecord, backup: ET.Element) -> dict[str, str]:
         """{image id: NBD URL}."""
@@ -109,7 +111,8 @@ def start_backup(backups: Backups, ask: StartBackup) -> dict[str, Any]:
     except BaseException as error:
         if begun or isinstance(error, UNDECIDED):
             _take_back(backups, ask.vm_id, backup_id, to)
-        backups.files.remove(ask.vm_id, backup_id)
+        else:
+            backups.files.remove(ask.vm_id, backup_id)
         raise
     logger.info("vm=%s backup %s of %d disks begins", ask.vm_id, backup_id, len(chosen))
     answer: dict[str, Any] = {"disks": backups.info(record, running)}
@@ -131,7 +134,7 @@ def _stop(backups: Backups, vm_id: str, backup_id: str) -> None:
     if not _runs(backups, vm_id, dom, backup_id):
         # libvirt may still be at the start of it, whose caller has died: nobody would end that.
         try:
-            backups.devices.keeper.await_turn(vm_id)
+            decided(lambda: backups.devices.keeper.take_turn(vm_id))
         except (VmNotResponding, VmOperationFailed) as error:
             raise BackupFailed(f"whether it began is not known yet: {error}") from error
     if _runs(backups, vm_id, dom, backup_id):
@@ -235,17 +238,16 @@ def _begin(vm_id: str, dom: Any, request: ET.Element, checkpoint: ET.Element | N
 
 
 def _take_back(backups: Backups, vm_id: str, backup_id: str, to: str) -> None:
-    """A start whose caller hears of a failure may have happened: end what runs, and forget its checkpoint.
+    """A start whose caller hears of a failure may have happened: end what runs, and forget its checkpoint and files.
 
-    Waits as long as QEMU may hang: nobody else would end it. Raises: Error when that cannot be told even then; then
-    VM.stop_backup ends it.
+    Where that cannot be told soon, later, as long as QEMU may hang; after that, VM.stop_backup does it.
     """
 
     begun = False
 
     def end() -> None:
         nonlocal begun
-        backups.devices.keeper.await_turn(vm_id)
+        backups.devices.keeper.take_turn(vm_id)
         dom = backups.devices.connection.domain(vm_id)
         if _runs(backups, vm_id, dom, backup_id):
             begun = True
@@ -257,8 +259,22 @@ def _take_back(backups: Backups, vm_id: str, backup_id: str, to: str) -> None:
                 dom.checkpointLookupByName(to).delete()
         logger.warning("vm=%s backup %s is ended: its start has failed for who asked", vm_id, backup_id)
 
-    with contextlib.suppress(NoSuchVm):
-        patiently(end, QEMU_MAY_HANG_S, away=UNDECIDED)
+    def end_with_files() -> None:
+        with contextlib.suppress(NoSuchVm):
+            end()
+        backups.files.remove(vm_id, backup_id)
+
+    def try_again() -> None:
+        try:
+            end_with_files()
+        except LibvirtUnavailable as error:
+            raise VmNotResponding(error.reason) from error  # nobody else comes back to it
+
+    try:
+        decided(end_with_files)
+    except UNDECIDED as error:
+        logger.warning("vm=%s whether backup %s began is looked at later: %s", vm_id, backup_id, error)
+        backups.again.start(f"take back backup {backup_id}", try_again)
 
 
 def _end_left_server(vm_id: str, dom: Any) -> None:

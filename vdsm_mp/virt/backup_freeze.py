@@ -38,7 +38,7 @@ class Freezes:
         A thaw that fails says nothing of the backup: it is logged, and tried once more in the background. Raises: as
         `Keeper.remember`; BackupFailed when what must be consistent cannot be.
         """
-        frozen = False
+        frozen, failed = False, True
         self._beginning.add(vm_id)
         try:
             self._devices.keeper.remember(vm_id, **{_KEY: True})
@@ -52,10 +52,13 @@ class Freezes:
                     raise BackupFailed(f"the file systems cannot be frozen: {error}") from error
                 logger.info("vm=%s its file systems are not frozen for the backup: %s", vm_id, error)
             yield
+            failed = False
         finally:
             try:
                 if frozen:
                     guestfs.thaw(self._devices, vm_id)
+                if failed:
+                    self._devices.keeper.take_turn(vm_id)  # QEMU may hang: nobody waits for it here
                 self._devices.keeper.remember(vm_id, **{_KEY: None})
             except Error as error:
                 logger.warning("vm=%s the end of its freeze is tried again: %s", vm_id, error)

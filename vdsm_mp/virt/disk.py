@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vdsm_mp.api.errors import Busy
-from vdsm_mp.api.errors_virt import CannotCreateVm, ChangeDiskFailed, VmNotResponding
+from vdsm_mp.api.errors_virt import CannotCreateVm, ChangeDiskFailed, VmNotResponding, VmUndecided
 from vdsm_mp.api.internal import PreparedDrive
 from vdsm_mp.api.ports import Background
 from vdsm_mp.api.verb import handles
@@ -21,7 +21,7 @@ from vdsm_mp.common.oneatatime import OneAtATime
 from vdsm_mp.virt import domxml_build, domxml_parse
 from vdsm_mp.virt.devicehooks import DeviceHooks
 from vdsm_mp.virt.devices import Devices, find, target_of
-from vdsm_mp.virt.patience import QEMU_MAY_HANG_S, UNDECIDED, patiently
+from vdsm_mp.virt.patience import UNDECIDED, decided
 from vdsm_mp.virt.records import VOLUME_KEYS, Drive, VmRecord, VolumeIds
 from vdsm_mp.virt.registry import short_status
 
@@ -44,13 +44,16 @@ class Changes:
         self._working = OneAtATime()
 
     def change(self, vm_id: str, untrusted_spec: Any, kind: str) -> dict[str, str]:
-        """Raises: ChangeDiskFailed, what storage raised; then the medium of before is in it, and nothing else stays."""
+        """Raises: ChangeDiskFailed, what storage raised; then the medium of before is in it, and nothing else stays.
+
+        VmUndecided: it may be changed yet; what is given back is given back when that is known.
+        """
         devices = self._devices
         devices.vms.running(vm_id, f"change its {kind}")
         spec: Mapping[str, Any] = untrusted_spec if isinstance(untrusted_spec, Mapping) else {"path": untrusted_spec}
         with self._working.turn(vm_id, _TURN_S, lambda: VmNotResponding("what is in its drives is being looked at")):
             # Of somebody who died: libvirt may be at it still.
-            self._settle(vm_id, devices.keeper.await_turn)
+            self._settle(vm_id, lambda vm_id: decided(lambda: devices.keeper.take_turn(vm_id)))
             record = devices.vms.running(vm_id, f"change its {kind}")
             drive = _drive(record, spec, kind)
             ids, path = domxml_parse.volume_ids(dict(spec)), str(spec.get("path") or "")
@@ -61,6 +64,9 @@ class Changes:
                 if prepared is not None and ids is not None:
                     prepared = self._hooks.disk_prepared(record, ids, prepared, ChangeDiskFailed)
                 _load(devices, record, drive, ids, prepared, path)
+            except VmUndecided:
+                self._look_later(vm_id)
+                raise
             except BaseException:
                 if ids is not None and ids != drive.ids:
                     devices.drives.teardown(ids)
@@ -176,9 +182,11 @@ def _load(
             devices.update(vm_id, dom, disk, ChangeDiskFailed, force=not empty)
         except UNDECIDED as error:
             # Before libvirt is done with it neither of both volumes may be taken away.
-            if not patiently(lambda: _is_in(devices, vm_id, drive, wanted), QEMU_MAY_HANG_S, away=UNDECIDED):
+            if not decided(lambda: _is_in(devices, vm_id, drive, wanted)):
                 raise
             logger.warning("vm=%s %s is changed, though libvirt said: %s", vm_id, drive.name, error)
+    except VmUndecided:
+        raise
     except BaseException:
         devices.keeper.remember_device(vm_id, identity, before or None)
         raise
@@ -186,8 +194,8 @@ def _load(
 
 
 def _is_in(devices: Devices, vm_id: str, drive: Drive, path: str) -> bool:
-    """Is that in it, once libvirt is done with what it was asked? Raises: as `Keeper.await_turn`."""
-    devices.keeper.await_turn(vm_id)
+    """Is that in it, once libvirt is done with what it was asked? Raises: as `Keeper.take_turn`."""
+    devices.keeper.take_turn(vm_id)
     _, domain = devices.live(vm_id)
     disk = find(domain, "disk", lambda element: target_of(element) == drive.name)
     return disk is not None and domxml_parse.source_path(disk.find("source")) == path

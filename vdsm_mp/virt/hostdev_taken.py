@@ -17,7 +17,7 @@ from typing import Any
 import libvirt
 
 from vdsm_mp.api.errors import Busy
-from vdsm_mp.api.errors_virt import CannotCreateVm, NoSuchVm, VmOperationFailed
+from vdsm_mp.api.errors_virt import CannotCreateVm, NoSuchVm, VmOperationFailed, VmUndecided
 from vdsm_mp.api.ports import Background
 from vdsm_mp.common import files, log, xml
 from vdsm_mp.common.errors import Error
@@ -93,6 +93,9 @@ class HostDevices:
             fresh = self.take_all(vm_id, tree, failed=failed)
             try:
                 yield
+            except VmUndecided:
+                self._later(_UNDECIDED_S, f"compare host devices of {vm_id}", lambda: self.compare(vm_id))
+                raise
             except BaseException:
                 self.give_back(vm_id, fresh)
                 raise

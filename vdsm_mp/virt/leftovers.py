@@ -63,9 +63,18 @@ class Leftovers:
         Raises: VmNotResponding while libvirt is at something with it; NoSuchVm, LibvirtUnavailable.
         """
         devices, record = self._devices, self._devices.vms.get(vm_id)
-        if record is None or record.external or not list(found(record.metadata, devices.live(vm_id)[1])):
+        if record is None or record.external:
             return
-        devices.keeper.take_turn(vm_id)
+        domain = devices.live(vm_id)[1]
+        if list(found(record.metadata, domain)):
+            devices.keeper.take_turn(vm_id)
+            self._drop(vm_id)
+            domain = devices.live(vm_id)[1]
+        if came(record.devices, domain):
+            devices.changed(vm_id)
+
+    def _drop(self, vm_id: str) -> None:
+        devices = self._devices
         record = devices.vms.find(vm_id)
         coming = [one for one, _ in found(record.metadata, _NO_DEVICES) if self._is_coming(vm_id, one)]
         # Read last: what was coming, and is not any more, is there.
@@ -75,5 +84,6 @@ class Leftovers:
             devices.keeper.remember_device(vm_id, identity, None)
             ids = volume_ids(dict(data))
             if ids is not None and record.drive(ids) is None:
+                devices.transients.remove(vm_id, ids)
                 devices.drives.teardown(ids)
             logger.info("vm=%s %s was never plugged, or is gone: its metadata are dropped", vm_id, identity)

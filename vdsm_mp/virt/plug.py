@@ -13,7 +13,7 @@ from typing import Any
 
 import libvirt
 
-from vdsm_mp.api.errors_virt import MissingVmParameter, VmOperationFailed
+from vdsm_mp.api.errors_virt import MissingVmParameter, VmOperationFailed, VmUndecided
 from vdsm_mp.common import clock, log, xml
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import leftovers
@@ -22,7 +22,7 @@ from vdsm_mp.virt.devicehooks import DeviceHooks, custom_of
 from vdsm_mp.virt.devices import Devices, alias_of, target_of
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.nic import mac_of
-from vdsm_mp.virt.patience import QEMU_MAY_HANG_S, UNDECIDED, patiently
+from vdsm_mp.virt.patience import UNDECIDED, decided
 from vdsm_mp.virt.records import VmRecord
 
 logger = log.named(__name__)
@@ -61,13 +61,14 @@ class Removals:
 
 
 class Plugger:
-    """Attach and detach."""
+    """Attach and detach. undecided(vm_id): told of a VM that may yet get a device, see `leftovers`."""
 
     def __init__(self, devices: Devices, removals: Removals, hooks: DeviceHooks, unplug_s: float = UNPLUG_S) -> None:
         self.devices = devices
         self.hooks = hooks
-        self._removals = removals
+        self.removals = removals
         self._unplug_s = unplug_s
+        self.undecided: Callable[[str], None] = lambda vm_id: None
         #: (VM, its identity in the metadata) of each device that is noted and perhaps not asked for yet.
         self._coming: set[tuple[str, frozenset[tuple[str, str]]]] = set()
 
@@ -81,7 +82,7 @@ class Plugger:
         record = self.devices.vms.running(vm_id, what)
         _, domain = self.devices.live(vm_id)
         if list(leftovers.found(record.metadata, domain)):
-            self.devices.keeper.await_turn(vm_id)
+            decided(lambda: self.devices.keeper.take_turn(vm_id))
             _, domain = self.devices.live(vm_id)
         came = leftovers.came(record.devices, domain)
         return (self.devices.keeper.refresh(vm_id) if came else self.devices.vms.get(vm_id)) or record
@@ -89,7 +90,7 @@ class Plugger:
     def attach(
         self, vm_id: str, device: ET.Element, failed: Callable[[str], Error], data: Mapping[str, Any] | None = None
     ) -> None:
-        """data: its metadata. Raises: what `failed` makes; then nothing was attached."""
+        """data: its metadata. Raises: what `failed` makes; then nothing was attached. VmUndecided: it may be yet."""
         with self._between_hooks("hotplug", vm_id, device, failed, data) as wanted:
             dom = self.devices.connection.domain(vm_id)
             try:
@@ -98,7 +99,7 @@ class Plugger:
             except UNDECIDED as error:
                 # An answer that was lost with libvirtd says nothing: the live devices do, when libvirt is done with it.
                 # Before, nothing of it may be taken back.
-                if not patiently(lambda: self._came(vm_id, wanted), QEMU_MAY_HANG_S, away=UNDECIDED):
+                if not decided(lambda: self._came(vm_id, wanted)):
                     raise
                 logger.warning("vm=%s a device is plugged, though libvirt said: %s", vm_id, error)
 
@@ -133,7 +134,7 @@ class Plugger:
         alias = alias_of(device)
         dom = self.devices.connection.domain(vm_id)
         began = clock.mono_s()
-        with self._removals.expected(vm_id, alias) as gone:
+        with self.removals.expected(vm_id, alias) as gone:
             with translated(vm_id, failed):
                 dom.detachDeviceFlags(xml.dump(device), libvirt.VIR_DOMAIN_AFFECT_LIVE)
             stays = not gone.wait(self._unplug_s) and self._still_there(vm_id, device.tag, alias)
@@ -148,7 +149,7 @@ class Plugger:
         until = clock.mono_s() + self._unplug_s
         with ExitStack() as waits:
             for name, device in devices.items():
-                gone = waits.enter_context(self._removals.expected(vm_id, alias_of(device)))
+                gone = waits.enter_context(self.removals.expected(vm_id, alias_of(device)))
                 try:
                     with translated(vm_id):
                         dom.detachDeviceFlags(xml.dump(device), libvirt.VIR_DOMAIN_AFFECT_LIVE)
@@ -167,8 +168,8 @@ class Plugger:
         return [name for name, gone in asked.items() if name not in stay or gone.is_set()]
 
     def _came(self, vm_id: str, wanted: ET.Element) -> bool:
-        """Is it there, by its alias, else by what it is called or its MAC address? Raises: as `Keeper.await_turn`."""
-        self.devices.keeper.await_turn(vm_id)
+        """Is it there, by its alias, else by what it is called or its MAC address? Raises: as `Keeper.take_turn`."""
+        self.devices.keeper.take_turn(vm_id)
         _, domain = self.devices.live(vm_id)
         names = [name for name in (alias_of, target_of, mac_of) if name(wanted)]
         return bool(names) and any(
@@ -183,7 +184,8 @@ class Plugger:
     def remembered(self, vm_id: str, identity: dict[str, str], data: dict[str, Any]) -> Iterator[None]:
         """Its metadata are there before the device is: one that comes while we die still has them.
 
-        What did not come is forgotten; where that cannot be written, it stays until the next plug in this place.
+        What did not come is forgotten; where that cannot be written, it stays until the next plug in this place. What
+        may come yet keeps them, until that is known.
         """
         coming = (vm_id, frozenset(identity.items()))
         self._coming.add(coming)
@@ -191,6 +193,9 @@ class Plugger:
             self.devices.keeper.remember_device(vm_id, identity, data)
             try:
                 yield
+            except VmUndecided:
+                self.undecided(vm_id)
+                raise
             except BaseException:
                 try:
                     self.devices.keeper.remember_device(vm_id, identity, None)

@@ -10,7 +10,14 @@ from typing import Any
 import libvirt
 from msgspec.structs import replace
 
-from vdsm_mp.api.errors_virt import BadDiskSize, CannotCreateVm, DiskNotFound, HotplugDiskFailed, HotunplugDiskFailed
+from vdsm_mp.api.errors_virt import (
+    BadDiskSize,
+    CannotCreateVm,
+    DiskNotFound,
+    HotplugDiskFailed,
+    HotunplugDiskFailed,
+    VmUndecided,
+)
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_blocks import ExtendDiskSize
 from vdsm_mp.api.vm_devices import HotplugVmDisk, HotunplugVmDisk
@@ -31,7 +38,7 @@ _LETTERS = {"virtio": "vd", "ide": "hd", "fdc": "fd"}
 
 @handles(HotplugVmDisk)
 def hotplug_disk(plugger: Plugger, ask: HotplugVmDisk) -> dict[str, str]:
-    """Nothing stays prepared when it fails."""
+    """Nothing stays prepared when it fails; where that is not known yet, for no longer than it is not."""
     devices = plugger.devices
     record = plugger.to_plug(ask.vm_id, "plug a disk")
     disk, metadata = wanted_device(ask.params.get("xml"), "disk")
@@ -57,6 +64,8 @@ def hotplug_disk(plugger: Plugger, ask: HotplugVmDisk) -> dict[str, str]:
         domxml_build.keep_owner(disk)
         with plugger.remembered(ask.vm_id, {"devtype": "disk", "name": name}, data):
             plugger.attach(ask.vm_id, disk, HotplugDiskFailed, data)
+    except VmUndecided:
+        raise
     except BaseException:
         if drive.ids is not None:
             devices.transients.remove(ask.vm_id, drive.ids)

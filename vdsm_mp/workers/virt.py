@@ -168,15 +168,15 @@ def build(config: Config, ports: Ports) -> Room:
         partial(guestdisks.learn, ground.keeper),
     )
     resumer = Resumer(powers, ports.background, pause_limit_s=8.0 * config.sanlock.io_timeout)
-    removals = Removals()
     jobs = Jobs(ports.background, ports.publish, "virt")
-    plugger = Plugger(devices, removals, ground.hooks.devices)
+    plugger = Plugger(devices, Removals(), ground.hooks.devices)
     remains = Leftovers(devices, ground.again, plugger.is_coming)
+    plugger.undecided = remains.look
 
     conversions = Conversions(Path(house.vdsm_run_dir) / "v2v", Slots(ports.background, _CONVERSIONS))
     converter = Converter(ground.drives, conversions.folder, Path(house.state_dir) / "v2v")
 
-    backups = Backups(devices, Freezes(devices, ground.again), ground.backup_files)
+    backups = Backups(devices, Freezes(devices, ground.again), ground.backup_files, ground.again)
     merges = Merges(devices, ports.call, ports.background)
     replications = Replications(devices, ground.hooks.devices, ports.background)
     changes = Changes(devices, ground.hooks.devices, ports.background)
@@ -229,7 +229,7 @@ def build(config: Config, ports: Ports) -> Room:
         keeper=ground.keeper,
         drives=ground.drives,
         sampler=ground.sampler,
-        removals=removals,
+        removals=plugger.removals,
         unfinished=unfinished,
         ended=migrations.left_unseen,
         block_job=merges.event,

@@ -15,8 +15,9 @@ import pytest
 
 from tests.support.background import HeldBackground
 from tests.support.libvirt_refusal import refusal
-from vdsm_mp.api.errors_virt import BackupFailed, LibvirtUnavailable, NoSuchBackup
+from vdsm_mp.api.errors_virt import BackupFailed, LibvirtUnavailable, NoSuchBackup, VmNotResponding
 from vdsm_mp.api.vm_backup import StartBackup
+from vdsm_mp.virt import patience
 from vdsm_mp.virt.backup import Backups, _running, start_backup
 from vdsm_mp.virt.backup_files import BackupFiles
 from vdsm_mp.virt.backup_freeze import Freezes
@@ -49,12 +50,19 @@ class Vm:
         self.background = HeldBackground()
         tools = SimpleNamespace(
             vms=SimpleNamespace(running=lambda vm_id, what: self.record, get=lambda vm_id: self.record),
-            keeper=SimpleNamespace(await_turn=lambda vm_id: None, take_turn=lambda vm_id: None, remember=self.remember),
+            keeper=SimpleNamespace(take_turn=self.take_turn, remember=self.remember),
             connection=SimpleNamespace(domain=lambda vm_id: self),
             turns=SimpleNamespace(turn=self.turn),
         )
-        self.freezes = Freezes(cast(Any, tools), Again(self.background))
-        self.backups = Backups(cast(Any, tools), self.freezes, BackupFiles(folder / "run", folder / "scratch"))
+        again = Again(self.background)
+        self.freezes = Freezes(cast(Any, tools), again)
+        files = BackupFiles(folder / "run", folder / "scratch")
+        self.backups = Backups(cast(Any, tools), self.freezes, files, again)
+        self.hangs: list[Exception] = []
+
+    def take_turn(self, vm_id: str) -> None:
+        if self.hangs:
+            raise self.hangs[0]
 
     @property
     def noted(self) -> bool:
@@ -176,3 +184,21 @@ def test_the_checkpoint_of_a_backup_that_is_ended_goes_though_libvirt_was_away_a
     with pytest.raises(BackupFailed):
         vm.start(str(uuid.uuid4()))
     assert (vm.backup, vm.checkpoints, vm.deletions) == (None, set(), [])
+
+
+def test_a_start_that_stays_undecided_costs_no_thread_and_is_taken_back_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "DECIDES_S", 0.3)
+    vm = Vm(tmp_path)
+    vm.tells, vm.hangs = [refusal(libvirt.VIR_ERR_OPERATION_TIMEOUT)], [VmNotResponding("it hangs")]
+    to = str(uuid.uuid4())
+    with pytest.raises(VmNotResponding):
+        vm.start(to)
+    assert vm.backup is not None and vm.checkpoints == {to}
+    vm.hangs = [LibvirtUnavailable("end of file")]
+    vm.background.waiting.pop(0)[1]()
+    assert vm.backup is not None
+    vm.hangs = []
+    vm.background.run_all()
+    assert (vm.backup, vm.checkpoints) == (None, set())

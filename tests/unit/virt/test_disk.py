@@ -10,8 +10,9 @@ from typing import Any, cast
 import pytest
 
 from tests.support.background import HeldBackground
-from vdsm_mp.api.errors_virt import VmNotResponding
+from vdsm_mp.api.errors_virt import VmNotResponding, VmUndecided
 from vdsm_mp.common import xml
+from vdsm_mp.virt import patience
 from vdsm_mp.virt.disk import Changes
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.keeping import with_devices
@@ -35,6 +36,7 @@ class Vm:
         self.first, self.second, self.third = (VolumeIds(*(str(uuid.uuid4()) for _ in range(4))) for _ in range(3))
         self.inside = self.first
         self.late: VolumeIds | None = None
+        self.hangs = False
         self.at_update: Callable[[VolumeIds], None] = self.put_in
         self.given_back: list[VolumeIds] = []
         self.background = HeldBackground()
@@ -43,9 +45,7 @@ class Vm:
             vms=SimpleNamespace(
                 running=lambda vm_id, what: self.record, find=lambda vm_id: self.record, get=lambda vm_id: self.record
             ),
-            keeper=SimpleNamespace(
-                await_turn=self.await_turn, take_turn=self.await_turn, remember_device=self.remember_device
-            ),
+            keeper=SimpleNamespace(take_turn=self.take_turn, remember_device=self.remember_device),
             drives=SimpleNamespace(
                 prepare=lambda ids: SimpleNamespace(path=self.path(ids), format="raw", block=False, chain=[]),
                 teardown=self.given_back.append,
@@ -73,7 +73,9 @@ class Vm:
     def remember_device(self, vm_id: str, identity: dict[str, str], data: dict[str, Any] | None) -> None:
         self.take(self.record.metadata.with_device(identity, data))
 
-    def await_turn(self, vm_id: str) -> None:
+    def take_turn(self, vm_id: str) -> None:
+        if self.hangs:
+            raise VmNotResponding("it hangs")
         if self.late is not None:
             self.inside, self.late = self.late, None
 
@@ -107,6 +109,24 @@ def test_a_change_that_libvirt_left_unanswered_is_done_when_it_was() -> None:
     vm.change(vm.second)
     assert vm.noted == (vm.second, False)
     assert vm.given_back == [vm.first]
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_change_that_stays_undecided_costs_no_thread_and_is_settled_later(
+    done: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "DECIDES_S", 0.3)
+    vm = Vm()
+    vm.at_update, vm.late, vm.hangs = vm.left_unanswered, vm.second if done else None, True
+    with pytest.raises(VmUndecided):
+        vm.change(vm.second)
+    assert vm.given_back == [] and vm.noted == (vm.first, True)
+    with pytest.raises(VmNotResponding):
+        vm.change(vm.third)
+    vm.hangs = False
+    vm.background.run_all()
+    assert vm.noted == (vm.second if done else vm.first, False)
+    assert vm.given_back == [vm.third, vm.first if done else vm.second][1:]
 
 
 def test_a_change_that_libvirt_left_unanswered_has_failed_when_it_was_not_done() -> None:

@@ -28,7 +28,7 @@ def plugged(known: ET.Element, live: ET.Element) -> tuple[list[str], list[str]]:
     """(disks, cards) that `to_plug` tells, of a VM that is known so and is so."""
     record = with_devices(VmRecord(vm_id="x", name="x"), known)
     vms = SimpleNamespace(running=lambda vm_id, what: record, get=lambda vm_id: record)
-    keeper = SimpleNamespace(refresh=lambda vm_id: with_devices(record, live), await_turn=lambda vm_id: None)
+    keeper = SimpleNamespace(refresh=lambda vm_id: with_devices(record, live), take_turn=lambda vm_id: None)
     devices = SimpleNamespace(vms=vms, keeper=keeper, live=lambda vm_id: (None, live))
     found = Plugger(cast(Any, devices), Removals(), cast(Any, None)).to_plug("x", "plug a disk").devices
     return [drive.name for drive in found.drives], [card.mac for card in found.nics]
@@ -84,6 +84,7 @@ def test_what_is_noted_and_about_to_be_plugged_is_not_taken_for_a_dead_workers()
         vms=SimpleNamespace(get=lambda vm_id: records[-1], find=lambda vm_id: records[-1]),
         keeper=SimpleNamespace(take_turn=lambda vm_id: None, remember_device=remember),
         drives=SimpleNamespace(teardown=given_back.append),
+        transients=SimpleNamespace(remove=lambda vm_id, ids: None),
         live=lambda vm_id: (None, domain(SDA)),
     )
     plugger = Plugger(cast(Any, devices), Removals(), cast(Any, None))
