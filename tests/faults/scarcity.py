@@ -26,6 +26,7 @@ from tests.faults.together import WORKERS
 from tests.faults.world import World
 from tests.support.eventually import eventually
 from tests.system.test_storage_house import POOL, SD
+from vdsm_mp.api.errors import RemoteError
 from vdsm_mp.common import kernel
 from vdsm_mp.common.errors import Error
 
@@ -157,9 +158,10 @@ def full_log(world: World) -> None:
             os.kill(pid, signal.SIGKILL)
             world.watch_restart(fault, "network", pid)
             # Each is a line, and the last block of the log has room for some.
-            for _ in range(100):
-                with contextlib.suppress(Error):
-                    house.call("VM.destroy", {"vmID": str(uuid.uuid4())})
+            with world.connect() as client:
+                for _ in range(100):
+                    with contextlib.suppress(RemoteError):
+                        client.call("VM.destroy", {"vmID": str(uuid.uuid4())}, timeout_s=20)
             fault.happened = fault.happened and _is_full(folder, with_bytes=True)
         house.kill_worker("network")
 
