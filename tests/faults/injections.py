@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.faults.world import POLL_S, Fault, World
-from tests.process.test_root import as_vdsm
 from tests.support.eventually import eventually
+from tests.support.roothelpers import as_vdsm
 from tests.system.test_storage_house import SD
 from vdsm_mp.common import controlsocket, kernel
 from vdsm_mp.common.errors import Error

@@ -225,8 +225,8 @@ BY_TESTS: tuple[ByTests, ...] = (
     ByTests("F14b", "clients that fall silent without a goodbye",
             ("process/test_door_reader.py::test_a_client_that_promised_beats_and_is_silent_is_dropped",)),
     ByTests("G1", "other users of this machine", (
-        *_master("files_and_sockets_are_for_the_group_only",
-                 "a_stranger_is_turned_away_from_the_control_socket"),
+        "process/test_master_desk.py::test_files_and_sockets_are_for_the_group_only",
+        "process/test_master_desk.py::test_a_stranger_is_turned_away_from_the_control_socket",
         "process/test_master_kernel.py::test_a_careless_umask_opens_nothing_to_others")),
     ByTests("G2", "forged and broken messages on the bus", (
         "process/test_bus.py::test_a_forged_token_gets_no_answer_and_a_good_one_does",

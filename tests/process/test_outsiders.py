@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.process.test_master import order
 from tests.support.debugger import holding
 from tests.support.eventually import eventually
 from tests.support.house import RunningHouse
 from tests.support.needs import needs_root
+from tests.support.roguehouse import order
 from vdsm_mp.common import kernel
 from vdsm_mp.house import remains
 

@@ -1,19 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root's helper behind the real sudo, asked by user vdsm: what it does, and what it refuses to a hostile caller."""
+"""Root's helper behind the real sudo, asked by user vdsm: its life, and what it refuses to a hostile caller."""
 
-import base64
 import contextlib
-import grp
-import json
-import lzma
 import os
-import pwd
 import shutil
 import signal
 import socket
 import subprocess
-import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +15,18 @@ from typing import Any
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.loopdevice import MIB, ext4_on_loop
 from tests.support.needs import needs_program, needs_root
+from tests.support.roothelpers import (
+    Place,
+    as_vdsm,
+    helper_pid,
+    installed_helpers,
+    parent_of,
+    pids,
+    request,
+    talk,
+)
 from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed, RootHelperGone
-from vdsm_mp.priv import install, sudoers
 from vdsm_mp.priv.call import SudoRoot
 from vdsm_mp.priv.confine import KEPT
 
@@ -34,67 +35,10 @@ pytestmark = [needs_root(), needs_program("sudo", "setpriv", "mkfs.ext4", "loset
 VM = "11111111-2222-3333-4444-555555555555"
 
 
-class Place:
-    """An installation of the helpers under its own prefix, with its own sudo rules."""
-
-    def __init__(self) -> None:
-        # Not pytest's own folder: user vdsm must be able to reach the programs.
-        self.root = Path(tempfile.mkdtemp(prefix="vdsm-mp-root-", dir="/tmp"))
-        self.root.chmod(0o755)
-        self.libexec = self.root / "libexec"
-        self.repository = self.root / "repo"
-        for name in ("repo", "nvram", "tpm"):
-            (self.root / name).mkdir()
-        shutil.chown(self.repository, "vdsm", "kvm")
-        install.install(
-            self.libexec,
-            repository=str(self.repository),
-            nvram_dir=str(self.root / "nvram"),
-            tpm_dir=str(self.root / "tpm"),
-        )
-        self._rules = Path(f"/etc/sudoers.d/{self.root.name}")
-        fresh = self._rules.with_name(f".{self._rules.name}.new")
-        fresh.write_text(sudoers.rules(str(self.libexec), "vdsm"))
-        fresh.chmod(0o440)
-        fresh.rename(self._rules)
-        self._open: list[SudoRoot] = []
-
-    def root_of(self, worker: str, **more: Any) -> SudoRoot:
-        """As user vdsm through the real sudo. The step down is `setpriv`'s, because the tests are root."""
-        argv = [*as_vdsm(), "sudo", "-n"]
-        root = SudoRoot(worker, str(self.libexec), sudo=argv, **more)
-        self._open.append(root)
-        return root
-
-    def helper(self, name: str) -> "subprocess.Popen[bytes]":
-        """A raw helper for lines that no honest caller would send."""
-        argv = [*as_vdsm(), "sudo", "-n", str(self.libexec / f"helper-{name}")]
-        return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-    def close_roots(self) -> None:
-        while self._open:
-            self._open.pop().close()
-
-    def close(self) -> None:
-        self._rules.unlink()
-        shutil.rmtree(self.root)
-
-
-def as_vdsm() -> list[str]:
-    user = pwd.getpwnam("vdsm")
-    return ["setpriv", "--reuid", str(user.pw_uid), "--regid", str(user.pw_gid), "--init-groups", "--"]
-
-
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    try:
-        grp.getgrnam("kvm")
-        pwd.getpwnam("vdsm")
-    except KeyError:
-        pytest.skip("not installed: user vdsm")
-    made = Place()
-    yield made
-    made.close()
+    with installed_helpers() as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -106,32 +50,6 @@ def _no_helper_is_left(place: Place) -> Iterator[None]:
 @pytest.fixture
 def storage(place: Place) -> SudoRoot:
     return place.root_of("storage")
-
-
-def talk(helper: "subprocess.Popen[bytes]", *lines: bytes) -> list[dict[str, Any]]:
-    """Send lines, read as many answers (fewer when the helper ends), then EOF."""
-    assert helper.stdin is not None and helper.stdout is not None
-    writer = threading.Thread(target=_write, args=(helper.stdin, b"".join(lines)))
-    writer.start()
-    answers = []
-    while len(answers) < len(lines) and (line := helper.stdout.readline()):
-        answers.append(json.loads(line))
-    writer.join()
-    helper.communicate(timeout=20)
-    return answers
-
-
-def _write(stdin: Any, data: bytes) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        stdin.write(data)
-        stdin.flush()
-
-
-def request(op: str, params: Any, number: Any = 1, **more: Any) -> bytes:
-    return json.dumps({"id": number, "op": op, "params": params, "deadline_s": 5, **more}).encode() + b"\n"
-
-
-# What it does
 
 
 @pytest.fixture
@@ -173,156 +91,8 @@ def test_a_syslog_that_hangs_keeps_nobody_from_root(own_syslog: tuple[SudoRoot, 
         assert root.do("ping", deadline_s=20)["uid"] == 0
 
 
-def test_the_bridge_of_cards_without_a_network_is_made_once_and_is_up(place: Place) -> None:
-    keeper = subprocess.Popen(["unshare", "--net", "sleep", "60"])
-    try:
-        eventually(lambda: os.readlink(f"/proc/{keeper.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
-        inside = ["nsenter", "--target", str(keeper.pid), "--net"]
-        root = SudoRoot("network", str(place.libexec), sudo=inside)
-        root.do("dummy-bridge")
-        root.do("dummy-bridge")
-        root.close()
-        shown = subprocess.run(
-            [*inside, "ip", "-j", "-d", "link", "show", ";vdsmdummy;"], check=True, capture_output=True
-        )
-        (link,) = json.loads(shown.stdout)
-        assert (link["linkinfo"]["info_kind"], "UP" in link["flags"]) == ("bridge", True)
-    finally:
-        keeper.kill()
-        keeper.wait(10)
-
-
 def test_ping_answers_as_root(storage: SudoRoot) -> None:
     assert storage.do("ping") == {"helper": "storage", "uid": 0, "lost": 0}
-
-
-def test_a_file_system_is_mounted_and_unmounted_by_the_name_of_its_device(
-    place: Place, storage: SudoRoot, tmp_path: Path
-) -> None:
-    with ext4_on_loop(tmp_path / "fs.img", 16 * MIB) as device:
-        name = device.replace("/", "_")
-        try:
-            first = storage.do("mount-posix", remote=device, vfs_type="ext4", options="noatime")
-            again = storage.do("mount-posix", remote=device, vfs_type="ext4")
-            mounts = Path("/proc/mounts").read_text()
-        finally:
-            storage.do("umount", remote=device)
-    target = str(place.repository / "mnt" / name)
-    assert first == {"path": target, "already": False}
-    assert again == {"path": target, "already": True}
-    assert f"{device} {target} ext4 rw,nosuid,nodev,noatime" in mounts
-    assert not Path(target).exists()
-    assert storage.do("umount", remote=device)["already"]
-
-
-def test_a_mount_point_that_the_agent_turned_into_a_link_is_refused(
-    place: Place, storage: SudoRoot, tmp_path: Path
-) -> None:
-    with ext4_on_loop(tmp_path / "fs.img", 16 * MIB) as device:
-        mnt = place.repository / "mnt"
-        mnt.mkdir(exist_ok=True)
-        link = mnt / device.replace("/", "_")
-        link.symlink_to("/etc")
-        try:
-            with pytest.raises(PrivilegedFailed, match="not a plain folder"):
-                storage.do("mount-posix", remote=device, vfs_type="ext4")
-        finally:
-            link.unlink()
-    assert " /etc " not in Path("/proc/mounts").read_text()
-
-
-def test_a_mnt_folder_that_the_agent_turned_into_a_link_is_refused(place: Place, storage: SudoRoot) -> None:
-    mnt = place.repository / "mnt"
-    aside = place.repository / "aside"
-    mnt.mkdir(exist_ok=True)
-    mnt.rename(aside)
-    mnt.symlink_to("/")
-    try:
-        with pytest.raises(PrivilegedFailed, match="not a plain folder"):
-            storage.do("umount", remote="proc")
-    finally:
-        mnt.unlink()
-        aside.rename(mnt)
-    assert Path("/proc/self").exists()
-
-
-@pytest.mark.parametrize("remote", ["/etc/passwd", "/dev/null", "/dev/../etc/passwd", "relative", "a b:/x", "..", "."])
-def test_only_block_devices_and_remote_paths_are_mounted(storage: SudoRoot, remote: str) -> None:
-    with pytest.raises(PrivilegedFailed):
-        storage.do("mount-posix", remote=remote, vfs_type="ext4")
-
-
-def test_uefi_variables_are_read_and_written_in_place(place: Place) -> None:
-    virt = place.root_of("virt")
-    path = place.root / "nvram" / f"{VM}.fd"
-    assert virt.do("read-nvram", vm_id=VM)["data"] == ""
-    content = os.urandom(60_000)
-    for offset in range(0, len(content), 30_000):
-        piece = base64.b64encode(content[offset : offset + 30_000]).decode()
-        virt.do("write-nvram", vm_id=VM, offset=offset, data=piece, last=offset == 30_000)
-    assert base64.b64decode(virt.do("read-nvram", vm_id=VM)["data"]) == content
-    assert path.stat().st_mode & 0o777 == 0o600
-    path.unlink()
-    path.symlink_to("/etc/shadow")
-    with pytest.raises(PrivilegedFailed):
-        virt.do("read-nvram", vm_id=VM)
-    path.unlink()
-
-
-def test_pieces_that_do_not_follow_each_other_change_nothing(place: Place) -> None:
-    virt = place.root_of("virt")
-    with pytest.raises(PrivilegedFailed, match="follow"):
-        virt.do("write-nvram", vm_id=VM, offset=10, data="AAAA", last=True)
-    assert not (place.root / "nvram" / f"{VM}.fd").exists()
-
-
-def test_tpm_state_comes_back_as_it_was(place: Place) -> None:
-    virt = place.root_of("virt")
-    folder = place.root / "tpm" / VM / "tpm2"
-    folder.mkdir(parents=True)
-    (folder / "tpm2-00.permall").write_bytes(b"state")
-    data = virt.do("read-tpm", vm_id=VM)["data"]
-    assert virt.do("read-tpm", vm_id=VM)["data"] == data
-    (folder / "tpm2-00.permall").write_bytes(b"other")
-    virt.do("write-tpm", vm_id=VM, offset=0, data=data, last=True)
-    assert (folder / "tpm2-00.permall").read_bytes() == b"state"
-    shutil.rmtree(place.root / "tpm")
-    virt.do("write-tpm", vm_id=VM, offset=0, data=data, last=True)
-    assert (folder / "tpm2-00.permall").read_bytes() == b"state"
-
-
-def test_tpm_state_goes_to_hosts_that_run_vdsm_and_comes_from_them(place: Place, tmp_path: Path) -> None:
-    """There it is unpacked and packed by tar with xz, from the folder that swtpm has for the VM."""
-    virt = place.root_of("virt")
-    folder = place.root / "tpm" / VM / "tpm2"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".lock").touch()
-    (folder / "tpm2-00.permall").write_bytes(b"state" * 1000)
-    packed = base64.b64decode(virt.do("read-tpm", vm_id=VM)["data"])
-    subprocess.run(["tar", "--extract", "--xz", f"--directory={tmp_path}"], input=packed, check=True)
-    assert (tmp_path / "tpm2" / "tpm2-00.permall").read_bytes() == b"state" * 1000
-
-    (tmp_path / "tpm2" / "tpm2-00.permall").write_bytes(b"later")
-    (tmp_path / "tpm2" / ".lock").touch()
-    tar = ["tar", "--create", "--xz", "--sort=name", f"--directory={tmp_path}", "."]
-    theirs = base64.b64encode(subprocess.run(tar, capture_output=True, check=True).stdout).decode()
-    virt.do("write-tpm", vm_id=VM, offset=0, data=theirs, last=True)
-    assert (folder / "tpm2-00.permall").read_bytes() == b"later"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"no xz", lzma.compress(b"no tar"), lzma.compress(b"cut")[:-5], lzma.compress(bytes(64 << 20))],
-    ids=["no-xz", "no-tar", "cut", "bomb"],
-)
-def test_tpm_state_that_makes_no_sense_changes_nothing(place: Place, content: bytes) -> None:
-    virt = place.root_of("virt")
-    folder = place.root / "tpm" / VM / "tpm2"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tpm2-00.permall").write_bytes(b"state")
-    with pytest.raises(PrivilegedFailed, match="TPM state"):
-        virt.do("write-tpm", vm_id=VM, offset=0, data=base64.b64encode(content).decode(), last=True)
-    assert (folder / "tpm2-00.permall").read_bytes() == b"state"
 
 
 # The life of a helper
@@ -519,34 +289,3 @@ def sudo_allows(argv: list[str]) -> bool:
     program = argv[len(options) :]
     done = subprocess.run([*as_vdsm(), "sudo", "-n", *options, "-l", "--", *program], capture_output=True, check=False)
     return done.returncode == 0
-
-
-def pids(place: Place, name: str) -> list[int]:
-    """Helpers of this installation that run."""
-    wanted = str(place.libexec / f"helper-{name}")
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                if wanted in words[1:3] and words[0].endswith("python3"):
-                    found.append(int(entry.name))
-    return found
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def helper_pid(place: Place, name: str) -> int:
-    return eventually(lambda: pids(place, name))[0]
-
-
-def test_devices_that_are_not_there_are_refused(place: Place) -> None:
-    network, virt = place.root_of("network"), place.root_of("virt")
-    with pytest.raises(PrivilegedFailed, match="no virtual functions"):
-        network.do("vfs-set", card="ffff:ff:1f.7", number=1)
-    with pytest.raises(PrivilegedFailed, match="makes no mediated devices"):
-        virt.do("mdev-create", card="ffff:ff:1f.7", type="nvidia-11", uuid=VM)
-    virt.do("mdev-remove", uuid=VM)
-    place.close_roots()
