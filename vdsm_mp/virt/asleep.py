@@ -9,7 +9,7 @@ from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.metadata import Metadata
-from vdsm_mp.virt.records import VolumeIds
+from vdsm_mp.virt.records import VmRecord, VolumeIds
 
 logger = log.named(__name__)
 
@@ -37,10 +37,19 @@ def was_written(metadata: Metadata) -> bool:
     return len(held(metadata)) > 1
 
 
-def give_back(keeper: Keeper, drives: Drives, vm_id: str, volumes: list[VolumeIds]) -> None:
-    """To storage, and the note goes. A VM that is gone has none."""
+def give_back(
+    keeper: Keeper, drives: Drives, vm_id: str, volumes: list[VolumeIds], now: VmRecord | None = None
+) -> None:
+    """To storage, and the note goes. A VM that is gone has none. now: of who may be late; what a later life of it has
+    noted stays, it may be reading it.
+    """
+    used = held(now.metadata) if now is not None else []
+    later = used not in ([], volumes)
     for ids in volumes:
-        drives.teardown(ids)
+        if not later or ids not in used:
+            drives.teardown(ids)
+    if later:
+        return
     try:
         keeper.remember(vm_id, **{_KEY: None})
     except Error as error:

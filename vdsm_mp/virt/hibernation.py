@@ -152,7 +152,8 @@ class Hibernations:
                     config, {"vmId": vm_id, "vmName": record.name, "xml": description, "_srcDomXML": description}
                 )
                 dom.saveFlags(image.path, None, 0)
-            self._vms.move(vm_id, lambda life: machine.on_stopped(life, saved=True))
+            if self._is_asleep(vm_id, memory, parameters):
+                self._vms.move(vm_id, lambda life: machine.on_stopped(life, saved=True))
             self._hooks.after("vm_hibernate", record)
             logger.info("VM.hibernate vm=%s is saved, took=%dms", vm_id, (clock.mono_s() - began) * 1000)
         except Error as error:
@@ -163,7 +164,12 @@ class Hibernations:
         finally:
             after = self._vms.get(vm_id)
             if after is None or after.life.status is not VmStatus.SAVING:  # else libvirt may still be writing
-                asleep.give_back(self._keeper, self._drives, vm_id, [memory, parameters])
+                asleep.give_back(self._keeper, self._drives, vm_id, [memory, parameters], after)
+
+    def _is_asleep(self, vm_id: str, *noted: VolumeIds) -> bool:
+        """Or has it been destroyed meanwhile, told as Down by libvirt's event, and woken already?"""
+        record = self._vms.get(vm_id)
+        return record is not None and asleep.held(record.metadata) == [*noted]
 
     def _failed(self, vm_id: str, why: str) -> None:
         record = self._vms.get(vm_id)
