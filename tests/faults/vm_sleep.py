@@ -39,9 +39,7 @@ class Hibernate(Operation):
         for image_id, volume_id in guest.more["sleep"]:
             volume = world.path(guest.sd_id, image_id, volume_id)
             assert (volume.owner(), volume.group()) == ("vdsm", "kvm"), volume
-        run = world.house.root / "vrun" / "storage" / guest.sd_id
-        held = [run / image_id for image_id, _ in guest.more["sleep"]]
-        eventually(lambda: not any(link.is_symlink() for link in held), within_s=15, every_s=0.2)
+        _wait_given_back(world, guest)
 
 
 class Wake(Hibernate):
@@ -54,6 +52,8 @@ class Wake(Hibernate):
         super().begin(world, guest)
         _fall_asleep(self, world, guest)
         world.destroy(guest)
+        # On a busy machine the end of its sleep would be taken for the step of its waking up.
+        _wait_given_back(world, guest)
 
     def begin(self, world: VmWorld, guest: Guest) -> None:
         _create_from_memory(world, guest)
@@ -66,6 +66,12 @@ class Wake(Hibernate):
             assert stats["exitMessage"]
         if stats.get("status") not in _LIVES:
             _wake(world, guest)
+
+
+def _wait_given_back(world: VmWorld, guest: Guest) -> None:
+    run = world.house.root / "vrun" / "storage" / guest.sd_id
+    held = [run / image_id for image_id, _ in guest.more["sleep"]]
+    eventually(lambda: not any(link.is_symlink() for link in held), within_s=60, every_s=0.2)
 
 
 def _fall_asleep(operation: Hibernate, world: VmWorld, guest: Guest) -> None:
