@@ -218,5 +218,5 @@ def becomes(side: Side, guest: Guest, *statuses: str, within_s: float = 30) -> N
 
 def under_way(guest: Guest, home: Side) -> None:
     """Until libvirt has begun to send it."""
-    eventually(lambda: 0 < (home.stats(guest.vm_id).get("migrationProgress") or 0) < 100, within_s=15)
+    eventually(lambda: 0 < (home.stats(guest.vm_id).get("migrationProgress") or 0) < 100, within_s=30)
     assert home.status(guest.vm_id) == "Migration Source"
