@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must survive us is written into the domain, live and persistent definition alike, before it is acted upon."""
 
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,13 +40,6 @@ class Keeper:
     def remember_device(self, vm_id: str, identity: Mapping[str, str], data: Data | None) -> None:
         """Replace the data of a device; None forgets it."""
         self._write(vm_id, lambda metadata: metadata.with_device(identity, data))
-
-    def await_turn(self, vm_id: str) -> None:
-        """As `take_turn`, for half a minute. Raises: as `take_turn`."""
-        record = self._vms.get(vm_id)
-        if record is not None and not record.external:
-            threading.Event().wait(max(0.0, SETTLES_S - self._connection.age_s))
-            self._set(vm_id, None, _NOBODYS_URI)
 
     def take_turn(self, vm_id: str) -> None:
         """Return when libvirt is done with what it was asked before, by callers who are dead or gave up as well.

@@ -33,9 +33,7 @@ class Vm:
         self.given_back: list[VolumeIds] = []
         self.tools = SimpleNamespace(
             vms=SimpleNamespace(get=lambda vm_id: self.record),
-            keeper=SimpleNamespace(
-                await_turn=lambda vm_id: None, take_turn=lambda vm_id: None, remember_device=self.remember_device
-            ),
+            keeper=SimpleNamespace(take_turn=lambda vm_id: None, remember_device=self.remember_device),
             connection=SimpleNamespace(domain=lambda vm_id: self),
             drives=SimpleNamespace(
                 prepare=lambda ids: SimpleNamespace(path="/x", format="raw", block=False, chain=[]),
@@ -71,14 +69,14 @@ class Mirrored(Vm):
         self.away = True
         self.mirrored = False
         self.meanwhile = lambda: None
-        self.tools.keeper.await_turn = self.await_turn
+        self.tools.keeper.take_turn = self.take_turn
         self.tools.live = lambda vm_id: (self, ET.fromstring(self.xml()))
         self.tools.changed = lambda vm_id: None
 
     def xml(self) -> str:
         return DISK.replace("</disk>", '<mirror ready="yes"/></disk>' if self.mirrored else "</disk>")
 
-    def await_turn(self, vm_id: str) -> None:
+    def take_turn(self, vm_id: str) -> None:
         if self.away:
             raise LibvirtUnavailable("libvirtd is away")
         self.meanwhile()
