@@ -227,18 +227,19 @@ class Tasks(TaskTable):
 
     def revert(self, task_id: str) -> None:
         """Undo a task that is over, in the background. Raises: UnknownTask, TaskNotFinished, TaskNotSaved, Busy."""
-        record = self.record(task_id)
-        if record.state not in DONE:
-            raise TaskNotFinished(task_id, record.state.value)
-        if record.state is not TaskState.FINISHED:  # undone already, as far as that was possible
-            return
-        undone = tuple(one for one in record.recoveries if not one.finishes)
-        self.revoke(replace(record.moved(TaskState.RACQUIRING), recoveries=undone))
-        try:
-            self._background.start(f"revert {task_id}", lambda: self._undoing.roll_back(task_id))
-        except Error:
-            self.put(record, save=True)  # else it would be neither over nor being undone
-            raise
+        with self._deciding(task_id):  # else one that is cleared meanwhile would be stored again, to be undone
+            record = self.record(task_id)
+            if record.state not in DONE:
+                raise TaskNotFinished(task_id, record.state.value)
+            if record.state is not TaskState.FINISHED:  # undone already, as far as that was possible
+                return
+            undone = tuple(one for one in record.recoveries if not one.finishes)
+            self.revoke(replace(record.moved(TaskState.RACQUIRING), recoveries=undone))
+            try:
+                self._background.start(f"revert {task_id}", lambda: self._undoing.roll_back(task_id))
+            except Error:
+                self.put(record, save=True)  # else it would be neither over nor being undone
+                raise
 
     # --- the SPM role
 

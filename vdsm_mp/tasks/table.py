@@ -8,15 +8,20 @@ on storage. What runs, and what is undone, is not known here.
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
+from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_task import TaskInProgress, TaskNotLoaded, TaskNotSaved, TaskStateRefuses, UnknownTask
+from vdsm_mp.common.oneatatime import OneAtATime
 from vdsm_mp.tasks.kept import Kept
 from vdsm_mp.tasks.machine import DONE, reported
 from vdsm_mp.tasks.record import TaskRecord, status
 from vdsm_mp.tasks.store import SetAside, TaskStore
 
 _log = logging.getLogger("storage.tasks")
+
+#: Clearing, and storing that a task is to be undone, are a request or two to storage.
+_DECIDES_WITHIN_S = 30.0
 
 
 class TaskTable:
@@ -30,6 +35,7 @@ class TaskTable:
         #: Threads that do, undo or finish an SPM task, and the end of one.
         self._at_work = 0
         self._rest = threading.Condition(self._lock)
+        self._decisions = OneAtATime()
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -130,19 +136,24 @@ class TaskTable:
         return found
 
     def clear(self, task_id: str) -> None:
-        """Forget a task that is over, or one set aside. Raises: UnknownTask, TaskStateRefuses, TaskNotCleared."""
+        """Forget a task that is over, or one set aside. Raises: UnknownTask, TaskStateRefuses, TaskNotCleared, Busy."""
         if any(aside.id == task_id for aside in self._aside):
             self._kept.remove(task_id)
             with self._lock:
                 self._aside = tuple(aside for aside in self._aside if aside.id != task_id)
             return
-        record = self.record(task_id)
-        if record.state not in DONE:
-            raise TaskStateRefuses(task_id, record.state.value)
-        if record.tag == "spm":
-            self._kept.remove(task_id)
-        with self._lock:
-            self._records.pop(task_id, None)
+        with self._deciding(task_id):
+            record = self.record(task_id)
+            if record.state not in DONE:
+                raise TaskStateRefuses(task_id, record.state.value)
+            if record.tag == "spm":
+                self._kept.remove(task_id)
+            with self._lock:
+                self._records.pop(task_id, None)
+
+    def _deciding(self, task_id: str) -> AbstractContextManager[None]:
+        """Inside, nobody else clears the task or begins to revert it. Raises: Busy."""
+        return self._decisions.turn(task_id, _DECIDES_WITHIN_S, lambda: Busy(f"task {task_id}"))
 
     def unfinished_about(self, thing_id: str) -> str | None:
         """Id of an SPM task that is not over, on storage at least, and would undo something about this thing."""
