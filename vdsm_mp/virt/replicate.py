@@ -9,7 +9,6 @@ it follows QEMU: whatever fails in the middle is looked at again (`look`), and t
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import libvirt
@@ -30,7 +29,6 @@ from vdsm_mp.virt.devicehooks import DeviceHooks
 from vdsm_mp.virt.devices import Devices, find, target_of
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.machine import VmStatus
-from vdsm_mp.virt.patience import decided
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 
 logger = log.named(__name__)
@@ -78,7 +76,7 @@ class Replications:
                 with translated(vm_id, ReplicaFailed):
                     dom.blockCopy(drive.name, xml.dump(_replica(prepared)), {}, _FLAGS)
             except BaseException:
-                self._undo(vm_id, drive.name, target, waits=True)
+                self._undo(vm_id, drive.name, target)
                 raise
         logger.info("vm=%s %s is mirrored to %s", vm_id, drive.name, prepared.path)
 
@@ -143,14 +141,10 @@ class Replications:
             devices.drives.teardown(stale)
         logger.info("vm=%s %s %s", vm_id, drive.name, "uses its replica now" if moved else "is not replicated any more")
 
-    def _undo(self, vm_id: str, name: str, target: VolumeIds, *, waits: bool = False) -> None:
-        """A start that failed for its caller may have reached QEMU. Never raises; tried until libvirt is there.
-
-        waits: somebody does, so it is better done at once.
-        """
-        turn = partial(self.devices.keeper.take_turn, vm_id)
+    def _undo(self, vm_id: str, name: str, target: VolumeIds) -> None:
+        """A start that failed for its caller may have reached QEMU. Never raises; tried until libvirt is there."""
         try:
-            decided(turn) if waits else turn()
+            self.devices.keeper.take_turn(vm_id)
             dom, domain = self.devices.live(vm_id)
             # A disk that is gone has no mirror, and its metadata go with it.
             disk = find(domain, "disk", lambda element: target_of(element) == name)
