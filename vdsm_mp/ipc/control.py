@@ -158,10 +158,18 @@ def receive_in_worker(pipe: socket.socket) -> tuple[ToWorker, list[int]] | None:
     return _to_worker.decode(data), fds
 
 
+def _last_words(pipe: socket.socket) -> bytes:
+    """Who ends with notes of ours unread leaves an error, which the kernel tells before what was said until then."""
+    try:
+        return pipe.recv(MAX_NOTE_BYTES, socket.MSG_DONTWAIT)
+    except ConnectionResetError:
+        return pipe.recv(MAX_NOTE_BYTES, socket.MSG_DONTWAIT)
+
+
 def receive_in_master(pipe: socket.socket) -> ToMaster | None:
     """The next note; None when there is none now. Raises Gone, and msgspec.MsgspecError for what is not a note."""
     try:
-        data = pipe.recv(MAX_NOTE_BYTES, socket.MSG_DONTWAIT)
+        data = _last_words(pipe)
     except BlockingIOError:
         return None
     except OSError as error:
