@@ -162,7 +162,7 @@ def test_a_lease_is_kept_for_as_long_as_it_is_needed(old: FileDomain) -> None:
     other.acquire(other.sdm, 2)
     other.release(other.sdm)
     assert lease(old) == FREE_STAMP
-    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("stamp")])
+    eventually(lambda: f"stamp {old.sd_id}" not in [thread.name for thread in threading.enumerate()])
 
 
 def test_a_lease_that_somebody_wrote_over_is_left_to_them(old: FileDomain) -> None:
