@@ -90,6 +90,7 @@ def comes_after_its_source_went_on(two: Two, guest: Guest) -> None:
     becomes(two.a, guest, "Up", "Powering up", within_s=_GIVES_UP_S + 30)
     two.b.libvirtd.thaw()
     becomes(two.b, guest, "", "Down")
+    eventually(lambda: guest.name not in two.b.runs())  # it is told a moment before it is ended
     guest.lives_only_at(two.a, two.b)
 
 
