@@ -32,6 +32,19 @@ from vdsm_mp.storage.sdm_lease import sdm_held
 pytestmark = [pytest.mark.system, needs_program("sanlock"), pytest.mark.timeout(60)]
 
 
+_OTHERS: set[threading.Thread] = set()
+
+
+def _threads() -> set[threading.Thread]:
+    return {one for one in threading.enumerate() if one.name == "sanlock"}
+
+
+@pytest.fixture(autouse=True)
+def threads_of_others() -> None:
+    _OTHERS.clear()
+    _OTHERS.update(_threads())
+
+
 @contextmanager
 def silent(daemon: SanlockDaemon) -> Iterator[None]:
     os.kill(daemon.pid, signal.SIGSTOP)
@@ -68,8 +81,8 @@ def test_a_silent_daemon_holds_up_one_look_and_no_second_one(lock: SanlockLock, 
 
 
 def _asking() -> int:
-    """Threads that wait for an answer."""
-    return sum(one.name == "sanlock" for one in threading.enumerate())
+    """Threads of this test that wait for an answer. Others may wait for daemons of tests that are over."""
+    return len(_threads() - _OTHERS)
 
 
 def test_silence_is_no_answer(lock: SanlockLock, daemon: SanlockDaemon) -> None:

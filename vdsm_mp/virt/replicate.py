@@ -29,6 +29,7 @@ from vdsm_mp.virt.devicehooks import DeviceHooks
 from vdsm_mp.virt.devices import Devices, find, target_of
 from vdsm_mp.virt.domxml_parse import volume_ids
 from vdsm_mp.virt.machine import VmStatus
+from vdsm_mp.virt.patience import DECIDES_S, patiently
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 
 logger = log.named(__name__)
@@ -60,16 +61,20 @@ class Replications:
         devices, vm_id = self.devices, record.vm_id
         if drive.transient:
             raise TransientDisk(f"{drive.name} cannot be replicated")
+        patiently(lambda: self._refuse_unwanted(vm_id, drive), DECIDES_S, away=(ReplicaFailed,))
         with self._working(vm_id):
+            self._refuse_unwanted(vm_id, drive)
             record = devices.vms.get(vm_id) or record
             before = record.metadata.device(**drive.identity)
             if "diskReplicate" in before:
                 raise ReplicaFailed(f"{drive.name} is being replicated already")
-            if (vm_id, drive.name) in self._unwanted:
-                raise ReplicaFailed(f"a mirror of {drive.name} that failed is not undone yet")
             ready = devices.drives.prepare(target)
             try:
                 prepared = self._hooks.volume_prepared(record, target, ready, ReplicaFailed)
+            except BaseException:
+                devices.drives.teardown(target)
+                raise
+            try:
                 note = {**before, "diskReplicate": target.named()}
                 devices.keeper.remember_device(vm_id, drive.identity, note)
                 dom = devices.connection.domain(vm_id)
@@ -79,6 +84,10 @@ class Replications:
                 self._undo(vm_id, drive.name, target)
                 raise
         logger.info("vm=%s %s is mirrored to %s", vm_id, drive.name, prepared.path)
+
+    def _refuse_unwanted(self, vm_id: str, drive: Drive) -> None:
+        if (vm_id, drive.name) in self._unwanted:
+            raise ReplicaFailed(f"a mirror of {drive.name} that failed is not undone yet")
 
     def finish(self, record: VmRecord, drive: Drive, *, pivot: bool) -> None:
         """Raises: ReplicaFailed, ReplicationNotReady (ask again later), AbortReplicationFailed."""

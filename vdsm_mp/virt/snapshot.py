@@ -35,7 +35,7 @@ from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devicehooks import DeviceHooks
 from vdsm_mp.virt.devices import Devices, target_of
 from vdsm_mp.virt.memorysnapshot import Memory
-from vdsm_mp.virt.patience import QEMU_MAY_HANG_S, UNDECIDED, Again, decided, patiently
+from vdsm_mp.virt.patience import DECIDES_S, QEMU_MAY_HANG_S, UNDECIDED, Again, decided, patiently
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
 from vdsm_mp.virt.snapshot_record import SnapshotNote, Terms
 from vdsm_mp.virt.vmhooks import VmHooks
@@ -74,10 +74,14 @@ def snapshot_vm(devices: Devices, jobs: Jobs, hooks: VmHooks, ask: SnapshotVm, c
     )
 
     def work(progress: Progress) -> None:
-        # Looked at anew: another job may have come first.
-        record = devices.vms.running(ask.vm_id, "make a snapshot")
-        if _earlier(jobs, record):
-            raise SnapshotFailed("what becomes of the one before is not known yet")
+        # Looked at anew: another job may have come first. It has the same key, so it is not waited for here.
+        progress.check()
+        try:
+            record = _with_room(devices, jobs, ask.vm_id)
+        except SnapshotFailed as error:
+            if ask.job_id is None or clock.mono_s() > terms.began_mono + DECIDES_S:
+                raise
+            raise NotYet(work, error) from error
         now = _wanted(record, ask.snap_drives)
         try:
             _snapshot(devices, hooks.devices, ask.vm_id, terms, now, memory)
@@ -87,6 +91,7 @@ def snapshot_vm(devices: Devices, jobs: Jobs, hooks: VmHooks, ask: SnapshotVm, c
             raise NotYet(_decision(devices, ask.vm_id, note), error) from error
 
     if ask.job_id is None:
+        patiently(lambda: _with_room(devices, jobs, ask.vm_id), DECIDES_S, away=(SnapshotFailed,))
         key, deadline_mono = _turn(ask.vm_id), context.deadline_mono
         jobs.perform(terms.job_id, "snapshot_vm", work, key=key, deadline_mono=deadline_mono)
     else:
@@ -98,13 +103,16 @@ def _turn(vm_id: str) -> str:
     return f"snapshot of {vm_id}"
 
 
-def _earlier(jobs: Jobs, record: VmRecord) -> bool:
-    """Is one of it under way that has no thread while QEMU hangs? Its note has no room for another."""
+def _with_room(devices: Devices, jobs: Jobs, vm_id: str) -> VmRecord:
+    """For the note of one more. Raises: SnapshotFailed while one is under way that has no thread, for QEMU may hang."""
+    record = devices.vms.running(vm_id, "make a snapshot")
     try:
         note = snapshot_record.read(record.metadata)
     except ValueError:
-        return False
-    return note is not None and jobs.infos([note.job_id]).get(note.job_id, {}).get("status") == "running"
+        return record
+    if note is not None and jobs.infos([note.job_id]).get(note.job_id, {}).get("status") == "running":
+        raise SnapshotFailed("what becomes of the one before is not known yet")
+    return record
 
 
 def _wanted(record: VmRecord, untrusted: list[dict[str, Any]]) -> Wanted:
