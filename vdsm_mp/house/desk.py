@@ -15,7 +15,6 @@ import os
 import pwd
 import selectors
 import socket
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from vdsm_mp.common import log
+from vdsm_mp.common import kernel, log
 from vdsm_mp.house import status
 from vdsm_mp.house.house import House
 from vdsm_mp.house.members import State
@@ -130,7 +129,7 @@ class Desk:
 
     def _admit(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        pid, uid, gid = kernel.peer_of(sock)
         if len(self._callers) >= MOST_CALLERS or not self._may_ask(uid, gid):
             logger.warning("control: uid=%d pid=%d is turned away", uid, pid)
             sock.close()

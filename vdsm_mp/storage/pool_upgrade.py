@@ -9,7 +9,6 @@ import logging
 import threading
 from functools import partial
 
-from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_storage import PoolUpgradeInProgress, StorageAccessFailed
 from vdsm_mp.api.ports import Background, Timer
 from vdsm_mp.common.errors import Error
@@ -120,10 +119,7 @@ class Upgrades:
             if (before := self._timers.pop(sd_id, None)) is not None:
                 before.cancel()
             name = f"upgrade {sd_id}"
-            try:
-                self._timers[sd_id] = self._background.later(_AGAIN_S, name, lambda: self._one(sd_id), key=name)
-            except Busy as e:
-                _log.warning("domain %s is not upgraded before its monitor says that it is valid: %s", sd_id, e)
+            self._timers[sd_id] = self._background.later(_AGAIN_S, name, lambda: self._one(sd_id), key=name)
 
     def _upgrade(self, sd_id: str, pool_id: str, host_id: int, target: int) -> None:
         domain = self._domains.find(sd_id)

@@ -38,7 +38,7 @@ Tell = Callable[[BaseException | None], None]
 class NotYet(Exception):
     """Raised by the work of a job that has no use for its thread now: `work` takes its place, soon and again.
 
-    It is told to who waits for the job, as `error`. Such a job is past being aborted.
+    It is told to who waits for the job, as `error`. Such a job is aborted only if `work` checks its progress.
     """
 
     def __init__(self, work: Callable[[Progress], None], error: Error) -> None:

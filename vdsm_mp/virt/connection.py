@@ -21,11 +21,11 @@ from typing import Any
 import libvirt
 
 from vdsm_mp.api.errors_virt import LibvirtUnavailable, NoSuchVm, VmNotResponding, VmOperationFailed
-from vdsm_mp.common import clock, log
+from vdsm_mp.common import clock, kernel, log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt import eventloop
 from vdsm_mp.virt.calling import Calling, under_way
-from vdsm_mp.virt.opening import Attempt, peer_pid
+from vdsm_mp.virt.opening import Attempt
 from vdsm_mp.virt.pulse import SILENT_S, Pulse
 
 logger = log.named(__name__)
@@ -96,7 +96,7 @@ class Connection:
 
     @property
     def daemon_pid(self) -> int:
-        """Of who listens at the socket that we are connected to; 0 = not known (no connection, or no such socket)."""
+        """Of who listens at the socket that we are connected to, which may be what starts the daemon; 0 = not known."""
         return self._daemon_pid
 
     def get(self) -> Any:
@@ -140,7 +140,7 @@ class Connection:
             conn, sock = self._open()
             if conn is not None:
                 self._lost.clear()
-                self._daemon_pid = peer_pid(sock)
+                self._daemon_pid = kernel.peer_of(sock)[0] if sock is not None else 0
                 pulse = Pulse(conn, sock, self.calling.look)
                 if self._greet(conn, pulse):
                     attempt = 0

@@ -98,7 +98,7 @@ class Ender:
         if record.life.status in machine.UNSTARTED:
             self._starter.wait_ended(vm_id, _START_NOTICES_S)
         if record.orphan:
-            self._orphans.end(vm_id, gracefully=graceful_attempts > 0)
+            self._orphans.end(record, gracefully=graceful_attempts > 0)
         if record.life.status is not VmStatus.DOWN:
             self._hooks.before_destroy(record)
             if self._end(vm_id, graceful_attempts):

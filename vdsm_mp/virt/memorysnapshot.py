@@ -40,7 +40,7 @@ class Memory:
 
         Raises: what storage raised, SnapshotFailed. On VmUndecided it is left to `finish`.
         """
-        drives = self._devices.drives
+        drives, decided = self._devices.drives, True
         timer = threading.Timer(self._timeout_s, self._abort, (dom,))
         timer.daemon = True
         try:
@@ -58,14 +58,12 @@ class Memory:
             if not image.block:
                 _pad(image.path)
         except VmUndecided:
+            decided = False
             raise
-        except BaseException:
-            give_back(self._devices, self.volumes)
-            raise
-        else:
-            give_back(self._devices, self.volumes)
         finally:
             timer.cancel()
+            if decided:
+                give_back(self._devices, self.volumes)
 
     def _abort(self, dom: Any) -> None:
         logger.warning("vm=%s writing its memory took longer than %g s, it is aborted", self._vm_id, self._timeout_s)

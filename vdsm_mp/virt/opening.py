@@ -3,16 +3,12 @@
 
 import os
 import socket
-import struct
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import libvirt
-
-#: struct ucred: pid, uid, gid.
-_UCRED = struct.Struct("3i")
 
 
 class Attempt:
@@ -86,11 +82,3 @@ def _new_socket(before: dict[int, int]) -> socket.socket | None:
         return socket.socket(fileno=os.dup(max(new))) if new else None
     except OSError:
         return None  # it was another's, and closed meanwhile
-
-
-def peer_pid(sock: socket.socket | None) -> int:
-    """Of who listens at its other end, which may be what starts the daemon; 0 = not known."""
-    if sock is None:
-        return 0
-    pid, _, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return int(pid)

@@ -24,6 +24,7 @@ from vdsm_mp.virt import machine
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.found import recorded
 from vdsm_mp.virt.metadata import Metadata
+from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
 
 logger = log.named(__name__)
@@ -40,18 +41,17 @@ class Orphans:
         self._vms = vms
         self._background = background
         self._root = root
-        self._pids: dict[str, set[int]] = {}
 
     def names(self) -> list[str]:
         return [record.name for record in self._vms.all() if record.orphan]
 
-    def running(self, vm_id: str) -> set[int]:
+    def running(self, vm_id: str) -> frozenset[int]:
         """Process ids of its QEMUs on this host, whether libvirt knows them or not. Raises: LibvirtUnavailable."""
         pids = qemu.running(vm_id)
         if not pids:
-            return set()
+            return frozenset()
         sockets = {line.rpartition(" ")[2] for line in _read(f"/proc/{self._connection.daemon_pid}/net/unix")}
-        return {pid for pid in pids if f"{qemu.folder(pid)}/monitor.sock" in sockets}
+        return frozenset(pid for pid in pids if f"{qemu.folder(pid)}/monitor.sock" in sockets)
 
     def lives(self, dom: Any, vm_id: str, metadata: Metadata) -> bool:
         """Of a VM that is defined: has libvirt lost its QEMU? Raises: libvirtError."""
@@ -68,21 +68,20 @@ class Orphans:
         if not pids or record is None:
             return False
         if not record.orphan:
-            logger.warning("vm=%s runs as process %s, and libvirt doesn't know it any more", vm_id, pids)
-            self._pids[vm_id] = pids
-            self._vms.change(vm_id, lambda one: replace(one, orphan=True))
+            logger.warning("vm=%s runs as process %s, and libvirt doesn't know it any more", vm_id, sorted(pids))
+            self._vms.change(vm_id, lambda one: replace(one, orphan=pids))
             self._vms.move(vm_id, machine.on_orphaned)
             self._later(vm_id)
         return True
 
-    def end(self, vm_id: str, *, gracefully: bool) -> None:
+    def end(self, record: VmRecord, *, gracefully: bool) -> None:
         """Raises: DestroyFailed; then it is still watched."""
-        for pid in self._pids.get(vm_id, ()):
+        for pid in record.orphan:
             try:
-                self._root.do("end-qemu", vm_id=vm_id, pid=pid, gracefully=gracefully)
+                self._root.do("end-qemu", vm_id=record.vm_id, pid=pid, gracefully=gracefully)
             except (PrivilegedFailed, RootHelperGone, DeadlineExceeded) as error:
                 raise DestroyFailed(f"libvirt doesn't know its QEMU any more, and {error}") from error
-            logger.warning("vm=%s process %d ended, which libvirt did not know any more", vm_id, pid)
+            logger.warning("vm=%s process %d ended, which libvirt did not know any more", record.vm_id, pid)
 
     def _later(self, vm_id: str) -> None:
         if not self._background.draining:
@@ -90,13 +89,12 @@ class Orphans:
 
     def _look(self, vm_id: str) -> None:
         record = self._vms.get(vm_id)
-        if record is not None and record.orphan and not self._pids[vm_id].isdisjoint(qemu.running(vm_id)):
+        if record is None or not record.orphan:
+            return  # destroyed, or libvirt knows it again
+        if not record.orphan.isdisjoint(qemu.running(vm_id)):
             self._later(vm_id)
             return
-        del self._pids[vm_id]
-        if record is None or not record.orphan:
-            return
-        self._vms.change(vm_id, lambda one: replace(one, orphan=False))
+        self._vms.change(vm_id, lambda one: replace(one, orphan=frozenset()))
         self._vms.move(vm_id, machine.on_stopped)
 
 

@@ -106,14 +106,15 @@ class VmRecord(msgspec.Struct, frozen=True):
 
     started_wall: seconds since the epoch, None while it has not started. time_offset: seconds, as text.
     guest: what its agent told, in the shape of the statistics. jobs: {job id: entry of vmJobs}; None = not known yet.
-    stop_told: libvirt's event that it has ended has come. orphan: it runs, and libvirt doesn't know it (`orphans`).
+    stop_told: libvirt's event that it has ended has come. orphan: ids of its
+    processes, when it runs and libvirt doesn't know it (`orphans`).
     """
 
     vm_id: str
     name: str
     life: Life = msgspec.field(default_factory=Life)
     stop_told: bool = False
-    orphan: bool = False
+    orphan: frozenset[int] = frozenset()
     external: bool = False
     metadata: Metadata = msgspec.field(default_factory=Metadata)
     devices: Devices = msgspec.field(default_factory=Devices)

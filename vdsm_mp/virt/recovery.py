@@ -183,7 +183,7 @@ class Recovery:
         if self._vms.get(vm_id) is not None:
             if active:
                 # Nobody was told who left its console meanwhile.
-                self._vms.change(vm_id, lambda record: replace(record, viewers=(), orphan=False))
+                self._vms.change(vm_id, lambda record: replace(record, viewers=(), orphan=frozenset()))
                 self._vms.change(vm_id, lambda record: with_devices(_as_written(record, known, metadata), domain))
             self._vms.move(vm_id, lambda life: machine.on_recovered(life, found))
             return
