@@ -138,10 +138,14 @@ def child_main(module: str) -> Callable[[socket.socket, int], int]:
 
 
 def collect_freely() -> None:
-    """Before the first fork: give freed memory back and keep the collector from touching shared pages.
+    """Before the first fork: give freed memory back and keep what was loaded from being written to later.
 
-    It was off (`vdsm_mp/__main__.py`) and begins now. What was loaded leaves nearly nothing for it.
+    The collector was off (`vdsm_mp/__main__.py`) and begins now. What was loaded leaves nearly nothing for it.
     """
+    if sys.version_info < (3, 12):
+        # The cache of attribute names counts references to them. Each entry that a worker replaced would cost it a
+        # copy of the page where the old name lies; later interpreters do not count those.
+        sys._clear_type_cache()
     ctypes.CDLL(None).malloc_trim(0)
     gc.freeze()
     gc.enable()
