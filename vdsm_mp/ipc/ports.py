@@ -3,6 +3,7 @@
 
 import contextvars
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -16,9 +17,8 @@ from vdsm_mp.ipc.pool import Job
 
 logger = log.named(__name__)
 
-#: When work that is due looks again for room in the pool, and how much of it may wait so.
+#: When work that is due looks again for room in the pool.
 _PUT_OFF_S = 1.0
-_PUT_OFF_AT_MOST = 1000
 
 #: The call that this thread or task is serving; calls made meanwhile inherit what is left of its time.
 current: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("call", default=None)
@@ -59,10 +59,11 @@ class BusPublisher:
 class _Later:
     """A `ports.Timer`; may be cancelled from any thread, and before the loop has heard of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, job: Callable[[], None], key: str | None) -> None:
         self._cancelled = False
-        #: There was no room for it when it was due.
-        self.put_off = False
+        self.name = name
+        self.job = job
+        self.key = key
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -78,7 +79,8 @@ class PoolBackground:
     def __init__(self, bus: Node) -> None:
         self._bus = bus
         self._draining = False
-        self._put_off = 0
+        #: What was due and found no room. On the loop only.
+        self._put_off: deque[_Later] = deque()
 
     @property
     def draining(self) -> bool:
@@ -93,28 +95,39 @@ class PoolBackground:
         self._bus.lanes.start_background(key, Job(name, float("inf"), partial(_work, name, flow, job)))
 
     def later(self, delay_s: float, name: str, job: Callable[[], None], *, key: str | None = None) -> _Later:
-        timer = _Later()
+        timer = _Later(name, job, key)
         due_mono = time.monotonic() + delay_s
-        self._bus.on_loop(lambda: self._bus.call_at(due_mono, partial(self._due, timer, name, job, key)))
+        self._bus.on_loop(lambda: self._bus.call_at(due_mono, partial(self._due, timer)))
         return timer
 
-    def _due(self, timer: _Later, name: str, job: Callable[[], None], key: str | None) -> None:
-        """On the loop. What watches something goes on by this alone, so a pool that is full only puts it off."""
-        if timer.put_off:
-            self._put_off -= 1
-        if timer.cancelled or self._draining:
-            return
-        try:
-            self.start(name, job, key=key)
-        except Busy as error:
-            if self._put_off >= _PUT_OFF_AT_MOST:
-                logger.warning("%s is not started: %s", name, error)
-                return
-            if not timer.put_off:
-                logger.warning("%s has to wait: %s", name, error)
-            timer.put_off = True
-            self._put_off += 1
-            self._bus.call_at(time.monotonic() + _PUT_OFF_S, partial(self._due, timer, name, job, key))
+    def _due(self, timer: _Later) -> None:
+        """On the loop. What watches something goes on by this alone, and a job that is said to run ends by it: so a
+        pool that is full only puts it off, however many wait. They were as many before they were due.
+        """
+        error = self._begin(timer)
+        if error is not None:
+            logger.warning("%s has to wait: %s", timer.name, error)
+            self._put_off.append(timer)
+            if len(self._put_off) == 1:
+                self._look_again()
+
+    def _begin(self, timer: _Later) -> Busy | None:
+        if not (timer.cancelled or self._draining):
+            try:
+                self.start(timer.name, timer.job, key=timer.key)
+            except Busy as error:
+                return error
+        return None
+
+    def _look_again(self) -> None:
+        self._bus.call_at(time.monotonic() + _PUT_OFF_S, self._begin_what_was_put_off)
+
+    def _begin_what_was_put_off(self) -> None:
+        """Each once: the key of one may be full and that of another not."""
+        waiting, self._put_off = self._put_off, deque()
+        self._put_off.extend(timer for timer in waiting if self._begin(timer) is not None)
+        if self._put_off:
+            self._look_again()
 
 
 def _work(name: str, flow: str, job: Callable[[], None]) -> None:
