@@ -2,7 +2,7 @@
 """The asking half of the bus: one DEALER per peer, made when first needed, and every question in flight.
 
 Each question is answered exactly once: by the peer, by its deadline, or by the note that the peer is gone. A safe
-verb whose worker died is asked once more of the next one, within its deadline; nothing else is ever repeated. What
+verb whose worker died is asked once more of the next one, if that comes soon; nothing else is ever repeated. What
 comes after that answer is dropped and counted. Runs on the loop only.
 """
 
@@ -29,6 +29,9 @@ logger = log.named(__name__)
 Done = Callable[[bytes | None, Error | None], None]
 #: Room for the header beside the body.
 HEADER_ROOM = 8192
+#: A safe question waits for the next worker so long: a restart takes less than one second. Where a back-off of up to
+#: half a minute comes first, who asks hears so as those do who ask meanwhile.
+NEXT_WORKER_S = 5.0
 
 
 class Question(msgspec.Struct, eq=False):
@@ -107,7 +110,14 @@ class Calls:
             self.too_late(question)
             return
         if self._send(link, question):
-            question.timer = self._loop.call_at(question.deadline_mono, self.too_late, question)
+            self._time(question, question.deadline_mono)
+
+    def _time(self, question: Question, at_mono: float) -> None:
+        """When it is answered if nobody does; the time that was set before goes."""
+        assert self._loop is not None
+        if question.timer is not None:
+            question.timer.cancel()
+        question.timer = None if question.done is None else self._loop.call_at(at_mono, self.too_late, question)
 
     def _send(self, link: _Link, question: Question) -> bool:
         if len(link.waiting) >= QUEUE:
@@ -199,6 +209,7 @@ class Calls:
         for question in self._parked.pop(name, []):
             if question.done is not None:
                 self._counts["asked_again"] += 1
+                self._time(question, question.deadline_mono)
                 self._send(link, question)
 
     def peer_down(self, name: str, epoch: int) -> None:
@@ -217,6 +228,7 @@ class Calls:
             if question.safe and not question.again:
                 question.again = True
                 self._parked.setdefault(link.name, []).append(question)
+                self._time(question, min(question.deadline_mono, time.monotonic() + NEXT_WORKER_S))
             elif question.safe:
                 question.answer(None, StillStarting())
             else:

@@ -10,6 +10,7 @@ from tests.support import bus_verbs
 from tests.support.bus import bus, eventually, run, served
 from tests.support.bus_verbs import Change, Look, module
 from vdsm_mp.api.errors import PeerRestarted, StillStarting
+from vdsm_mp.ipc import calls
 from vdsm_mp.ipc.dispatch import Dispatch
 
 
@@ -59,6 +60,46 @@ def test_a_safe_verb_whose_worker_does_not_come_back_or_dies_again_is_answered_9
             client.peer_changed("bustest", 3, False)
             with pytest.raises(StillStarting):
                 await twice
+
+    run(main())
+
+
+def test_a_safe_verb_waits_for_the_next_worker_but_not_for_a_long_back_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "NEXT_WORKER_S", 0.3)
+
+    async def main() -> None:
+        async with served(tmp_path) as (client, _), bus(tmp_path, "bustest", calls=(), epoch=2) as successor:
+            world = bus_verbs.World(2, successor.publisher)
+            successor.set_handlers(Dispatch("bustest", [module(*bus_verbs.BUSTEST)], [world]))
+            asked = [asyncio.ensure_future(client.ask(Look(takes_s=1.0))) for _ in range(2)]
+            await eventually(lambda: client.vitals()["in_flight"] == {"bustest": 2})
+            client.peer_changed("bustest", 1, False)
+            async with asyncio.timeout(10):
+                answers = await asyncio.gather(*asked, return_exceptions=True)
+            assert {type(answer) for answer in answers} == {StillStarting}
+            client.peer_changed("bustest", 2, True)
+            assert "asked_again" not in client.vitals()
+            assert await client.ask(Look()) == 2
+
+    run(main())
+
+
+def test_a_safe_verb_that_the_next_worker_has_may_take_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "NEXT_WORKER_S", 0.3)
+
+    async def main() -> None:
+        async with served(tmp_path) as (client, _), bus(tmp_path, "bustest", calls=(), epoch=2) as successor:
+            world = bus_verbs.World(2, successor.publisher)
+            successor.set_handlers(Dispatch("bustest", [module(*bus_verbs.BUSTEST)], [world]))
+            asked = asyncio.ensure_future(client.ask(Look(takes_s=1.0)))
+            await eventually(lambda: client.vitals()["in_flight"] == {"bustest": 1})
+            client.peer_changed("bustest", 1, False)
+            client.peer_changed("bustest", 2, True)
+            assert await asked == 2
 
     run(main())
 
