@@ -8,7 +8,7 @@ from typing import Any
 
 from supervisor.supervisorctl import ControllerPluginBase
 
-from vdsm_mp.common import config
+from vdsm_mp.common import config, controlanswers
 from vdsm_mp.common import controlsocket as control
 
 _USAGE = "vdsm status | vdsm restart WORKER | vdsm stop"
@@ -29,12 +29,12 @@ class VdsmController(ControllerPluginBase):  # type: ignore[misc]
             run_dir = config.load_usable()[0].vdsm_mp.run_dir
             match words:
                 case ["status"]:
-                    self._status(control.status(run_dir))
+                    self._status(controlanswers.status(run_dir))
                 case ["restart", worker]:
-                    done = control.ask(run_dir, "restart", worker=worker, timeout_s=120)
+                    done = controlanswers.restart(run_dir, worker)
                     self.ctl.output(f"{worker}: ready after {done['ready_after_s']} s")
                 case ["stop"]:
-                    self.ctl.output(control.ask(run_dir, "stop"))
+                    self.ctl.output(controlanswers.stop(run_dir))
                 case _:
                     self._fail(f"usage: {_USAGE}")
         except (control.NotRunning, control.Refused, OSError) as error:
@@ -43,7 +43,7 @@ class VdsmController(ControllerPluginBase):  # type: ignore[misc]
     def help_vdsm(self) -> None:
         self.ctl.output(f"{_USAGE}\n\nLook at and restart the agent's workers, each alone.")
 
-    def _status(self, status: dict[str, Any]) -> None:
+    def _status(self, status: controlanswers.House) -> None:
         self.ctl.output(f"vdsm-mp {status['version']} pid {status['pid']}: {status['verdict']}")
         for name, worker in status["workers"].items():
             runs = f"pid {worker['pid']}, up {worker['uptime_s']} s" if worker["pid"] else "no process"

@@ -119,5 +119,6 @@ def _values(name: str, kind: Any) -> list[str]:
             answer = client.call(verb, {}, timeout_s=_WITHIN_S)
     except (Error, OSError, *door.SAYS_NO):
         return []  # somebody who is typing is not told why the agent is silent
-    found = [row.get(member) if member and isinstance(row, dict) else row for row in answer]
+    rows = answer if isinstance(answer, list | dict) else ()
+    found = [row.get(member) if member and isinstance(row, dict) else row for row in rows]
     return [one for one in found if isinstance(one, str) and re.fullmatch(r"[\w-]+", one)]

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import importlib
 import io
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -126,6 +127,8 @@ def _do(words: list[str]) -> int:
     try:
         return int(module.run(asked))
     except module.SAYS_NO as error:
+        if getattr(asked, "json", False):
+            print(json.dumps({"error": {"code": getattr(error, "code", None), "message": str(error)}}))
         raise _Mistake(str(error)) from error
 
 

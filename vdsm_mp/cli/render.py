@@ -2,13 +2,19 @@
 """JSON, tables and sizes for a terminal. Knows nothing of what it shows."""
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 
 def as_json(value: Any) -> str:
-    """For people and for programs alike: indented, keys in their order."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    """For people and for programs alike: indented, keys in their order. Letters that stdout has not are escaped."""
+    return json.dumps(value, indent=2, ensure_ascii=not has_all_letters())
+
+
+def has_all_letters() -> bool:
+    """Whether stdout takes any text as it is."""
+    return (sys.stdout.encoding or "").lower().replace("-", "").replace("_", "") == "utf8"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -2,14 +2,18 @@
 """`vdsm-mp show-config`: what would be in force if the agent started now, and which file says so."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from vdsm_mp.cli import render
 from vdsm_mp.common import config
 
-SAYS_NO = (config.ConfigError,)
+
+class NoSuchOption(Exception):
+    """Nothing has this name."""
+
+
+SAYS_NO = (config.ConfigError, NoSuchOption)
 
 
 def arguments(parser: argparse.ArgumentParser, _name: str) -> None:
@@ -25,20 +29,18 @@ def run(asked: argparse.Namespace) -> int:
     rows = [
         row
         for row in config.rows(loaded)
-        if (not section or row.section == section)
-        and (not option or row.option == option)
-        and (not asked.changed or row.origin)
+        if (not section or row.section == section) and (not option or row.option == option)
     ]
-    if not rows and section:
-        print(f"vdsm-mp: there is no {asked.section} to show", file=sys.stderr)
-        return 2
+    if not rows:
+        raise NoSuchOption(f"there is no {asked.section} to show")
+    rows = [row for row in rows if row.origin or not asked.changed]
     if asked.json:
         found: dict[str, dict[str, Any]] = {}
         for row in rows:
             found.setdefault(row.section, {})[row.option] = {"value": row.value, "origin": row.origin or None}
         print(render.as_json({"config": found, "notes": list(loaded.notes)}))
         return 0
-    print(config.as_ini(rows))
+    print(config.as_ini(rows) if rows else "# no file sets anything here: every option has its default")
     for note in () if section else loaded.notes:
         print(f"# {note}")
     return 0

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vdsm_mp.cli import door, render
-from vdsm_mp.common import config, controlsocket, program
+from vdsm_mp.cli.answers import checked
+from vdsm_mp.common import config, controlanswers, controlsocket, program
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Config
 from vdsm_mp.host import health
@@ -41,7 +42,7 @@ def gather(loaded: Config, faults: Sequence[str] = ()) -> dict[str, Any]:
     faults: of the files that `loaded` was read from; the agent that runs has read them earlier, or others.
     """
     try:
-        house = controlsocket.status(loaded.vdsm_mp.run_dir)
+        house = controlanswers.status(loaded.vdsm_mp.run_dir)
     except controlsocket.NotRunning as error:
         return {"house": None, "problems": [f"not running: {error}", *faults], "exit_code": 2}
     except (controlsocket.Refused, OSError) as error:
@@ -90,7 +91,7 @@ def house_problems(house: Mapping[str, Any]) -> list[str]:
 def restart_problems(house: Mapping[str, Any], loaded: Config, faults: Sequence[str]) -> list[str]:
     """What another start would find different, or would fail at: a program or a configuration that changed since."""
     found = [f"the agent could not start again: {fault}" for fault in faults]
-    if "build" not in house:
+    if not house.keys() >= {"build", "program", "config", "abandoned"}:
         return [*found, "the agent that runs is older than this program; restart it to change over"]
     if house["abandoned"]:
         found.append("the supervisord that started the agent is gone: `vdsm-mp stop` lets the next one start it")
@@ -148,7 +149,7 @@ def _ask_door(loaded: Config, problems: list[str]) -> dict[str, Any]:
         with door.connect(here) as client:
             for verb in ("Host.getAllVmStats", "Host.getStats", "Host.getAllTasksStatuses"):
                 try:
-                    answers[verb] = client.call(verb, timeout_s=_DOOR_S)
+                    answers[verb] = checked(verb, client.call(verb, timeout_s=_DOOR_S))
                 except Error as error:
                     # 654: not the SPM, so there are no tasks to tell of.
                     if error.code != 654:
@@ -249,5 +250,5 @@ def _domains(domains: Mapping[str, dict[str, Any]]) -> str:
 
 
 def _tasks(tasks: Mapping[str, dict[str, Any]]) -> str:
-    rows = [(name, t["taskState"], t["taskResult"], t["message"]) for name, t in tasks.items()]
+    rows = [(name, t["taskState"], t["taskResult"], t.get("message")) for name, t in tasks.items()]
     return render.table(("task", "state", "result", "message"), rows)

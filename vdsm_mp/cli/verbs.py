@@ -39,7 +39,7 @@ def run(asked: argparse.Namespace) -> int:
     ]
     if asked.json:
         print(render.as_json(rows))
-        return 0
+        return 0 if rows else 1
     if not rows:
         print(f"vdsm-mp: no such verb has {asked.pattern!r} in its name", file=sys.stderr)
         return 1

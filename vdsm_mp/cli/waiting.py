@@ -11,6 +11,7 @@ from typing import Any
 
 from vdsm_mp.api.errors import DeadlineExceeded
 from vdsm_mp.api.verb import VerbSpec
+from vdsm_mp.cli.answers import checked
 
 Ask = Callable[[str, dict[str, Any]], Any]
 _EVERY_S = 0.5
@@ -27,7 +28,10 @@ def begins(spec: VerbSpec | None, params: dict[str, Any], result: Any) -> str | 
 
 
 def follow(ask: Ask, spec: VerbSpec, params: dict[str, Any], result: Any, within_s: float) -> tuple[bool, Any]:
-    """(whether it ended well, its last status). Raises: what asking raises, DeadlineExceeded (it goes on)."""
+    """(whether it ended well, its last status).
+
+    Raises: what asking raises, NotUnderstood, DeadlineExceeded (it goes on).
+    """
     if begins(spec, params, result) == "task":
         return _task(ask, str(result), within_s)
     return _job(ask, str(params.get("job_id") or params["jobUUID"]), within_s)
@@ -36,7 +40,7 @@ def follow(ask: Ask, spec: VerbSpec, params: dict[str, Any], result: Any, within
 def _task(ask: Ask, task_id: str, within_s: float) -> tuple[bool, Any]:
     status = _until(
         f"task {task_id}",
-        lambda: ask("Task.getStatus", {"taskID": task_id}),
+        lambda: checked("Task.getStatus", ask("Task.getStatus", {"taskID": task_id})),
         lambda found: found["taskState"] == "finished",
         within_s,
     )
@@ -47,7 +51,7 @@ def _task(ask: Ask, task_id: str, within_s: float) -> tuple[bool, Any]:
 def _job(ask: Ask, job_id: str, within_s: float) -> tuple[bool, Any]:
     status = _until(
         f"job {job_id}",
-        lambda: ask("Host.getJobs", {"job_ids": [job_id]}).get(job_id),
+        lambda: checked("Host.getJobs", ask("Host.getJobs", {"job_ids": [job_id]})).get(job_id),
         lambda found: found is None or found["status"] in _OVER,
         within_s,
     )

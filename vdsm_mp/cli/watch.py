@@ -3,10 +3,11 @@
 
 import argparse
 import json
+import sys
 import time
 
 from vdsm_mp.api.errors import DeadlineExceeded
-from vdsm_mp.cli import door, numbers
+from vdsm_mp.cli import door, numbers, render
 from vdsm_mp.common.errors import Error
 
 SAYS_NO = (*door.SAYS_NO, Error)
@@ -24,6 +25,8 @@ def run(asked: argparse.Namespace) -> int:
     until = None if asked.seconds is None else time.monotonic() + asked.seconds
     with door.connect(asked) as client:
         client.subscribe()
+        if sys.stderr.isatty():
+            print(f"vdsm-mp: events of {client.address} as they come; Ctrl-C ends this", file=sys.stderr)
         while until is None or time.monotonic() < until:
             # In slices: the client takes silence of a whole heart-beat period for a dead server, and says so.
             try:
@@ -35,7 +38,8 @@ def run(asked: argparse.Namespace) -> int:
 
 
 def _line(method: str, params: dict[str, object], *, as_json: bool) -> str:
+    ascii_only = not render.has_all_letters()
     if as_json:
-        return json.dumps({"method": method, "params": params}, ensure_ascii=False)
+        return json.dumps({"method": method, "params": params}, ensure_ascii=ascii_only)
     shown = {key: value for key, value in params.items() if key != "notify_time"}
-    return f"{time.strftime('%H:%M:%S')} {method} {json.dumps(shown, ensure_ascii=False)}"
+    return f"{time.strftime('%H:%M:%S')} {method} {json.dumps(shown, ensure_ascii=ascii_only)}"

@@ -4,7 +4,7 @@
 import argparse
 
 from vdsm_mp.cli import numbers, render
-from vdsm_mp.common import config, controlsocket
+from vdsm_mp.common import config, controlanswers, controlsocket
 
 WORKERS = ("storage", "network", "virt", "scheduler", "clientif")
 SAYS_NO = (controlsocket.NotRunning, controlsocket.Refused)
@@ -23,12 +23,15 @@ def arguments(parser: argparse.ArgumentParser, name: str) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     run_dir = config.load_usable()[0].vdsm_mp.run_dir
-    more = {key: getattr(asked, key) for key in ("worker", "seconds") if hasattr(asked, key)}
-    result = controlsocket.ask(run_dir, asked.do, timeout_s=120.0, **more)
-    if asked.json:
-        print(render.as_json(result))
-    elif asked.do == "restart":
-        print(f"{result['worker']}: ready after {result['ready_after_s']} s")
-    else:
-        print(result if isinstance(result, str) else render.as_json(result))
+    match asked.do:
+        case "restart":
+            done = controlanswers.restart(run_dir, asked.worker)
+            result: object = done
+            said = f"{done['worker']}: ready after {done['ready_after_s']} s"
+        case "stop":
+            result = said = controlanswers.stop(run_dir)
+        case _:
+            more = {key: getattr(asked, key) for key in ("worker", "seconds") if hasattr(asked, key)}
+            result = said = controlanswers.look(run_dir, asked.do, **more)
+    print(render.as_json(result) if asked.json else said)
     return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask the master through its control socket. For the command line and supervisorctl; standard library only."""
+"""Ask the master through its control socket. Who reads the answers checks them: `controlanswers`."""
 
 import json
 import socket
@@ -12,17 +12,8 @@ CONNECT_S = 3.0
 #: Beside the socket; held by the master for life.
 LOCK = "vdsm-mp.lock"
 MOST_ANSWER_BYTES = 4 << 20
-_OTHER_VERSION = "the agent's answer is not understood: it is of another version than this program, restart it"
-
-
-#: What `status` reads of the house and of each worker.
-_HOUSE = frozenset({
-    "version", "pid", "state", "verdict", "uptime_s", "rss_kib", "pss_kib", "workers", "children", "lost",
-})  # fmt: skip
-_WORKER = frozenset({
-    "pid", "state", "uptime_s", "restarts", "degraded", "last_death", "last_heartbeat_ago_s", "rss_kib", "pss_kib",
-    "vitals",
-})  # fmt: skip
+#: What cannot be read.
+OTHER_VERSION = "the agent's answer is not understood: it is of another version than this program, restart it"
 
 
 class NotRunning(Exception):
@@ -31,18 +22,6 @@ class NotRunning(Exception):
 
 class Refused(Exception):
     """The master said no; its sentence. Or what it said is not understood."""
-
-
-def status(run_dir: str) -> dict[str, Any]:
-    """Its answer to `status` (`house/status.py`), with all that is read of it. Raises: as `ask`."""
-    house: dict[str, Any] = ask(run_dir, "status")
-    try:
-        whole = house.keys() >= _HOUSE and all(worker.keys() >= _WORKER for worker in house["workers"].values())
-    except AttributeError:
-        whole = False
-    if not whole:
-        raise Refused(_OTHER_VERSION)
-    return house
 
 
 def ask(run_dir: str, do: str, *, timeout_s: float = 10.0, **more: Any) -> Any:
@@ -72,6 +51,8 @@ def ask(run_dir: str, do: str, *, timeout_s: float = 10.0, **more: Any) -> Any:
                 answer += data
         except TimeoutError as error:
             raise Refused(f"the agent does not answer within {timeout_s:g} s") from error
+        except ConnectionError:
+            answer = b""  # as if it had closed before it read what we ask
     if not answer:
         raise Refused("the agent closed the control connection: not allowed for this user, or it is leaving")
     try:
@@ -79,6 +60,6 @@ def ask(run_dir: str, do: str, *, timeout_s: float = 10.0, **more: Any) -> Any:
         if said["ok"]:
             return said["result"]
         reason = str(said["error"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise Refused(_OTHER_VERSION) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Refused(OTHER_VERSION) from error
     raise Refused(reason)

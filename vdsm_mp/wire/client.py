@@ -160,6 +160,8 @@ class Client:
         answer = self._answers.pop(request_id)
         if answer.error is not None:
             raise RemoteError(answer.error.code, answer.error.message)
+        if not answer.result:
+            raise ConnectionLost(self.address, f"the server answers {method} with neither a result nor an error")
         return bytes(answer.result)
 
     def events(self, *, timeout_s: float | None = None) -> Iterator[Event]:
@@ -220,7 +222,7 @@ class Client:
 
     def _sort(self, message: _Message) -> None:
         if message.method:
-            self._events.append(Event(message.method, msgspec.json.decode(message.params)))
+            self._events.append(Event(message.method, msgspec.json.decode(message.params, type=dict[str, Any])))
         elif (request_id := bytes(message.id)) in self._waiting:
             self._answers[request_id] = message
 

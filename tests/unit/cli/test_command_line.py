@@ -104,6 +104,33 @@ def test_mistakes_are_json_where_json_is_asked_for(capsys: pytest.CaptureFixture
     assert err.count("Task.clear has no parameter taskid") == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("call", "Host.ping2", "--pki", "/nowhere"),
+        ("call", "Host.\udcff"),
+        ("events", "--pki", "/nowhere"),
+        ("show-config", "nope"),
+        ("show-config", "--config", "/nowhere"),
+    ],
+)
+def test_every_command_that_is_asked_for_json_answers_in_json_when_it_fails_too(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, *words, "--json")
+    assert code == 2
+    assert json.loads(out)["error"]["message"] in err
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "\U0001f600"), ("ascii", r"\ud83d\ude00")])
+def test_json_is_json_whatever_letters_the_terminal_has(encoding: str, shown: str) -> None:
+    script = "from vdsm_mp.cli import render; print(render.as_json('\\U0001f600'))"
+    environment = {"PYTHONIOENCODING": f"{encoding}:backslashreplace", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=True)
+    assert done.stdout.decode("utf-8").strip() == f'"{shown}"'
+    assert json.loads(done.stdout) == "\U0001f600"
+
+
 def test_a_key_that_cannot_be_read_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = run(capsys, "call", "Host.ping2", "--pki", str(tmp_path))
     assert code == 2
@@ -139,6 +166,8 @@ def test_one_section_or_option_of_the_configuration_is_shown(
         "irs": {"repository": {"value": "/x", "origin": f"{file}:2"}}
     }
     assert run(capsys, *asked, "nope")[0] == 2
+    code, out, _ = run(capsys, *asked, "vars", "--changed")
+    assert (code, out.startswith("# no file sets anything here")) == (0, True)
 
 
 def test_the_master_loads_neither_zmq_nor_asyncio_through_the_command_line() -> None:
@@ -223,6 +252,7 @@ def test_verbs_lists_all_with_their_state(capsys: pytest.CaptureFixture[str]) ->
     assert {row["state"] for row in rows} == {"built", "planned"}
     assert len(rows) == len([spec for spec in VERBS.values() if not spec.internal])
     assert run(capsys, "verbs", "xyzzy")[0] == 1
+    assert run(capsys, "verbs", "xyzzy", "--json")[:2] == (1, "[]\n")
 
 
 def test_status_without_an_agent_is_code_2_and_a_sentence(tmp_path: Path) -> None:
