@@ -4,7 +4,6 @@
 import asyncio
 import json
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -17,8 +16,6 @@ from vdsm_mp.api.events import HostConnectivityChanged, VmStatusChanged
 from vdsm_mp.wire.tls import Files
 
 VM = "0d5f1f2e-3a4b-4c5d-8e6f-7a8b9c0d1e06"
-#: Well below the second that its loop sleeps.
-AT_ONCE_S = 0.7
 
 
 async def hangs(_params: bytes) -> bytes:
@@ -47,6 +44,8 @@ def door(files: Files) -> Iterator[Door]:
 @pytest.fixture
 def engine(door: Door, files: Files) -> Iterator[EngineClient]:
     with EngineClient(door.address, files) as engine:
+        # CONNECTED overtakes its subscriptions: what is told between them reaches nobody, as with any broker.
+        assert engine.call("Host.ping2").result is True
         yield engine
         assert not engine.lost
 
@@ -92,11 +91,10 @@ def test_whatever_a_person_wrote_as_a_flow_id_is_no_reason_to_hang_up(engine: En
 
 
 def test_an_answer_right_after_events_does_not_wait_for_the_loop(engine: EngineClient, door: Door) -> None:
-    began = time.monotonic()
     publish(door, 6)
     assert engine.call("Host.ping2").result is True
-    assert time.monotonic() - began < AT_ONCE_S
     assert len(engine.events) == 6
+    assert not engine.slept
 
 
 def test_an_engine_whose_loop_is_busy_with_other_hosts_does_not_sleep_on_what_came_meanwhile(
@@ -104,11 +102,10 @@ def test_an_engine_whose_loop_is_busy_with_other_hosts_does_not_sleep_on_what_ca
 ) -> None:
     with EngineClient(door.address, files, lag_s=0.03) as engine:
         engine.call("Host.ping2")
-        began = time.monotonic()
         publish(door, 5)
         for _ in range(5):
             engine.event()
-        assert time.monotonic() - began < AT_ONCE_S
+        assert not engine.slept
 
 
 @pytest.mark.parametrize("tail", [1, 30, 200, 280, 400])
@@ -120,9 +117,8 @@ def test_the_short_last_record_of_a_large_answer_does_not_wait_for_the_loop(engi
         b'{"jsonrpc": "2.0", "id": "01234567-89ab-cdef-0123-456789abcdef", "result": }\0'
     )
     size = 2 * 16384 + tail - head
-    began = time.monotonic()
     assert len(engine.call("Host.getStats", {"size": size}).result) == size - 2
-    assert time.monotonic() - began < AT_ONCE_S
+    assert not engine.slept
 
 
 @pytest.mark.parametrize("size", [2, 700, 1024, 5000, 16_300, 200_000, 4_000_000])

@@ -83,6 +83,8 @@ class EngineClient:
         #: What it asked for, connection by connection.
         self.asked_ms: list[int] = []
         self.handshake_s = 0.0
+        #: How often nothing but the loop's own time-out brought it round to what had come.
+        self.slept = 0
         self.lost: list[str] = []
         self.events: deque[dict[str, Any]] = deque()
         self.unknown: list[Any] = []
@@ -231,7 +233,8 @@ class EngineClient:
         self._wake_in.send(b"x")
 
     def _loop(self, sock: socket.socket, tls: MemoryTls | None) -> None:
-        reader = FrameReader(Records(sock, tls))
+        records = Records(sock, tls)
+        reader = FrameReader(records)
         heard_at = time.monotonic()
         why = "closed by itself"
         try:
@@ -242,11 +245,13 @@ class EngineClient:
                     self._wake_out.recv(4096)
                 if self.lag_s:
                     time.sleep(self.lag_s)
+                lay = not (ready or writers) and records.lying
                 heard = reader.heard
                 for message in reader.take():
                     self._take(message)
                 if reader.heard != heard:
                     heard_at = time.monotonic()
+                    self.slept += lay
                 elif reader.at_end:
                     time.sleep(0.05)  # it does not see that; a real one spins
                 if (time.monotonic() - heard_at) * 1000 > self.limit_ms:
@@ -325,6 +330,11 @@ class Records:
         self._packets = bytearray()
         self._plain = bytearray()
         self.at_end = False
+
+    @property
+    def lying(self) -> bool:
+        """Has something come that no pass has looked at?"""
+        return bool(self._packets or self._plain)
 
     def read(self, room: int) -> tuple[bytes, int]:
         """(octets for the reader, octets unwrapped in this very read)."""
