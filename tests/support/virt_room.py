@@ -58,6 +58,8 @@ class RecordedStorage:
         self.synced: list[SyncRunningChain] = []
         self.gate = threading.Event()
         self.gate.set()
+        #: Preparations that stand before the gate.
+        self.waiting = 0
         self.fails: Exception | None = None
         #: Raised instead of taking an image back.
         self.away: Exception | None = None
@@ -68,7 +70,9 @@ class RecordedStorage:
 
     def ask(self, message: Message, *, deadline_s: float | None = None) -> Any:
         if isinstance(message, PrepareDrive):
+            self.waiting += 1
             self.gate.wait(30)
+            self.waiting -= 1
             self.prepared.append(message)
             if self.fails is not None:
                 raise self.fails

@@ -8,12 +8,16 @@ from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.keeping import Keeper
+from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.metadata import Metadata
-from vdsm_mp.virt.records import VmRecord, VolumeIds
+from vdsm_mp.virt.records import VolumeIds
+from vdsm_mp.virt.registry import Vms
 
 logger = log.named(__name__)
 
 _KEY = "memory_volumes"
+#: Its memory is written or read, or soon will be.
+UNDER_WAY = (VmStatus.SAVING, VmStatus.RESTORING, VmStatus.WAIT_FOR_LAUNCH)
 
 
 def noted(metadata: Metadata, *volumes: VolumeIds) -> Metadata:
@@ -37,23 +41,25 @@ def was_written(metadata: Metadata) -> bool:
     return len(held(metadata)) > 1
 
 
-def give_back(
-    keeper: Keeper, drives: Drives, vm_id: str, volumes: list[VolumeIds], now: VmRecord | None = None
-) -> None:
-    """To storage, and the note goes. A VM that is gone has none. now: of who may be late; what a later life of it has
-    noted stays, it may be reading it.
+def give_back(keeper: Keeper, drives: Drives, vms: Vms, vm_id: str, volumes: list[VolumeIds]) -> None:
+    """To storage, and the note goes. A VM that is gone has none. This may come late: what a later life of it has noted
+    stays, it may be reading it, or about to.
     """
-    used = held(now.metadata) if now is not None else []
-    later = used not in ([], volumes)
     for ids in volumes:
-        if not later or ids not in used:
-            drives.teardown(ids)
-    if later:
+        drives.teardown(ids, unless=lambda ids=ids: ids in _noted_anew(vms, vm_id, volumes))  # type: ignore[misc]
+    if _noted_anew(vms, vm_id, volumes):
         return
     try:
         keeper.remember(vm_id, **{_KEY: None})
     except Error as error:
         logger.info("vm=%s the note of its memory volumes stays: %s", vm_id, error)
+
+
+def _noted_anew(vms: Vms, vm_id: str, volumes: list[VolumeIds]) -> list[VolumeIds]:
+    """What it needs now, when that is not what is to be given back: it wakes, say, while its sleep is not over yet."""
+    record = vms.get(vm_id)
+    noted = held(record.metadata) if record is not None else []
+    return noted if noted != volumes or (record is not None and record.life.status in UNDER_WAY) else []
 
 
 def _text(volumes: tuple[VolumeIds, ...]) -> str:

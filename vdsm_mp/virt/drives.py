@@ -3,8 +3,9 @@
 
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import msgspec
 from msgspec.structs import replace
 
 from vdsm_mp.api.internal import PreparedDrive, PrepareDrive, TeardownDrive
@@ -13,6 +14,7 @@ from vdsm_mp.api.ports import Background, Caller
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error, Unavailable
 from vdsm_mp.virt import domxml_parse
+from vdsm_mp.virt.imagedoors import Image, ImageDoors
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.patience import COMES_BACK_S, PEER_AWAY, patiently
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
@@ -22,6 +24,8 @@ logger = log.named(__name__)
 _PREPARE_S = 120.0
 _TEARDOWN_S = 60.0
 _LEASE_S = 60.0
+#: So long who gives an image back waits for those who have it prepared, before he comes again.
+_TURN_S = 20.0
 _AGAIN_S = 5.0
 _OWED_AT_MOST = 1000
 
@@ -32,8 +36,9 @@ class Drives:
     def __init__(self, caller: Caller, background: Background) -> None:
         self._caller = caller
         self._background = background
-        #: {(domain, image)} that storage could not take back yet. A mirror's image has the same id on both domains.
-        self._owed: dict[tuple[str, str], VolumeIds] = {}
+        #: What storage could not take back yet.
+        self._owed: dict[Image, _Debt] = {}
+        self._doors = ImageDoors()
         self._paying = False
         self._lock = threading.Lock()
 
@@ -50,13 +55,14 @@ class Drives:
         )
 
     def _prepare(self, ids: VolumeIds, *, allow_illegal: bool = False) -> PreparedDrive:
-        with self._lock:
-            self._owed.pop(_image(ids), None)
         ask = PrepareDrive(
             pool_id=ids.pool_id, sd_id=ids.sd_id, image_id=ids.image_id, volume_id=ids.volume_id,
             allow_illegal=allow_illegal,
         )  # fmt: skip
-        answer = self._caller.ask(ask, deadline_s=_PREPARE_S)
+        with self._doors.coming(ids.image, _TEARDOWN_S):
+            with self._lock:
+                self._owed.pop(ids.image, None)
+            answer = self._caller.ask(ask, deadline_s=_PREPARE_S)
         assert isinstance(answer, PreparedDrive)
         return answer
 
@@ -88,27 +94,32 @@ class Drives:
         assert isinstance(answer, LeaseInfo)
         return answer
 
-    def teardown(self, ids: VolumeIds) -> None:
-        """Idempotent. A refusal is logged. Storage that is away is asked again, unless the image is prepared anew."""
+    def teardown(self, ids: VolumeIds, *, unless: Callable[[], bool] = lambda: False) -> None:
+        """Idempotent. A refusal is logged. Storage that is away is asked again, unless the image is prepared anew.
+
+        unless: somebody needs it again; asked when nobody can begin to prepare it any more, so what it says holds.
+        """
         try:
-            self._give_back(ids)
+            self._give_back(ids, unless)
         except Unavailable as error:
             logger.info("image %s is given back later: %s", ids.image_id, error)
-            self.owe(ids)
+            self.owe(ids, unless=unless)
         except Error as error:
             logger.warning("image %s could not be given back: %s", ids.image_id, error)
 
-    def _give_back(self, ids: VolumeIds) -> None:
+    def _give_back(self, ids: VolumeIds, unless: Callable[[], bool]) -> None:
         ask = TeardownDrive(pool_id=ids.pool_id, sd_id=ids.sd_id, image_id=ids.image_id)
-        self._caller.ask(ask, deadline_s=_TEARDOWN_S)
+        with self._doors.going(ids.image, _TURN_S):
+            if not unless():
+                self._caller.ask(ask, deadline_s=_TEARDOWN_S)
 
-    def owe(self, ids: VolumeIds) -> None:
+    def owe(self, ids: VolumeIds, *, unless: Callable[[], bool] = lambda: False) -> None:
         """Give it back in the background, unless it is prepared anew before: for callers who must not wait."""
         with self._lock:
             if len(self._owed) >= _OWED_AT_MOST:
                 logger.warning("image %s is not given back: too many are waiting", ids.image_id)
                 return
-            self._owed[_image(ids)] = ids
+            self._owed[ids.image] = _Debt(ids, unless)
             begin, self._paying = not self._paying, True
         if begin:
             self._background.later(_AGAIN_S, "give images back", self._pay)
@@ -116,23 +127,25 @@ class Drives:
     def _pay(self) -> None:
         """One after the other; the first that storage still cannot take ends the round."""
         with self._lock:
-            todo = list(self._owed.values())
-        for ids in todo:
-            with self._lock:
-                if self._owed.get(_image(ids)) != ids:
-                    continue  # prepared anew meanwhile
+            todo = list(self._owed.items())
+        for image, debt in todo:
             try:
-                self._give_back(ids)
+                self._give_back(debt.ids, lambda image=image, debt=debt: self._is_settled(image, debt))  # type: ignore[misc]
             except Unavailable:
                 break
             except Error as error:
-                logger.warning("image %s could not be given back: %s", ids.image_id, error)
+                logger.warning("image %s could not be given back: %s", debt.ids.image_id, error)
             with self._lock:
-                self._owed.pop(_image(ids), None)
+                if self._owed.get(image) is debt:
+                    del self._owed[image]
         with self._lock:
             self._paying = bool(self._owed) and not self._background.draining
         if self._paying:
             self._background.later(_AGAIN_S, "give images back", self._pay)
+
+    def _is_settled(self, image: Image, debt: "_Debt") -> bool:
+        """It was prepared anew, or is needed again."""
+        return self._owed.get(image) is not debt or debt.unless()
 
     def claim(self, records: Iterable[VmRecord]) -> bool:
         """Prepare again what running VMs use, after a restart of us or of storage. False when any failed."""
@@ -146,9 +159,11 @@ class Drives:
         return fine
 
 
-def _image(ids: VolumeIds) -> tuple[str, str]:
-    """What is given back as one."""
-    return ids.sd_id, ids.image_id
+class _Debt(msgspec.Struct, eq=False):
+    """An image that is to be given back, unless somebody needs it again."""
+
+    ids: VolumeIds
+    unless: Callable[[], bool]
 
 
 def with_sizes(drive: Drive, prepared: PreparedDrive) -> Drive:

@@ -191,15 +191,17 @@ class Ender:
                     self._backup_files.remove(record.vm_id)
                     self._hostdevs.give_back(record.vm_id)
                 for ids in _held(record):
-                    now = self._vms.get(record.vm_id)
-                    if now is None or not self._lives_again(record) or ids not in _held(now):
-                        self._drives.teardown(ids)
+                    self._drives.teardown(ids, unless=lambda ids=ids: self._lives_again_with(record, ids))  # type: ignore[misc]
             self._hooks.after_destroy(record)
 
     def _lives_again(self, record: VmRecord) -> bool:
         """Has it been created anew since it went down?"""
         now = self._vms.get(record.vm_id)
         return now is not None and now.life.exit != record.life.exit
+
+    def _lives_again_with(self, record: VmRecord, ids: VolumeIds) -> bool:
+        now = self._vms.get(record.vm_id)
+        return now is not None and self._lives_again(record) and ids.image in {used.image for used in _held(now)}
 
     def _end_what_is_down(self, record: VmRecord) -> None:
         """Unless it has begun a new life meanwhile, or is somebody else's."""

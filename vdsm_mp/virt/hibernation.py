@@ -37,7 +37,6 @@ from vdsm_mp.virt.vmhooks import VmHooks
 logger = log.named(__name__)
 
 _WATCH_S = 2.0
-_UNDER_WAY = (VmStatus.SAVING, VmStatus.RESTORING, VmStatus.WAIT_FOR_LAUNCH)
 _WRITE_S = 60.0
 #: Its state while its memory is written, unless it stood still before.
 _WRITTEN = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SAVE)
@@ -109,7 +108,7 @@ class Hibernations:
         self._go_on(record)
 
     def _go_on(self, record: VmRecord) -> None:
-        if record.life.status in _UNDER_WAY:
+        if record.life.status in asleep.UNDER_WAY:
             self._background.later(_WATCH_S, f"watch save {record.vm_id}", lambda: self._watch(record.vm_id))
         elif asleep.held(record.metadata):
             self._background.later(0.0, f"give memory of {record.vm_id} back", lambda: self._give_back(record.vm_id))
@@ -132,8 +131,8 @@ class Hibernations:
             self._background.later(_WATCH_S, f"give memory of {vm_id} back", lambda: self._give_back(vm_id))
             return
         record = self._vms.get(vm_id)
-        if record is not None and record.life.status not in _UNDER_WAY:
-            asleep.give_back(self._keeper, self._drives, vm_id, asleep.held(record.metadata))
+        if record is not None and record.life.status not in asleep.UNDER_WAY:
+            asleep.give_back(self._keeper, self._drives, self._vms, vm_id, asleep.held(record.metadata))
 
     def _run(self, vm_id: str, memory: VolumeIds, parameters: VolumeIds, flow: str) -> None:
         log.flow.set(flow)
@@ -164,7 +163,7 @@ class Hibernations:
         finally:
             after = self._vms.get(vm_id)
             if after is None or after.life.status is not VmStatus.SAVING:  # else libvirt may still be writing
-                asleep.give_back(self._keeper, self._drives, vm_id, [memory, parameters], after)
+                asleep.give_back(self._keeper, self._drives, self._vms, vm_id, [memory, parameters])
 
     def _is_asleep(self, vm_id: str, *noted: VolumeIds) -> bool:
         """Or has it been destroyed meanwhile, told as Down by libvirt's event, and woken already?"""

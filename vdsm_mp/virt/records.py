@@ -27,6 +27,11 @@ class VolumeIds(msgspec.Struct, frozen=True):
         """From VDSM's names, whatever stands there. Raises: KeyError. Checked: `domxml_parse.volume_ids`."""
         return cls(*(str(named[key]) for key in VOLUME_KEYS))
 
+    @property
+    def image(self) -> tuple[str, str]:
+        """(domain, image): what is given back as one. A mirror's image has the same id on both domains."""
+        return self.sd_id, self.image_id
+
     def named(self) -> dict[str, str]:
         """By VDSM's names."""
         return dict(zip(VOLUME_KEYS, astuple(self), strict=True))

@@ -213,7 +213,8 @@ class Recovery:
             self._vms.perform(record, Do.RELEASE)
         elif found.status is VmStatus.DOWN and (volumes := asleep.held(metadata)):
             self._in_background(
-                f"give memory of vm={vm_id} back", lambda: asleep.give_back(self._keeper, self._drives, vm_id, volumes)
+                f"give memory of vm={vm_id} back",
+                lambda: asleep.give_back(self._keeper, self._drives, self._vms, vm_id, volumes),
             )
         elif unknown_error(state, reason):
             self._vms.perform(record, Do.READ_PAUSE_CODE)

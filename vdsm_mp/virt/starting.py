@@ -218,7 +218,7 @@ class Starter:
             if self._ends.get(vm_id) is not begun:
                 self._give_back(vm_id, volumes)
             elif volumes:
-                asleep.give_back(self._keeper, self._drives, vm_id, volumes)
+                asleep.give_back(self._keeper, self._drives, self._vms, vm_id, volumes)
             self._over(begun, vm_id)
 
     def _run(
@@ -282,7 +282,7 @@ class Starter:
     def _found(self, vm_id: str, live: ET.Element | None, memory: list[VolumeIds]) -> None:
         """What has become of a start that was not answered; it has been told."""
         if memory:
-            asleep.give_back(self._keeper, self._drives, vm_id, memory)
+            asleep.give_back(self._keeper, self._drives, self._vms, vm_id, memory)
         record = self._vms.get(vm_id)
         if live is not None and record is not None:
             self._hooks.started(record, live, woken=bool(memory))
@@ -318,11 +318,15 @@ class Starter:
 
     def _give_back(self, vm_id: str, held: list[VolumeIds]) -> None:
         """But for what a later life of it uses."""
-        now = self._vms.get(vm_id)
-        used = {drive.ids for drive in now.devices.drives} | {*asleep.held(now.metadata)} if now is not None else set()
         for ids in held:
-            if ids not in used:
-                self._drives.teardown(ids)
+            self._drives.teardown(ids, unless=lambda ids=ids: self._uses(vm_id, ids))  # type: ignore[misc]
+
+    def _uses(self, vm_id: str, ids: VolumeIds) -> bool:
+        now = self._vms.get(vm_id)
+        if now is None:
+            return False
+        drives = [drive.ids for drive in now.devices.drives if drive.ids is not None]
+        return ids.image in {used.image for used in (*drives, *asleep.held(now.metadata))}
 
 
 @handles(CreateVm)

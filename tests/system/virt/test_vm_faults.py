@@ -19,7 +19,7 @@ from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import VirtRoom, vm_xml
-from tests.system.virt.conftest import Guest, NewGuest, chain_of, image
+from tests.system.virt.conftest import Guest, NewGuest, chain_of, image, overlay
 from vdsm_mp.api.errors import StillStarting
 from vdsm_mp.api.errors_virt import LibvirtUnavailable, MigrationNotInProgress, VmNotResponding
 from vdsm_mp.api.vm_migration import MigrationParams
@@ -139,7 +139,10 @@ def test_an_end_that_is_tidied_up_late_takes_nothing_from_the_next_life(
     (folder / "payload").mkdir()
     shutil.chown(folder / "payload", "vdsm", "kvm")
     (folder / "payload").chmod(0o2770)
-    text = vm_xml(guest.vm_id, serial=guest.serial, disk=guest.disk, devices=files, metadata=payload)
+    disk = overlay(
+        room, folder, guest.disk
+    )  # made while it was off: another volume, and what is given back is the image
+    text = vm_xml(guest.vm_id, serial=guest.serial, disk=disk, devices=files, metadata=payload)
     room.create(text, guest.vm_id)
     eventually(lambda: room.status(guest.vm_id) in ("Up", "Powering up"), within_s=30)
     (release,) = late

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Giving images back to storage that is away meanwhile."""
 
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import pytest
 from msgspec.structs import replace
 
 from tests.support.background import HeldBackground
+from tests.support.eventually import eventually
 from tests.support.virt_room import RecordedStorage
 from vdsm_mp.api.errors import PeerRestarted, StillStarting
 from vdsm_mp.api.errors_virt import DiskNotFound
+from vdsm_mp.api.internal import TeardownDrive
 from vdsm_mp.api.verb import Message
 from vdsm_mp.virt.drives import Drives
 from vdsm_mp.virt.records import VolumeIds
@@ -67,6 +71,64 @@ def test_the_same_image_of_another_domain_is_given_back_all_the_same(bench: Benc
     bench.storage.away = None
     bench.time_passes()
     assert bench.storage.released == [target.image_id]
+    assert bench.background.waiting == []
+
+
+def test_an_image_is_not_given_back_to_who_is_just_preparing_it(bench: Bench, tmp_path: Path) -> None:
+    """Whether it is needed is asked when that is decided, and who comes later finds it given back."""
+    image = tmp_path / "image"
+    image.write_bytes(bytes(512))
+    bench.storage.images[bench.ids.image_id] = image
+    bench.storage.gate.clear()
+    needed = threading.Event()
+    with ThreadPoolExecutor(2) as threads:
+        comes = threads.submit(bench.drives.prepare, bench.ids)
+        eventually(lambda: bench.storage.waiting == 1)
+        goes = threads.submit(bench.drives.teardown, bench.ids, unless=needed.is_set)
+        assert not wait([goes], 0.3).done
+        needed.set()
+        bench.storage.gate.set()
+        comes.result(10)
+        goes.result(10)
+    assert bench.storage.released == []
+    bench.drives.teardown(bench.ids)
+    assert bench.storage.released == [bench.ids.image_id]
+
+
+def test_an_image_is_not_prepared_while_it_is_given_back(bench: Bench, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(512))
+    bench.storage.images[bench.ids.image_id] = image
+    asked = bench.storage.ask
+    begun, go_on = threading.Event(), threading.Event()
+
+    def ask(message: Message, *, deadline_s: float | None = None) -> Any:
+        if isinstance(message, TeardownDrive):
+            begun.set()
+            go_on.wait(10)
+        return asked(message, deadline_s=deadline_s)
+
+    bench.storage.ask = ask  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as threads:
+        goes = threads.submit(bench.drives.teardown, bench.ids)
+        assert begun.wait(10)
+        comes = threads.submit(bench.drives.prepare, bench.ids)
+        assert not wait([comes], 0.3).done
+        assert bench.storage.prepared == []
+        go_on.set()
+        goes.result(10)
+        comes.result(10)
+    assert bench.storage.released == [bench.ids.image_id]
+
+
+def test_what_is_owed_is_not_given_back_when_somebody_needs_it_by_then(bench: Bench) -> None:
+    bench.storage.away = StillStarting()
+    needed = threading.Event()
+    bench.drives.teardown(bench.ids, unless=needed.is_set)
+    bench.storage.away = None
+    needed.set()
+    bench.time_passes()
+    assert bench.storage.released == []
     assert bench.background.waiting == []
 
 

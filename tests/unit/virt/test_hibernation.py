@@ -2,6 +2,7 @@
 """The end of a sleep that comes late: its VM may have been destroyed and woken meanwhile, which it must not disturb."""
 
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -36,7 +37,9 @@ class Room:
         self.folder = folder
         self.given_back: list[VolumeIds] = []
         self.hooks = SimpleNamespace(before=lambda point, record: None, after=lambda point, record: None)
-        drives = SimpleNamespace(prepare=self.prepare, teardown=self.given_back.append)
+        #: Comes between the look whether it is needed and the end of that.
+        self.meanwhile: Callable[[], None] = lambda: None
+        drives = SimpleNamespace(prepare=self.prepare, teardown=self.teardown)
         self.hibernations = Hibernations(
             cast(Any, SimpleNamespace(domain=lambda vm_id: self)), self.vms, cast(Any, self), cast(Any, drives),
             cast(Any, HeldBackground()), cast(Any, self.hooks),
@@ -49,6 +52,11 @@ class Room:
             path=str(path), format="raw", block=False, apparent_size_bytes=0, true_size_bytes=0, capacity_bytes=0,
             chain=[],
         )  # fmt: skip
+
+    def teardown(self, ids: VolumeIds, *, unless: Callable[[], bool]) -> None:
+        self.meanwhile()
+        if not unless():
+            self.given_back.append(ids)
 
     def remember(self, vm_id: str, **values: Any) -> None:
         self.vms.change(vm_id, lambda record: replace(record, metadata=record.metadata.with_values(**values)))
@@ -75,6 +83,22 @@ def test_a_sleep_that_ends_late_leaves_its_vm_alone_that_was_woken_meanwhile(tmp
     woken = room.vms.find(VM_ID)
     assert woken.life.status is VmStatus.RESTORING
     assert asleep.held(woken.metadata) == [MEMORY]
+
+
+def test_a_wake_that_begins_when_the_memory_is_about_to_be_given_back_keeps_it(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+
+    def wake() -> None:
+        room.meanwhile = lambda: None
+        room.vms.forget(VM_ID)
+        room.vms.add(_record(VmStatus.RESTORING, MEMORY))
+
+    cast(Any, room).saveFlags = lambda path, xml, flags: None
+    room.meanwhile = wake
+    room.hibernations.begin(VM_ID, HANDLE)
+    eventually(lambda: PARAMETERS in room.given_back)
+    assert room.given_back == [PARAMETERS]
+    assert asleep.held(room.vms.find(VM_ID).metadata) == [MEMORY]
 
 
 def test_a_sleep_that_ends_gives_both_volumes_back_and_its_note(tmp_path: Path) -> None:
