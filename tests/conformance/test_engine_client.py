@@ -13,6 +13,7 @@ from tests.support.door import Door, always, open_door
 from tests.support.engineclient import HOST, NETWORK_ERROR, SPM, EngineClient, frame
 from tests.support.eventually import eventually
 from vdsm_mp.api.events import HostConnectivityChanged, VmStatusChanged
+from vdsm_mp.wire.stomp import HEARTBEAT
 from vdsm_mp.wire.tls import Files
 
 VM = "0d5f1f2e-3a4b-4c5d-8e6f-7a8b9c0d1e06"
@@ -126,9 +127,18 @@ def test_answers_of_every_size_arrive(engine: EngineClient, size: int) -> None:
     assert len(engine.call("Host.getStats", {"size": size}).result) == size - 2
 
 
-def test_answers_at_the_edge_of_its_header_buffer_arrive(engine: EngineClient) -> None:
+@pytest.mark.parametrize("beats", [0, 1, 3])
+def test_answers_at_the_edge_of_its_header_buffer_arrive(engine: EngineClient, door: Door, beats: int) -> None:
+    """beats: LFs after each, which lie in that buffer before the next one."""
+
+    def beat() -> None:
+        for session in door.server._stomp_sessions():
+            session.stream.beat(HEARTBEAT)
+
     for size in range(700, 860):
         assert len(engine.call("Host.getStats", {"size": size}).result) == size - 2
+        for _ in range(beats):
+            door.call(beat)
 
 
 def test_it_may_write_large_requests_while_large_answers_wait(files: Files) -> None:

@@ -4,7 +4,8 @@
 Frames are kept apart for it (`limits.ENGINE_GAP_S`), but a reader that is busy with other hosts, or a segment that was
 lost on the way, brings several at once all the same; then all but the first lie there for a second each. The short
 last record of a large frame does so, too, for it fits into the reader's buffer beside the record before it. Each LF
-that arrives later frees one of them. Between frames LFs mean nothing.
+that arrives later frees one of them. Between frames LFs mean nothing, but they lie in the reader's header buffer until
+a frame comes: `lead` sees to it that the frame's NUL is never all that is left outside.
 """
 
 import asyncio
@@ -17,6 +18,8 @@ _EVERY_S = 0.02
 _MOST = 32
 #: For what came late: TCP sends a lost segment again after 0.2 s or more.
 _LATE_S = (0.08, 0.16, 0.32)
+#: Octets of the reader's header buffer. A header block and as much of the body as goes in are read into it.
+_BUFFER = 1024
 
 
 class Nudge:
@@ -30,13 +33,25 @@ class Nudge:
         self._lying = 0
         self._late = 0
         self._before_at = 0.0
+        #: Sent since the last frame.
+        self._feeds = 0
+
+    def lead(self, octets: int) -> bytes:
+        """What must go before a frame of so many octets, in the same record.
+
+        The reader takes a frame whose body ends exactly where its buffer does without the NUL. That begins the next
+        frame then, which is understood only as long as no LF comes between them: else it closes the connection.
+        """
+        return b"\n" if self._feeds + octets == _BUFFER + 1 else b""
 
     def gone(self, records: int) -> None:
         """A frame of so many records has been sent; 0: an LF."""
         now = self._loop.time()
         followed, self._before_at = now - self._before_at < _LOOP_S, now
         if not records:
+            self._feeds += 1
             return
+        self._feeds = 0
         if not followed:
             self._lying = 0
         if followed or records > 1:

@@ -163,6 +163,8 @@ class Stream:
 
     def _begin(self, frame: bytes, *, beat: bool = False) -> None:
         self._records = 0 if beat else 1 + len(frame) // _RECORD
+        if self.nudge is not None and not beat and (lead := self.nudge.lead(len(frame))):
+            frame = lead + frame
         try:
             sent = self._sock.send(frame if len(frame) <= _CHUNK else memoryview(frame)[:_CHUNK])
         except _LATER:

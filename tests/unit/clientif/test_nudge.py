@@ -4,7 +4,11 @@
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
+from tests.support.enginereader import FrameReader
 from vdsm_mp.clientif.nudge import Nudge
+from vdsm_mp.wire import stomp
 
 
 class Clock:
@@ -100,3 +104,40 @@ def test_none_after_the_end() -> None:
     nudge.stop()
     clock.run(5)
     assert not sent and not clock.timers
+
+
+class Arriving:
+    """TLS records as the engine's client gets at them, see `tests.support.engineclient.Records`."""
+
+    at_end = False
+
+    def __init__(self, records: list[bytes]) -> None:
+        self._records = records
+        self._plain = b""
+
+    def read(self, room: int) -> tuple[bytes, int]:
+        produced = 0
+        if not self._plain and self._records:
+            self._plain = self._records.pop(0)
+            produced = len(self._plain)
+        given, self._plain = self._plain[:room], self._plain[room:]
+        return given, produced
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, 35])
+def test_no_frame_leaves_its_last_octet_for_the_lf_after_it(before: int) -> None:
+    """The reader would take a lone NUL and an LF for the beginning of the next frame, and close the connection."""
+    for size in range(850, 1030):
+        _, nudge, _ = made()
+        records = []
+        for _ in range(before):
+            nudge.gone(0)
+            records.append(b"\n")
+        for frame in (stomp.encode("MESSAGE", (), b"x" * size), stomp.encode("MESSAGE", (), b"the next")):
+            records += [nudge.lead(len(frame)) + frame, b"\n", b"\n"]
+            nudge.gone(1)
+            nudge.gone(0)
+            nudge.gone(0)
+        reader = FrameReader(Arriving(records))
+        found = [message.body for _ in range(len(records) + 10) for message in reader.take()]
+        assert found == [b"x" * size, b"the next"]
