@@ -88,6 +88,13 @@ class Ender:
         self._mirrors = mirrors
         self._hostdevs = hostdevs
         self._orphans = orphans
+        #: {vm_id: name} of VMs that have ended and that libvirtd cannot let go of, and which connection to it told.
+        self._kept: dict[str, str] = {}
+        self._kept_by = 0
+
+    def kept(self) -> list[str]:
+        """Names of VMs that cannot be destroyed until libvirtd is started again."""
+        return sorted(self._kept.values()) if self._kept_by == self._connection.reconnects else []
 
     # -- destroy
 
@@ -105,7 +112,7 @@ class Ender:
                 # Its event comes over another connection, and is not to meet a VM that is created next by this id.
                 self._vms.await_change(vm_id, lambda one: one.stop_told, _EVENT_S)
             self._vms.move(vm_id, machine.on_stopped)
-        self._undefine(vm_id)
+        self._undefine(record)
         self._vms.forget(vm_id)
         self._stats.forget(vm_id)
 
@@ -131,16 +138,36 @@ class Ender:
             break
         return True
 
-    def _undefine(self, vm_id: str) -> None:
+    def _undefine(self, record: VmRecord) -> None:
+        vm_id = record.vm_id
         try:
             dom = self._connection.domain(vm_id)
             with translated(vm_id, DestroyFailed):
                 if dom.isActive():  # told to be Down, because libvirtd died with the answer to its start
                     _kill(dom)
                 if dom.isPersistent():
-                    dom.undefineFlags(UNDEFINE)
+                    self._let_go(dom, record)
         except NoSuchVm:
-            return
+            pass
+        self._kept.pop(vm_id, None)
+
+    def _let_go(self, dom: Any, record: VmRecord) -> None:
+        """Raises: libvirtError; DestroyFailed when a call that has nobody any more keeps it: libvirtd 9.0 may leave one
+        behind when QEMU dies at the source of a post-copy migration. What changes the VM waits half a minute for it, in
+        vain, and nothing but libvirtd's next start ends it.
+        """
+        try:
+            dom.undefineFlags(UNDEFINE)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_TIMEOUT or _runs(dom):
+                raise
+            if self._kept_by != self._connection.reconnects:
+                self._kept, self._kept_by = {}, self._connection.reconnects
+            self._kept[record.vm_id] = record.name
+            raise DestroyFailed(
+                "it has ended, but libvirtd holds a call about it. If that stays so: restart libvirtd, guests go on "
+                f"({error.get_error_message()})"
+            ) from error
 
     # -- what the machine asks for
 

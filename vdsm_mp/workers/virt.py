@@ -350,6 +350,10 @@ def build(config: Config, ports: Ports) -> Room:
                     f"VM {name} runs, and libvirt doesn't know it any more: destroy it"
                     for name in ground.orphans.names()
                 ),
+                *(
+                    f"VM {name} has ended, and libvirtd holds a call about it: restart libvirtd, guests go on"
+                    for name in ender.kept()
+                ),
             ],
         },
     )

@@ -2,13 +2,20 @@
 """Ending what ends by itself at the same moment, on libvirt's test driver."""
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import libvirt
 import pytest
+from msgspec.structs import replace
 
+from tests.support.libvirt_refusal import refusal
+from vdsm_mp.api.errors_virt import DestroyFailed
 from vdsm_mp.common.errors import Error
-from vdsm_mp.virt.ending import end_if_running
+from vdsm_mp.virt.ending import Ender, end_if_running
+from vdsm_mp.virt.machine import Exit, ExitReason, Life, VmStatus
+from vdsm_mp.virt.records import VmRecord
+from vdsm_mp.virt.registry import Vms
 
 
 class _Late:
@@ -53,3 +60,50 @@ def test_a_domain_that_ended_by_itself_meanwhile_is_what_was_wanted(ended: Any) 
 def test_a_domain_that_runs_on_though_it_was_to_end_is_told(ended: Any) -> None:
     with pytest.raises(Error):
         end_if_running(_Connection(_Late(ended, looks=2)), "vm")  # type: ignore[arg-type]
+
+
+class _Held:
+    """A VM that has ended and that libvirtd cannot let go of, and the connection to libvirtd."""
+
+    def __init__(self) -> None:
+        self.reconnects = 1
+        self.why: int = libvirt.VIR_ERR_OPERATION_TIMEOUT
+
+    def domain(self, _vm_id: str) -> "_Held":
+        return self
+
+    def isActive(self) -> bool:
+        return False
+
+    def isPersistent(self) -> bool:
+        return True
+
+    def undefineFlags(self, flags: int) -> None:
+        if self.why:
+            raise refusal(self.why, "cannot acquire state change lock (held by monitor=remoteDispatchDomainMigrate)")
+
+
+def test_who_destroys_a_vm_that_libvirtd_cannot_let_go_of_is_told_what_to_do() -> None:
+    connection, vms = _Held(), Vms(cast(Any, SimpleNamespace(publish=lambda event: None)))
+    unused = dict.fromkeys(
+        ("drives", "starter", "background", "hooks", "payloads", "transients", "backup_files", "pool", "mirrors",
+         "hostdevs", "orphans", "keeper"), None,
+    )  # fmt: skip
+    ender = Ender(cast(Any, connection), vms, stats=SimpleNamespace(forget=lambda vm_id: None), **cast(Any, unused))
+    down = replace(Life(), status=VmStatus.DOWN, exit=Exit.because(ExitReason.LOST_QEMU))
+    vms.become_known()
+    vms.add(VmRecord(vm_id="an-id", name="a-vm", life=down))
+    assert ender.kept() == []
+    for _ in range(2):
+        with pytest.raises(DestroyFailed, match=r"restart libvirtd, guests go on .*Migrate"):
+            ender.destroy("an-id", 0)
+    assert ender.kept() == ["a-vm"]
+    connection.reconnects = 2
+    assert ender.kept() == []
+    connection.why = libvirt.VIR_ERR_OPERATION_FAILED
+    with pytest.raises(DestroyFailed) as failed:
+        ender.destroy("an-id", 0)
+    assert "restart" not in str(failed.value)
+    connection.why = 0
+    ender.destroy("an-id", 0)
+    assert vms.get("an-id") is None
