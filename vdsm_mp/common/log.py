@@ -182,7 +182,9 @@ def write_from(road: logroad.Road) -> None:
 
 def descriptors() -> set[int]:
     """What a forked process needs for its lines."""
-    streams = [getattr(handler, "stream", None) or getattr(handler, "socket", None) for handler in handlers()]
+    # Looking for handlers at every logger would cost each process a copy of the page where that lies.
+    used = _configured or handlers()
+    streams = [getattr(handler, "stream", None) or getattr(handler, "socket", None) for handler in used]
     found = {stream.fileno() for stream in streams if stream is not None and hasattr(stream, "fileno")}
     return found if _road is None else found | {_road.start.fileno()}
 

@@ -1,33 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From an encoded question to an encoded answer: the handlers of one worker, tied to their verbs at start.
+"""From an encoded question to an encoded answer: the handlers of one worker, tied to the objects of its room.
 
-Collects `@handles` functions from the room's modules, resolves what each wants by annotated type once, and refuses
-to be built when a verb that this worker owns and that is not planned has no handler, or two. Serving a call never
-raises: what goes wrong becomes a `codec.Failure`, and only what nobody foresaw leaves a traceback, in the log.
+Refuses to be built when a verb that this worker owns and that is not planned has no handler, or two, or when the room
+lacks what one wants. Serving a call never raises: what goes wrong becomes a `codec.Failure`, and only what nobody
+foresaw leaves a traceback, in the log.
 """
 
-import inspect
 import logging
 import time
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
-from vdsm_mp.api.catalogue import OWNED
 from vdsm_mp.api.errors import NotSupported, SystemRefused, UnknownVerb
 from vdsm_mp.api.ports import CallContext
 from vdsm_mp.api.verb import Lane, Message, VerbSpec, spec_of
 from vdsm_mp.common.errors import Error, Internal
-from vdsm_mp.ipc import codec
-
-
-class Unhandled(Exception):
-    """The room does not fit its declarations; the sentence lists everything that is wrong."""
+from vdsm_mp.ipc import codec, handlers
+from vdsm_mp.ipc.handlers import Row, Unhandled
 
 
 class Handler(msgspec.Struct, frozen=True):
@@ -69,25 +62,33 @@ class Dispatch:
         may_block: Mapping[type[Message], Callable[[], bool]] | None = None,
     ) -> None:
         self.worker = worker
-        wrong: list[str] = []
-        found = _collect(worker, modules, state, wrong)
-        for message, asked in (may_block or {}).items():
-            name = spec_of(message).name
-            found[name] = replace(found[name], may_block=asked)
-        self.handlers: Mapping[str, Handler] = found
-        owned = OWNED.get(worker, [])
-        missing = [spec.name for spec in owned if not spec.planned and spec.name not in self.handlers]
-        wrong += [f"{name} has no handler" for name in sorted(missing)]
+        self._table = handlers.read(worker, tuple(modules))
+        self._given, lacking = _given(self._table.needs, state)
+        wrong = [*self._table.wrong]
+        wrong += [
+            f"{row.place}: {lacking[cls]} objects of the room are a {cls.__name__} for {name}"
+            for row in (self._table.rows.values() if lacking else ())
+            for name, cls in row.needs
+            if cls in lacking
+        ]
         if wrong:
             raise Unhandled(f"{worker}: " + "; ".join(wrong))
-        self.planned = frozenset(spec.name for spec in owned if spec.name not in self.handlers)
+        self._may_block = {spec_of(message).name: asked for message, asked in (may_block or {}).items()}
+        #: Tied when they are first asked for: a worker that starts need not touch them all.
+        self._ready: dict[str, Handler] = {}
 
     def find(self, verb: str) -> Handler:
         """Raises: NotSupported (declared, not built), UnknownVerb."""
-        handler = self.handlers.get(verb)
+        handler = self._ready.get(verb)
         if handler is not None:
             return handler
-        raise NotSupported(verb) if verb in self.planned else UnknownVerb(verb)
+        row = self._table.rows.get(verb)
+        if row is None:
+            raise NotSupported(verb) if verb in self._table.planned else UnknownVerb(verb)
+        call = _bind(row, self._given)
+        handler = Handler(row.spec, call, logging.getLogger(row.room), row.subjects, self._may_block.get(verb))
+        self._ready[verb] = handler
+        return handler
 
     def run(self, handler: Handler, message: Message, ctx: CallContext) -> tuple[bool, bytes]:
         """(True, encoded result) or (False, encoded Failure), and a line in the log."""
@@ -135,87 +136,23 @@ def _sentence(error: Error) -> str:
         return repr(broken)
 
 
-def _collect(
-    worker: str, modules: Iterable[ModuleType], state: Sequence[object], wrong: list[str]
-) -> dict[str, Handler]:
-    found: dict[str, Handler] = {}
-    seen: dict[str, Callable[..., Any]] = {}
-    for module in modules:
-        for function in vars(module).values():
-            message = getattr(function, "__handles__", None)
-            if message is None or not isinstance(function, FunctionType):
-                continue
-            spec = spec_of(message)
-            if seen.setdefault(spec.name, function) is not function:
-                wrong.append(f"{spec.name} has two handlers, {_place(seen[spec.name])} and {_place(function)}")
-            elif spec.owner != worker:
-                wrong.append(f"{spec.name} belongs to {spec.owner}, but {_place(function)} handles it")
-            elif spec.name not in found:
-                try:
-                    found[spec.name] = _handler(worker, spec, function, state)
-                except Unhandled as error:
-                    wrong.append(str(error))
-    return found
+def _given(needs: Sequence[type], state: Sequence[object]) -> tuple[Mapping[type, object], Mapping[type, int]]:
+    """(the object of the room for each class, how many there are of each class that has not just one)."""
+    fitting = {cls: [thing for thing in state if isinstance(thing, cls)] for cls in needs}
+    return (
+        {cls: found[0] for cls, found in fitting.items() if len(found) == 1},
+        {cls: len(found) for cls, found in fitting.items() if len(found) != 1},
+    )
 
 
-def _place(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{function.__qualname__}"
-
-
-def _handler(worker: str, spec: VerbSpec, function: Callable[..., Any], state: Sequence[object]) -> Handler:
-    if function.__code__.co_flags & inspect.CO_COROUTINE:
-        raise Unhandled(f"{_place(function)} is a coroutine; rooms are synchronous")
-    fields = spec.message.__struct_fields__
-    if spec.lane is Lane.KEYED and spec.key not in fields:
-        raise Unhandled(f"{spec.name} is ordered by {spec.key}, which is not one of its parameters")
-    room = function.__module__.removeprefix("vdsm_mp.")
-    subjects = tuple((name, name.removesuffix("_id")) for name in sorted(fields) if name.endswith("_id"))
-    return Handler(spec, _bind(spec, function, state), logging.getLogger(room), subjects)
-
-
-def _bind(
-    spec: VerbSpec, function: Callable[..., Any], state: Sequence[object]
-) -> Callable[[Message, CallContext], Any]:
-    fixed: dict[str, object] = {}
-    message_name = context_name = None
-    for name, wanted in _wanted(function):
-        if wanted is spec.message:
-            message_name = name
-        elif wanted is CallContext:
-            context_name = name
-        else:
-            fixed[name] = _from_state(function, name, wanted, state)
-    bound = partial(function, **fixed) if fixed else function
-    if message_name is not None and context_name is not None:
-        both = (message_name, context_name)
-        return lambda message, ctx: bound(**{both[0]: message, both[1]: ctx})
-    if message_name is not None:
-        only = message_name
-        return lambda message, ctx: bound(**{only: message})
-    if context_name is not None:
-        who = context_name
-        return lambda message, ctx: bound(**{who: ctx})
+def _bind(row: Row, given: Mapping[type, object]) -> Callable[[Message, CallContext], Any]:
+    fixed = {name: given[cls] for name, cls in row.needs}
+    bound = partial(row.function, **fixed) if fixed else row.function
+    message_name, context_name = row.message, row.context
+    if message_name and context_name:
+        return lambda message, ctx: bound(**{message_name: message, context_name: ctx})
+    if message_name:
+        return lambda message, ctx: bound(**{message_name: message})
+    if context_name:
+        return lambda message, ctx: bound(**{context_name: ctx})
     return lambda message, ctx: bound()
-
-
-def _wanted(function: Callable[..., Any]) -> Iterable[tuple[str, object]]:
-    """(parameter, annotated type). Read off the function itself: `inspect` and `typing` cost each worker half a MiB."""
-    code = function.__code__
-    hints = function.__annotations__
-    if any(isinstance(hint, str) for hint in hints.values()):
-        hints = typing.get_type_hints(function)
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    return [(name, hints.get(name)) for name in names]
-
-
-def _from_state(function: Callable[..., Any], name: str, wanted: object, state: Sequence[object]) -> object:
-    cls = wanted if isinstance(wanted, type) else typing.get_origin(wanted)
-    if not isinstance(cls, type):
-        raise Unhandled(f"{_place(function)}: parameter {name} has no class as its type")
-    try:
-        fitting = [thing for thing in state if isinstance(thing, cls)]
-    except TypeError as error:
-        raise Unhandled(f"{_place(function)}: parameter {name}: {error}") from error
-    if len(fitting) != 1:
-        raise Unhandled(f"{_place(function)}: {len(fitting)} objects of the room are a {cls.__name__} for {name}")
-    return fitting[0]

@@ -17,11 +17,16 @@ from vdsm_mp.clientif.server import Policy, Server
 from vdsm_mp.clientif.subscriptions import Broker
 from vdsm_mp.common import clock
 from vdsm_mp.common.options import Config
+from vdsm_mp.ipc.handlers import read
 from vdsm_mp.wire.tls import Files, ServerTls
 from vdsm_mp.workers.base import Room
 
 #: The certificate's days left are looked up no more often than this.
 _DAYS_EVERY_S = 60.0
+
+#: Read here, so before the fork.
+HANDLERS = (builtin,)
+read("clientif", HANDLERS)
 
 
 def build(config: Config, ports: Ports, limits: Limits | None = None) -> Room:
@@ -51,7 +56,7 @@ def build(config: Config, ports: Ports, limits: Limits | None = None) -> Room:
 
     return Room(
         state=(server,),
-        handlers=(builtin,),
+        handlers=HANDLERS,
         on_loop=(server.open,),
         subscribes={spec.event: publish for spec in EVENTS.values() if spec.public is not None},
         peer_changed=gate.peer_changed,

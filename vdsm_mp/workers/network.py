@@ -7,6 +7,7 @@ Owns: the running network configuration and its transactions. Blocks: in lanes o
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.common.hooks import Hooks
 from vdsm_mp.common.options import Config
+from vdsm_mp.ipc.handlers import read
 from vdsm_mp.network import verbs
 from vdsm_mp.network.commit import Networks
 from vdsm_mp.network.connectivity import Connectivity
@@ -18,6 +19,10 @@ from vdsm_mp.network.sriov import VirtualFunctions
 from vdsm_mp.network.upkeep import Upkeep
 from vdsm_mp.network.watch import Watch
 from vdsm_mp.workers.base import Room
+
+#: Read here, so before the fork.
+HANDLERS = (verbs,)
+read("network", HANDLERS)
 
 
 def build(config: Config, ports: Ports) -> Room:
@@ -43,7 +48,7 @@ def build(config: Config, ports: Ports) -> Room:
             Neighbours(ports.root, enabled=config.vars.enable_lldp),
             functions,
         ),
-        handlers=(verbs,),
+        handlers=HANDLERS,
         before_ready=(hooks.prepare, watch.open, functions.start, upkeep.start),
         on_drain=(watch.close,),
         vitals=lambda: {"problems": [*upkeep.problems(), *mirrors.problems()]},

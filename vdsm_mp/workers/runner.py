@@ -27,7 +27,8 @@ from vdsm_mp.api.ports import Ports
 from vdsm_mp.common import kernel, log
 from vdsm_mp.common.options import Config
 from vdsm_mp.ipc import control
-from vdsm_mp.ipc.dispatch import Dispatch, Unhandled
+from vdsm_mp.ipc.dispatch import Dispatch
+from vdsm_mp.ipc.handlers import Unhandled
 from vdsm_mp.ipc.node import Bus
 from vdsm_mp.priv.call import SudoRoot
 from vdsm_mp.workers import looking

@@ -20,9 +20,14 @@ from vdsm_mp.host.owners import Owners
 from vdsm_mp.host.policy import Policy
 from vdsm_mp.host.stats import HostStats
 from vdsm_mp.host.status import BeatStatus
+from vdsm_mp.ipc.handlers import read
 from vdsm_mp.schedule.player import Player
 from vdsm_mp.schedule.timetable import timetable
 from vdsm_mp.workers.base import Room
+
+#: Read here, so before the fork.
+HANDLERS = (fencing, verbs, jobs, status)
+read("scheduler", HANDLERS)
 
 
 def build(config: Config, ports: Ports) -> Room:
@@ -57,7 +62,7 @@ def build(config: Config, ports: Ports) -> Room:
             Owners(ports.call),
             BeatStatus(player.status, stats.free_mib),
         ),
-        handlers=(fencing, verbs, jobs, status),
+        handlers=HANDLERS,
         before_ready=(hooks.prepare, policy.load, stats.first_sample, player.start),
         peer_changed=partial(_peer_changed, player),
         on_drain=(player.stop,),

@@ -11,6 +11,7 @@ import os
 from vdsm_mp.api.ports import Ports
 from vdsm_mp.common import scratch
 from vdsm_mp.common.options import Config
+from vdsm_mp.ipc.handlers import read
 from vdsm_mp.storage import (
     content_verbs,
     copy_verbs,
@@ -72,6 +73,34 @@ from vdsm_mp.workers.base import Room
 
 _log = logging.getLogger("storage")
 
+#: Read here, so before the fork.
+HANDLERS = (
+    content_verbs,
+    copy_verbs,
+    data_copy,
+    domain_verbs,
+    host_verbs,
+    image_sharing,
+    image_transfer,
+    image_verbs,
+    job_verbs,
+    lease_verbs,
+    managed_verbs,
+    merge_verbs,
+    nbd_verbs,
+    ovf_store,
+    ovf_verbs,
+    peers,
+    pool_master_verbs,
+    pool_verbs,
+    running_verbs,
+    sdm_verbs,
+    status_verbs,
+    task_verbs,
+    volume_verbs,
+)
+read("storage", HANDLERS)
+
 #: Exit code of a process that found itself inconsistent: started again, loudly.
 INCONSISTENT = 70
 
@@ -104,7 +133,7 @@ def build(config: Config, ports: Ports) -> Room:
     upgrades = Upgrades(domains, locks, monitors, resources, ports.background)
     members = Members(domains, locks, pools, upgrades)
     long_work = Slots(ports.background)
-    undoing = Undoing(domains, resources, locks)
+    undoing = Undoing(domains, resources, locks, pools.has_left)
     tasks = Tasks(ports.background, undoing, long_work)
     spm = Spm(pools, locks, tasks, upgrades, Mailboxes(pools, domains), resources, ports.background, _panic)
     masters = MasterMoves(domains, locks, pools, tasks, ports.background, lambda: spm.ours, spm.follow_master)
@@ -152,31 +181,7 @@ def build(config: Config, ports: Ports) -> Room:
             ),
             transfers,
         ),
-        handlers=(
-            content_verbs,
-            copy_verbs,
-            data_copy,
-            domain_verbs,
-            host_verbs,
-            image_sharing,
-            image_transfer,
-            image_verbs,
-            job_verbs,
-            lease_verbs,
-            managed_verbs,
-            merge_verbs,
-            nbd_verbs,
-            ovf_store,
-            ovf_verbs,
-            peers,
-            pool_master_verbs,
-            pool_verbs,
-            running_verbs,
-            sdm_verbs,
-            status_verbs,
-            task_verbs,
-            volume_verbs,
-        ),
+        handlers=HANDLERS,
         before_ready=(scratch.sweep, pools.restore),
         peer_changed=transfers.worker_changed,
         on_note={"stop-spm": lambda: spm.stop_now("the master was asked to stop it")},

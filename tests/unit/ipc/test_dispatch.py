@@ -15,7 +15,8 @@ from vdsm_mp.api.ports import CallContext
 from vdsm_mp.api.verb import Lane, Message, handles, verb
 from vdsm_mp.common.errors import Internal
 from vdsm_mp.ipc import codec
-from vdsm_mp.ipc.dispatch import Dispatch, Unhandled
+from vdsm_mp.ipc.dispatch import Dispatch
+from vdsm_mp.ipc.handlers import Unhandled
 
 
 class Nothing:
