@@ -2,6 +2,7 @@
 """Who may come in by certificate, and certificates that change under a running door."""
 
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -49,7 +50,9 @@ def trusting(own: Files, ca: Files, folder: Path) -> Files:
 def test_a_certificate_of_another_authority_is_refused(
     door: Door, files: Files, stranger: Authority, tmp_path: Path
 ) -> None:
-    assert "UNKNOWN_CA" in refused(door, trusting(stranger.issue("them", "127.0.0.1"), files, tmp_path))
+    assert "refuses this one: unknown ca" in refused(
+        door, trusting(stranger.issue("them", "127.0.0.1"), files, tmp_path)
+    )
 
 
 @pytest.mark.parametrize(("name", "start"), [("expired", "20200101000000Z"), ("future", "20480101000000Z")])
@@ -57,12 +60,12 @@ def test_a_certificate_outside_its_time_is_refused(
     door: Door, files: Files, authority: Authority, name: str, start: str
 ) -> None:
     theirs = authority.issue(name, "127.0.0.1", start=start)
-    assert "CERTIFICATE" in refused(door, theirs)
+    assert re.search("refuses this one: (bad )?certificate", refused(door, theirs))
 
 
 def test_a_self_signed_certificate_is_refused(door: Door, files: Files, stranger: Authority, tmp_path: Path) -> None:
     own = Files(stranger.folder / "ca.key", stranger.ca, files.ca)
-    assert "UNKNOWN_CA" in refused(door, own)
+    assert "refuses this one: unknown ca" in refused(door, own)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,7 @@ def test_a_client_without_certificate_is_refused(door: Door, files: Files) -> No
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.load_verify_locations(files.ca)
-    with pytest.raises(ConnectionLost, match="CERTIFICATE_REQUIRED"):
+    with pytest.raises(ConnectionLost, match="certificate required"):
         Client("127.0.0.1", door.port, context=context)
 
 
@@ -287,7 +290,7 @@ def test_a_revoked_certificate_is_refused_from_the_next_connection_on(tmp_path: 
         door.client(lost).close()
         authority.revoke(lost.cert)
         authority.write_crl(crl)
-        assert "CERTIFICATE_REVOKED" in refused(door, lost)
+        assert "certificate revoked" in refused(door, lost)
         door.client(host).close()
 
 
@@ -298,10 +301,10 @@ def test_a_revocation_list_that_is_gone_or_broken_leaves_the_old_one_in_force(tm
     authority.revoke(lost.cert)
     authority.write_crl(crl)
     with open_door(Files(host.key, host.cert, host.ca, crl)) as door:
-        assert "CERTIFICATE_REVOKED" in refused(door, lost)
+        assert "certificate revoked" in refused(door, lost)
         for spoil in (lambda: crl.write_text("nonsense"), crl.unlink):
             spoil()
-            assert "CERTIFICATE_REVOKED" in refused(door, lost)
+            assert "certificate revoked" in refused(door, lost)
             door.client(host).close()
 
 

@@ -2,7 +2,9 @@
 """`vdsm-mp call VERB key=value…`: any verb of the public API. Help and types come from the declarations."""
 
 import argparse
+import errno
 import json
+import os
 import sys
 import uuid
 from typing import Any
@@ -15,6 +17,8 @@ from vdsm_mp.cli import door, numbers, render, waiting
 from vdsm_mp.cli.verbhelp import similar, verb_help
 from vdsm_mp.common.errors import Error
 from vdsm_mp.tool.types import type_name
+from vdsm_mp.wire import stomp
+from vdsm_mp.wire.client import ConnectionLost
 
 
 class BadCommandLine(Exception):
@@ -73,6 +77,8 @@ def run(asked: argparse.Namespace) -> int:
                 well, result = waiting.follow(ask, spec, params, result, asked.wait)
     except Error as error:
         return _refuse(asked, error.code, str(error), exit_code=1)
+    except stomp.TooLong as error:
+        return _refuse(asked, _BAD_PARAMETERS, f"--flow-id is too long: {error}", exit_code=2)
     print(render.as_json(result))
     return 0 if well else 1
 
@@ -83,14 +89,16 @@ def _refuse(asked: argparse.Namespace, code: int, said: str, *, exit_code: int) 
     # Many sentences name the verb by themselves.
     about = "" if asked.verb in said else f"{asked.verb}: "
     number = "" if exit_code == 2 else f" (code {code})"
-    print(f"vdsm-mp: {about}{said}{number}{_hint(asked.verb, code)}", file=sys.stderr)
+    print(f"vdsm-mp: {about}{said}{number}{_hint(asked.verb, code, said)}", file=sys.stderr)
     return exit_code
 
 
-def _hint(name: str, code: int) -> str:
-    """Where to look, for the two mistakes that a person makes with a verb."""
+def _hint(name: str, code: int, said: str = "") -> str:
+    """Where to look, for the mistakes that a person makes with a verb."""
     if code == _BAD_PARAMETERS and name in VERBS:
         return f"\n  `vdsm-mp call {name} --help` tells its parameters"
+    if code == ConnectionLost.code and said.endswith(os.strerror(errno.ECONNREFUSED)):
+        return "\n  nobody listens there; `vdsm-mp status` tells whether this host's agent runs, and on which port"
     if code == _UNKNOWN_VERB and name in VERBS and VERBS[name].planned:
         return "\n  `vdsm-mp verbs --planned` lists what is not built yet"
     if code == _UNKNOWN_VERB:
@@ -104,6 +112,8 @@ def _require_text(*words: str) -> None:
     for word in words:
         if any("\ud800" <= letter <= "\udfff" for letter in word):
             raise BadCommandLine(f"{word!a} is not UTF-8")
+    if not words[0].isprintable():
+        raise BadCommandLine(f"{words[0]!a} is no verb")
 
 
 def parameters(spec: VerbSpec | None, words: list[str], sealed: str | None) -> dict[str, Any]:
@@ -111,8 +121,8 @@ def parameters(spec: VerbSpec | None, words: list[str], sealed: str | None) -> d
     params: dict[str, Any] = {}
     if sealed is not None:
         try:
-            params = json.loads(sys.stdin.read() if sealed == "-" else sealed)
-        except ValueError as error:
+            params = json.loads(sys.stdin.read() if sealed == "-" else sealed, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
             raise BadCommandLine(f"--params is not JSON: {error}") from error
         if not isinstance(params, dict):
             raise BadCommandLine("--params must be an object")
@@ -130,6 +140,11 @@ def parameters(spec: VerbSpec | None, words: list[str], sealed: str | None) -> d
     return params
 
 
+def _no_number(word: str) -> float:
+    """NaN and Infinity, which Python takes for JSON and nobody else does."""
+    raise ValueError(f"{word} is no number")
+
+
 def _value(text: str, kind: Any) -> Any:
     """Text stays text where text is wanted; elsewhere it is read as JSON, if it is JSON. A list may be `a,b`."""
     name = type_name(kind)
@@ -138,6 +153,6 @@ def _value(text: str, kind: Any) -> Any:
     if name in ("text", "uuid"):
         return text
     try:
-        return json.loads(text)
-    except ValueError:
+        return json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError):
         return [one for one in text.split(",") if one] if name in ("list of text", "list of uuid") else text

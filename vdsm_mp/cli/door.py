@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import ssl
 from pathlib import Path
 
 from vdsm_mp.cli import numbers
@@ -12,7 +13,7 @@ from vdsm_mp.wire.tls import Files, client_context
 
 
 class NoCertificate(Exception):
-    """This host's key or certificates cannot be read; the sentence names the file."""
+    """This host's key or certificates cannot be read or used; the sentence names the file."""
 
 
 #: What `main` turns into one line on stderr.
@@ -39,9 +40,25 @@ def connect(asked: argparse.Namespace) -> Client:
         files = Files.below(asked.pki or loaded.vdsm_mp.pki_dir)
         for path in (files.key, files.cert, files.ca):
             _require_readable(path)
-        context = client_context(files)
+        try:
+            context = client_context(files)
+        except ssl.SSLError as error:
+            raise NoCertificate(_why_unusable(files, error)) from error
     port = asked.port or loaded.addresses.management_port
-    return Client(asked.host, port, context=context, timeout_s=min(15.0, asked.timeout))
+    host = asked.host.removeprefix("[").removesuffix("]")  # as IPv6 addresses are written beside ports
+    return Client(host, port, context=context, timeout_s=min(15.0, asked.timeout))
+
+
+def _why_unusable(files: Files, error: ssl.SSLError) -> str:
+    """The TLS library names no file: which of them is no PEM at all, or else that they do not fit each other."""
+    for path, begin in (
+        (files.key, "PRIVATE KEY-----"),
+        (files.cert, "CERTIFICATE-----"),
+        (files.ca, "CERTIFICATE-----"),
+    ):
+        if begin not in path.read_text(errors="replace"):
+            return f"{path}: there is no {begin.rstrip('-').lower()} in it"
+    return f"{files.key}, {files.cert} and {files.ca} cannot be used together: {error.reason or error}"
 
 
 def _require_readable(path: Path) -> None:

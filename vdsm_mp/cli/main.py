@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except _Mistake as error:
-        print(f"vdsm-mp: {error}", file=sys.stderr)
+        print("\n".join(f"vdsm-mp: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
     except BrokenPipeError:
         _say_no_more()  # a reader that goes away (`| head`) ends us quietly
@@ -117,7 +117,7 @@ def _do(words: list[str]) -> int:
     if name not in COMMANDS:
         near = importlib.import_module("vdsm_mp.cli.spelling").near(name, COMMANDS)
         meant = f"did you mean {' or '.join(near)}?" if near else "`vdsm-mp --help` lists them"
-        raise _Mistake(f"there is no command {name}; {meant}")
+        raise _Mistake(f"there is no command {name if name.isprintable() and name else ascii(name)}; {meant}")
     module = importlib.import_module(COMMANDS[name])
     if not hasattr(module, "arguments"):
         return int(module.main(words[1:]))

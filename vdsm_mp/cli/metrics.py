@@ -62,7 +62,7 @@ class _Once(Collector):
 
     def collect(self) -> Iterator[Metric]:
         found = self._found
-        yield _gauge("vdsm_up", "1 when the agent runs", [((), int(found["house"] is not None))])
+        yield _gauge("vdsm_up", "1 when the agent runs and can be asked", [((), int(found["house"] is not None))])
         yield _gauge("vdsm_problems", "Sentences in vdsm-mp status that say what is wrong", [
             ((), len(found["problems"]))
         ])  # fmt: skip

@@ -2,6 +2,7 @@
 """`vdsm-mp restart | stop | stacks | profile | trace`: through the master's control socket."""
 
 import argparse
+import sys
 
 from vdsm_mp.cli import numbers, render
 from vdsm_mp.common import config, controlanswers, controlsocket
@@ -31,6 +32,8 @@ def run(asked: argparse.Namespace) -> int:
         case "stop":
             result = said = controlanswers.stop(run_dir)
         case _:
+            if asked.do == "profile" and sys.stderr.isatty():
+                print(f"vdsm-mp: looking at {asked.worker} for {asked.seconds:g} s", file=sys.stderr)
             more = {key: getattr(asked, key) for key in ("worker", "seconds") if hasattr(asked, key)}
             result = said = controlanswers.look(run_dir, asked.do, **more)
     print(render.as_json(result) if asked.json else said)

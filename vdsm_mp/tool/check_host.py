@@ -121,7 +121,7 @@ def _certificates(cfg: Config) -> Iterator[Finding]:
     try:
         server_context(files)
     except (OSError, ssl.SSLError) as error:
-        yield Finding("bad", "certificates", f"{files.cert.parent.parent}: {error}")
+        yield Finding("bad", "certificates", f"{files.cert.parent.parent}: {error.strerror or error}")
         return
     for path in (files.cert, files.ca):
         if fault := untimely(path):

@@ -233,10 +233,11 @@ def _connect(address: str, host: str, port: int, context: ssl.SSLContext | None,
         sock = socket.create_connection((host, port), timeout=timeout_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock if context is None else context.wrap_socket(sock, server_hostname=host)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         if sock is not None:
             sock.close()
-        raise ConnectionLost(address, _reason(error)) from error
+        why = _reason(error) if isinstance(error, OSError) else "this is no name of a host"
+        raise ConnectionLost(address, why) from error
 
 
 def _frame(command: str, headers: list[tuple[str, str]], body: bytes) -> bytes:
@@ -245,5 +246,9 @@ def _frame(command: str, headers: list[tuple[str, str]], body: bytes) -> bytes:
 
 def _reason(error: OSError) -> str:
     said = str(getattr(error, "verify_message", None) or getattr(error, "reason", None) or error.strerror or error)
+    if alert := re.search(r"(?:^|_)ALERT_(\w+)$", said):
+        return f"the other end refuses this one: {alert[1].lower().replace('_', ' ')}"
+    if said == "WRONG_VERSION_NUMBER":
+        return "the other end does not speak TLS"
     # The TLS library names the line of its source.
     return re.sub(r"^_ssl\.c:\d+: ", "", said)

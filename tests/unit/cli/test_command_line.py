@@ -48,6 +48,8 @@ def test_an_unknown_command_is_one_line_and_code_2(capsys: pytest.CaptureFixture
         (("restart",), "the following arguments are required: WORKER; `vdsm-mp restart --help` tells more"),
         (("metrics", "--listen", "192.0.2.1:1"), "--listen 192.0.2.1:1: Cannot assign requested address"),
         (("call", "Host.\udcff"), "'Host.\\udcff' is not UTF-8"),
+        (("call", "Host.ping2\n"), "'Host.ping2\\n' is no verb"),
+        (("",), "there is no command ''; `vdsm-mp --help` lists them"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(
@@ -131,6 +133,61 @@ def test_json_is_json_whatever_letters_the_terminal_has(encoding: str, shown: st
     assert json.loads(done.stdout) == "\U0001f600"
 
 
+@pytest.mark.parametrize(
+    ("key", "cert", "says"),
+    [
+        ("", None, "{pki}/keys/vdsmkey.pem: there is no private key in it"),
+        (None, "nothing", "{pki}/certs/vdsmcert.pem: there is no certificate in it"),
+        ("other", None, "cannot be used together"),
+    ],
+)
+def test_a_key_or_a_certificate_that_is_none_is_named(
+    key: str | None, cert: str | None, says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    authority = make_authority(tmp_path)
+    files = authority.issue("this", "host")
+    if key is not None:
+        other = authority.issue("other", "host").key.read_bytes()
+        files.key.write_bytes(other if key == "other" else b"")
+    if cert is not None:
+        files.cert.write_text(cert)
+    pki = tmp_path / "pki"
+    for name, path in (
+        ("keys/vdsmkey.pem", files.key),
+        ("certs/vdsmcert.pem", files.cert),
+        ("certs/cacert.pem", files.ca),
+    ):
+        (pki / name).parent.mkdir(parents=True, exist_ok=True)
+        (pki / name).write_bytes(path.read_bytes())
+    code, out, err = run(capsys, "call", "Host.ping2", "--pki", str(pki), "--json")
+    assert code == 2
+    assert says.format(pki=pki) in err
+    assert json.loads(out)["error"]["message"] in err
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [
+        ("x" * 300, "x:9: this is no name of a host (code -32603)\n"),
+        ("127.0.0.1", "Connection refused (code -32603)\n  nobody listens there; "),
+        ("[::1]", "vdsm-mp: Host.ping2: ::1:9: "),
+    ],
+)
+def test_a_host_that_is_not_there_is_a_sentence(host: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "call", "Host.ping2", "--plain", "--host", host, "--port", "9")
+    assert code == 1
+    assert says in err
+
+
+def test_each_fault_of_the_configuration_is_a_line_that_says_who_tells_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "vdsm.conf").write_text("[vars]\nnope = 1\n[irs]\nnope = 1\n")
+    code, _, err = run(capsys, "show-config", "--config", str(tmp_path / "vdsm.conf"))
+    assert (code, len(err.splitlines())) == (2, 2)
+    assert all(line.startswith(f"vdsm-mp: {tmp_path}/vdsm.conf:") for line in err.splitlines())
+
+
 def test_a_key_that_cannot_be_read_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = run(capsys, "call", "Host.ping2", "--pki", str(tmp_path))
     assert code == 2
@@ -208,6 +265,8 @@ def test_values_become_what_the_parameter_wants() -> None:
         ([], '{"taskid": "1"}', "has no parameter taskid"),
         ([], "[1]", "must be an object"),
         ([], "{", "not JSON"),
+        ([], '{"taskID": NaN}', "not JSON: NaN is no number"),
+        ([], "[" * 100_000, "not JSON"),
     ],
 )
 def test_a_bad_call_is_refused_before_anything_is_sent(words: list[str], sealed: str | None, complaint: str) -> None:
