@@ -25,8 +25,8 @@ HOST_PACKAGES = (
 BUILD_PACKAGES = ("python3-venv", "python3-dev", "libvirt-dev", "pkg-config", "gcc", "libc6-dev")
 #: What the demo's guest is made of, and what unpacks the tests' recorded domains.
 GUEST_PACKAGES = ("busybox-static", "cpio", "xz-utils")
-#: What the tests use besides: the same, and an agent for their Linux guest.
-CHECK_PACKAGES = (*GUEST_PACKAGES, "qemu-guest-agent")
+#: What the tests use besides: the same, an agent for their Linux guest, and sfdisk.
+CHECK_PACKAGES = (*GUEST_PACKAGES, "qemu-guest-agent", "fdisk")
 #: What throw-away hosts are built with, and the package that is tried in them.
 TESTBED_PACKAGES = ("mmdebstrap", "debhelper", "dpkg-dev")
 
