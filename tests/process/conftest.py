@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the door share: an authority, a host's certificate, and a door with clients."""
+"""What the tests of the door share: an authority, a host's certificate, and a door with clients; and root's helpers."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,9 @@ import pytest
 from tests.support.certificates import Authority, make_authority
 from tests.support.door import Door, open_door
 from tests.support.door_answers import ANSWERS
+from tests.support.roothelpers import Place, installed_helpers
 from tests.support.wirepeers import EngineReader
+from vdsm_mp.priv.call import SudoRoot
 from vdsm_mp.wire.client import Client
 from vdsm_mp.wire.tls import Files
 
@@ -39,3 +41,21 @@ def client(door: Door, files: Files) -> Iterator[Client]:
 def engine(door: Door, files: Files) -> Iterator[EngineReader]:
     with EngineReader(door.address, files) as engine:
         yield engine
+
+
+@pytest.fixture(scope="module")
+def _installation() -> Iterator[Place]:
+    with installed_helpers() as made:
+        yield made
+
+
+@pytest.fixture
+def place(_installation: Place) -> Iterator[Place]:
+    """Root's helpers, installed once a module; no test leaves one that runs."""
+    yield _installation
+    _installation.close_roots()
+
+
+@pytest.fixture
+def storage_root(place: Place) -> SudoRoot:
+    return place.root_of("storage")

@@ -20,7 +20,6 @@ from tests.support.roothelpers import (
     Place,
     as_vdsm,
     helper_pid,
-    installed_helpers,
     parent_of,
     pids,
     request,
@@ -33,23 +32,6 @@ from vdsm_mp.priv.confine import KEPT
 pytestmark = [needs_root(), needs_program("sudo", "setpriv", "mkfs.ext4", "losetup")]
 
 VM = "11111111-2222-3333-4444-555555555555"
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
-    with installed_helpers() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _no_helper_is_left(place: Place) -> Iterator[None]:
-    yield
-    place.close_roots()
-
-
-@pytest.fixture
-def storage(place: Place) -> SudoRoot:
-    return place.root_of("storage")
 
 
 @pytest.fixture
@@ -91,8 +73,8 @@ def test_a_syslog_that_hangs_keeps_nobody_from_root(own_syslog: tuple[SudoRoot, 
         assert root.do("ping", deadline_s=20)["uid"] == 0
 
 
-def test_ping_answers_as_root(storage: SudoRoot) -> None:
-    assert storage.do("ping") == {"helper": "storage", "uid": 0, "lost": 0}
+def test_ping_answers_as_root(storage_root: SudoRoot) -> None:
+    assert storage_root.do("ping") == {"helper": "storage", "uid": 0, "lost": 0}
 
 
 # The life of a helper

@@ -7,7 +7,6 @@ import lzma
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,30 +14,13 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.loopdevice import MIB, ext4_on_loop
 from tests.support.needs import needs_program, needs_root
-from tests.support.roothelpers import Place, installed_helpers
+from tests.support.roothelpers import Place
 from vdsm_mp.api.errors import PrivilegedFailed
 from vdsm_mp.priv.call import SudoRoot
 
 pytestmark = [needs_root(), needs_program("sudo", "setpriv", "mkfs.ext4", "losetup")]
 
 VM = "11111111-2222-3333-4444-555555555555"
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
-    with installed_helpers() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _no_helper_is_left(place: Place) -> Iterator[None]:
-    yield
-    place.close_roots()
-
-
-@pytest.fixture
-def storage(place: Place) -> SudoRoot:
-    return place.root_of("storage")
 
 
 def test_the_bridge_of_cards_without_a_network_is_made_once_and_is_up(place: Place) -> None:
@@ -61,26 +43,26 @@ def test_the_bridge_of_cards_without_a_network_is_made_once_and_is_up(place: Pla
 
 
 def test_a_file_system_is_mounted_and_unmounted_by_the_name_of_its_device(
-    place: Place, storage: SudoRoot, tmp_path: Path
+    place: Place, storage_root: SudoRoot, tmp_path: Path
 ) -> None:
     with ext4_on_loop(tmp_path / "fs.img", 16 * MIB) as device:
         name = device.replace("/", "_")
         try:
-            first = storage.do("mount-posix", remote=device, vfs_type="ext4", options="noatime")
-            again = storage.do("mount-posix", remote=device, vfs_type="ext4")
+            first = storage_root.do("mount-posix", remote=device, vfs_type="ext4", options="noatime")
+            again = storage_root.do("mount-posix", remote=device, vfs_type="ext4")
             mounts = Path("/proc/mounts").read_text()
         finally:
-            storage.do("umount", remote=device)
+            storage_root.do("umount", remote=device)
     target = str(place.repository / "mnt" / name)
     assert first == {"path": target, "already": False}
     assert again == {"path": target, "already": True}
     assert f"{device} {target} ext4 rw,nosuid,nodev,noatime" in mounts
     assert not Path(target).exists()
-    assert storage.do("umount", remote=device)["already"]
+    assert storage_root.do("umount", remote=device)["already"]
 
 
 def test_a_mount_point_that_the_agent_turned_into_a_link_is_refused(
-    place: Place, storage: SudoRoot, tmp_path: Path
+    place: Place, storage_root: SudoRoot, tmp_path: Path
 ) -> None:
     with ext4_on_loop(tmp_path / "fs.img", 16 * MIB) as device:
         mnt = place.repository / "mnt"
@@ -89,13 +71,13 @@ def test_a_mount_point_that_the_agent_turned_into_a_link_is_refused(
         link.symlink_to("/etc")
         try:
             with pytest.raises(PrivilegedFailed, match="not a plain folder"):
-                storage.do("mount-posix", remote=device, vfs_type="ext4")
+                storage_root.do("mount-posix", remote=device, vfs_type="ext4")
         finally:
             link.unlink()
     assert " /etc " not in Path("/proc/mounts").read_text()
 
 
-def test_a_mnt_folder_that_the_agent_turned_into_a_link_is_refused(place: Place, storage: SudoRoot) -> None:
+def test_a_mnt_folder_that_the_agent_turned_into_a_link_is_refused(place: Place, storage_root: SudoRoot) -> None:
     mnt = place.repository / "mnt"
     aside = place.repository / "aside"
     mnt.mkdir(exist_ok=True)
@@ -103,7 +85,7 @@ def test_a_mnt_folder_that_the_agent_turned_into_a_link_is_refused(place: Place,
     mnt.symlink_to("/")
     try:
         with pytest.raises(PrivilegedFailed, match="not a plain folder"):
-            storage.do("umount", remote="proc")
+            storage_root.do("umount", remote="proc")
     finally:
         mnt.unlink()
         aside.rename(mnt)
@@ -111,9 +93,9 @@ def test_a_mnt_folder_that_the_agent_turned_into_a_link_is_refused(place: Place,
 
 
 @pytest.mark.parametrize("remote", ["/etc/passwd", "/dev/null", "/dev/../etc/passwd", "relative", "a b:/x", "..", "."])
-def test_only_block_devices_and_remote_paths_are_mounted(storage: SudoRoot, remote: str) -> None:
+def test_only_block_devices_and_remote_paths_are_mounted(storage_root: SudoRoot, remote: str) -> None:
     with pytest.raises(PrivilegedFailed):
-        storage.do("mount-posix", remote=remote, vfs_type="ext4")
+        storage_root.do("mount-posix", remote=remote, vfs_type="ext4")
 
 
 def test_uefi_variables_are_read_and_written_in_place(place: Place) -> None:
