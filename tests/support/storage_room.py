@@ -129,8 +129,11 @@ class StorageRoom:
         task_id: str = self.call("StoragePool.switchMaster", storagepoolID=self.pool_id, **ids)
         return task_id
 
-    def take_role(self, *, version: str = "5") -> "StorageRoom":
-        """Connect the pool and become SPM (after `make`, or as a new worker over what an old one left)."""
+    def take_role(self, *, version: str = "5", attached: tuple[str, ...] = ()) -> "StorageRoom":
+        """Connect the pool and become SPM (after `make`, or as a new worker over what an old one left).
+
+        attached: more domains of the pool, which need not be there.
+        """
         self.connect_server()
         self.call(
             "StoragePool.connect",
@@ -139,7 +142,7 @@ class StorageRoom:
             scsiKey="",
             masterSdUUID=self.sd_id,
             masterVersion=1,
-            domainDict={self.sd_id: "active"},
+            domainDict={self.sd_id: "active", **dict.fromkeys(attached, "attached")},
         )
         task_id = self.call(
             "StoragePool.spmStart",

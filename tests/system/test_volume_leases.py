@@ -13,7 +13,7 @@ from tests.support.needs import needs_program, needs_root
 from tests.support.storage_room import MIB
 from tests.system.test_file_storage import POOL, SD, Host, device, host, place
 from vdsm_mp.api.errors_lease import LeaseExists
-from vdsm_mp.api.errors_storage import LockNotAcquired
+from vdsm_mp.api.errors_storage import LockNotAcquired, PoolNotConnected
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.locks import Lease, Owner
@@ -119,6 +119,21 @@ def test_a_volume_has_a_lease_from_its_creation_to_its_end(host: Host) -> None:
     assert sorted(os.listdir(image)) == [BASE, f"{BASE}.lease", f"{BASE}.meta"]
     finished(host, host.call("Image.delete", **IDS, postZero=False, force=False))
     assert os.listdir(host.domain / "images") == []
+
+
+def test_a_host_of_no_pool_writes_to_no_volume(host: Host) -> None:
+    """It has no host id, so no lease either, and wrote all the same."""
+    host.make()
+    host.connect_pool()
+    host.become_spm()
+    create(host, BASE)
+    host.call("StoragePool.spmStop", storagepoolID=POOL)
+    host.call("StoragePool.disconnect", storagepoolID=POOL, hostID=1, scsiKey="")
+    ref = {"sd_id": SD, "img_id": IMAGE, "vol_id": BASE, "generation": 0}
+    before = {path.name: path.read_bytes() for path in (host.domain / "images" / IMAGE).iterdir()}
+    refused = job(host, "SDM.add_bitmap", "40000000-aaaa-4bbb-8ccc-400000000000", vol_info=ref, bitmap="one")
+    assert (refused["status"], refused["error"]["code"]) == ("failed", PoolNotConnected.code)
+    assert {path.name: path.read_bytes() for path in (host.domain / "images" / IMAGE).iterdir()} == before
 
 
 def test_leases_by_name_are_made_held_fenced_and_removed(host: Host) -> None:

@@ -428,6 +428,8 @@ class ClaimTimedOut(Unavailable):
 SPM_ROLE = (PoolNotConnected, NotSpm)
 #: The same for those that work on one domain of the pool.
 SPM_ON_DOMAIN = (*SPM_ROLE, DomainNotInPool, DomainNotFound, DomainClassWrong)
+#: Of work on a volume that is kept off others by its lease.
+VOLUME_LEASE = (PoolNotConnected, LockNotAcquired)
 #: For verbs that any host of the pool serves.
 HOST_ON_DOMAIN = (PoolNotConnected, DomainNotFound)
 DOMAIN_UNREADABLE = (DomainMetadataInvalid, DomainSealBroken, DomainVersionUnsupported)

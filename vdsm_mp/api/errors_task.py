@@ -45,7 +45,7 @@ class TooManyTasks(Conflict):
 
 
 class TaskInProgress(Conflict):
-    """The role cannot be given up while tasks are there that nobody has cleared."""
+    """The role cannot be given up while tasks are there that nobody has cleared, nor a domain that one is about."""
 
     code = 406
     msg = "Tasks are not finished or not cleared: {self.tasks}"

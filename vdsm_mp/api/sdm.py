@@ -7,7 +7,7 @@ from msgspec import field
 
 from vdsm_mp.api.errors_lease import JobStatusMismatch, LeaseIndexInvalid, LeasesNotSupported, NoSuchLease
 from vdsm_mp.api.errors_managed import ManagedVolumeHelperFailed
-from vdsm_mp.api.errors_storage import DomainNotFound, LockNotAcquired, LockNotInspected
+from vdsm_mp.api.errors_storage import VOLUME_LEASE, DomainNotFound, LockNotInspected
 from vdsm_mp.api.errors_task import JobExists
 from vdsm_mp.api.errors_volume import (
     VOLUME_UNKNOWN,
@@ -88,6 +88,7 @@ class Qcow2Attributes(Message, frozen=True, kw_only=True):
     raises=(JobExists, InvalidVolumeParameter, ManagedVolumeHelperFailed),
     later=(
         DomainNotFound,
+        *VOLUME_LEASE,
         *VOLUME_UNKNOWN,
         GenerationMismatch,
         ImageIsNotLegalChain,
@@ -98,7 +99,6 @@ class Qcow2Attributes(Message, frozen=True, kw_only=True):
         NoSuchLease,
         LeaseIndexInvalid,
         JobStatusMismatch,
-        LockNotAcquired,
         LockNotInspected,
     ),
 )
@@ -130,7 +130,7 @@ class CopyData(Message, frozen=True, kw_only=True):
         InternalVolumeNotWritable,
         SharedVolumeNotWritable,
     ),
-    later=(GenerationMismatch, ImageActionFailed),
+    later=(*VOLUME_LEASE, GenerationMismatch, ImageActionFailed),
 )
 class SparsifyVolume(Message, frozen=True, kw_only=True):
     """Give back the space that file systems in a leaf do not use, as a job; needs virt-sparsify on the host (250).
@@ -151,6 +151,7 @@ class SparsifyVolume(Message, frozen=True, kw_only=True):
     raises=(JobExists,),
     later=(
         DomainNotFound,
+        *VOLUME_LEASE,
         *VOLUME_UNKNOWN,
         GenerationMismatch,
         WrongParentVolume,
@@ -178,6 +179,7 @@ class MergeSubchain(Message, frozen=True, kw_only=True):
     raises=(JobExists, InvalidVolumeParameter),
     later=(
         DomainNotFound,
+        *VOLUME_LEASE,
         *VOLUME_UNKNOWN,
         GenerationMismatch,
         IncorrectFormat,
@@ -216,7 +218,14 @@ class ReduceDomain(Message, frozen=True, kw_only=True):
     key="job_id",
     tier=2,
     raises=(JobExists, InvalidVolumeParameter),
-    later=(DomainNotFound, *VOLUME_UNKNOWN, GenerationMismatch, VolumeUpdateRefused, VolumeMetadataTooLong),
+    later=(
+        DomainNotFound,
+        *VOLUME_LEASE,
+        *VOLUME_UNKNOWN,
+        GenerationMismatch,
+        VolumeUpdateRefused,
+        VolumeMetadataTooLong,
+    ),
 )
 class UpdateVolume(Message, frozen=True, kw_only=True):
     """Change legality, description, generation or type in a volume's metadata, as a job. All or nothing."""
@@ -233,7 +242,7 @@ class UpdateVolume(Message, frozen=True, kw_only=True):
     key="job_id",
     tier=2,
     raises=(JobExists,),
-    later=(DomainNotFound, *VOLUME_UNKNOWN, GenerationMismatch, IncorrectFormat, ImageIsNotLegalChain),
+    later=(DomainNotFound, *VOLUME_LEASE, *VOLUME_UNKNOWN, GenerationMismatch, IncorrectFormat, ImageIsNotLegalChain),
 )
 class AddBitmap(Message, frozen=True, kw_only=True):
     """Add a bitmap to a qcow2 volume, as a job. The volume gets a higher generation.
@@ -255,6 +264,7 @@ class AddBitmap(Message, frozen=True, kw_only=True):
     raises=(JobExists,),
     later=(
         DomainNotFound,
+        *VOLUME_LEASE,
         *VOLUME_UNKNOWN,
         GenerationMismatch,
         IncorrectFormat,
@@ -276,7 +286,7 @@ class RemoveBitmap(Message, frozen=True, kw_only=True):
     key="job_id",
     tier=2,
     raises=(JobExists,),
-    later=(DomainNotFound, *VOLUME_UNKNOWN, GenerationMismatch, IncorrectFormat, ImageIsNotLegalChain),
+    later=(DomainNotFound, *VOLUME_LEASE, *VOLUME_UNKNOWN, GenerationMismatch, IncorrectFormat, ImageIsNotLegalChain),
 )
 class ClearBitmaps(Message, frozen=True, kw_only=True):
     """Remove all bitmaps from a qcow2 volume, as a job. The volume gets a higher generation."""

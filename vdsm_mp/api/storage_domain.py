@@ -31,10 +31,10 @@ from vdsm_mp.api.errors_storage import (
     MasterCannotBeDetached,
     MasterNotFound,
     NotAscii,
-    NotSpm,
     RemotePathIllegal,
     TooManyDomains,
 )
+from vdsm_mp.api.errors_task import TaskInProgress
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
@@ -151,10 +151,20 @@ class DeactivateStorageDomain(Message, frozen=True, kw_only=True):
     key="sd_id",
     tier=1,
     deadline_s=180,
-    raises=(*SPM_ROLE, DomainNotFound, DomainNotInPool, DomainStateWrong, MasterCannotBeDetached, MasterNotFound),
+    raises=(
+        *SPM_ROLE,
+        DomainNotFound,
+        DomainNotInPool,
+        DomainStateWrong,
+        MasterCannotBeDetached,
+        MasterNotFound,
+        TaskInProgress,
+    ),
 )
 class DetachStorageDomain(Message, frozen=True, kw_only=True):
     """Remove a domain from the pool: it may be formatted, or attached elsewhere. It must be out of use.
+
+    What tasks have begun there is finished, or undone, before. One that waits for its turn then does nothing there.
 
     force: on any host and without the pool, for a domain whose pool is gone; only its own metadata are changed. A host
     that is in that pool forgets the domain, and refuses for its master.
@@ -296,7 +306,7 @@ class GetStorageDomainVolumes(Message, frozen=True, kw_only=True):
     lane=Lane.KEYED,
     key="sd_id",
     tier=2,
-    raises=(NotSpm, DomainNotFound, NotAscii, DomainMetadataRefused),
+    raises=(*SPM_ROLE, DomainNotFound, NotAscii, DomainMetadataRefused),
 )
 class SetStorageDomainDescription(Message, frozen=True, kw_only=True):
     """Rename a domain. The old name stays when it fails."""

@@ -31,7 +31,7 @@ from vdsm_mp.api.errors_storage import (
     TooManyDomains,
     WrongMaster,
 )
-from vdsm_mp.api.errors_task import TASK_BEGIN, TaskAborted
+from vdsm_mp.api.errors_task import TASK_BEGIN, TaskAborted, TaskInProgress
 from vdsm_mp.api.types import Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
@@ -98,12 +98,17 @@ class CreateStoragePool(Message, frozen=True, kw_only=True):
 
 
 @verb(
-    "StoragePool.destroy", owner="storage", lane=Lane.URGENT, tier=1, raises=(*SPM_ROLE, DomainNotFound, MasterNotFound)
+    "StoragePool.destroy",
+    owner="storage",
+    lane=Lane.URGENT,
+    tier=1,
+    raises=(*SPM_ROLE, PoolError, DomainNotFound, MasterNotFound, TaskInProgress),
 )
 class DestroyStoragePool(Message, frozen=True, kw_only=True):
     """Detach all domains, end the role and leave the pool. The domains keep their contents.
 
-    One that cannot be found makes it refuse before anything has changed.
+    One that cannot be found makes it refuse before anything has changed, and so does a task that has begun something
+    there.
     """
 
     pool_id: Uuid = field(name="storagepoolID")
@@ -272,7 +277,7 @@ class SetStoragePoolDescription(Message, frozen=True, kw_only=True):
     key="pool_id",
     tier=2,
     deadline_s=180,
-    raises=(DomainVersionUnsupported, *SPM_ROLE, PoolUpgradeInProgress, MasterNotFound, DomainVersionTooNew),
+    raises=(DomainVersionUnsupported, *SPM_ROLE, PoolError, PoolUpgradeInProgress, MasterNotFound, DomainVersionTooNew),
 )
 class UpgradeStoragePool(Message, frozen=True, kw_only=True):
     """Upgrade the domain format of the pool: the master at once, the others in the background. Returns "started".

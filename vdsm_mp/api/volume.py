@@ -93,6 +93,7 @@ class CopyVolume(Message, frozen=True, kw_only=True):
         *VOLUME_UNKNOWN,
         VolumeNotShareable,
         ParentIsIllegal,
+        VolumeHasChildren,
         InvalidVolumeParameter,
         VolumeCreationFailed,
         IncorrectFormat,
@@ -103,7 +104,8 @@ class CreateVolume(Message, frozen=True, kw_only=True):
     """Create a volume: a new image, a snapshot of a leaf, or an image on a template. Returns the id of an SPM task.
 
     size, initialSize: bytes as text. volFormat: 4 qcow2, 5 raw. preallocate: 1 allocated, 2 sparse. srcImgUUID,
-    srcVolUUID: the parent, blank = none. When it fails what was begun is removed.
+    srcVolUUID: the parent, blank = none. Of two asked for at once on one leaf the second is refused; on an inner one,
+    to look at a snapshot, another is made. When it fails what was begun is removed.
     """
 
     volume_id: Uuid = field(name="volumeID")

@@ -29,8 +29,8 @@ from vdsm_mp.storage.domain_format import DomainClass, check_description
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.spm import Spm
-from vdsm_mp.storage.volume_file import IMAGES, META, REMOVED, images_of, read_image, volume_path
-from vdsm_mp.storage.volume_metadata import MAX_BYTES, from_bytes
+from vdsm_mp.storage.volume_file import IMAGES, META, READ_BYTES, REMOVED, images_of, read_image, volume_path
+from vdsm_mp.storage.volume_metadata import from_bytes
 
 _UUID = re.compile(UUID_PATTERN)
 #: Levels of directories below an ISO domain's image directory that are looked into.
@@ -88,9 +88,12 @@ def _walk(domain: FileDomain, path: str, depth: int, found: dict[str, Any]) -> N
 
 @handles(SetStorageDomainDescription)
 def set_description(ask: SetStorageDomainDescription, spm: Spm, domains: Domains, resources: Resources) -> None:
-    spm.require_any()
+    pool_id = spm.require_any().pool_id
     check_description(ask.sd_id, ask.description, domains.find(ask.sd_id).format)
-    with resources.claim("StorageDomain.setDescription", exclusive=(("domain", ask.sd_id),)):
+    with resources.claim(
+        "StorageDomain.setDescription", shared=(("pool", pool_id),), exclusive=(("domain", ask.sd_id),)
+    ):
+        spm.require(pool_id)
         domains.find(ask.sd_id).change(lambda meta: replace(meta, name=ask.description))
 
 
@@ -132,7 +135,7 @@ def _volumes(domain: FileDomain) -> dict[str, dict[str, Any]]:
     """{volume id: what its metadata says, status OK, INVALID or REMOVED}, in two requests."""
     sizes = {one.path: one.stat for one in domain.io.scan(IMAGES)}
     found: dict[str, dict[str, Any]] = {}
-    for one in domain.io.scan(IMAGES, META, data_limit=2 * MAX_BYTES):
+    for one in domain.io.scan(IMAGES, META, data_limit=READ_BYTES):
         _, image_id, name = one.path.split("/")
         volume_id = name.removesuffix(META)
         removed = image_id.startswith(REMOVED)

@@ -19,7 +19,7 @@ from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import DomainClass
 from vdsm_mp.storage.image_copy import CopySpec, Place
 from vdsm_mp.storage.volume_access import Volumes, key_of
-from vdsm_mp.storage.volume_file import images_of, read_image
+from vdsm_mp.storage.volume_file import ImageFiles, images_of, read_image
 from vdsm_mp.storage.volume_metadata import description_of
 from vdsm_mp.storage.volume_spec import ALLOCATIONS, FORMATS
 from vdsm_mp.tasks.run import Job, TaskRun
@@ -76,18 +76,22 @@ def move_image(volumes: Volumes, ask: MoveImage) -> str:
     if ask.operation not in (_COPY, _MOVE):
         raise InvalidVolumeParameter("operation", str(ask.operation))
     source, target = _two_domains(volumes, ask.pool_id, ask.sd_id, ask.dst_sd_id)
-    plan = image_clone.plan_clone(source, target, volumes.leases_of(target), ask.image_id, force=ask.force)
-    image, chain = plan.image, plan.chain
+    plan_now = partial(image_clone.plan_clone, source, target, volumes.leases_of(target), ask.image_id, force=ask.force)
+    plan_now()
     if ask.operation == _MOVE:
         _refuse_template_in_use(source, ask.image_id)
 
     def job(run: TaskRun) -> None:
         with volumes.copying(f"moveImage {ask.image_id}", (source, ask.image_id), (target, ask.image_id), run.progress):
+            plan = plan_now()  # tasks before this one may have made snapshots, or merged them
+            image, chain = plan.image, plan.chain
             _refuse_while_undone(volumes, ask.image_id, chain[-1])
+            if ask.operation == _MOVE:
+                _refuse_template_in_use(source, ask.image_id)
             image_prepare.check_chain(source, image, chain)  # before the last export gives way
             base = image.metadata(chain[0])
             if target.meta.cls is DomainClass.BACKUP and base.image_id != ask.image_id:
-                with volumes.changing(f"moveImage {ask.image_id}", target, base.image_id, progress=run.progress):
+                with volumes.changing_as_spm(f"moveImage {ask.image_id}", target, base.image_id, progress=run.progress):
                     fake_template.ensure(target, volumes.leases_of(target), chain[0], base, run.progress)
             image_clone.clone_structure(plan, run, legal=False)
             own = image_clone.layers_of(image, chain, "ALL")
@@ -122,12 +126,14 @@ def _refuse_template_in_use(source: FileDomain, image_id: str) -> None:
 @handles(CloneImageStructure)
 def clone_structure(volumes: Volumes, ask: CloneImageStructure) -> str:
     source, target = _two_domains(volumes, ask.pool_id, ask.sd_id, ask.dst_sd_id)
-    plan = image_clone.plan_clone(source, target, volumes.leases_of(target), ask.image_id, force=False)
+    plan_now = partial(image_clone.plan_clone, source, target, volumes.leases_of(target), ask.image_id, force=False)
+    plan_now()
 
     def job(run: TaskRun) -> None:
         with volumes.copying(
             f"cloneImageStructure {ask.image_id}", (source, ask.image_id), (target, ask.image_id), run.progress
         ):
+            plan = plan_now()
             _refuse_while_undone(volumes, ask.image_id, plan.chain[-1])
             image_clone.clone_structure(plan, run, legal=True)
         run.settle()
@@ -144,16 +150,20 @@ def _start(volumes: Volumes, verb: str, job: Job, sd_id: str, image_id: str) -> 
 @handles(SyncImageData)
 def sync_data(volumes: Volumes, ask: SyncImageData) -> str:
     source, target = _two_domains(volumes, ask.pool_id, ask.sd_id, ask.dst_sd_id)
-    image = read_image(source, ask.image_id)
-    chain = image.chain()
-    layers = image_clone.layers_of(image, chain, ask.sync_type)
+
+    def look() -> tuple[ImageFiles, list[str], list[str]]:
+        image = read_image(source, ask.image_id)
+        chain = image.chain()
+        return image, chain, image_clone.layers_of(image, chain, ask.sync_type)
+
+    look()
 
     def job(run: TaskRun) -> None:
         # The leaf is being written by a VM meanwhile; the layers below it are nobody else's.
         with volumes.copying(
             f"syncImageData {ask.image_id}", (source, ask.image_id), (target, ask.image_id), run.progress
         ):
-            image_clone.copy_layers(source, target, image, chain, layers, run.progress)
+            image_clone.copy_layers(source, target, *look(), run.progress)
 
     return volumes.tasks.start("syncImageData", job, spm=True, key=key_of(ask.image_id))
 

@@ -43,6 +43,7 @@ from vdsm_mp.storage.pool_state import PoolState
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.spm import Spm
+from vdsm_mp.tasks.registry import Tasks
 
 _log = logging.getLogger("storage.domain")
 
@@ -128,12 +129,13 @@ def attach(ask: AttachStorageDomain, spm: Spm, members: Members, resources: Reso
 
 
 @handles(DetachStorageDomain)
-def detach(ask: DetachStorageDomain, spm: Spm, members: Members, resources: Resources) -> None:
+def detach(ask: DetachStorageDomain, spm: Spm, members: Members, tasks: Tasks, resources: Resources) -> None:
     if ask.force:
         with resources.claim("StorageDomain.detach", exclusive=(("pool", ask.pool_id),)):
             members.force_detach(ask.pool_id, ask.sd_id, is_spm=spm.ours)
         return
     with _changing(ask, "detach", spm, resources) as state:
+        tasks.refuse_while_about(ask.sd_id)  # afterwards it is not this pool's to be put in order
         members.detach(state, ask.sd_id)
 
 

@@ -54,7 +54,7 @@ def download(volumes: Volumes, ask: DownloadImage) -> str:
     volume_id = _writable(read_image(domain, ask.image_id), ask.volume_id)
 
     def job(run: TaskRun) -> None:
-        with volumes.changing(f"downloadImage {volume_id}", domain, ask.image_id, progress=run.progress):
+        with volumes.changing_as_spm(f"downloadImage {volume_id}", domain, ask.image_id, progress=run.progress):
             _writable(read_image(domain, ask.image_id), volume_id)
             _fetch(server, domain, ask.image_id, volume_id, run.progress)
 

@@ -81,12 +81,12 @@ def delete_image(volumes: Volumes, ask: DeleteImage) -> str:
 
     def job(run: TaskRun) -> None:
         for volume_id, metadata in used.items():
-            with volumes.changing(f"deleteImage {ask.image_id}", domain, ask.image_id, progress=run.progress):
+            with volumes.changing_as_spm(f"deleteImage {ask.image_id}", domain, ask.image_id, progress=run.progress):
                 fake_template.ensure(domain, volumes.leases_of(domain), volume_id, metadata, run.progress)
         image_delete.remove_remnant(domain, remnant, run.progress)
 
     # Within one claim: what is swept as a remnant cannot be put back.
-    with volumes.changing(f"deleteImage {ask.image_id}", domain, ask.image_id, within_s=30):
+    with volumes.changing_as_spm(f"deleteImage {ask.image_id}", domain, ask.image_id, within_s=30):
         used = _templates_in_use(domain, ask.image_id)
         try:
             remnant = image_delete.take_away(domain, ask.image_id, wipe=ask.post_zero)
@@ -122,7 +122,7 @@ def delete_volumes(volumes: Volumes, ask: DeleteImageVolumes) -> str:
         raise DiscardNotSupported(ask.sd_id)
 
     def job(run: TaskRun) -> None:
-        with volumes.changing(f"deleteVolume {ask.image_id}", domain, ask.image_id, progress=run.progress):
+        with volumes.changing_as_spm(f"deleteVolume {ask.image_id}", domain, ask.image_id, progress=run.progress):
             for n, volume_id in enumerate(ask.volume_list):
                 run.check()
                 run.progress.part(100.0 * n / len(ask.volume_list), 100.0 * (n + 1) / len(ask.volume_list))

@@ -15,7 +15,9 @@ def prepare_merge(volumes: Volumes, ask: PrepareMerge) -> str:
     domain = volumes.of_spm(ask.pool_id, subchain.sd_id)
 
     def job(run: TaskRun) -> None:
-        with volumes.changing(f"prepareMerge {subchain.top_id}", domain, subchain.image_id, progress=run.progress):
+        with volumes.changing_as_spm(
+            f"prepareMerge {subchain.top_id}", domain, subchain.image_id, progress=run.progress
+        ):
             image_merge.prepare(domain, subchain, run.progress)
         run.settle()
 
@@ -30,7 +32,9 @@ def finalize_merge(volumes: Volumes, ask: FinalizeMerge) -> str:
     domain = volumes.of_spm(ask.pool_id, subchain.sd_id)
 
     def job(run: TaskRun) -> None:
-        with volumes.changing(f"finalizeMerge {subchain.top_id}", domain, subchain.image_id, progress=run.progress):
+        with volumes.changing_as_spm(
+            f"finalizeMerge {subchain.top_id}", domain, subchain.image_id, progress=run.progress
+        ):
             image_merge.finalize(domain, subchain)
 
     return volumes.tasks.start("finalizeMerge", job, spm=True, key=key_of(subchain.image_id))
@@ -39,5 +43,5 @@ def finalize_merge(volumes: Volumes, ask: FinalizeMerge) -> str:
 @handles(ReconcileImageVolumeChain)
 def reconcile(volumes: Volumes, ask: ReconcileImageVolumeChain) -> list[str]:
     domain = volumes.of_spm(ask.pool_id, ask.sd_id)
-    with volumes.changing(f"reconcileVolumeChain {ask.image_id}", domain, ask.image_id, within_s=30):
+    with volumes.changing_as_spm(f"reconcileVolumeChain {ask.image_id}", domain, ask.image_id, within_s=30):
         return image_merge.reconcile(domain, ask.image_id, ask.leaf_volume_id)

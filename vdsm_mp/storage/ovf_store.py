@@ -23,6 +23,7 @@ from vdsm_mp.api.errors_volume import (
 from vdsm_mp.api.ovf_store import CloseTransfer, Direction, OpenTransfer, ReadPiece, TransferFailed, WritePiece
 from vdsm_mp.api.verb import handles
 from vdsm_mp.common.clock import mono_s
+from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.volume_access import Volumes, key_of
 from vdsm_mp.storage.volume_file import ImageFiles, read_image, volume_path
@@ -102,8 +103,9 @@ class Transfers:
         try:
             names = f"{_VERBS[transfer.direction]} {transfer.volume_id}"
             writes = transfer.direction is Direction.TO_VOLUME
-            claim = volumes.changing if writes else volumes.using
+            claim = volumes.changing_as_spm if writes else volumes.using
             with claim(names, transfer.domain, transfer.image_id, within_s=_OPEN_S - 5):
+                _check(transfer, read_image(transfer.domain, transfer.image_id))  # a snapshot may have been quicker
                 transfer.touched_mono = mono_s()
                 transfer.held.set()
                 while not transfer.over.wait(_LOOK_S):
@@ -112,6 +114,9 @@ class Transfers:
                         raise TransferFailed(transfer.volume_id, f"nothing happened for {transfer.idle_s:g} s")
                 if transfer.problem:
                     raise TransferFailed(transfer.volume_id, transfer.problem)
+        except Error as e:
+            transfer.problem = transfer.problem or str(e)
+            raise
         finally:
             transfer.over.set()
             transfer.held.set()
@@ -163,17 +168,23 @@ def _checked(domain: FileDomain, ask: OpenTransfer) -> _Transfer:
     chain = image.chain_to(ask.volume_id) if ask.volume_id is not None else image.chain()
     if not chain:
         raise ImageDoesNotExist(ask.image_id, ask.sd_id)
-    volume_id = chain[-1]
+    transfer = _Transfer(domain, ask.image_id, chain[-1], ask.direction, ask.length_bytes)
+    _check(transfer, image)
+    return transfer
+
+
+def _check(transfer: _Transfer, image: ImageFiles) -> None:
+    """Raises: as `_checked` says."""
+    volume_id = transfer.volume_id
     metadata, file = image.metadata(volume_id), image.stat(volume_id)
     if metadata.cow:
         raise IncorrectFormat(f"volume {volume_id} is not raw")
     if not metadata.legal:
         raise PrepareIllegalVolume(volume_id)
-    if ask.direction is Direction.TO_VOLUME:
+    if transfer.direction is Direction.TO_VOLUME:
         _refuse_base(image, volume_id)
-    if ask.length_bytes > file.size_bytes:
-        raise InvalidVolumeParameter("length", f"{ask.length_bytes}, the volume has {file.size_bytes} bytes")
-    return _Transfer(domain, ask.image_id, volume_id, ask.direction, ask.length_bytes)
+    if transfer.length > file.size_bytes:
+        raise InvalidVolumeParameter("length", f"{transfer.length}, the volume has {file.size_bytes} bytes")
 
 
 def _refuse_base(image: ImageFiles, volume_id: str) -> None:
@@ -191,10 +202,11 @@ def open_transfer(ask: OpenTransfer, volumes: Volumes, transfers: Transfers) -> 
 
 
 @handles(WritePiece)
-def write_piece(transfers: Transfers, ask: WritePiece) -> None:
-    transfer = transfers.piece(ask.task_id, Direction.TO_VOLUME, ask.offset_bytes, len(ask.data))
-    transfer.domain.io.write(transfer.path, ask.data, offset=ask.offset_bytes)
-    transfer.done += len(ask.data)
+def write_piece(transfers: Transfers, volumes: Volumes, ask: WritePiece) -> None:
+    with volumes.tasks.at_work():  # before the look: the role does not end between that and the write
+        transfer = transfers.piece(ask.task_id, Direction.TO_VOLUME, ask.offset_bytes, len(ask.data))
+        transfer.domain.io.write(transfer.path, ask.data, offset=ask.offset_bytes)
+        transfer.done += len(ask.data)
 
 
 @handles(ReadPiece)

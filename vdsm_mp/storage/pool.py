@@ -67,6 +67,11 @@ class Pools:
             raise PoolNotConnected(pool_id, "this host is not connected to it")
         return state
 
+    def has_left(self, sd_id: str) -> bool:
+        """This host is in a pool, and the domain is none of it."""
+        state = self._state
+        return state is not None and sd_id not in state.domains
+
     def master(self, state: PoolState) -> FileDomain:
         """Raises: MasterNotFound (304)."""
         try:

@@ -26,14 +26,18 @@ from vdsm_mp.tasks.run import TaskRun
 
 @handles(SwitchMaster)
 def switch_master(ask: SwitchMaster, spm: Spm, masters: MasterMoves, tasks: Tasks, resources: Resources) -> str:
-    state = spm.require(ask.pool_id)
-    if state.master_sd_id != ask.old_master_id:
-        raise PoolError(ask.pool_id, f"its master is {state.master_sd_id}, not {ask.old_master_id}")
+    def checked() -> PoolState:
+        state = spm.require(ask.pool_id)
+        if state.master_sd_id != ask.old_master_id:
+            raise PoolError(ask.pool_id, f"its master is {state.master_sd_id}, not {ask.old_master_id}")
+        return state
 
     def job(run: TaskRun) -> None:
         names = (("pool", ask.pool_id), ("domain", ask.old_master_id), ("domain", ask.new_master_id))
         with resources.claim("StoragePool.switchMaster", exclusive=names, progress=run.progress):
-            masters.migrate(spm.require(ask.pool_id), ask.new_master_id, ask.master_version)
+            masters.migrate(checked(), ask.new_master_id, ask.master_version)  # it may have moved meanwhile
+
+    checked()
 
     return tasks.start("switchMaster", job, spm=True, key=f"master {ask.pool_id}")
 
@@ -109,6 +113,8 @@ def upgrade(ask: UpgradeStoragePool, spm: Spm, pools: Pools, upgrades: Upgrades,
     names = (("pool", ask.pool_id), ("domain", master_sd_id))
     with resources.claim("StoragePool.upgrade", exclusive=names):
         state = spm.require(ask.pool_id)
+        if state.master_sd_id != master_sd_id:
+            raise PoolError(ask.pool_id, f"its master is {state.master_sd_id} meanwhile")
         upgrades.refuse_while_pending(ask.pool_id)
         upgrades.master(pools.master(state), ask.target_dom_version)
         upgrades.begin(state, ask.target_dom_version)

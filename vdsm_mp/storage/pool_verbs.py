@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from vdsm_mp.api.errors_storage import ServerDisconnectFailed
+from vdsm_mp.api.errors_storage import PoolError, ServerDisconnectFailed
 from vdsm_mp.api.spm import GetSpmStatus, SpmStatus, StartSpm, StopSpm
 from vdsm_mp.api.storage_pool import (
     ConnectStoragePool,
@@ -34,6 +34,7 @@ from vdsm_mp.storage.pool_state import ACTIVE, PoolState, Wanted
 from vdsm_mp.storage.registry import Domains
 from vdsm_mp.storage.resources import Resources
 from vdsm_mp.storage.spm import Spm
+from vdsm_mp.tasks.registry import Tasks
 
 _log = logging.getLogger("storage.pool")
 
@@ -124,11 +125,18 @@ def create(ask: CreateStoragePool, members: Members, resources: Resources) -> No
 
 
 @handles(DestroyStoragePool)
-def destroy(ask: DestroyStoragePool, pools: Pools, spm: Spm, members: Members, resources: Resources) -> None:
+def destroy(
+    ask: DestroyStoragePool, pools: Pools, spm: Spm, members: Members, tasks: Tasks, resources: Resources
+) -> None:
     state = spm.require(ask.pool_id)
     names = (("pool", ask.pool_id), *(("domain", sd_id) for sd_id in state.domains))
     with resources.claim("StoragePool.destroy", exclusive=names):
-        members.destroy_pool(spm.require(ask.pool_id))
+        now = spm.require(ask.pool_id)
+        if not set(now.domains) <= set(state.domains):
+            raise PoolError(ask.pool_id, "a domain was attached to it meanwhile")
+        for sd_id in now.domains:
+            tasks.refuse_while_about(sd_id)
+        members.destroy_pool(now)
         spm.stop_now("the pool is destroyed")
         pools.disconnect()
 

@@ -16,11 +16,12 @@ the process ends at once (`panic`): stopping politely would mean more writes aft
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from functools import partial
 
-from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_storage import (
+    DomainNotInPool,
     DomainVersionTooNew,
     HostIdNotReleased,
     IsSpm,
@@ -28,7 +29,7 @@ from vdsm_mp.api.errors_storage import (
     NotSpm,
     WrongMaster,
 )
-from vdsm_mp.api.ports import Background, Timer
+from vdsm_mp.api.ports import Background
 from vdsm_mp.api.spm import SpmStatus
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
@@ -88,7 +89,8 @@ class Spm:
         self._panic = panic
         self._role = SpmRole()
         self._lver = -1
-        self._timer: Timer | None = None
+        #: Ends the watch over the lease.
+        self._given_up = threading.Event()
         self._unknown = 0
 
     @property
@@ -113,6 +115,16 @@ class Spm:
         state = self._pools.state
         if state is None or not self._role.ours:
             raise NotSpm(state.pool_id if state else "-", "this host is not SPM")
+        return state
+
+    def require_member(self, sd_id: str) -> PoolState:
+        """For work of the SPM that has waited: the domain may have been detached, and be another pool's, by now.
+
+        Raises: NotSpm (654), DomainNotInPool (353).
+        """
+        state = self.require_any()
+        if sd_id not in state.domains:
+            raise DomainNotInPool(sd_id, f"it is not attached to pool {state.pool_id} any more")
         return state
 
     def refuse_if_spm(self, pool_id: str) -> None:
@@ -242,7 +254,7 @@ class Spm:
             self._unknown = 0
             self._hosts = hosts
             self._open_mailbox(master)
-            self._look_later()
+            self._begin_watch()
             self._tasks.recover()
             if max_version is not None:
                 self._upgrades.begin(pool, max_version)
@@ -312,8 +324,7 @@ class Spm:
         _log.info("pool %s: this host is not SPM any more", pool.pool_id)
 
     def _give_back(self, lock: ClusterLock) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._given_up.set()
         self._upgrades.cancel()
         self._close_mailbox()
         if not self._tasks.let_go():
@@ -326,12 +337,20 @@ class Spm:
 
     # --- keeping it
 
-    def _look_later(self) -> None:
-        times = self._role.times
+    def _begin_watch(self) -> None:
+        """In a thread of its own: work that fills the background, or hangs in it, must not put this off."""
+        times, self._given_up = self._role.times, threading.Event()
+        given_up = self._given_up
+        threading.Thread(target=lambda: self._watch(times, given_up), daemon=True, name="spm-lease").start()
+
+    def _watch(self, times: int, given_up: threading.Event) -> None:
+        """Goes on while the role ends: that may be refused."""
         try:
-            self._timer = self._background.later(WATCHDOG_S, "look at the SPM lease", lambda: self._look(times))
-        except Busy:
-            self._panic("the SPM lease cannot be watched")
+            while not given_up.wait(WATCHDOG_S):
+                self._look(times)
+        finally:
+            if not given_up.is_set():
+                self._panic("the SPM lease is watched no more")
 
     def _look(self, times: int) -> None:
         pool = self._pools.state
@@ -345,16 +364,11 @@ class Spm:
             _log.warning("whether the SPM lease is ours cannot be told (%d): %s", self._unknown, e)
             if self._unknown >= _UNKNOWN_LOOKS and self._is_still(times):
                 self._panic("whether the SPM lease is ours cannot be told")
-                return
         else:
             self._unknown = 0
             # Given up meanwhile, it is gone for a reason.
             if not held and self._is_still(times):
                 self._panic(f"the SPM lease of domain {pool.master_sd_id} is lost")
-                return
-        with self._role.still():
-            if self._is_still(times):
-                self._look_later()
 
     def _is_still(self, times: int) -> bool:
         return self._role.ours and self._role.times == times and not self._background.draining

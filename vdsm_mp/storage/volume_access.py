@@ -48,13 +48,11 @@ class Volumes(msgspec.Struct, frozen=True):
         return domain
 
     def require_member(self, sd_id: str) -> None:
-        """For a task whose turn has come: the domain may have been detached, and be another pool's, by now.
+        """For work of the SPM whose turn has come: the domain may have been detached, and be another pool's, by now.
 
-        While the task has its claim on the domain it stays. Raises: NotSpm, DomainNotInPool.
+        While the work has its claim on the domain it stays. Raises: NotSpm, DomainNotInPool.
         """
-        state = self.spm.require_any()
-        if sd_id not in state.domains:
-            raise DomainNotInPool(sd_id, f"it is not attached to pool {state.pool_id} any more")
+        self.spm.require_member(sd_id)
 
     def of_host(self, pool_id: str, sd_id: str) -> FileDomain:
         """For verbs that any host of the pool serves; with a blank pool, any host. Raises: PoolNotConnected, …"""
@@ -79,15 +77,33 @@ class Volumes(msgspec.Struct, frozen=True):
         within_s: float = 120.0,
         progress: Progress | None = None,
     ) -> Iterator[None]:
-        """Hold images exclusively and the domain shared. progress: of an SPM task, as `Resources.claim`.
+        """Hold images exclusively and the domain shared. For work of any host; progress: as `Resources.claim`.
 
-        Raises: what that raises, and as `require_member` for a task.
+        Raises: what that raises.
         """
         names = tuple(("image", domain.sd_id, image_id) for image_id in image_ids)
         shared = (("domain", domain.sd_id),)
         with self.resources.claim(holder, shared=shared, exclusive=names, within_s=within_s, progress=progress):
-            if progress is not None:
-                self.require_member(domain.sd_id)
+            yield
+
+    @contextmanager
+    def changing_as_spm(
+        self,
+        holder: str,
+        domain: FileDomain,
+        *image_ids: str,
+        within_s: float = 120.0,
+        progress: Progress | None = None,
+    ) -> Iterator[None]:
+        """As `changing`, for work of the SPM role, task or not: the role does not end while it goes on.
+
+        Raises: as `changing`; NotSpm, DomainNotInPool (while it waited).
+        """
+        with (
+            self.changing(holder, domain, *image_ids, within_s=within_s, progress=progress),
+            self.tasks.at_work(),
+        ):
+            self.require_member(domain.sd_id)
             yield
 
     @contextmanager
@@ -112,7 +128,7 @@ class Volumes(msgspec.Struct, frozen=True):
     def copying(
         self, holder: str, source: tuple[FileDomain, str], target: tuple[FileDomain, str], progress: Progress
     ) -> Iterator[None]:
-        """Hold one image shared and another exclusively; (domain, image id) each. Raises: as `changing` for a task."""
+        """Hold one image shared and another exclusively; (domain, image id) each. Raises: as `changing_as_spm`."""
         shared = (
             ("domain", source[0].sd_id),
             ("domain", target[0].sd_id),

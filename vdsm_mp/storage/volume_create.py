@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import msgspec
 from msgspec.structs import replace
 
 from vdsm_mp.api.errors_storage import StorageFileExists
@@ -21,6 +22,7 @@ from vdsm_mp.api.errors_volume import (
     ParentIsIllegal,
     VolumeAlreadyExists,
     VolumeCreationFailed,
+    VolumeHasChildren,
     VolumeNotShareable,
 )
 from vdsm_mp.api.types import BLANK
@@ -54,11 +56,15 @@ class LeaseWriter(Protocol):
     def write_lease(self, lease: Lease) -> None: ...
 
 
-def recoveries(domain: FileDomain, spec: VolumeSpec) -> tuple[Recovery, ...]:
-    """What undoes the whole creation, to be stored before it begins.
+class Plan(msgspec.Struct, frozen=True):
+    """What undoes a whole creation, to be stored before it begins. on_leaf: the parent was a leaf of the image then."""
 
-    Raises: VolumeAlreadyExists; nothing of this task may then be undone, least of all that volume.
-    """
+    recoveries: tuple[Recovery, ...] = ()
+    on_leaf: bool = False
+
+
+def plan(domain: FileDomain, spec: VolumeSpec) -> Plan:
+    """Raises: VolumeAlreadyExists; nothing of this task may then be undone, least of all that volume."""
     image_id, volume_id = spec.image_id, spec.volume_id
     try:
         image: ImageFiles | None = read_image(domain, image_id)
@@ -76,20 +82,26 @@ def recoveries(domain: FileDomain, spec: VolumeSpec) -> tuple[Recovery, ...]:
         steps.append(volume_undo.parent_made_internal(domain, image_id, spec.parent))
     steps.append(volume_undo.volume_half_made(domain, image_id, volume_id))
     steps.append(volume_undo.metadata_made(domain, image_id, volume_id))
-    return tuple(steps)
+    own = None if image is None or spec.based_on_template else image.volumes.get(spec.parent)
+    return Plan(tuple(steps), on_leaf=own is not None and own.voltype == "LEAF")
 
 
-def create(domain: FileDomain, leases: LeaseWriter | None, spec: VolumeSpec, run: TaskRun) -> dict[str, str]:
+def create(
+    domain: FileDomain, leases: LeaseWriter | None, spec: VolumeSpec, run: TaskRun, *, on_leaf: bool = False
+) -> dict[str, str]:
     """The job. The caller holds the image exclusively. Returns {"uuid": …}. leases: None where volumes have none.
 
+    on_leaf: the parent was a leaf when this was asked for. Is it none by now, somebody else has been quicker, and the
+    image would have two ends; who asks for a volume on an inner one wants that, to look at a snapshot.
     Raises: VolumeAlreadyExists, ImageDoesNotExist, VolumeDoesNotExist, VolumeNotShareable, ParentIsIllegal,
-    InvalidVolumeParameter, VolumeCreationFailed, storage errors; the task's recoveries then undo what was done.
+    VolumeHasChildren, InvalidVolumeParameter, VolumeCreationFailed, storage errors; the task's recoveries then undo
+    what was done.
     """
     run.check()
     new_image = any(r.function == "create_image_rollback" for r in run.recoveries)
     if spec.based_on_template:
         domain.io.mkdir(image_path(spec.image_id), mode=0o755, exist_ok=True)
-    parent = _prepare_parent(domain, spec) if spec.parent != BLANK else None
+    parent = _prepare_parent(domain, spec, on_leaf=on_leaf) if spec.parent != BLANK else None
     run.check()
     try:
         make(domain, leases, spec, run.progress, parent=parent)
@@ -164,9 +176,12 @@ def _metadata(domain: FileDomain, spec: VolumeSpec) -> VolumeMetadata:
     )
 
 
-def _prepare_parent(domain: FileDomain, spec: VolumeSpec) -> VolumeMetadata:
+def _prepare_parent(domain: FileDomain, spec: VolumeSpec, *, on_leaf: bool) -> VolumeMetadata:
     """Check the parent, bring a template's links into this image, and make a leaf INTERNAL."""
-    parent = read_image(domain, spec.parent_image_id).metadata(spec.parent)
+    image = read_image(domain, spec.parent_image_id)
+    parent = image.metadata(spec.parent)
+    if on_leaf and (children := image.children(spec.parent)):
+        raise VolumeHasChildren(spec.parent, ", ".join(children))
     if spec.based_on_template and not parent.shared:
         raise VolumeNotShareable(spec.parent)
     if not parent.legal:

@@ -8,6 +8,7 @@ not mark), same generation and ILLEGAL = began and did not end, next generation 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vdsm_mp.api.errors_storage import PoolNotConnected
 from vdsm_mp.api.errors_volume import GenerationMismatch
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.volume_access import Volumes
@@ -30,7 +31,8 @@ def operation(
     """Inside, the volume is this host's. The caller holds the image exclusively; no program runs on it when it ends.
 
     set_illegal: the data is not usable while the operation runs, nor after it failed.
-    Raises: GenerationMismatch (911), LockNotAcquired (another host has the volume): nothing has changed then.
+    Raises: GenerationMismatch (911), LockNotAcquired (another host has the volume), PoolNotConnected (309): nothing has
+    changed then.
     """
     with _lease(volumes, domain, image_id, volume_id):
         metadata, _ = read_volume(domain, image_id, volume_id)
@@ -50,9 +52,11 @@ def operation(
 def _lease(volumes: Volumes, domain: FileDomain, image_id: str, volume_id: str) -> Iterator[None]:
     lease = lease_of(domain, image_id, volume_id)
     lock, state = volumes.leases_of(domain), volumes.pools.state
-    if lease is None or lock is None or state is None:
+    if lease is None or lock is None:
         yield
         return
+    if state is None:  # and so no host id, without which nobody else is kept off
+        raise PoolNotConnected("-", f"volume {volume_id} is written under its lease only")
     lock.acquire(lease, state.host_id)
     try:
         yield

@@ -122,11 +122,19 @@ def _of_file(name: str, function: str, *params: str) -> Recovery:
 # --- run
 
 
+class _DomainLeft(Exception):
+    """It was detached, or formatted, and may be another pool's."""
+
+
 class Undoing:
     """Runs recoveries; an `Undo` of `tasks.registry`."""
 
-    def __init__(self, domains: Domains, resources: Resources, locks: Locks) -> None:
+    def __init__(
+        self, domains: Domains, resources: Resources, locks: Locks, left: Callable[[str], bool] = lambda sd_id: False
+    ) -> None:
+        """left: is this domain none of our pool's any more? Nothing in it is ours to undo then."""
         self._domains = domains
+        self._left = left
         self._resources = resources
         self._locks = locks
         #: Called with a domain on which a removal failed: something may be left of it.
@@ -161,7 +169,10 @@ class Undoing:
         if function is None:
             raise unknown_recovery(recovery)
         _log.info("task %s: %s %s", task_id, recovery.name, ",".join(recovery.params))
-        function(recovery)
+        try:
+            function(recovery)
+        except _DomainLeft as left:
+            _log.warning("task %s: domain %s is none of the pool any more; %s", task_id, left, recovery.name)
 
     def _nothing(self, recovery: Recovery) -> None:
         """About a process that died with its worker."""
@@ -208,8 +219,16 @@ class Undoing:
                 domain.io.unlink(volume_path(image_id, volume_id) + suffix, missing_ok=True)
 
     def _shared(self, recovery: Recovery) -> None:
+        """Another task of the same image may have found the links, made a volume on them, and be done."""
         domain, image_id, volume_id = self._volume_at(recovery)
         with self._holding(domain, image_id):
+            try:
+                children = read_image(domain, image_id).children(volume_id)
+            except ImageDoesNotExist:
+                return
+            if children:
+                _log.info("template %s stays in image %s, where %s stands on it", volume_id, image_id, children[0])
+                return
             unlink_volume(domain, image_id, volume_id)
 
     def _parent(self, recovery: Recovery) -> None:
@@ -240,7 +259,7 @@ class Undoing:
         if len(recovery.params) != 2:
             raise RecoveryInvalid(recovery.name, f"parameters {recovery.params}")
         sd_id, lease_id = recovery.params
-        lease_undo.undo(self._domains.find(sd_id), lease_id, self._locks, self._resources)
+        lease_undo.undo(self._domain(sd_id), lease_id, self._locks, self._resources)
 
     def _source_of_before(self, recovery: Recovery) -> None:
         if len(recovery.params) != 6:
@@ -251,7 +270,7 @@ class Undoing:
         self, recovery: Recovery, source_id: str, target_id: str, image_id: str, inode: str, modified_at: str, how: str
     ) -> None:
         source, _, _ = self._named(recovery, source_id, target_id, image_id)
-        target = self._domains.find(target_id)
+        target = self._domain(target_id)
         with self._telling_what_is_left(source_id):
             with self._holding(source, image_id):
                 try:
@@ -261,7 +280,13 @@ class Undoing:
                 if (str(found.inode), repr(found.modified_at)) != (inode, modified_at):
                     _log.warning("image %s on domain %s is not the one that was moved; it stays", image_id, source_id)
                     return
-                read_image(target, image_id).chain()  # it is there, or nothing goes
+                moved = read_image(target, image_id)
+                moved.chain()  # it is there, or nothing goes
+                if more := sorted(set(read_image(source, image_id).chain()) - set(moved.volumes)):
+                    _log.warning(
+                        "image %s on domain %s has %s, which was not moved; it stays", image_id, source_id, more
+                    )
+                    return
                 remnant = take_away(source, image_id, wipe=how == "wipe")
             remove_remnant(source, remnant, Progress())
 
@@ -283,7 +308,7 @@ class Undoing:
     def _named(self, recovery: Recovery, *ids: str) -> tuple[FileDomain, str, str]:
         if len(ids) != 3 or not all(_ID.match(one) for one in ids):
             raise RecoveryInvalid(recovery.name, f"parameters {recovery.params}")
-        return self._domains.find(ids[0]), ids[1], ids[2]
+        return self._domain(ids[0]), ids[1], ids[2]
 
     def _volume_at(self, recovery: Recovery) -> tuple[FileDomain, str, str]:
         """Of a recovery whose last parameter is the path of a volume."""
@@ -294,7 +319,13 @@ class Undoing:
         if images != "images" or not _ID.match(sd_id) or not _ID.match(image_id):
             _log.warning("%s is no image directory; there is nothing to undo in it", path)
             return None
-        return self._domains.find(sd_id), image_id
+        return self._domain(sd_id), image_id
+
+    def _domain(self, sd_id: str) -> FileDomain:
+        """Raises: _DomainLeft, DomainNotFound, storage errors."""
+        if self._left(sd_id):
+            raise _DomainLeft(sd_id)
+        return self._domains.find(sd_id)
 
 
 def _end_of(path: str, count: int) -> list[str]:

@@ -30,7 +30,6 @@ from vdsm_mp.storage import volume_change, volume_create, volume_delete, volume_
 from vdsm_mp.storage.volume_access import Volumes, key_of
 from vdsm_mp.storage.volume_file import read_volume
 from vdsm_mp.storage.volume_info import volume_info
-from vdsm_mp.tasks.record import Recovery
 from vdsm_mp.tasks.run import TaskRun
 
 
@@ -38,11 +37,11 @@ from vdsm_mp.tasks.run import TaskRun
 def create(volumes: Volumes, ask: CreateVolume) -> str:
     domain = volumes.of_spm(ask.pool_id, ask.sd_id)
     spec = volume_spec.spec_of(ask)
-    steps: tuple[Recovery, ...] = ()
+    plan = volume_create.Plan()
     exists = volumes.tasks.unfinished_about(spec.volume_id) is not None
     if not exists:
         try:
-            steps = volume_create.recoveries(domain, spec)
+            plan = volume_create.plan(domain, spec)
         except VolumeAlreadyExists:
             exists = True
 
@@ -50,10 +49,10 @@ def create(volumes: Volumes, ask: CreateVolume) -> str:
         if exists:  # clients expect to learn this from the task, and the task has nothing to undo
             raise VolumeAlreadyExists(spec.volume_id)
         images = (spec.image_id, spec.parent_image_id) if spec.based_on_template else (spec.image_id,)
-        with volumes.changing(f"createVolume {spec.volume_id}", domain, *images, progress=run.progress):
-            return volume_create.create(domain, volumes.leases_of(domain), spec, run)
+        with volumes.changing_as_spm(f"createVolume {spec.volume_id}", domain, *images, progress=run.progress):
+            return volume_create.create(domain, volumes.leases_of(domain), spec, run, on_leaf=plan.on_leaf)
 
-    return volumes.tasks.start("createVolume", job, spm=True, key=key_of(spec.image_id), recoveries=steps)
+    return volumes.tasks.start("createVolume", job, spm=True, key=key_of(spec.image_id), recoveries=plan.recoveries)
 
 
 @handles(DeleteVolume)
@@ -63,7 +62,7 @@ def delete(volumes: Volumes, ask: DeleteVolume) -> str:
         raise DiscardNotSupported(ask.sd_id)
 
     def job(run: TaskRun) -> None:
-        with volumes.changing(f"deleteVolume {ask.volume_id}", domain, ask.image_id, progress=run.progress):
+        with volumes.changing_as_spm(f"deleteVolume {ask.volume_id}", domain, ask.image_id, progress=run.progress):
             volume_delete.delete(domain, ask.image_id, ask.volume_id, run.progress, wipe=ask.post_zero, force=ask.force)
 
     return volumes.tasks.start("deleteVolume", job, spm=True, key=key_of(ask.image_id))
@@ -75,7 +74,7 @@ def extend(volumes: Volumes, ask: ExtendVolumeSize) -> str:
     to_bytes = volume_spec.round_up(volume_spec.size_of("newSize", ask.new_size), volume_spec.BLOCK)
 
     def job(run: TaskRun) -> None:
-        with volumes.changing(f"extendImageSize {ask.volume_id}", domain, ask.image_id, progress=run.progress):
+        with volumes.changing_as_spm(f"extendImageSize {ask.volume_id}", domain, ask.image_id, progress=run.progress):
             volume_change.extend(domain, ask.image_id, ask.volume_id, to_bytes, run.progress)
         run.settle()
 
@@ -86,14 +85,14 @@ def extend(volumes: Volumes, ask: ExtendVolumeSize) -> str:
 @handles(SetVolumeDescription)
 def set_description(volumes: Volumes, ask: SetVolumeDescription) -> None:
     domain = volumes.of_spm(ask.pool_id, ask.sd_id)
-    with volumes.changing(f"setVolumeDescription {ask.volume_id}", domain, ask.image_id, within_s=30):
+    with volumes.changing_as_spm(f"setVolumeDescription {ask.volume_id}", domain, ask.image_id, within_s=30):
         volume_change.set_description(domain, ask.image_id, ask.volume_id, ask.description)
 
 
 @handles(SetVolumeLegality)
 def set_legality(volumes: Volumes, ask: SetVolumeLegality) -> None:
     domain = volumes.of_spm(ask.pool_id, ask.sd_id)
-    with volumes.changing(f"setVolumeLegality {ask.volume_id}", domain, ask.image_id, within_s=30):
+    with volumes.changing_as_spm(f"setVolumeLegality {ask.volume_id}", domain, ask.image_id, within_s=30):
         volume_change.set_legality(domain, ask.image_id, ask.volume_id, ask.legality)
 
 

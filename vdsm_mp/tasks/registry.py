@@ -14,7 +14,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from vdsm_mp.api.errors_task import TaskAborted, TaskNotFinished, TaskNotSaved, TooManyTasks, UnknownTask
+from vdsm_mp.api.errors_task import (
+    TaskAborted,
+    TaskInProgress,
+    TaskNotFinished,
+    TaskNotSaved,
+    TooManyTasks,
+    UnknownTask,
+)
 from vdsm_mp.api.ports import Background
 from vdsm_mp.common.clock import mono_s
 from vdsm_mp.common.errors import Error
@@ -203,6 +210,15 @@ class Tasks(TaskTable):
             task.id not in self._running or task.state not in (TaskState.QUEUED, TaskState.RUNNING)
             for task in self._about(thing_id)
         )
+
+    def refuse_while_about(self, thing_id: str) -> None:
+        """What is done to this thing has begun and may have to be undone. Raises: TaskInProgress (406).
+
+        A task that waits for its turn has done nothing, and looks again when that has come.
+        """
+        ids = [task.id for task in self._about(thing_id) if task.id not in self._running or task.id in self._begun]
+        if ids:
+            raise TaskInProgress(", ".join(ids[:5]))
 
     # --- what clients ask for
 

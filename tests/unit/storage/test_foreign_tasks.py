@@ -93,9 +93,10 @@ def test_nothing_is_copied_to_where_an_older_copy_is_still_being_undone(spm: Sto
     where = f"/rhev/data-center/mnt/other/{spm.sd_id}/images/{target_image}/{target}"
     metadata = ("Create volume metadata rollback", "fileVolume", "FileVolume", "createVolumeMetadataRollback", where)
     # A domain that is away: it is tried three times, and what was pushed before it waits.
-    away = half_made(new_id(), new_id(), f"/rhev/data-center/mnt/other/{new_id()}/images/{new_id()}/{new_id()}")
+    sd_id = new_id()
+    away = half_made(sd_id, new_id(), f"/rhev/data-center/mnt/other/{sd_id}/images/{new_id()}/{new_id()}")
     task_id = leave(spm, "running", half_made(spm.sd_id, target, where), metadata, away)
-    spm.take_role()
+    spm.take_role(attached=(sd_id,))
     params = {
         **spm.names(image_id, volume_id),
         "dstSdUUID": spm.sd_id,

@@ -15,6 +15,7 @@ from tests.support.eventually import eventually
 from tests.support.storage_room import StorageRoom, code_of
 from vdsm_mp.api.errors_storage import IsSpm, NotSpm, PoolNotConnected
 from vdsm_mp.common.errors import Error
+from vdsm_mp.storage import spm as spm_module
 from vdsm_mp.storage.locks import LocalLock, Locks
 from vdsm_mp.storage.pool import Pools
 from vdsm_mp.storage.resources import Resources
@@ -273,3 +274,61 @@ def test_many_clients_at_once_never_make_an_spm_without_its_lease(spm: StorageRo
     spm.finished(start(spm))
     assert is_spm_with_its_lease(spm)
     assert code_of(start, spm) == IsSpm.code
+
+
+@pytest.fixture
+def watched(spm: StorageRoom, monkeypatch: pytest.MonkeyPatch) -> tuple[StorageRoom, list[str]]:
+    """An SPM whose lease is looked at twenty times a second, and why it would have ended."""
+    monkeypatch.setattr(spm_module, "WATCHDOG_S", 0.05)
+    said: list[str] = []
+    monkeypatch.setattr(part_of(spm, Spm), "_panic", said.append)
+    stop(spm)
+    spm.finished(start(spm))
+    return spm, said
+
+
+def lose_the_lease(room: StorageRoom) -> None:
+    lock_of(room).release(lock_of(room).sdm)
+
+
+def test_a_lost_lease_is_seen_though_the_background_is_full(watched: tuple[StorageRoom, list[str]]) -> None:
+    room, said = watched
+    busy = threading.Event()
+    try:
+        for n in range(8):  # all threads
+            room.room.background.start(f"busy {n}", lambda: assert_true(busy.wait(20)))
+        lose_the_lease(room)
+        eventually(lambda: said, within_s=5)
+    finally:
+        busy.set()
+    assert set(said) == {f"the SPM lease of domain {room.sd_id} is lost"}
+
+
+def test_the_lease_is_looked_at_after_a_stop_that_was_refused(
+    watched: tuple[StorageRoom, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody looked just then, found that the role was about to end, and nobody looked ever again."""
+    room, said = watched
+    role = part_of(room, Spm)
+    looked = Gate(role._look)
+    looked.open.set()
+    monkeypatch.setattr(role, "_look", looked)
+    assert role._role.begin_end("it is given up")
+    looked.reached.clear()
+    assert looked.reached.wait(20)
+    role._role.stays()
+    lose_the_lease(room)
+    eventually(lambda: said, within_s=5)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_watch_that_breaks_ends_the_process(
+    watched: tuple[StorageRoom, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, said = watched
+
+    def broken(lease: object) -> bool:
+        raise RuntimeError
+
+    monkeypatch.setattr(lock_of(room), "holds", broken)
+    eventually(lambda: said == ["the SPM lease is watched no more"], within_s=5)
