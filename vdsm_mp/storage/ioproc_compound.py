@@ -124,7 +124,10 @@ def finish_volume(root: Root, image: str, volume: str, metadata: str, text: str)
     """The volume's content, its metadata (written aside, renamed) and both their names are on disk when it returns."""
     aside = f"{metadata}.new"
     with root.directory(image) as above, root.directory(image.rpartition("/")[0]) as images:
-        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        # Never over what has that name: it may be a link to another volume's metadata.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(aside, dir_fd=above)
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(aside, flags, 0o600, dir_fd=above)
         try:
             os.fchmod(fd, 0o644)

@@ -6,6 +6,7 @@ done with a volume is said in `volume_create`, `volume_delete`, `image_*`.
 """
 
 import logging
+import re
 from typing import Any
 
 import msgspec
@@ -13,11 +14,12 @@ from msgspec.structs import replace
 
 from vdsm_mp.api.errors_storage import StorageFileMissing
 from vdsm_mp.api.errors_volume import ImageDoesNotExist, VolumeDoesNotExist
+from vdsm_mp.api.types import UUID_PATTERN
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.file_facts import FileStat
 from vdsm_mp.storage.volume_chain import chain_of, chain_to, children_of
-from vdsm_mp.storage.volume_metadata import MAX_BYTES, VolumeMetadata, from_bytes, to_bytes
+from vdsm_mp.storage.volume_metadata import VolumeMetadata, from_bytes, to_bytes
 
 _log = logging.getLogger("storage.volume")
 
@@ -29,8 +31,10 @@ REMOVED = "_remove_me_"
 REMOVED_ZERO = "_remove_me_ZERO_"
 #: Any reader may open a volume through its group; nobody else.
 VOLUME_MODE = 0o660
-#: Read a little more than is allowed, to see what is too long.
-_READ_BYTES = 2 * MAX_BYTES
+#: More than is ever written: keys that nobody knows count for nothing, but those behind them do.
+READ_BYTES = 4096
+
+_UUID = re.compile(UUID_PATTERN)
 
 
 def image_path(image_id: str) -> str:
@@ -90,7 +94,7 @@ class ImageFiles(msgspec.Struct, frozen=True):
 def read_image(domain: FileDomain, image_id: str) -> ImageFiles:
     """Everything in an image directory, in one request. Raises: ImageDoesNotExist, storage errors."""
     try:
-        entries = domain.io.read_directory(image_path(image_id), META, limit=_READ_BYTES)
+        entries = domain.io.read_directory(image_path(image_id), META, limit=READ_BYTES)
     except StorageFileMissing:
         raise ImageDoesNotExist(image_id, domain.sd_id) from None
     volumes: dict[str, VolumeMetadata] = {}
@@ -99,6 +103,9 @@ def read_image(domain: FileDomain, image_id: str) -> ImageFiles:
         if entry.data is None:
             continue
         volume_id = entry.path.removesuffix(META)
+        if not _UUID.match(volume_id):  # QEMU would take a name like json:… or nbd:… for something else than a file
+            _log.warning("%s of image %s is no volume's", entry.path[:100], image_id)
+            continue
         try:
             volumes[volume_id] = from_bytes(volume_id, entry.data)
         except Error as e:
@@ -110,7 +117,7 @@ def read_volume(domain: FileDomain, image_id: str, volume_id: str) -> tuple[Volu
     """Metadata and stat of one volume. Raises: VolumeDoesNotExist, VolumeMetadataInvalid, storage errors."""
     path = volume_path(image_id, volume_id)
     try:
-        data, found = domain.io.read_volume(path, path + META, limit=_READ_BYTES)
+        data, found = domain.io.read_volume(path, path + META, limit=READ_BYTES)
     except StorageFileMissing:
         raise VolumeDoesNotExist(volume_id) from None
     if found is None or found.kind != "file":

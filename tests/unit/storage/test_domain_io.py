@@ -277,3 +277,15 @@ def test_a_domain_directory_that_is_a_link_is_refused(children: LocalChildren, t
     (tmp_path / "sd").symlink_to(tmp_path / "real")
     with pytest.raises(UnsafePath):
         DomainIO(children, "sd", str(tmp_path), "sd").stat()
+
+
+def test_metadata_are_never_written_into_the_file_of_another(io: DomainIO) -> None:
+    """What was cut short while it shared a template may have left such a link."""
+    io.mkdir("images")
+    io.mkdir("images/a")
+    io.create("images/a/one.meta", b"of somebody")
+    io.link("images/a/one.meta", "images/a/two.meta.new")
+    io.begin_volume("images/a", "two", mode=0o660, size=4096)
+    io.finish_volume("images/a", "two", "two.meta", "ours")
+    assert io.read("images/a/one.meta", direct=False) == b"of somebody"
+    assert io.read("images/a/two.meta", direct=False) == b"ours"

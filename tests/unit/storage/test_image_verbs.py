@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.needs import needs_program
-from tests.support.storage_room import MIB, RAW, StorageRoom, new_id
+from tests.support.storage_room import COW, MIB, RAW, StorageRoom, code_of, new_id
 from vdsm_mp.api.errors_storage import NotSpm, PoolNotConnected, UnsafePath
 from vdsm_mp.api.errors_volume import (
     DiscardNotSupported,
@@ -278,3 +278,20 @@ def test_only_the_spm_deletes(tmp_path: Path) -> None:
         assert house.image(image_id).exists()
     finally:
         house.stop()
+
+
+def test_a_file_whose_name_qemu_would_take_for_more_is_no_volume(house: StorageRoom) -> None:
+    """Who owns the storage could have this host connect to anybody, which a guest's header alone cannot."""
+    image_id, volume_id = house.create()
+    place, name = house.image(image_id), "nbd:127.0.0.1:1"
+    argv = ["qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", name, place / volume_id]
+    subprocess.run(argv, check=True)
+    meta = (place / f"{volume_id}.meta").read_text()
+    (place / name).write_bytes(bytes(512))
+    (place / f"{name}.meta").write_text(meta.replace("FORMAT=COW", "FORMAT=RAW"))
+    (place / f"{volume_id}.meta").write_text(meta.replace(f"PUUID={BLANK}", f"PUUID={name}"))
+    assert code_of(house.call, "Image.prepare", **house.names(image_id, volume_id)) == ImageIsNotLegalChain.code
+    copy = {"dstSdUUID": house.sd_id, "dstImgUUID": new_id(), "dstVolUUID": new_id(), "desc": "", "volType": 8}
+    copy |= {"volFormat": COW, "preallocate": 2, "postZero": False, "force": False}
+    outcome = house.outcome("Volume.copy", **house.names(image_id, volume_id), **copy)
+    assert outcome == ("cleanSuccess", ImageIsNotLegalChain.code)

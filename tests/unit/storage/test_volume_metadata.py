@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.support import domains
+from tests.support.storage_room import StorageRoom
 from vdsm_mp.api.errors_volume import (
     InvalidVolumeParameter,
     VolumeMetadataBadValue,
@@ -183,3 +184,14 @@ def test_a_description_that_would_end_its_line_is_refused(text: str) -> None:
 def test_a_long_description_is_cut_between_characters() -> None:
     assert description_of("x" * 500) == "x" * MAX_DESCRIPTION
     assert set(description_of("é" * 500)) == {"é"}
+
+
+def test_keys_that_nobody_knows_may_take_more_than_any_metadata_of_ours(spm: StorageRoom) -> None:
+    """They were cut off with what stood behind them, and the volume could not be used."""
+    image_id, volume_id = spm.create()
+    meta = spm.image(image_id) / f"{volume_id}.meta"
+    more = "".join(f"A{n:03}={'x' * 40}\r\n" for n in range(60))
+    meta.write_text(more + meta.read_text())
+    assert spm.info(image_id, volume_id)["status"] == "OK"
+    assert len(spm.call("Image.prepare", **spm.names(image_id, volume_id))["imgVolumesInfo"]) == 1
+    assert spm.call("StorageDomain.dump", sd_id=spm.sd_id)["volumes"][volume_id]["status"] == "OK"
