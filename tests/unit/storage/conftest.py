@@ -23,6 +23,14 @@ def io(children: LocalChildren, tmp_path: Path) -> Iterator[DomainIO]:
     made.close()
 
 
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[StorageRoom]:
+    """A host of its own, without a pool."""
+    made = StorageRoom(tmp_path)
+    yield made
+    made.stop()
+
+
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageRoom]:
     made = StorageRoom(tmp_path_factory.mktemp("storage")).make()
