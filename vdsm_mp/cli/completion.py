@@ -35,6 +35,8 @@ complete -F _vdsm_mp vdsm-mp
 """
 
 _HELP = ("--help",)
+#: Options that take the next word. Not `--wait`, which may do without.
+_WITH_VALUE = ("--params", "--flow-id", "--host", "--port", "--pki", "--timeout", "--seconds", "--for", "--config")
 _DOOR = ("--host", "--port", "--pki", "--plain", "--timeout")
 #: Of each command, those that are of use to an operator.
 _OPTIONS = {
@@ -77,21 +79,43 @@ def candidates(typed: list[str]) -> list[str]:
     """What may stand for the last word. typed: the words after `vdsm-mp`, the last one unfinished."""
     *before, last = typed or [""]
     words = [word for word in before if word]
-    if not words:
+    if words in ([], ["help"]):
         found = list(COMMANDS)
     elif last.startswith("-"):
         found = [*_OPTIONS.get(words[0], ()), *_HELP]
+    elif words[-1] in _WITH_VALUE:
+        found = []
     elif words[0] == "call":
-        found = _of_call([word for word in words[1:] if not word.startswith("-")], last)
-    elif words[0] in ("restart", "stacks", "profile", "trace") and len(words) == 1:
+        found = _of_call(_plain(words[1:]), last)
+    elif words[0] in ("restart", "stacks", "profile", "trace") and not _plain(words[1:]):
         found = list(WORKERS)
     elif words[0] == "verbs":
         found = sorted({name.partition(".")[0] for name, spec in VERBS.items() if not spec.internal})
     elif words[0] == "show-config":
-        found = [f.encode_name for f in msgspec.structs.fields(Config)]
+        found = _sections(last)
     else:
         found = []
     return sorted(word for word in found if word.startswith(last))
+
+
+def _plain(words: list[str]) -> list[str]:
+    """Without options and their values."""
+    return [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if not word.startswith("-") and before not in _WITH_VALUE
+    ]
+
+
+def _sections(last: str) -> list[str]:
+    """Sections of the configuration; the options of one after its dot."""
+    sections = {f.encode_name: f.type for f in msgspec.structs.fields(Config)}
+    section, dot, _ = last.partition(".")
+    if not dot:
+        return list(sections)
+    return (
+        [f"{section}.{f.encode_name}" for f in msgspec.structs.fields(sections[section])] if section in sections else []
+    )
 
 
 def _of_call(words: list[str], last: str) -> list[str]:

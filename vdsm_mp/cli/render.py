@@ -2,6 +2,7 @@
 """JSON, tables and sizes for a terminal. Knows nothing of what it shows."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,8 +18,8 @@ def has_all_letters() -> bool:
     return (sys.stdout.encoding or "").lower().replace("-", "").replace("_", "") == "utf8"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns as wide as their widest cell; numbers to the right."""
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, width: int = 0) -> str:
+    """Columns as wide as their widest cell; numbers to the right. width: the last one ends there, 0 = nowhere."""
     cells = [[_cell(value) for value in row] for row in rows]
     if not cells:
         return ""
@@ -26,9 +27,22 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     right = [all(_is_number(row[n]) for row in cells) for n in range(len(head))]
     lines = [list(head), *cells]
     return "\n".join(
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
+        _cut("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)), width)
         for line in lines
     )
+
+
+def _cut(line: str, width: int) -> str:
+    line = line.rstrip()
+    if not 0 < width < len(line):
+        return line
+    more = "…" if has_all_letters() else "..."
+    return line[: max(0, width - len(more))] + more
+
+
+def terminal_width() -> int:
+    """Of stdout; 0 when that is no terminal, where nothing has to be cut."""
+    return shutil.get_terminal_size((0, 0)).columns if sys.stdout.isatty() else 0
 
 
 def _cell(value: object) -> str:

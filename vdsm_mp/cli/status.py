@@ -211,7 +211,7 @@ def _workers(house: Mapping[str, Any]) -> str:
         rows.append(
             (name, worker["pid"], worker["state"], render.seconds(worker["uptime_s"]), worker["restarts"],
              _death(worker), render.mib(worker["rss_kib"]), render.mib(worker["pss_kib"]),
-             f"{render.seconds(worker['last_heartbeat_ago_s'])} ago")
+             worker["pid"] and f"{render.seconds(worker['last_heartbeat_ago_s'])} ago")
         )  # fmt: skip
     return render.table(head, rows)
 

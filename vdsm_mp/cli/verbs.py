@@ -46,7 +46,7 @@ def run(asked: argparse.Namespace) -> int:
     columns = ("name", "state", "tier", "owner")
     # The first sentence is enough for a list; `call VERB --help` has the rest.
     cells = [[*(row[c] for c in columns), re.split(r"(?<=[^A-Z])\. |; ", row["doc"])[0].rstrip(".")] for row in rows]
-    print(render.table((*columns, "what it does"), cells))
+    print(render.table((*columns, "what it does"), cells, width=render.terminal_width()))
     counts = Counter(row["state"] for row in rows)
     print(f"\n{len(rows)} verbs: {counts['built']} built, {counts['planned']} planned")
     return 0

@@ -301,7 +301,22 @@ def test_completion_knows_verbs_and_parameters_that_are_not_given_yet() -> None:
     assert completion.candidates(["call", "Image.delete", "imageID=1", "imag"]) == []
     assert completion.candidates(["call", "Image.delete", "imag"]) == ["imageID="]
     assert completion.candidates(["restart", "vi"]) == ["virt"]
+    assert completion.candidates(["profile", "--seconds", "3", "vi"]) == ["virt"]
+    assert completion.candidates(["help", "sta"]) == ["stacks", "status"]
     assert not [name for name in completion.candidates(["call", ""]) if name.startswith("internal.")]
+
+
+def test_completion_does_not_take_the_value_of_an_option_for_a_verb() -> None:
+    assert completion.candidates(["call", "--host", "there", "Task.getS"]) == ["Task.getStatus"]
+    assert completion.candidates(["call", "--timeout", "5", "Task.getStatus", "--json", "task"]) == ["taskID="]
+    assert completion.candidates(["call", "--host", "Task"]) == []
+    assert completion.candidates(["call", "Image.delete", "--wait", "imag"]) == ["imageID="]
+
+
+def test_completion_knows_the_options_of_a_section() -> None:
+    assert completion.candidates(["show-config", "ir"]) == ["irs"]
+    assert completion.candidates(["show-config", "irs.repo"]) == ["irs.repository"]
+    assert completion.candidates(["show-config", "nope."]) == []
 
 
 def test_verbs_lists_all_with_their_state(capsys: pytest.CaptureFixture[str]) -> None:
@@ -340,6 +355,12 @@ def test_a_key_that_cannot_be_read_is_a_problem_and_not_the_end_of_status(
     problems: list[str] = []
     assert status._ask_door(Config(), problems) == {}
     assert problems == [f"the door cannot be asked: {tmp_path}/keys/vdsmkey.pem: No such file or directory"]
+
+
+def test_the_list_of_verbs_does_not_break_its_lines_on_a_narrow_terminal() -> None:
+    rows = [("Lease.fence", "Mark the job of a lease as fenced")]
+    assert render.table(("verb", "what"), rows, width=30).splitlines()[1] == "Lease.fence  Mark the job of …"
+    assert render.table(("verb", "what"), rows).splitlines()[1] == "Lease.fence  Mark the job of a lease as fenced"
 
 
 def test_a_table_is_as_wide_as_it_must_be() -> None:
