@@ -16,6 +16,10 @@ LOG = services.LOGS / "supervisord.log"
 AGENT_LOG = Path("/var/log/vdsm/vdsm.log")
 STDERR = Path("/var/log/vdsm-mp-supervisor.log")
 PROGRAM = "vdsm"
+#: How often one who waits for the agent is told why.
+_TELL_S = 10.0
+#: What supervisord says at each start on a host of its own.
+_USUAL = "running without any HTTP authentication checking"
 
 
 def ctl(*words: str, check: bool = True) -> str:
@@ -52,23 +56,31 @@ def _start_supervisord() -> None:
 
 def _wait_running(*, within_s: float = 60) -> None:
     """Until the door listens and the agent stays. Raises Failure as soon as it is seen to fail."""
-    until = time.monotonic() + within_s
-    while not _ready():
-        if (state := _state()) in ("BACKOFF", "FATAL", "EXITED") or time.monotonic() > until:
+    began = time.monotonic()
+    tell_at = began + _TELL_S
+    while missing := _missing():
+        if (state := _state()) in ("BACKOFF", "FATAL", "EXITED"):
             raise Failure(f"starting the agent: supervisord has it {state}\n{_why()}")
+        if time.monotonic() > began + within_s:
+            raise Failure(f"starting the agent: not ready after {within_s:g} s: {missing}\n{_why()}")
+        if time.monotonic() > tell_at:
+            say(f"waiting for the agent: {missing}")
+            tell_at += _TELL_S
         time.sleep(0.3)
 
 
-def _ready() -> bool:
-    """Whether every worker is ready, by the agent's own word."""
+def _missing() -> str:
+    """What keeps the agent from being ready, by its own word; "" when every worker is."""
     asked = subprocess.run(
         [install.COMMAND, "status", "--json"], capture_output=True, text=True, check=False, timeout=60
     )
     try:
-        house = json.loads(asked.stdout)["house"]
-    except (ValueError, KeyError):
-        return False
-    return house is not None and all(worker["state"] == "ready" for worker in house["workers"].values())
+        status = json.loads(asked.stdout)
+        house = status["house"]
+        ready = house is not None and all(worker["state"] == "ready" for worker in house["workers"].values())
+        return "" if ready else "; ".join(status["problems"])
+    except (ValueError, KeyError, TypeError):
+        return f"{install.COMMAND} status does not tell: {asked.stderr.strip()[-300:]}"
 
 
 def stop() -> None:
@@ -101,12 +113,13 @@ def _older_than_program() -> bool:
 
 def _why() -> str:
     """The end of the logs that tell why the agent did not start."""
-    lines = []
+    lines: list[str] = []
     for path in (AGENT_LOG, STDERR, LOG):
         if path.exists():
-            text = path.read_text(errors="replace").splitlines()[-300:]
+            text = [line for line in path.read_text(errors="replace").splitlines()[-300:] if _USUAL not in line]
             grave = [line for line in text if " CRIT " in line or "cannot start" in line][-3:]
-            lines += [f"    {line[:300]}" for line in grave or text[-3:]]
+            shown = [f"    {line[:300]}" for line in grave or text[-3:]]
+            lines += [line for line in shown if line not in lines]  # the agent writes to two of them
             lines.append(f"  log: {path}")
     return "\n".join(lines)
 
