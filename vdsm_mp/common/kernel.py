@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -80,6 +81,16 @@ def process(pid: int) -> ProcessFacts | None:
     name, _, rest = text.partition("(")[2].rpartition(")")
     words = rest.split()
     return ProcessFacts(pid, name, words[0], int(words[1]), int(words[3]))
+
+
+def age_s(pid: int) -> float | None:
+    """How long ago a process was begun; None when there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    began_s = int(text.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began_s)
 
 
 def tracer(pid: int) -> int:

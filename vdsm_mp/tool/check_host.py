@@ -7,6 +7,7 @@ Run as root it judges for the agent's user. Exit code: 0 it would, 1 it would no
 import argparse
 import grp
 import json
+import os
 import pwd
 import shutil
 import socket
@@ -68,6 +69,7 @@ def check(cfg: Config) -> Iterator[Finding]:
     yield from _helpers(cfg)
     yield from _own_name()
     yield from _kvm()
+    yield from _processes(cfg)
 
 
 def _accounts(cfg: Config) -> Iterator[Finding]:
@@ -172,3 +174,30 @@ def _kvm() -> Iterator[Finding]:
     there = Path("/dev/kvm").exists()
     says = "/dev/kvm is there" if there else "there is no /dev/kvm: guests run emulated, slowly"
     yield Finding("ok" if there else "note", "virtualization", says)
+
+
+def _processes(cfg: Config) -> Iterator[Finding]:
+    """Root sees all; the agent's user does unless /proc hides those of others, and not from a group of its."""
+    user, options = cfg.vdsm_mp.user, dict(option.partition("=")[::2] for option in _options_of_proc())
+    how = options.get("hidepid", "0")
+    if how in ("0", "off") or options.get("gid", "0") in map(str, _groups(user)):
+        yield Finding("ok", "processes", f"{user} sees the processes of others")
+        return
+    says = (
+        f"/proc hides those of others from {user} (hidepid={how}): a VM that libvirt forgets while it runs is told as"
+    )
+    yield Finding(
+        "note", "processes", f"{says} Down, and may be started once more; mount it with gid= of a group of {user}"
+    )
+
+
+def _options_of_proc() -> list[str]:
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return [words[3] for words in mounts if words[1] == "/proc"][-1].split(",")
+
+
+def _groups(user: str) -> list[int]:
+    try:
+        return os.getgrouplist(user, pwd.getpwnam(user).pw_gid)
+    except KeyError:
+        return []

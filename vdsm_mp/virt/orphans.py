@@ -3,12 +3,14 @@
 
 Told as Down, such a VM would be started once more, and two QEMUs would write to one disk. So it stays listed as what
 it was and as not responding; nothing can be asked of it but its end, which root brings about. When its QEMU ends, it
-is Down.
+is Down. One whose definition is lost, too, is told of by its QEMU's command line alone.
 
 Several libvirtds may share a machine's processes, each in a network namespace of its own, and a VM that has moved runs
 under another's: ours are those whose monitor has its socket in the namespace of whom we are connected to.
 """
 
+import contextlib
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,16 @@ import libvirt
 from msgspec.structs import replace
 
 from vdsm_mp.api.errors import DeadlineExceeded, PrivilegedFailed, RootHelperGone
-from vdsm_mp.api.errors_virt import DestroyFailed, LibvirtUnavailable
+from vdsm_mp.api.errors_virt import DestroyFailed, LibvirtUnavailable, NoSuchVm, VmExists
 from vdsm_mp.api.ports import Background, Root
-from vdsm_mp.common import log
+from vdsm_mp.common import clock, kernel, log
 from vdsm_mp.priv import qemu
 from vdsm_mp.virt import machine
 from vdsm_mp.virt.connection import Connection
 from vdsm_mp.virt.found import recorded
+from vdsm_mp.virt.machine import Life, VmStatus
 from vdsm_mp.virt.metadata import Metadata
-from vdsm_mp.virt.records import VmRecord
+from vdsm_mp.virt.records import Devices, VmRecord
 from vdsm_mp.virt.registry import Vms
 
 logger = log.named(__name__)
@@ -41,17 +44,53 @@ class Orphans:
         self._vms = vms
         self._background = background
         self._root = root
+        self._said_blind = False
 
     def names(self) -> list[str]:
         return [record.name for record in self._vms.all() if record.orphan]
 
     def running(self, vm_id: str) -> frozenset[int]:
         """Process ids of its QEMUs on this host, whether libvirt knows them or not. Raises: LibvirtUnavailable."""
-        pids = qemu.running(vm_id)
+        return self._ours(qemu.running(vm_id))
+
+    def _ours(self, pids: Iterable[int]) -> frozenset[int]:
+        pids = list(pids)
         if not pids:
             return frozenset()
         sockets = {line.rpartition(" ")[2] for line in _read(f"/proc/{self._connection.daemon_pid}/net/unix")}
         return frozenset(pid for pid in pids if f"{qemu.folder(pid)}/monitor.sock" in sockets)
+
+    def list_undefined(self, there: Collection[str]) -> None:
+        """Make those known that libvirt doesn't even have defined, as far as they can be. there: VMs that it has.
+
+        Raises: LibvirtUnavailable.
+        """
+        if qemu.hidden():
+            self._say_blind()
+        if not self._connection.daemon_pid:
+            return  # no libvirtd of this host
+        found = [guest for guest in qemu.everyone() if guest.vm_id not in there and self._vms.get(guest.vm_id) is None]
+        ours = self._ours(guest.pid for guest in found)
+        for guest in found:
+            if guest.pid in ours and not self._is_defined(guest.vm_id):
+                with contextlib.suppress(VmExists):  # its second QEMU
+                    self._vms.add(_record(guest))
+                self.adopt(guest.vm_id)
+
+    def _is_defined(self, vm_id: str) -> bool:
+        """By now: one that has just been started, by whomever, was not there when libvirt was asked for all."""
+        try:
+            self._connection.domain(vm_id)
+        except NoSuchVm:
+            return False
+        return True
+
+    def _say_blind(self) -> None:
+        if not self._said_blind:
+            logger.warning(
+                "/proc hides the processes of others (hidepid): a VM that libvirt forgets while it runs is told as Down"
+            )
+        self._said_blind = True
 
     def lives(self, dom: Any, vm_id: str, metadata: Metadata) -> bool:
         """Of a VM that is defined: has libvirt lost its QEMU? Raises: libvirtError."""
@@ -96,6 +135,22 @@ class Orphans:
             return
         self._vms.change(vm_id, lambda one: replace(one, orphan=frozenset()))
         self._vms.move(vm_id, machine.on_stopped)
+
+
+def is_bare(record: VmRecord) -> bool:
+    """Is no more known of it than its QEMU's command line tells?"""
+    return bool(record.orphan) and not record.devices.hash
+
+
+def _record(guest: qemu.Guest) -> VmRecord:
+    ran_s = kernel.age_s(guest.pid)
+    return VmRecord(
+        vm_id=guest.vm_id,
+        name=guest.name,
+        life=Life(status=VmStatus.UP, cpus_run=True),
+        devices=Devices(vcpus=guest.cpus, kvm=guest.kvm),
+        started_wall=None if ran_s is None else clock.wall_s() - ran_s,
+    )
 
 
 def _forgotten(dom: Any, metadata: Metadata) -> bool:

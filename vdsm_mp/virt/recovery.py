@@ -28,7 +28,7 @@ from vdsm_mp.virt.found import INACTIVE, TORN_SETTLES_S, life_of, may_be_startin
 from vdsm_mp.virt.keeping import Keeper, with_devices
 from vdsm_mp.virt.machine import UNSTARTED, Do, Exit, ExitReason, Life, VmStatus
 from vdsm_mp.virt.metadata import Metadata
-from vdsm_mp.virt.orphans import Orphans
+from vdsm_mp.virt.orphans import Orphans, is_bare
 from vdsm_mp.virt.plug import Removals
 from vdsm_mp.virt.records import VmRecord
 from vdsm_mp.virt.registry import Vms
@@ -102,6 +102,7 @@ class Recovery:
             if now is None or now.external or now.life.status is VmStatus.DOWN or not self._orphans.adopt(vm_id):
                 end = Exit.because(ExitReason.DOMAIN_MISSING)
                 self._vms.move(vm_id, lambda life, end=end: machine.go_down(life, end))  # type: ignore[misc]
+        self._list_undefined(there)
         for record in self._vms.all():
             if record.life.status is VmStatus.DOWN and record.vm_id in alive:
                 self._ended(record)  # meanwhile
@@ -111,6 +112,13 @@ class Recovery:
         logger.info("%d domains examined, took=%dms", len(there), (clock.mono_s() - began) * 1000)
         self._sampler.all_soon()
         self.claim(r.vm_id for r in self._vms.all())
+
+    def _list_undefined(self, there: set[str]) -> None:
+        """Its failure must not keep all other VMs from being known."""
+        try:
+            self._orphans.list_undefined(there)
+        except Error as error:
+            logger.warning("whether VMs run that libvirt doesn't know is not known: %s", error)
 
     def _finish(self, vm_id: str) -> None:
         """Take up what was under way when we ended. Its failure must not keep all other VMs from being known."""
@@ -163,6 +171,7 @@ class Recovery:
     def _examine(self, dom: Any, vm_id: str) -> None:
         """Make one domain known, or tell what has become of it."""
         known = self._vms.get(vm_id)
+        bare = known is not None and is_bare(known)
         try:
             state, reason = dom.state()
             domain = xml.parse(dom.XMLDesc(0))
@@ -177,10 +186,10 @@ class Recovery:
         metadata = Metadata.of_domain(domain) or Metadata()
         found = life_of(state, reason, metadata)
         orphaned = not (active or external) and self._orphans.lives(dom, vm_id, metadata)
-        if orphaned and known is not None and known.life.status is not VmStatus.MIGRATION_DESTINATION:
+        if orphaned and known is not None and not bare and known.life.status is not VmStatus.MIGRATION_DESTINATION:
             self._orphans.adopt(vm_id)
             return
-        if self._vms.get(vm_id) is not None:
+        if self._vms.get(vm_id) is not None and not bare:
             if active:
                 # Nobody was told who left its console meanwhile.
                 self._vms.change(vm_id, lambda record: replace(record, viewers=(), orphan=frozenset()))
@@ -197,7 +206,8 @@ class Recovery:
             found = Life(status=VmStatus.WAIT_FOR_LAUNCH)
         record = _record(vm_id, domain, metadata, found, external=external)
         try:
-            self._vms.add(record)
+            if not bare or self._vms.change(vm_id, lambda _: record) is None:
+                self._vms.add(record)
         except VmExists:
             return  # created by a call meanwhile
         logger.info("vm=%s (%s) is %s%s", vm_id, record.name, found.status, ", external" if external else "")

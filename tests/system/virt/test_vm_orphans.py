@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import decode
 from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import needs_program, needs_root
@@ -119,20 +120,59 @@ def test_a_worker_that_begins_after_the_loss_finds_it_too(
         assert qemu.running(guest.vm_id) == []
 
 
-def test_one_that_is_not_even_defined_any_more_is_kept_and_never_started_twice(
+def test_one_that_is_not_even_defined_any_more_is_listed_and_never_started_twice(
     room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, folder: Path, root: SudoRoot
 ) -> None:
-    guest = new_guest(room)
-    (libvirtd.root / "etc" / "qemu" / f"{guest.name}.xml").unlink()
+    guest, other = new_guest(room), new_guest(room)
+    definitions = {one.name: libvirtd.root / "etc" / "qemu" / f"{one.name}.xml" for one in (guest, other)}
+    known = {one.name: file.read_bytes() for one, file in zip((guest, other), definitions.values(), strict=True)}
+    states = {file: file.read_bytes() for file in (libvirtd.root / "run" / "qemu").glob(f"{other.name}.*")}
+    for file in definitions.values():
+        file.unlink()
     lose_state(libvirtd)
     eventually(lambda: is_orphan(room, guest), within_s=20)
     room.close()
     with VirtRoom(libvirtd.uri, folder, root=root) as next_life:
         next_life.storage.images = room.storage.images
-        assert in_stock(next_life) == {}
+        found = in_stock(next_life)
+        assert set(found) == {guest.vm_id, other.vm_id}
+        decode.check_all_vm_stats(list(found.values()))
+        entry = found[guest.vm_id]
+        assert (entry["vmName"], entry["status"], entry["monitorResponse"]) == (guest.name, "Up", "-1")
+        assert 0 < int(entry["elapsedTime"]) < 600
+        assert len(next_life.room.vitals()["problems"]) == 2
         with pytest.raises(VmExists):
             next_life.create(vm_xml(guest.vm_id, disk=guest.disk), guest.vm_id)
-    os.kill(libvirtd.qemu_pid(guest.name), signal.SIGKILL)
+        with pytest.raises(VmNotResponding):
+            next_life.call("VM.pause", vmID=guest.vm_id)
+        next_life.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+        assert qemu.running(guest.vm_id) == []
+        # libvirt finds the other one again: then all of it is known, at no time nothing.
+        libvirtd.kill()
+        definitions[other.name].write_bytes(known[other.name])
+        for file, content in states.items():
+            file.write_bytes(content)
+        libvirtd.launch()
+        eventually(lambda: next_life.stats(other.vm_id)["monitorResponse"] == "0", within_s=20)
+        assert next_life.stats(other.vm_id)["hash"]
+        next_life.call("VM.pause", vmID=other.vm_id)
+        next_life.call("VM.destroy", vmID=other.vm_id, gracefulAttempts=0)
+
+
+def test_of_one_that_nobody_knows_the_end_is_told(
+    room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd, folder: Path, root: SudoRoot
+) -> None:
+    guest = new_guest(room)
+    room.close()
+    (libvirtd.root / "etc" / "qemu" / f"{guest.name}.xml").unlink()
+    lose_state(libvirtd)
+    with VirtRoom(libvirtd.uri, folder, root=root) as next_life:
+        assert set(in_stock(next_life)) == {guest.vm_id}
+        os.kill(libvirtd.qemu_pid(guest.name), signal.SIGKILL)
+        eventually(lambda: next_life.status(guest.vm_id) == "Down", within_s=10)
+        assert next_life.stats(guest.vm_id)["exitReason"] == ExitReason.LOST_QEMU
+        next_life.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
+        assert next_life.call("Host.getVMList") == []
 
 
 def test_what_libvirt_finds_again_is_as_it_was(room: VirtRoom, new_guest: NewGuest, libvirtd: PrivateLibvirtd) -> None:
