@@ -126,6 +126,12 @@ class DomainExists(DomainError, Conflict):
     code = 365
 
 
+class DomainTwice(DomainError, Conflict):
+    """Connected storage holds it and a copy of it, and nobody can tell which is meant."""
+
+    code = 371
+
+
 class DomainNotEmpty(DomainError, Conflict):
     """The target holds a domain already; `reason` names it."""
 
@@ -445,4 +451,5 @@ STORAGE_ACCESS = (
     NoSpaceLeft,
     ClaimTimedOut,
     *DOMAIN_UNREADABLE,
+    DomainTwice,
 )

@@ -6,6 +6,7 @@ master/{vms,tasks}. `metadata` is replaced by rename; `ids`, `leases` and `xleas
 replaced or truncated. Nothing here knows pools, SPM or locks.
 """
 
+import contextlib
 import errno
 import re
 import threading
@@ -171,10 +172,13 @@ class FileDomain:
                 self.io.create(path, mode=0o660, size=MAILBOX_BYTES)
 
 
-def domains_on(mount: DomainIO) -> list[str]:
-    """Ids of the domains directly below a mount point."""
-    names = [e.name for e in mount.readdir() if e.kind == "dir" and _UUID.match(e.name)]
-    return sorted(name for name in names if mount.exists(f"{name}/dom_md"))
+def domains_on(mount: DomainIO) -> dict[str, int]:
+    """{id of a domain directly below a mount point: inode of its `dom_md`}."""
+    found = {}
+    for name in sorted(e.name for e in mount.readdir() if e.kind == "dir" and _UUID.match(e.name)):
+        with contextlib.suppress(StorageFileMissing):
+            found[name] = mount.stat(f"{name}/dom_md").inode
+    return found
 
 
 def _holds_domain(mount: DomainIO, name: str) -> bool:
