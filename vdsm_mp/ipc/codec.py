@@ -3,7 +3,8 @@
 
 Public parameters are read as leniently as VDSM reads them, at any depth: "7" is 7 and 7 is "7", "true" is true and true
 is "true", unknown members are ignored, `null` for an optional member means absent; and an array is mapped to the
-parameters in declared order. Internal verbs are strict. Nothing here knows sockets.
+parameters in declared order. A number of more than 64 bits is refused wherever it is. Internal verbs are strict.
+Nothing here knows sockets.
 """
 
 import re
@@ -15,6 +16,7 @@ import msgspec.inspect
 
 from vdsm_mp.api import errors
 from vdsm_mp.api.verb import Message, VerbSpec
+from vdsm_mp.common.digits import MOST
 from vdsm_mp.common.errors import Error, Internal
 from vdsm_mp.ipc import wording
 
@@ -40,6 +42,8 @@ UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _NUMBER = re.compile(rb"-?[0-9]{1,20}(\.[0-9]{1,10})?")
 _ANY = msgspec.inspect.AnyType
 _NUMBERS = (msgspec.inspect.IntType, msgspec.inspect.FloatType)
+#: Without one of these no number is too large; few parameters have one.
+_LONG = re.compile(rb"[0-9]{19}|[eE]\+?[0-9]{2}")
 
 
 @cache
@@ -65,9 +69,32 @@ def decode_params(spec: VerbSpec, untrusted_params: bytes) -> Any:
     try:
         if spec.internal:
             return _params_decoder(spec.message, True).decode(raw)
-        return _lenient(spec, raw)
+        message = _lenient(spec, raw)
+        if _LONG.search(raw):
+            _refuse_huge(message)
+        return message
     except UNDECODABLE as error:
         raise errors.InvalidParameters(spec.name, wording.sentence(str(error))) from error
+
+
+def _refuse_huge(message: Message) -> None:
+    """Neither libvirt nor a float carries any number, and who computes with one is not prepared for that.
+
+    Raises: ValidationError.
+    """
+    found: list[tuple[str, Any]] = [("", message)]
+    while found:
+        place, value = found.pop()
+        match value:
+            case int() | float() if not -MOST <= value <= MOST:
+                raise msgspec.ValidationError(f"Number out of range - at `$.{place.removeprefix('.')}`")
+            case msgspec.Struct():
+                names = zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True)
+                found += ((f"{place}.{name}", getattr(value, field)) for name, field in names)
+            case dict():
+                found += ((f"{place}.{name}", inner) for name, inner in value.items())
+            case list():
+                found += ((f"{place}[{number}]", inner) for number, inner in enumerate(value))
 
 
 def _lenient(spec: VerbSpec, raw: bytes) -> Any:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from vdsm_mp.api.internal import PreparedDrive
+from vdsm_mp.common.digits import whole
 from vdsm_mp.virt.devices import Devices, find, target_of
 from vdsm_mp.virt.domxml_parse import source_path
 from vdsm_mp.virt.records import Drive, VolumeIds
@@ -33,7 +34,7 @@ def running_chain(disk: ET.Element) -> list[Link]:
         path = source_path(source)
         if path:
             number = (source.get("index") if source is not None else None) or element.get("index")
-            found.append(Link(path.rpartition("/")[2], path, int(number) if number and number.isdigit() else None))
+            found.append(Link(path.rpartition("/")[2], path, whole(number)))
         element = element.find("backingStore")
     return found
 

@@ -30,6 +30,8 @@ def set_number_of_cpus(devices: Devices, hooks: VmHooks, pool: CpuPool, ask: Set
     it did is told.
     """
     record = devices.vms.running(ask.vm_id, "set the number of CPUs")
+    if not 0 < ask.number_of_cpus < 2**31:  # libvirt's binding would take the lower half of a larger one
+        raise SetNumberOfCpusFailed(f"{ask.number_of_cpus} CPUs are not possible")
     here = online()
     maps = [_cpu_map(cpuset, here) for cpuset in (ask.cpusets or ())[: ask.number_of_cpus]]
     hooks.before("set_num_of_cpus", record)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sets of processors as libvirt and the kernel write them. Pure."""
 
+from vdsm_mp.common.digits import whole
+
 _MOST = 4096
 
 
@@ -11,8 +13,9 @@ def numbers(text: str) -> set[int]:
         exclude, words = part.startswith("^"), part.removeprefix("^")
         first, dash, last = words.partition("-")
         last = last if dash else first
-        if not first.isdigit() or not last.isdigit() or int(last) >= _MOST:
+        lowest, highest = whole(first), whole(last, most=_MOST - 1)
+        if lowest is None or highest is None:
             raise ValueError(f"bad set of CPUs {text!r}")
-        found = range(int(first), int(last) + 1)
+        found = range(lowest, highest + 1)
         chosen = chosen - set(found) if exclude else chosen | set(found)
     return chosen

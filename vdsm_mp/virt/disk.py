@@ -16,6 +16,7 @@ from vdsm_mp.api.ports import Background
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_devices import ChangeVmCd, ChangeVmFloppy
 from vdsm_mp.common import log
+from vdsm_mp.common.digits import whole
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.oneatatime import OneAtATime
 from vdsm_mp.virt import domxml_build, domxml_parse
@@ -142,8 +143,8 @@ def change_floppy(changes: Changes, ask: ChangeVmFloppy) -> dict[str, str]:
 def _drive(record: VmRecord, spec: Mapping[str, Any], kind: str) -> Drive:
     """The drive that is meant: by interface and index, else the first of its kind that is not made of files."""
     wanted = ""
-    if "iface" in spec and str(spec.get("index", "")).isdigit() and int(spec["index"]) < 26:
-        wanted = _PREFIX.get(str(spec["iface"]), "") + chr(ord("a") + int(spec["index"]))
+    if "iface" in spec and (number := whole(str(spec.get("index", "")), most=25)) is not None:
+        wanted = _PREFIX.get(str(spec["iface"]), "") + chr(ord("a") + number)
     for drive in sorted(record.devices.drives, key=lambda drive: drive.payload):
         if drive.device == kind and wanted in ("", drive.name):
             return drive

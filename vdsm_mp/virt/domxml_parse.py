@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from vdsm_mp.api.errors_virt import CannotCreateVm
 from vdsm_mp.api.types import UUID_PATTERN
 from vdsm_mp.common import xml
+from vdsm_mp.common.digits import whole
 from vdsm_mp.virt.cpusets import numbers
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.records import VOLUME_KEYS, Devices, Drive, Graphics, Nic, VolumeIds
@@ -66,7 +67,7 @@ def memory_kib(domain: ET.Element, tag: str) -> int:
 def clock_offset(domain: ET.Element) -> str:
     """Seconds between the guest's clock and UTC, as text."""
     text = xml.attributes(domain.find("clock")).get("adjustment", "0")
-    return text if text.lstrip("-").isdigit() else "0"
+    return text if whole(text.removeprefix("-")) is not None else "0"
 
 
 def is_ours(domain: ET.Element) -> bool:
@@ -192,7 +193,7 @@ def _vcpus(domain: ET.Element) -> int:
     if element is None:
         return 1
     text = element.get("current") or element.text or "1"
-    return int(text) if text.strip().isdigit() else 1
+    return whole(text.strip()) or 1
 
 
 def _pins(domain: ET.Element) -> Iterator[tuple[int, frozenset[int]]]:

@@ -13,6 +13,7 @@ from vdsm_mp.api.errors_virt import TicketFailed, VmOperationFailed
 from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_devices import ScreenshotVm, SetVmTicket
 from vdsm_mp.common import clock, log, xml
+from vdsm_mp.common.digits import whole
 from vdsm_mp.virt import domxml_parse
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices
@@ -62,8 +63,8 @@ def set_ticket(devices: Devices, hooks: VmHooks, vm_id: str, params: Mapping[str
 def _note_disconnect(devices: Devices, record: VmRecord, params: Mapping[str, Any]) -> None:
     action = str(params.get("disconnectAction") or "")
     if action in _ACTIONS and action != record.metadata.get(ON_DISCONNECT, ""):
-        delay = str(params.get("consoleDisconnectActionDelay") or 0)
-        note: dict[str, str | int] = {ON_DISCONNECT: action, DELAY_MIN: int(delay) if delay.isdigit() else 0}
+        delay = whole(str(params.get("consoleDisconnectActionDelay"))) or 0
+        note: dict[str, str | int] = {ON_DISCONNECT: action, DELAY_MIN: delay}
         devices.keeper.remember(record.vm_id, **note)
 
 

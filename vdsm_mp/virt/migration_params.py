@@ -12,9 +12,10 @@ from typing import Any
 import libvirt
 import msgspec
 
-from vdsm_mp.api.errors_virt import MissingVmParameter
+from vdsm_mp.api.errors_virt import InvalidVmParameter, MissingVmParameter
 from vdsm_mp.api.vm_migration import MigrationParams
 from vdsm_mp.common import xml
+from vdsm_mp.common.digits import whole
 from vdsm_mp.common.options import Vars
 from vdsm_mp.virt import convergence, cpupool
 from vdsm_mp.virt.convergence import Schedule
@@ -54,9 +55,10 @@ def address(dst: str) -> tuple[str, int]:
         host, _, port = dst.partition(":")
     else:
         host, port = dst, ""
-    if not host or (port and not port.isdigit()):
+    number = whole(port, most=0xFFFF) if port else _DEFAULT_PORT
+    if not host or not number:
         raise MissingVmParameter("dst")
-    return host, int(port or _DEFAULT_PORT)
+    return host, number
 
 
 def bracketed(host: str) -> str:
@@ -69,6 +71,8 @@ def schedule(params: MigrationParams, variables: Vars) -> Schedule:
     if params.convergence_schedule is not None:
         return convergence.of(params.convergence_schedule)
     downtime_ms = params.downtime or variables.migration_downtime
+    if downtime_ms < 0:
+        raise InvalidVmParameter("downtime is not a number of milliseconds")
     return convergence.exponential(downtime_ms, variables.migration_downtime_steps)
 
 
@@ -131,6 +135,6 @@ def without_note(domain: ET.Element) -> None:
 
 def _repin(domain: ET.Element, path: str, number: str, value: str, wanted: Sequence[str]) -> None:
     for element in domain.iterfind(path):
-        index = element.get(number, "")
-        if index.isdigit() and int(index) < len(wanted):
-            element.set(value, wanted[int(index)])
+        index = whole(element.get(number))
+        if index is not None and index < len(wanted):
+            element.set(value, wanted[index])

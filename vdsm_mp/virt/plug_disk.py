@@ -22,6 +22,7 @@ from vdsm_mp.api.verb import handles
 from vdsm_mp.api.vm_blocks import ExtendDiskSize
 from vdsm_mp.api.vm_devices import HotplugVmDisk, HotunplugVmDisk
 from vdsm_mp.common import log
+from vdsm_mp.common.digits import whole
 from vdsm_mp.virt import domxml_build, domxml_parse
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices, alias_of, find, target_of
@@ -103,11 +104,10 @@ def extend_disk_size(devices: Devices, ask: ExtendDiskSize) -> str:
     """
     record = devices.vms.running(ask.vm_id, "extend a disk")
     spec = ask.drive_specs[0] if isinstance(ask.drive_specs, list) and ask.drive_specs else ask.drive_specs
-    if not ask.new_size.isdigit() or int(ask.new_size) == 0:
+    if not (size := whole(ask.new_size)):
         raise BadDiskSize(f"{ask.new_size!r} is no size in bytes")
     drive = _by_spec(record, spec if isinstance(spec, Mapping) else {"path": spec})
     dom = devices.connection.domain(ask.vm_id)
-    size = int(ask.new_size)
     with translated(ask.vm_id, BadDiskSize):
         if dom.blockInfo(drive.name)[0] > size:
             raise BadDiskSize("a disk of a running virtual machine cannot shrink")

@@ -18,6 +18,7 @@ from vdsm_mp.api.verb import DONE, Status, handles
 from vdsm_mp.api.vm_host import GetAllVmIoTunePolicies
 from vdsm_mp.api.vm_tuning import GetVmIoTune, GetVmIoTunePolicy, SetVmIoTune, UpdateVmVmPolicy
 from vdsm_mp.common import log, xml
+from vdsm_mp.common.digits import MOST, whole
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devices import Devices
@@ -151,9 +152,12 @@ def _limits(untrusted: Any) -> dict[str, int]:
     if not isinstance(untrusted, Mapping):
         raise IoTuneFailed("limits are an object")
     try:
-        return {name: max(0, int(untrusted.get(name) or 0)) for name in _LIMITS}
+        found = {name: max(0, int(untrusted.get(name) or 0)) for name in _LIMITS}
     except (TypeError, ValueError) as error:
         raise IoTuneFailed(f"a limit is not a number: {error}") from error
+    if max(found.values()) > MOST:
+        raise IoTuneFailed("a limit is too large")
+    return found
 
 
 # -- the stored policy
@@ -217,4 +221,4 @@ def _stored(devices: Devices, vm_id: str) -> list[Tune]:
 
 def _numbers(limits: ET.Element | None) -> dict[str, int]:
     found = {} if limits is None else {limit.tag: (limit.text or "").strip() for limit in limits}
-    return {name: int(found[name]) if found.get(name, "").isdigit() else 0 for name in _LIMITS}
+    return {name: whole(found.get(name)) or 0 for name in _LIMITS}

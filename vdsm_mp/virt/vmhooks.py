@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from vdsm_mp.api.errors_virt import CannotCreateVm, VmOperationFailed
 from vdsm_mp.common import clock, log, xml
+from vdsm_mp.common.digits import whole
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.hooks import HookFailed, Hooks
 from vdsm_mp.virt import domxml_parse
@@ -201,6 +202,7 @@ class VmHooks:
 
 def _read_flags(path: Path) -> int:
     text = path.read_text()[:20].strip()
-    if not text.isdigit() or int(text) & ~_LAUNCH_FLAGS:
+    flags = whole(text)
+    if flags is None or flags & ~_LAUNCH_FLAGS:
         raise CannotCreateVm(f"its hooks left launch flags that cannot be: {text!r}")
-    return int(text)
+    return flags

@@ -95,5 +95,9 @@ def test_cpus_that_cannot_be_pinned_are_not_added(libvirtd: PrivateLibvirtd, roo
             room.call("VM.setNumberOfCpus", vmID=vm_id, numberOfCpus=2, cpusets=["0", wrong])
         assert libvirtd.virsh("vcpucount", f"vm-{vm_id[:8]}", "--live", "--active").strip() == "1"
         assert room.stats(vm_id)["vcpuCount"] == 1
+    for number in (0, -1, 2**32 + 2, 2 - 2**32):
+        with pytest.raises(SetNumberOfCpusFailed):
+            room.call("VM.setNumberOfCpus", vmID=vm_id, numberOfCpus=number)
+    assert room.stats(vm_id)["vcpuCount"] == 1
     room.call("VM.setNumberOfCpus", vmID=vm_id, numberOfCpus=2, cpusets=["0", "0", "4000"])
     assert room.stats(vm_id)["vcpuCount"] == 2

@@ -72,6 +72,9 @@ def test_a_disk_comes_and_goes(room: VirtRoom, new_guest: NewGuest, folder: Path
     assert size == str(1 << 20)
     with pytest.raises(BadDiskSize, match="shrink"):
         room.call("VM.diskSizeExtend", vmID=guest.vm_id, driveSpecs=ids, newSize="512")
+    for no_size in ("0", "-1", "²", str(1 << 64), "9" * 5000):
+        with pytest.raises(BadDiskSize, match="no size in bytes"):
+            room.call("VM.diskSizeExtend", vmID=guest.vm_id, driveSpecs=ids, newSize=no_size)
 
     room.call("VM.hotunplugDisk", vmID=guest.vm_id, params={"xml": disk_xml(ids)})
     assert ids["imageID"] in room.storage.released

@@ -96,7 +96,8 @@ def test_a_guest_whose_console_is_left_is_shut_down_if_the_engine_said_so(
     room.create(vm_xml(vm_id, devices=vnc), vm_id)
     eventually(lambda: room.status(vm_id) in ("Up", "Powering up"), within_s=30)
     ticket = {"deviceType": "graphics", "graphicsType": "vnc", "password": "secret12", "ttl": 120, "params": {}}
-    room.call("VM.updateDevice", vmID=vm_id, params=ticket | {"disconnectAction": action})
+    more = {"disconnectAction": action, "consoleDisconnectActionDelay": "²"}  # which is no number
+    room.call("VM.updateDevice", vmID=vm_id, params=ticket | more)
     first = opened(console, "secret12")
     eventually(lambda: room.state(Vms).get(vm_id).viewers or "clientIp" in room.events.of(vm_id)[-1])
     first.close()

@@ -31,6 +31,9 @@ def test_a_policy_is_applied_stored_and_told(room: VirtRoom, new_guest: NewGuest
     tunable = {"name": "hda", "ioTune": {"read_iops_sec": 100}}
     decode.check_status(room.call("VM.setIoTune", vmID=guest.vm_id, tunables=[tunable]))
     assert room.stats(guest.vm_id)["ioTune"][0]["ioTune"]["read_iops_sec"] == 100
-    for wrong in ({"name": "hdz", "ioTune": {}}, {"name": "hda", "ioTune": {"read_iops_sec": "many"}}, {"name": "hda"}):
+    for wrong in (
+        {"name": "hdz", "ioTune": {}}, {"name": "hda"},
+        {"name": "hda", "ioTune": {"read_iops_sec": "many"}}, {"name": "hda", "ioTune": {"read_iops_sec": "9" * 30}},
+    ):  # fmt: skip
         with pytest.raises(IoTuneFailed):
             room.call("VM.setIoTune", vmID=guest.vm_id, tunables=[wrong])

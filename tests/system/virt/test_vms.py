@@ -132,6 +132,8 @@ def test_a_cd_goes_in_and_out_by_volume_and_nothing_else_of_the_host_goes_in(
     assert room.stats(guest.vm_id)["hash"] != before
     room.call("VM.changeCD", vmID=guest.vm_id, driveSpec={**second, **spec})
     assert first["imageID"] in room.storage.released
+    for no_index in ("²", "9" * 5000):
+        room.call("VM.changeCD", vmID=guest.vm_id, driveSpec={**second, **spec, "index": no_index})
 
     for path in ("/etc/shadow", f"{folder}/../../../etc/shadow"):
         with pytest.raises(ChangeDiskFailed, match="may not use"):

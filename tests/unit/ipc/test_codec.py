@@ -26,6 +26,7 @@ class Sizes(Message, frozen=True, kw_only=True):
     name: str
     force: bool = False
     labels: dict[str, str] | None = None
+    limits: Any = None
 
 
 PUBLIC = replace(spec_of(Echo), name="Volume.resize", message=Sizes, internal=False)
@@ -63,11 +64,15 @@ def test_null_or_nothing_for_an_optional_parameter_is_its_default(raw: bytes) ->
         (b'{"sizeGiB": "seven", "name": "a"}', "sizeGiB"),
         (b'{"sizeGiB": 7, "name": null}', "name"),
         (b'{"sizeGiB": 7, "name": ["a"]}', "name"),
-        (b'[7, "a", true, null, 5]', "positional"),
+        (b'[7, "a", true, null, 5, 6]', "positional"),
         (b'"text"', "object"),
         (b"17", "object"),
         (b"{", "truncated"),
         (b'{"sizeGiB": NaN, "name": "a"}', "JSON"),
+        (b'{"sizeGiB": 9223372036854775808, "name": "a"}', "sizeGiB: Number out of range"),
+        (b'{"sizeGiB": "-18446744073709551621", "name": "a"}', "sizeGiB: Number out of range"),
+        (b'{"sizeGiB": 1' + b"0" * 400 + b', "name": "a"}', "sizeGiB: Number out of range"),
+        (b'{"sizeGiB": 7, "name": "a", "limits": [{"most": 1e300}]}', "limits[0].most: Number out of range"),
         (b"\xff\xfe", "JSON"),
         (b'{"sizeGiB": ' + b"[" * 100_000, "recursion"),
         (b"[" * 100_000, "recursion"),
@@ -79,6 +84,11 @@ def test_wrong_parameters_are_told_with_their_place(raw: bytes, told: str) -> No
     assert caught.value.code == -32602
     assert told in str(caught.value)
     assert "Volume.resize" in str(caught.value)
+
+
+def test_a_number_of_64_bits_and_any_text_are_let_in() -> None:
+    large = public(b'{"sizeGiB": 9223372036854775807, "name": "9999999999999999999", "limits": {"most": 1e18}}')
+    assert (large.size, large.name, large.limits) == (2**63 - 1, "9999999999999999999", {"most": 1e18})
 
 
 def test_a_number_where_text_is_wanted_is_its_digits() -> None:

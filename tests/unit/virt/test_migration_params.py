@@ -47,7 +47,7 @@ def test_the_other_agent_is_named_by_host_and_port(dst: str, found: tuple[str, i
     assert migration_params.address(dst) == found
 
 
-@pytest.mark.parametrize("dst", ["", ":54321", "host:port", "[]:54321"])
+@pytest.mark.parametrize("dst", ["", ":54321", "host:port", "[]:54321", "host:0", "host:65536", "host:²"])
 def test_a_destination_that_is_none_is_refused(dst: str) -> None:
     with pytest.raises(MissingVmParameter):
         migration_params.address(dst)
@@ -135,6 +135,8 @@ def test_without_a_schedule_the_downtime_grows_and_patience_ends() -> None:
         (-1, "abort"),
     ]  # fmt: skip
     assert migration_params.schedule(asked(downtime="300"), Vars()).stalling[-2].action.downtime_ms == 300
+    with pytest.raises(InvalidVmParameter, match="downtime"):
+        migration_params.schedule(asked(downtime="-300"), Vars())
 
 
 def test_progress_is_whole_percent_and_full_only_at_the_end() -> None:
