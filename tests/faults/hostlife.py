@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults.injections import CannotRun, control_group, until_gone
+from tests.faults.injections import CannotRun, until_gone
+from tests.faults.pressure import control_group
 from tests.faults.world import Fault, World
 from tests.support.eventually import eventually
 from tests.support.house import program

@@ -21,7 +21,8 @@ from pathlib import Path
 import msgspec
 
 from tests.faults.hostlife import log_disk, memory_hog
-from tests.faults.injections import CannotRun, control_group
+from tests.faults.injections import CannotRun
+from tests.faults.pressure import control_group
 from tests.faults.together import WORKERS
 from tests.faults.world import World
 from tests.support.eventually import eventually

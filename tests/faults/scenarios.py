@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from tests.faults import clocks, hostlife, network, outsiders, roads, scarcity, together
+from tests.faults import clocks, hostlife, network, outsiders, pressure, roads, scarcity, together
 from tests.faults import injections as do
 from tests.faults.world import World
 
@@ -62,7 +62,7 @@ UNDER_LOAD: tuple[Scenario, ...] = (
     Scenario("A7", "kill -9 the master", do.kill_master, 3, 50, {"all gone": 1.0, "ready": 5.0}),
     Scenario("A8", "kill -9 a master while it forks", together.kill_master_while_it_forks, 2, 50,
              {"all gone": 2.0, "ready": 5.0}),
-    Scenario("A16", "a worker dies whenever it is ready", partial(do.storm, worker="network"), 1, 3,
+    Scenario("A16", "a worker dies whenever it is ready", partial(pressure.storm, worker="network"), 1, 3,
              {"processor share of the master": 0.25, "log MiB": 1.0}),
     *(Scenario(f"B1 {w}", f"SIGSTOP {w}", partial(do.freeze_worker, worker=w), 1, 8, _HANG) for w in WORKERS),
     Scenario("B1 all", "SIGSTOP of all workers at once", together.freeze_workers, 1, 54, _HANG, at_once=5),
@@ -96,21 +96,21 @@ UNDER_LOAD: tuple[Scenario, ...] = (
              {"ready": 35.0}, at_once=5),
     Scenario("E13i", "no inode is left, and all workers die", partial(scarcity.full_disks, inodes=True), 1, 5,
              {"ready": 35.0}, at_once=5),
-    Scenario("E1", "the door runs out of descriptors", do.no_more_descriptors, 1, 5,
+    Scenario("E1", "the door runs out of descriptors", pressure.no_more_descriptors, 1, 5,
              {"processor share of the door": 0.5}),
-    Scenario("E4", "nothing can be forked", do.no_more_processes, 1, 5),
-    Scenario("E6", "a worker has a twentieth of a processor", do.little_processor, 1, 3),
-    Scenario("E6n", "four programs at nice -20", do.busy_neighbours, 1, 3),
+    Scenario("E4", "nothing can be forked", pressure.no_more_processes, 1, 5),
+    Scenario("E6", "a worker has a twentieth of a processor", pressure.little_processor, 1, 3),
+    Scenario("E6n", "four programs at nice -20", pressure.busy_neighbours, 1, 3),
     Scenario("E7", "the wall clock is set by an hour and a day, forth and back", clocks.set_clock, 1, 5,
              at_once=len(clocks.JUMPS)),
-    Scenario("E9", "four more masters at once", do.race_masters, 1, 25),
-    Scenario("E10", "log files moved, SIGHUP, folder without rights", do.move_logs, 1, 5),
-    Scenario("F1", "2,000 connections that say nothing", partial(do.many_connections, count=2000), 1, 3,
+    Scenario("E9", "four more masters at once", pressure.race_masters, 1, 25),
+    Scenario("E10", "log files moved, SIGHUP, folder without rights", pressure.move_logs, 1, 5),
+    Scenario("F1", "2,000 connections that say nothing", partial(pressure.many_connections, count=2000), 1, 3,
              {"slowest ping": 1.0, "memory MiB": 100.0}),
-    Scenario("F4", "other protocols at the port", do.garbage, 1, 50),
+    Scenario("F4", "other protocols at the port", pressure.garbage, 1, 50),
     Scenario("F14", "a slow road, and connections reset half-way", network.bad_road, 1, 20, {"ready": 1.0}),
     Scenario("F14t", "a road that is cut at any octet", roads.tear, 1, 10),
-    Scenario("G1o", "operators who never ask", do.idle_operators, 1, 10),
+    Scenario("G1o", "operators who never ask", pressure.idle_operators, 1, 10),
     Scenario("H4", "another program is installed, and a worker dies", hostlife.upgrade, 1, 20,
              {"changes over": 10.0, "ready": 5.0}),
     Scenario("H1", "SIGTERM under load", do.stop_house, 2, 50, {"stopped": 10.0, "ready": 5.0}),

@@ -11,7 +11,8 @@ import signal
 import time
 from collections.abc import Iterator
 
-from tests.faults.injections import connected, kernel_ticks, until_gone
+from tests.faults.injections import connected, until_gone
+from tests.faults.pressure import kernel_ticks
 from tests.faults.world import POLL_S, Fault, World
 from tests.support.eventually import eventually
 from tests.system.test_storage_house import SD
