@@ -51,9 +51,9 @@ def _installation() -> Iterator[Place]:
 
 @pytest.fixture
 def place(_installation: Place) -> Iterator[Place]:
-    """Root's helpers, installed once a module; no test leaves one that runs."""
+    """Root's helpers, installed once a module; no test leaves anything to the next one."""
     yield _installation
-    _installation.close_roots()
+    _installation.reset()
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def test_tpm_state_goes_to_hosts_that_run_vdsm_and_comes_from_them(place: Place,
     """There it is unpacked and packed by tar with xz, from the folder that swtpm has for the VM."""
     virt = place.root_of("virt")
     folder = place.root / "tpm" / VM / "tpm2"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     (folder / ".lock").touch()
     (folder / "tpm2-00.permall").write_bytes(b"state" * 1000)
     packed = base64.b64decode(virt.do("read-tpm", vm_id=VM)["data"])
@@ -164,7 +164,7 @@ def test_tpm_state_goes_to_hosts_that_run_vdsm_and_comes_from_them(place: Place,
 def test_tpm_state_that_makes_no_sense_changes_nothing(place: Place, content: bytes) -> None:
     virt = place.root_of("virt")
     folder = place.root / "tpm" / VM / "tpm2"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     (folder / "tpm2-00.permall").write_bytes(b"state")
     with pytest.raises(PrivilegedFailed, match="TPM state"):
         virt.do("write-tpm", vm_id=VM, offset=0, data=base64.b64encode(content).decode(), last=True)
@@ -178,4 +178,3 @@ def test_devices_that_are_not_there_are_refused(place: Place) -> None:
     with pytest.raises(PrivilegedFailed, match="makes no mediated devices"):
         virt.do("mdev-create", card="ffff:ff:1f.7", type="nvidia-11", uuid=VM)
     virt.do("mdev-remove", uuid=VM)
-    place.close_roots()

@@ -5,6 +5,7 @@ Guests open disks by name; so whoever keeps metadata must not stay with a direct
 """
 
 import errno
+import os
 import shutil
 import subprocess
 import threading
@@ -76,9 +77,10 @@ def test_what_has_no_name_any_more_is_not_there_until_it_is_back_but_nothing_is_
 
 @pytest.mark.parametrize("look_again", [Root.follow, Root.reopen])
 def test_a_root_without_its_name_is_stale_and_not_a_file_that_is_removed(
-    domain: Path, look_again: Callable[[Root], None]
+    domain: Path, look_again: Callable[[Root], None], request: pytest.FixtureRequest
 ) -> None:
     root = Root(str(domain.parent), domain.name)
+    request.addfinalizer(lambda: os.close(root._fd))  # a child has it until it ends
     domain.rename(domain.with_name("away"))
     with pytest.raises(OSError, match="not there any more") as stale:
         look_again(root)

@@ -29,9 +29,9 @@ class Place:
         self.root.chmod(0o755)
         self.libexec = self.root / "libexec"
         self.repository = self.root / "repo"
-        for name in ("repo", "nvram", "tpm"):
-            (self.root / name).mkdir()
+        self.repository.mkdir()
         shutil.chown(self.repository, "vdsm", "kvm")
+        self._empty_stores()
         install.install(
             self.libexec,
             repository=str(self.repository),
@@ -57,9 +57,16 @@ class Place:
         argv = [*as_vdsm(), "sudo", "-n", str(self.libexec / f"helper-{name}")]
         return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    def close_roots(self) -> None:
+    def _empty_stores(self) -> None:
+        for store in (self.root / "nvram", self.root / "tpm"):
+            shutil.rmtree(store, ignore_errors=True)
+            store.mkdir()
+
+    def reset(self) -> None:
+        """As it was made: no helper that runs, and nothing of any VM."""
         while self._open:
             self._open.pop().close()
+        self._empty_stores()
 
     def close(self) -> None:
         self._rules.unlink()
