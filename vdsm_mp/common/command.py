@@ -21,7 +21,7 @@ from functools import cache
 
 import msgspec
 
-from vdsm_mp.common import kernel, log
+from vdsm_mp.common import family, log
 from vdsm_mp.common.errors import Failed, Unavailable
 from vdsm_mp.common.talk import Talk
 
@@ -166,9 +166,7 @@ def _kill(child: subprocess.Popen[bytes]) -> bool:
     """SIGKILL the child's whole group and its descendants. False when it is still there after a moment: then it is put
     aside."""
     if child.poll() is None:
-        for pid in kernel.descendants(child.pid):
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # as below
-                os.kill(pid, signal.SIGKILL)
+        family.kill_below(child.pid)
         try:
             os.killpg(child.pid, signal.SIGKILL)
         except ProcessLookupError:

@@ -122,16 +122,6 @@ def in_session(session: int) -> list[ProcessFacts]:
     return found
 
 
-def descendants(pid: int) -> list[int]:
-    """Children, theirs, and so on, as far as nobody between has ended."""
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # gone meanwhile
-            for child in map(int, path.read_text().split()):
-                found += [child, *descendants(child)]
-    return found
-
-
 def peer_of(sock: socket.socket) -> tuple[int, int, int]:
     """(pid, uid, gid) of who connected, or made the socket listen, at the other end of a unix socket."""
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))

@@ -12,7 +12,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
+
+from vdsm_mp.common import family
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
 LOST_CAP = 10
@@ -119,17 +120,6 @@ class Children:
 
 def _kill_family(child: subprocess.Popen[bytes]) -> None:
     """Its group, and what has left that but has not been left: what is to serve a mount, before it is mounted."""
-    for pid in _descendants(child.pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    family.kill_below(child.pid)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-
-
-def _descendants(pid: int) -> list[int]:
-    found = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # gone meanwhile
-            for child in map(int, path.read_text(encoding="ascii").split()):
-                found += [child, *_descendants(child)]
-    return found

@@ -17,7 +17,8 @@ from pathlib import Path
 from vdsm_mp.priv.sudoers import rules
 from vdsm_mp.priv.table import CLASSES
 
-#: What runs as root: exactly these files of this package.
+#: What runs as root: exactly these files of this package, and one that the agent uses as well.
+COMMON = "family.py"
 ROOT_SIDE = (
     "beneath.py",
     "brick.py",
@@ -55,15 +56,16 @@ def install(
     python: str = "/usr/bin/python3",
 ) -> None:
     """Write `helper-CLASS`, `helper.json` and the root side below `libexec`. Safe to repeat; replaces by renaming."""
-    package = libexec / "root" / "vdsm_mp" / "priv"
-    package.mkdir(parents=True, exist_ok=True)
-    for folder in (libexec, libexec / "root", package.parent, package):
+    root = libexec / "root" / "vdsm_mp"
+    packages = (root, root / "common", root / "priv")
+    for folder in packages:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "__init__.py", "", 0o644)
+    for folder in (libexec, root.parent, *packages):
         folder.chmod(0o755)
-    here = Path(__file__).parent
-    for init in (package.parent, package):
-        _write(init / "__init__.py", "", 0o644)
-    for name in ROOT_SIDE:
-        _write(package / name, (here / name).read_text(encoding="utf-8"), 0o644)
+    here = Path(__file__).parent.parent
+    for name in (f"common/{COMMON}", *(f"priv/{name}" for name in ROOT_SIDE)):
+        _write(root / name, (here / name).read_text(encoding="utf-8"), 0o644)
     settings = {"user": user, "repository": repository, "nvram_dir": nvram_dir, "tpm_dir": tpm_dir}
     config = libexec / "helper.json"
     _write(config, json.dumps(settings, indent=2) + "\n", 0o644)
@@ -73,7 +75,8 @@ def install(
             f"from vdsm_mp.priv.helper import main\n\nsys.exit(main({helper!r}, {str(config)!r}))\n"
         )
         _write(libexec / f"helper-{helper}", text, 0o755)
-    shutil.rmtree(package / "__pycache__", ignore_errors=True)
+    for folder in packages:
+        shutil.rmtree(folder / "__pycache__", ignore_errors=True)
 
 
 def _write(path: Path, text: str, mode: int) -> None:

@@ -184,11 +184,12 @@ def test_the_root_side_imports_nothing_but_itself_and_the_standard_library(tmp_p
     install.install(tmp_path / "libexec", user="nobody", repository=str(tmp_path))
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'libexec/root')!r}); import vdsm_mp.priv.helper as h; "
-        "print(h.__file__, *(n for n in sys.modules if 'msgspec' in n or n.startswith('vdsm_mp.') "
-        "and not n.startswith('vdsm_mp.priv')))"
+        "print(*(n for n in sys.modules if 'msgspec' in n), *(m.__file__ for n, m in sys.modules.items() "
+        "if n.startswith('vdsm_mp') and not n.startswith('vdsm_mp.priv.') or m is h))"
     )
     done = subprocess.run(["/usr/bin/python3", "-IBc", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(tmp_path / "libexec/root/vdsm_mp/priv/helper.py")]
+    names = ("__init__.py", "common/__init__.py", "common/family.py", "priv/__init__.py", "priv/helper.py")
+    assert sorted(done.stdout.split()) == [str(tmp_path / "libexec/root/vdsm_mp" / name) for name in names]
 
 
 def test_nobody_but_root_may_write_what_root_runs(tmp_path: Path) -> None:
