@@ -2,14 +2,14 @@
 """A model of the kernel's links, which refuses what the kernel refuses, and a host that plays plans on it both ways."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from msgspec.structs import replace
 
 from vdsm_mp.network.options import bond_as_shown
 from vdsm_mp.network.plan import plan
-from vdsm_mp.network.state import Link, Source, State
+from vdsm_mp.network.state import Link, Route, Source, State
 from vdsm_mp.network.steps import Operation, Step
 from vdsm_mp.network.wanted import Config, changed
 from vdsm_mp.priv.linkoptions import bond_word, pairs
@@ -28,6 +28,8 @@ class Kernel:
         self.ipv6 = dict.fromkeys(self.links, "auto")
         self.nameservers: tuple[str, ...] = ("192.0.2.53",)
         self.shaped: dict[str, dict[int | None, str]] = {}
+        #: Of others; a default route among them is in `gateways`, too.
+        self.routes: dict[str, set[Route]] = {}
 
     def state(self) -> State:
         gateways = {d: dict(g) for d, g in self.gateways.items()}
@@ -35,7 +37,8 @@ class Kernel:
             nic: {class_number(tag): dict(_curves(text)) for tag, text in found.items()}
             for nic, found in self.shaped.items()
         }
-        return State(dict(self.links), gateways, dict(self.sources), dict(self.ipv6), self.nameservers, shaped)
+        beside = dict(self.sources), dict(self.ipv6), self.nameservers, shaped
+        return State(dict(self.links), gateways, *beside, {name: tuple(found) for name, found in self.routes.items()})
 
     def twin(self) -> "Kernel":
         return copy.deepcopy(self)
@@ -62,7 +65,8 @@ class Kernel:
             n: replace(link, options={}, addresses=tuple(sorted(link.addresses))) for n, link in self.links.items()
         }
         gateways = {d: dict(g) for d, g in self.gateways.items() if g}
-        beside = dict(self.sources), dict(self.ipv6), self.nameservers, copy.deepcopy(self.shaped)
+        routes = {name: set(found) for name, found in self.routes.items() if found}
+        beside = dict(self.sources), dict(self.ipv6), self.nameservers, copy.deepcopy(self.shaped), routes
         return links, gateways, set(self.dhcp), *beside
 
     def do(self, operation: Operation) -> None:
@@ -104,6 +108,7 @@ class Kernel:
     def link_remove(self, name: str) -> None:
         assert self.links.pop(name).kind in ("bridge", "bond", "vlan")
         self.gateways.pop(name, None)
+        self.routes.pop(name, None)
         assert not [link for link in self.links.values() if name in (link.master, link.base)]
         assert name not in self.dhcp, "a client would be left behind"
         assert name not in [source.device for source in self.sources.values()], "rules would be left behind"
@@ -117,9 +122,12 @@ class Kernel:
         self._change(port, master=to)
 
     def port_detach(self, port: str) -> None:
+        if self.links[port].master and self.links[self.links[port].master].kind == "bond":
+            self.link_down(port)
         self._change(port, master="")
 
     def link_up(self, name: str) -> None:
+        assert not self.links[name].base or self.links[self.links[name].base].up, "the network is down"
         self._change(name, up=True)
 
     def link_down(self, name: str) -> None:
@@ -128,6 +136,7 @@ class Kernel:
             if name in (link.name, link.base):
                 self._change(link.name, up=False, addresses=tuple(a for a in link.addresses if ":" not in a))
                 self.gateways.pop(link.name, None)
+                self.routes.pop(link.name, None)
                 self.sources = {a: source for a, source in self.sources.items() if source.device != link.name}
 
     def mtu_set(self, name: str, mtu: int) -> None:
@@ -187,15 +196,32 @@ class Kernel:
         self._change(name, addresses=tuple(a for a in self.links[name].addresses if a != address))
         if not [a for a in self.links[name].addresses if ":" not in a]:
             self.gateways.get(name, {}).pop("4", None)
+            self._keep_routes(name, lambda route: route.six)
+
+    def _keep_routes(self, name: str, stays: Callable[[Route], bool]) -> None:
+        self.routes[name] = {route for route in self.routes.get(name, ()) if stays(route)}
+
+    def _ranked(self, name: str, gateway: str) -> bool:
+        return any((r.destination, r.gateway) == ("default", gateway) for r in self.routes.get(name, ()))
 
     def route_set(self, name: str, gateway: str) -> None:
         family = "6" if ":" in gateway else "4"
-        for found in self.gateways.values():
-            found.pop(family, None)
+        for device, found in self.gateways.items():
+            if not self._ranked(device, found.get(family, "")):
+                found.pop(family, None)
         self.gateways.setdefault(name, {})[family] = gateway
+
+    def route_restore(self, name: str, destination: str, gateway: str = "", **more: Any) -> None:
+        assert self.links[name].up
+        route = Route(destination, gateway, **more)
+        assert route.gateway.startswith("fe80") or [a for a in self.links[name].addresses if (":" in a) == route.six]
+        self.routes.setdefault(name, set()).add(route)
+        if destination == "default":
+            self.gateways.setdefault(name, {})["6" if route.six else "4"] = gateway
 
     def route_remove(self, name: str, gateway: str) -> None:
         self.gateways.get(name, {}).pop("6" if ":" in gateway else "4", None)
+        self._keep_routes(name, lambda route: (route.destination, route.gateway) != ("default", gateway))
 
 
 def _curves(text: str) -> Iterator[tuple[str, tuple[int, int, int]]]:

@@ -215,6 +215,43 @@ def others(host: Host) -> None:
     subprocess.run(["bash", "-ec", f"{make}; ip link set bond5 up"], check=True)
     host.set({}, {"bond5": {"remove": True}})
     assert "bond5" not in host.watch.now().links
+    # What a bond lets go carries a network in the same change.
+    host.set({"red": RED}, {"bond0": BOND})
+    host.back_and_forth({"blue": {**BLUE, "bonding": "", "nic": "nic2"}}, {"bond0": {**BOND, "nics": ["nic1"]}})
+    host.back_and_forth({"red": {**RED, "bonding": "", "nic": "nic1"}}, {"bond0": {"remove": True}})
+    assert reaches("10.100.0.1") and reaches("10.200.0.1")
+    host.clear()
+    _routes(host)
+
+
+def _routes(host: Host) -> None:
+    """Routes that others made are there again when a change is undone, whatever became of the NIC meanwhile."""
+    for words in (
+        *("addr add 10.5.0.2/24 dev nic1", "-6 addr add 2001:db8:5::2/64 dev nic1 nodad"),
+        *("route add 203.0.113.1 dev nic1", "route add default via 203.0.113.1 dev nic1 metric 50 onlink"),
+        "route add 198.51.100.0/24 via 10.5.0.1 dev nic1 src 10.5.0.2 proto static",
+        *(
+            "-6 route add 2001:db8:6::/64 via 2001:db8:5::1 dev nic1",
+            "-6 route add 2001:db8:7::/64 via fe80::5 dev nic1",
+        ),
+    ):
+        output("ip", *words.split())
+    way = {"ipaddr": "10.5.0.2", "netmask": "24", "gateway": "10.5.0.1", "defaultRoute": True}
+    for change in (({"red": {**way, "nic": "nic1"}}, {}), ({"red": {**way, "bonding": "bond0"}}, {"bond0": BOND})):
+        before = _main_table()
+        try:
+            host.networks.setup(*change, UNCONFIRMED)
+        except ConnectivityLost:
+            assert _main_table() == before
+        else:
+            raise AssertionError("somebody confirmed")
+    host.set({"red": {"nic": "nic1"}})
+
+
+def _main_table() -> list[str]:
+    lines = output("ip", "-4", "route").splitlines() + output("ip", "-6", "route").splitlines()
+    # The kernel makes its own when a NIC has found its other end.
+    return sorted(line.strip() for line in lines if "proto kernel" not in line)
 
 
 def _sent(address: str, size: int, seconds: float) -> float:

@@ -9,8 +9,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from vdsm_mp.network.state import Link, Source, State
-from vdsm_mp.network.steps import Operation, Step, client_options, family_of, source_set
+from vdsm_mp.network.state import Link, Route, Source, State
+from vdsm_mp.network.steps import Operation, Step, client_options, family_of, route_restore, source_set
 from vdsm_mp.network.wanted import Network
 
 #: Seconds that an address lives which somebody else looks after and which we had to give back: they renew it by then.
@@ -25,6 +25,8 @@ class Addressing:
         self.steps: list[Step] = []
         #: {device: {family: gateway of its default route}}
         self._gateways = {device: dict(found) for device, found in state.gateways.items()}
+        #: {device: routes of others that are neither the kernel's nor plain default routes}
+        self._routes = dict(state.routes)
         #: {address: where what comes to it is answered}
         self._sources = dict(state.sources)
         #: {device: how it treats IPv6}; none on a kernel without IPv6.
@@ -65,6 +67,7 @@ class Addressing:
                 link = self.links[net.top]
                 self.links[net.top] = replace(link, addresses=tuple(a for a in link.addresses if family_of(a) == "6"))
                 self._gateways.get(net.top, {}).pop("4", None)
+                self._routes[net.top] = tuple(route for route in self._routes.get(net.top, ()) if route.six)
 
     def set_addresses(
         self, name: str, wanted: tuple[str, ...], gateways: Mapping[str, str], source: str = "", ours: bool = True
@@ -80,10 +83,11 @@ class Addressing:
         lost = tuple(address for address in link.addresses if address not in wanted)
         for family in sorted(set(map(family_of, lost)) & routes.keys()):
             if family == "6" or "4" in map(family_of, set(link.addresses) - set(lost)):
-                stale: dict[str, Any] = {"name": name, "gateway": routes.pop(family)}
-                self._step(("route-remove", stale), ("route-set", stale))
+                self._remove_route(name, routes.pop(family))
+        back = self._routes_that_go(name, lost, routes)
         for address in lost:
-            self._lose(link, address, routes)
+            # Undone last, when all addresses of the family are back.
+            self._lose(link, address, back.pop(family_of(address), []))
         for address in wanted:
             if address not in link.addresses:
                 self._step(
@@ -93,8 +97,7 @@ class Addressing:
         kept = {family: gateway for family, gateway in routes.items() if family not in map(family_of, lost)}
         for family, gateway in list(kept.items()):
             if ours and family not in gateways:
-                route: dict[str, Any] = {"name": name, "gateway": gateway}
-                self._step(("route-remove", route), ("route-set", route))
+                self._remove_route(name, gateway)
                 del kept[family]
         for family, gateway in gateways.items():
             if kept.get(family) != gateway:
@@ -104,16 +107,47 @@ class Addressing:
         self._gateways[name] = kept
         self._set_source(name, next((a for a in wanted if family_of(a) == "4"), "") if source else "", source)
 
-    def _lose(self, link: Link, address: str, routes: Mapping[str, str]) -> None:
+    def route_back(self, device: str, gateway: str) -> Operation:
+        """What makes a default route again as it is."""
+        route = self._ranked(device, gateway)
+        return route_restore(device, route) if route else ("route-set", {"name": device, "gateway": gateway})
+
+    def routes_back(self, device: str, *, six: bool) -> list[Operation]:
+        """What makes the routes of others again, those that later ones need first."""
+        found = [route for route in self._routes.get(device, ()) if route.six == six]
+        found.sort(key=lambda route: (bool(route.gateway), route.destination == "default"))
+        return [route_restore(device, route) for route in found]
+
+    def _ranked(self, device: str, gateway: str) -> Route | None:
+        """The default route through this gateway when it is no plain one: it does not give way to a plain one."""
+        routes = self._routes.get(device, ())
+        return next((r for r in routes if r.destination == "default" and r.gateway == gateway), None)
+
+    def _remove_route(self, device: str, gateway: str) -> None:
+        self._step(("route-remove", {"name": device, "gateway": gateway}), self.route_back(device, gateway))
+        gone = self._ranked(device, gateway)
+        self._routes[device] = tuple(route for route in self._routes.get(device, ()) if route != gone)
+
+    def _routes_that_go(
+        self, device: str, lost: Iterable[str], gateways: Mapping[str, str]
+    ) -> dict[str, list[Operation]]:
+        """{family: what brings back routes that go with these addresses}; those of IPv6 go only when it is off."""
+        back: dict[str, list[Operation]] = {}
+        for family in {family_of(address) for address in lost}:
+            back[family] = self.routes_back(device, six=family == "6")
+            gateway = gateways.get(family, "")
+            if gateway and not self._ranked(device, gateway):
+                back[family].append(self.route_back(device, gateway))
+            self._routes[device] = tuple(r for r in self._routes.get(device, ()) if r.six != (family == "6"))
+        return back
+
+    def _lose(self, link: Link, address: str, back: Iterable[Operation]) -> None:
         self._drop_source(link.name, address)
         family = family_of(address)
         again: dict[str, Any] = {"name": link.name, "address": address}
         if family in link.dynamic:
             again["valid_s"] = _BORROWED_S
-        undo: list[Operation] = [("address-add", again)]
-        if routes.get(family):
-            undo.append(("route-set", {"name": link.name, "gateway": routes[family]}))
-        self._step(("address-remove", {"name": link.name, "address": address}), *undo)
+        self._step(("address-remove", {"name": link.name, "address": address}), ("address-add", again), *back)
 
     def _set_source(self, name: str, address: str, gateway: str) -> None:
         for other, source in list(self._sources.items()):
@@ -136,13 +170,16 @@ class Addressing:
 
     def _route(self, name: str, gateway: str, before: str | None) -> None:
         family = family_of(gateway)
+        if before and self._ranked(name, before):
+            self._remove_route(name, before)
+            before = None
         undo: list[Operation] = [("route-remove", {"name": name, "gateway": gateway})]
         if before:
             undo = [("route-set", {"name": name, "gateway": before})]
         else:
             for device, found in self._gateways.items():
-                # `route-set` replaces the default route wherever it points to.
-                if device != name and found.get(family):
+                # `route-set` replaces the plain default route wherever it points to.
+                if device != name and found.get(family) and not self._ranked(device, found[family]):
                     undo = [("route-set", {"name": device, "gateway": found.pop(family)})]
                     break
         self._step(("route-set", {"name": name, "gateway": gateway}), *undo)

@@ -68,7 +68,11 @@ def _matches(name: str, patterns: str) -> bool:
 
 
 def _listed_vlan(link: Link, links: Mapping[str, Link]) -> bool:
-    return link.kind == "vlan" and link.tag is not None and link.base in links
+    """Does it stand, maybe by way of others, on a NIC or bond? On the bridge of somebody else it is not for engines."""
+    base = links.get(link.base)
+    if link.kind != "vlan" or link.tag is None or base is None:
+        return False
+    return base.is_nic or base.kind == "bond" or _listed_vlan(base, links)
 
 
 def _addresses(state: State, link: Link) -> dict[str, Any]:

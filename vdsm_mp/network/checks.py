@@ -13,7 +13,7 @@ from vdsm_mp.api.errors_network import (
     UsedBond,
     UsedNic,
 )
-from vdsm_mp.network.state import State
+from vdsm_mp.network.state import Link, State
 from vdsm_mp.network.wanted import Bond, Config, Network
 
 #: IFNAMSIZ without its end.
@@ -37,7 +37,8 @@ def check(state: State, old: Config, new: Config, asked: Set[str]) -> None:
         if net.base in in_bonds:
             raise UsedNic(net.base, f"bond {in_bonds[net.base]} has it")
         if net.name in asked:
-            _check_base(state, net, new)
+            _check_vlan(state, net)
+            _check_base(state, net, old, new, asked)
             _check_bridge(state, net, old)
         if net.lower and (other := users.setdefault(net.lower, net.name)) != net.name:
             raise BadNetworkParameters(f"{net.name}: network {other} has {net.lower}")
@@ -73,19 +74,38 @@ def _check_bond(state: State, bond: Bond) -> None:
         raise BadBond(bond.name, "there is another device of this name")
 
 
-def _check_base(state: State, net: Network, new: Config) -> None:
-    if net.vlan is not None and len(net.lower) > _NAME_LENGTH:
-        raise BadVlan(
-            net.name, f"{net.lower} is longer than the {_NAME_LENGTH} characters that a device's name may have"
-        )
+def _check_base(state: State, net: Network, old: Config, new: Config, asked: Set[str]) -> None:
     if not net.base or net.base in new.bonds:
         return
     link = state.links.get(net.base)
     if link is None or not (link.is_nic or link.kind == "bond"):
         missing = BadBond if net.on_bond else BadNic
         raise missing(net.base, f"network {net.name} needs it, it does not exist")
-    if link.master and _is_bond(state.links, link.master):
+    if link.master and _is_bond(state.links, link.master) and not _lets_go(link, old, new, asked):
         raise UsedNic(net.base, f"bond {link.master} has it")
+
+
+def _lets_go(nic: Link, old: Config, new: Config, asked: Set[str]) -> bool:
+    """Does its bond go, or lose it, with this very change?"""
+    will = new.bonds.get(nic.master)
+    if will is None:
+        return nic.master in old.bonds
+    return will.name in asked and nic.name not in will.nics
+
+
+def _check_vlan(state: State, net: Network) -> None:
+    if net.vlan is None:
+        return
+    if len(net.lower) > _NAME_LENGTH:
+        raise BadVlan(
+            net.name, f"{net.lower} is longer than the {_NAME_LENGTH} characters that a device's name may have"
+        )
+    there = state.links.get(net.lower)
+    if there is not None and (there.kind, there.base, there.tag) != ("vlan", net.base, net.vlan):
+        raise BadVlan(net.name, f"there is another device of the name {net.lower}")
+    for link in state.links.values():
+        if link.kind == "vlan" and (link.base, link.tag) == (net.base, net.vlan) and link is not there:
+            raise BadVlan(net.name, f"{link.name} has VLAN {net.vlan} of {net.base}")
 
 
 def _is_bond(links: Mapping[str, object], name: str) -> bool:

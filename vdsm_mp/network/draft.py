@@ -59,9 +59,10 @@ class Draft(Addressing):
         if mode != _NEW_IPV6:
             undo.append(("ipv6-set", {"name": name, "mode": mode}))
         if link.up:
-            undo.append(("link-up", {"name": name}))
+            undo += [("link-up", {"name": name}), *self.routes_back(name, six=True)]
         self._step(("link-remove", {"name": name}), *undo)
         del self.links[name]
+        self._routes.pop(name, None)
 
     def _recreate(self, link: Link) -> list[Operation]:
         """Bonds of ours come back with the options that once made them."""
@@ -90,15 +91,20 @@ class Draft(Addressing):
             if link.up:
                 undo.append(("link-up", {"name": port}))
         self._step(("port-detach", {"port": port}), *undo)
-        self.links[port] = replace(link, master="")
+        # The kernel switches off what leaves a bond.
+        off = link.master in self.links and self.links[link.master].kind == "bond"
+        self.links[port] = replace(link, master="", up=link.up and not off)
 
     def switch(self, name: str, *, up: bool) -> None:
         link = self.links[name]
         if link.up == up:
             return
         word, back = ("link-up", "link-down") if up else ("link-down", "link-up")
-        self._step((word, {"name": name}), (back, {"name": name}))
+        routes = [] if up else [*self.routes_back(name, six=False), *self.routes_back(name, six=True)]
+        self._step((word, {"name": name}), (back, {"name": name}), *routes)
         self.links[name] = replace(link, up=up)
+        if not up:
+            self._routes.pop(name, None)
 
     def mtu(self, name: str, mtu: int) -> None:
         link = self.links[name]
@@ -125,7 +131,11 @@ class Draft(Addressing):
         self.links[name] = replace(link, addresses=tuple(a for a in link.addresses if a not in lost))
         back: list[Operation] = [("ipv6-set", {"name": name, "mode": mode})] if mode != _NEW_IPV6 else []
         back += [("address-add", {"name": name, "address": address}) for address in lost]
-        return back + ([("route-set", {"name": name, "gateway": gateway})] if gateway else [])
+        routes = self.routes_back(name, six=True)
+        if gateway and not self._ranked(name, gateway):
+            routes.append(self.route_back(name, gateway))
+        self._routes[name] = tuple(route for route in self._routes.get(name, ()) if not route.six)
+        return back + routes
 
     def stp(self, name: str, enabled: bool) -> None:
         link = self.links[name]
@@ -172,7 +182,9 @@ class Draft(Addressing):
             for address in link.addresses:
                 if family_of(address) == "6" and "6" not in link.dynamic:
                     found.append(("address-add", {"name": link.name, "address": address}))
-            found += [("route-set", {"name": link.name, "gateway": g}) for g in self.gateways_of(link.name).values()]
+            found += [*self.routes_back(link.name, six=False), *self.routes_back(link.name, six=True)]
+            plain = [g for g in self.gateways_of(link.name).values() if not self._ranked(link.name, g)]
+            found += [self.route_back(link.name, gateway) for gateway in plain]
             found += [source_set(a, source) for a, source in self._sources.items() if source.device == link.name]
         return found
 

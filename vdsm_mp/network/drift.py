@@ -52,6 +52,8 @@ def _network(state: State, net: Network, config: Config) -> str:
         return f"{where}: {net.top} is gone"
     if net.bridged and lower is not None and lower.master != net.name:
         return f"{where}: {net.lower} is not plugged into its bridge"
+    if not net.bridged and (master := state.links.get(top.master)) is not None and master.kind == "bridge":
+        return f"{where}: {net.top} is plugged into bridge {top.master}"
     if not top.up or (lower is not None and not lower.up):
         return f"{where} is switched off"
     if net.mtu is not None and (mtu := _mtu(net, config)) != top.mtu:

@@ -164,11 +164,19 @@ def _network(draft: Draft, net: Network, was: Network | None, old: Config, new: 
         if (mtu := _mtu(draft, net, was)) is not None:
             draft.mtu(net.name, mtu)
         draft.switch(net.name, up=True)
+    elif _on_a_bridge(draft.links, net.lower):
+        draft.detach(net.lower)
     _addresses(draft, net, was, gateways)
     if net.curves:
         draft.shape(net.base, net.vlan, net.curves)
     if net.default_route:
         draft.nameservers(net.nameservers)
+
+
+def _on_a_bridge(links: Mapping[str, Link], name: str) -> bool:
+    """Of somebody else: what is called at an address of a bridge's port never hears it."""
+    master = links.get(links[name].master)
+    return master is not None and master.kind == "bridge"
 
 
 def _addresses(draft: Draft, net: Network, was: Network | None, gateways: dict[str, str]) -> None:

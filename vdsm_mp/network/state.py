@@ -19,6 +19,10 @@ from vdsm_mp.priv.shape import class_number
 
 _IP = "/usr/sbin/ip"
 _DEADLINE_S = 5.0
+#: Of routes that administrators and their programs make, and nobody else brings back.
+_KEPT_PROTOCOLS = frozenset({"boot", "static", "dhcp"})
+#: What the kernel gives a route of IPv6 of which nobody says how good it is.
+_METRIC_6 = 1024
 #: Half finished devices of other programs and the like; but what is plugged into a bridge or bond counts, guests too.
 _IGNORED_KINDS = frozenset({"ifb", "tun", "ipip", "sit", "gre", "ip6tnl", "vti", "ip6gre", "erspan", "gretap"})
 
@@ -63,6 +67,21 @@ class Link(msgspec.Struct, frozen=True):
         return shown_bridge(self.options)
 
 
+class Route(msgspec.Struct, frozen=True):
+    """One that others made and that `route-set` would not make as it is.
+
+    destination: "198.51.100.0/24", an address, or "default". gateway: "" for what is reached directly.
+    """
+
+    destination: str
+    gateway: str = ""
+    source: str = ""
+    protocol: str = "boot"
+    metric: int = 0
+    onlink: bool = False
+    six: bool = False
+
+
 class Source(msgspec.Struct, frozen=True):
     """What came to an address of `device` is answered through `gateway`, whatever the default route is."""
 
@@ -71,7 +90,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """links by name; gateways: {device: {"4": gateway, "6": gateway}} of the main table.
+    """links by name; gateways: {device: {"4": gateway, "6": gateway}} of the main table. routes: {device: others}.
 
     The others are there only after `details.complete`. sources: {"192.0.2.1/24": Source}. ipv6: {device: how it treats
     IPv6}, empty on a kernel without. nameservers: of the resolver. shaped: {NIC or bond that has our queue:
@@ -84,6 +103,7 @@ class State(msgspec.Struct, frozen=True):
     ipv6: Mapping[str, str] = msgspec.field(default_factory=dict)
     nameservers: tuple[str, ...] = ()
     shaped: Mapping[str, Mapping[str, Curves]] = msgspec.field(default_factory=dict)
+    routes: Mapping[str, tuple[Route, ...]] = msgspec.field(default_factory=dict)
 
     def ports(self, master: str) -> list[str]:
         return sorted(link.name for link in self.links.values() if link.master == master)
@@ -121,17 +141,45 @@ def parse(devices: Iterable[Mapping[str, Any]], routes: Iterable[Mapping[str, An
         if link.master or link.kind not in _IGNORED_KINDS:
             links[link.name] = link
     gateways: dict[str, dict[str, str]] = {}
+    others: dict[str, tuple[Route, ...]] = {}
     for route in routes:
         gateway = route.get("gateway", "")
         if route.get("dst") == "default" and gateway and "dev" in route:
             gateways.setdefault(route["dev"], {}).setdefault("6" if ":" in gateway else "4", gateway)
-    return State(links, gateways)
+        if (other := _others(route)) is not None:
+            others[route["dev"]] = (*others.get(route["dev"], ()), other)
+    return State(links, gateways, routes=others)
+
+
+def _others(route: Mapping[str, Any]) -> Route | None:
+    """None for what the kernel, routers, daemons or we ourselves make (again)."""
+    destination, protocol, gateway = str(route.get("dst", "")), route.get("protocol", "boot"), route.get("gateway", "")
+    if (
+        protocol not in _KEPT_PROTOCOLS
+        or "dev" not in route
+        or "via" in route
+        or route.get("type", "unicast") != "unicast"
+    ):
+        return None
+    six = ":" in f"{destination}{gateway}"
+    found = Route(
+        destination=destination,
+        gateway=gateway,
+        source=route.get("prefsrc", ""),
+        protocol=protocol,
+        metric=route.get("metric", 0),
+        onlink="onlink" in route.get("flags", ()),
+        six=six,
+    )
+    plain = destination == "default" and gateway and found.metric == (_METRIC_6 if six else 0) and not found.onlink
+    return None if plain else found
 
 
 def ask_ip(*words: str) -> list[Mapping[str, Any]]:
     """What `ip -j` tells. Raises: CommandFailed, CommandOverdue."""
     out = command.run([_IP, "-j", *words], deadline_s=_DEADLINE_S).out
-    answer = json.loads(out or b"[]")
+    # A name or alias may be any bytes: one that others made must not cost all the rest.
+    answer = json.loads(out.decode(errors="replace") or "[]", strict=False)
     return [item for item in answer if item]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from vdsm_mp.network.options import options_text
-from vdsm_mp.network.state import Source
+from vdsm_mp.network.state import Route, Source
 from vdsm_mp.network.wanted import Bond, Network
 
 #: Name and parameters, as in root's table.
@@ -46,6 +46,12 @@ def bond_set(name: str, mode: str, options: Mapping[str, str]) -> Operation:
 
 def source_set(address: str, source: Source) -> Operation:
     return ("source-route-set", {"name": source.device, "address": address, "gateway": source.gateway})
+
+
+def route_restore(device: str, route: Route) -> Operation:
+    given: dict[str, Any] = {"name": device, "destination": route.destination, "protocol": route.protocol}
+    more = {"gateway": route.gateway, "source": route.source, "metric": route.metric, "onlink": route.onlink}
+    return ("route-restore", given | {key: value for key, value in {**more, "six": route.six}.items() if value})
 
 
 def shape_set(nic: str, tag: int | None, curves: str) -> Operation:

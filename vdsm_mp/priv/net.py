@@ -192,6 +192,14 @@ def _route(word: str) -> Callable[[Context, Mapping[str, Any]], None]:
     return run
 
 
+def _route_restore(context: Context, p: Mapping[str, Any]) -> None:
+    family = "-6" if p.get("six") else "-4"
+    words = {"via": p.get("gateway"), "src": p.get("source"), "metric": p.get("metric"), "proto": p["protocol"]}
+    more = [text for word, value in words.items() if value for text in (word, str(value))]
+    more += ["onlink"] if p.get("onlink") else []
+    _ip(context, family, "route", "replace", p["destination"], "dev", _plain(p["name"]), *more)
+
+
 def _set(*words: str) -> Callable[[Context, Mapping[str, Any]], None]:
     def run(context: Context, p: Mapping[str, Any]) -> None:
         name = _plain(p.get("name") or p["port"])
@@ -225,6 +233,7 @@ HANDLERS: Mapping[str, Callable[[Context, Mapping[str, Any]], None]] = {
     "stp-set": _stp_set,
     "route-set": _route("replace"),
     "route-remove": _route("del"),
+    "route-restore": _route_restore,
     "source-route-set": _source_route_set,
     "source-route-remove": _source_route_remove,
 }

@@ -35,6 +35,7 @@ LINK = Text(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", max_length=15)
 CIDR = Text(r"[0-9A-Fa-f:.]{2,45}/[0-9]{1,3}", max_length=49)
 MAC = Text(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", max_length=17, optional=True)
 IP = Text(r"[0-9A-Fa-f:.]{2,45}", max_length=45)
+WAY = Text(IP.pattern, max_length=45, optional=True)
 MTU = Whole(68, 65535)
 VM = Text(UUID, max_length=36)
 VM_NAME = Text(r"[^/\x00-\x1f\x7f]+", max_length=240, optional=True)
@@ -141,6 +142,21 @@ _ROWS = (
     ),
     Operation(
         "route-remove", "network", {"name": LINK, "gateway": IP, "table": TABLE}, "Remove a default route; idempotent."
+    ),
+    Operation(
+        "route-restore",
+        "network",
+        {
+            "name": LINK,
+            "destination": Text(r"default|[0-9A-Fa-f:.]{2,45}(/[0-9]{1,3})?", max_length=49),
+            "gateway": WAY,
+            "source": WAY,
+            "protocol": Text("boot|static|dhcp", max_length=6),
+            "metric": Whole(0, 2**32 - 1, optional=True),
+            "onlink": Flag(optional=True),
+            "six": Flag(optional=True),
+        },
+        "Make a route of the main table again that an administrator or his program had made; idempotent.",
     ),
     Operation(
         "source-route-set",

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What others do on the host, between the changes of an engine and beside them."""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.needs import needs_program, needs_root
+from tests.support.netns import CHECK, MANAGEMENT, Namespace, Refused
+
+pytestmark = [needs_root(), needs_program("ip", "sudo", "setpriv")]
+
+
+@pytest.fixture
+def host() -> Iterator[Namespace]:
+    with contextlib.closing(Namespace()) as namespace:
+        namespace.start()
+        yield namespace
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"\x01\x1b[m", b'a"b\\c', "Größe".encode()])
+def test_a_device_may_be_called_anything(host: Namespace, name: bytes) -> None:
+    host.do("setup", {"ovirtmgmt": MANAGEMENT}, {}, {})
+    subprocess.run([b"ip", b"-n", host.name.encode(), b"link", b"add", b"name", name, b"type", b"bridge"], check=True)
+    host.ip("link", "add", "veth_c", "type", "veth", "peer", "name", "veth_d")
+    subprocess.run([b"ip", b"-n", host.name.encode(), b"link", b"set", b"veth_c", b"alias", b"\xc3("], check=True)
+    assert list(host.do("facts")["networks"]) == ["ovirtmgmt"]
+    assert len(host.do("facts")["bridges"]) == 2
+    assert "veth_a" in host.do("counters")
+    host.do("setup", {"red": {"nic": "veth_d"}}, {}, {})
+
+
+def test_routes_of_others_are_there_again_when_a_change_is_undone(host: Namespace) -> None:
+    host.ip("route", "del", "default")
+    host.ip("route", "add", "default", "via", "192.0.2.1", "dev", "veth_a", "proto", "dhcp", "metric", "100")
+    host.ip("route", "add", "198.51.100.0/24", "via", "192.0.2.254", "dev", "veth_a", "proto", "static")
+    before = host.ip("route", "show")
+    with pytest.raises(Refused, match="No confirmation"):
+        host.do("setup", {"ovirtmgmt": MANAGEMENT}, {}, CHECK)
+    assert sorted(host.ip("route", "show").splitlines()) == sorted(before.splitlines())
