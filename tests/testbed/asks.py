@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.eventually import eventually
-from tests.testbed.testbed import Host, Result, Testbed
+from tests.testbed.channel import Result
+from tests.testbed.host import Host
+from tests.testbed.testbed import Testbed
 
 _FOLDER = Path("/testbed")
 _numbers = itertools.count(1)

@@ -17,7 +17,7 @@ from typing import Self
 
 from tests.support.eventually import eventually
 from tests.testbed import build, systemd_root
-from tests.testbed.testbed import Result
+from tests.testbed.channel import Result
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MOUNTS = (

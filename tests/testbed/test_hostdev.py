@@ -12,7 +12,8 @@ import pytest
 
 from tests.support.needs import lacks, needs_program, needs_root
 from tests.testbed.asks import folders, must
-from tests.testbed.testbed import Hardware, Testbed
+from tests.testbed.qemu import Hardware
+from tests.testbed.testbed import Testbed
 
 pytestmark = [needs_root(), needs_program("mmdebstrap", "mke2fs", "qemu-system-x86_64"), pytest.mark.timeout(8000)]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.needs import needs_program, needs_root
+from tests.testbed.host import Host
 from tests.testbed.test_nfs import _folders, _must
-from tests.testbed.testbed import Host, Testbed
+from tests.testbed.testbed import Testbed
 
 pytestmark = [
     needs_root(),

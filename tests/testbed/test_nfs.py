@@ -13,7 +13,8 @@ import pytest
 
 from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
-from tests.testbed.testbed import Result, Testbed
+from tests.testbed.channel import Result
+from tests.testbed.testbed import Testbed
 
 pytestmark = [
     needs_root(),

@@ -25,7 +25,8 @@ from tests.support.virt_room import vm_xml
 from tests.testbed import systemd_root
 from tests.testbed.asks import must
 from tests.testbed.bare_root import BareRoot
-from tests.testbed.testbed import Result, Testbed
+from tests.testbed.channel import Result
+from tests.testbed.testbed import Testbed
 
 pytestmark = [
     needs_root(),

@@ -18,7 +18,9 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
 from tests.testbed.asks import folders, must
-from tests.testbed.testbed import Host, Testbed, TestbedError
+from tests.testbed.channel import TestbedError
+from tests.testbed.host import Host
+from tests.testbed.testbed import Testbed
 
 CUTS = 60 if os.environ.get("VDSM_MP_FAULTS_STRIDE") == "1" else 6
 

@@ -15,7 +15,8 @@ from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
 from tests.testbed import systemd_root
 from tests.testbed.asks import must
-from tests.testbed.testbed import Host, Testbed
+from tests.testbed.host import Host
+from tests.testbed.testbed import Testbed
 
 pytestmark = [
     needs_root(),
