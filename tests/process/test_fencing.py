@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host.fenceNode with agents that are real programs: what they are told, and what is refused before they start."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,36 @@ def test_what_could_become_another_order_is_refused(fence: Fencing, agent: Agent
     with pytest.raises(FenceRequestInvalid):
         fence.fence(ask(action, **more))
     assert not told.exists()
+
+
+@pytest.mark.parametrize("action", ["status", "off"])
+def test_what_an_agent_repeats_of_its_secrets_is_not_logged(
+    fence: Fencing, agent: Agent, caplog: pytest.LogCaptureFixture, action: str
+) -> None:
+    agent('cat "$(dirname "$0")/told" >&2; echo "no contact" >&2; exit 1')
+    fence.fence(ask(action, options="snmp_priv_passwd=t0p s3 cret\nssh_key=/k\npower_wait=4"))
+    logged = eventually(lambda: "no contact" in caplog.text and caplog.text)
+    assert "s3 cret" not in logged and "t0p" not in logged
+    assert "passwd=***" in logged and "power_wait=4" in logged
+
+
+def test_agents_that_all_hang_leave_threads_to_others_and_nobody_is_forgotten(
+    storage: Storage, agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fencing, "AT_ONCE", 2)
+    background = ThreadBackground()
+    fence = Fencing(storage, background, str(tmp_path))
+    over, beat = tmp_path / "over", threading.Event()
+    agent(f"until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo x >> {over}")
+    try:
+        for number in range(6):
+            assert fence.fence(ask("off", addr=f"192.0.2.{number}")).operationStatus == "initiated"
+        background.start("beat", beat.set)
+        assert beat.wait(10), "six agents hang, and there are four threads"
+    finally:
+        (tmp_path / "go").touch()
+        eventually(lambda: over.exists() and len(over.read_text().split()) == 6)
+        background.stop()
 
 
 def test_a_policy_that_is_no_map_is_refused(fence: Fencing, agent: Agent) -> None:

@@ -3,15 +3,20 @@
 
 Owns nothing but what runs now. Agents get their parameters on stdin, so that no password is in a process list, and run
 as the agent's user with a deadline. A client names an agent and gives options line by line; what could become another
-line or another program is refused.
+line or another program is refused. What an agent says of its trouble is logged without passwords: some repeat all they
+were told.
 """
 
 import os
 import re
-from collections.abc import Mapping
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vdsm_mp.api.errors import Busy
 from vdsm_mp.api.errors_host import FenceAgentUnsupported, FenceRequestInvalid
 from vdsm_mp.api.host import FenceNode, FenceResult
 from vdsm_mp.api.internal import GetPeerLiveness
@@ -28,6 +33,10 @@ AGENTS_DIR = "/usr/sbin"
 STATUS_S = 60.0
 #: Switching off, waiting until it is off, and switching on again.
 POWER_S = 300.0
+#: Agents that switch; the others wait. The beats of the house run in the same pool: a rack without power, whose agents
+#: all hang, must not take every thread from them.
+AT_ONCE = 10
+_WAITING_MOST = 100
 _AGENT = re.compile(r"\A[a-z][a-z0-9_]*\Z")
 _OPTION = re.compile(r"\A[A-Za-z_][A-Za-z0-9_-]*(=[^\x00-\x1f\x7f]*)?\Z")
 _ACTIONS = ("status", "on", "off", "reboot")
@@ -35,6 +44,9 @@ _ACTIONS = ("status", "on", "off", "reboot")
 _RESERVED = re.compile(
     r"\A(action|option|agent|ipaddr|ip|login|username|passwd|password|.*script.*|debug.*|verbose.*)\Z"
 )
+#: Options whose value is nobody's business.
+_SECRET = re.compile(r"pass|secret|community|key|token|cookie|pwd|priv|identity", re.IGNORECASE)
+_TOLD_MOST = 500
 
 
 class Fencing:
@@ -42,6 +54,10 @@ class Fencing:
         self._call = call
         self._background = background
         self._agents_dir = Path(agents_dir)
+        self._lock = threading.Lock()
+        self._running = 0
+        #: (name, target, what to do)
+        self._waiting: deque[tuple[str, str, Callable[[], None]]] = deque()
 
     def fence(self, ask: FenceNode) -> FenceResult:
         """Raises: FenceAgentUnsupported, FenceRequestInvalid, Busy; nothing was done then."""
@@ -52,8 +68,47 @@ class Fencing:
             return FenceResult(operationStatus="skipped")
         # One agent at a time for each target: a reboot and an off at once leave nobody knows what.
         name = f"fence {ask.addr} {ask.action}"
-        self._background.start(name, lambda: self._power(name, program, text), key=f"fence:{ask.addr}:{ask.port}")
+        self._begin(name, f"fence:{ask.addr}:{ask.port}", partial(self._power, name, program, text))
         return FenceResult(operationStatus="initiated")
+
+    def _begin(self, name: str, target: str, switch: Callable[[], None]) -> None:
+        """Now, or when one of those that run is over. Raises: Busy."""
+        with self._lock:
+            if self._running >= AT_ONCE:
+                if len(self._waiting) >= _WAITING_MOST:
+                    raise Busy("fencing")
+                self._waiting.append((name, target, switch))
+                return
+            self._running += 1
+        self._start(name, target, switch)
+
+    def _start(self, name: str, target: str, switch: Callable[[], None]) -> None:
+        try:
+            self._background.start(name, partial(self._turn, switch), key=target)
+        except Busy:
+            self._over()
+            raise
+
+    def _turn(self, switch: Callable[[], None]) -> None:
+        try:
+            switch()
+        finally:
+            self._over()
+
+    def _over(self) -> None:
+        """One less runs: whoever waits longest is next."""
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._running -= 1
+                    return
+                name, target, switch = self._waiting.popleft()
+            try:
+                self._background.start(name, partial(self._turn, switch), key=target)
+            except Busy as error:
+                logger.error("%s is not done: %s", name, error)
+            else:
+                return
 
     def _program(self, agent: str) -> str:
         path = self._agents_dir / f"fence_{agent}"
@@ -66,15 +121,19 @@ class Fencing:
         try:
             done = command.run([program], deadline_s=STATUS_S, stdin=text, accept=range(256), end_group=True)
         except (CommandFailed, CommandOverdue) as error:
-            logger.warning("%s", error)
+            logger.warning("%s", without_secrets(str(error), text))
             return "unknown"
-        return {0: "on", 2: "off"}.get(done.status, "unknown")
+        power = {0: "on", 2: "off"}.get(done.status, "unknown")
+        if power == "unknown":
+            said = without_secrets(done.err.decode("utf-8", "replace"), text)
+            logger.warning("%s does not know the state, status %d: %s", program, done.status, said)
+        return power
 
     def _power(self, name: str, program: str, text: bytes) -> None:
         try:
             command.run([program], deadline_s=POWER_S, stdin=text, end_group=True)
         except (CommandFailed, CommandOverdue) as error:
-            logger.error("%s: %s", name, error)
+            logger.error("%s: %s", name, without_secrets(str(error), text))
             return
         logger.warning("%s done", name)
 
@@ -114,6 +173,17 @@ def request(ask: FenceNode) -> bytes:
         if _RESERVED.match(name.lower()):
             raise FenceRequestInvalid(f"option {name!r} is not allowed")
     return ("\n".join([*lines, *options]) + "\n").encode()
+
+
+def without_secrets(said: str, told: bytes) -> str:
+    """What an agent said, its end, without what must stay among those two. told: its stdin."""
+    options = [line.partition("=") for line in told.decode().splitlines()]
+    # A longer one may begin with a shorter one.
+    for secret in sorted(
+        {value for name, _, value in options if _SECRET.search(name) and value}, key=len, reverse=True
+    ):
+        said = said.replace(secret, "***")
+    return said.strip()[-_TOLD_MOST:]
 
 
 @handles(FenceNode)
