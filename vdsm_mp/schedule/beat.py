@@ -25,6 +25,7 @@ class _Row(msgspec.Struct):
     took_s: float = 0.0
     began_mono: float = 0.0
     error: str = ""
+    again: bool = False
 
 
 class Beats:
@@ -36,15 +37,14 @@ class Beats:
     def due(self, now_mono: float) -> list[Beat]:
         """What must start now, the longest waiting first; marks it as running."""
         found: list[_Row] = []
-        for row in self._rows.values():
+        for row in sorted(self._rows.values(), key=lambda row: row.due_mono):
             if row.due_mono > now_mono:
-                continue
+                break
             if row.running:
                 row.missed += 1
             else:
                 found.append(row)
             self._plan(row, now_mono)
-        found.sort(key=lambda row: row.due_mono)
         for row in found:
             row.running, row.began_mono = True, now_mono
         return [row.beat for row in found]
@@ -58,6 +58,7 @@ class Beats:
         row.done += 1
         row.failures = 0
         row.error = ""
+        self._hurried(row, now_mono)
 
     def failed(self, name: str, now_mono: float, error: str) -> None:
         """The beat ran and failed, or could not be started."""
@@ -66,11 +67,15 @@ class Beats:
         row.error = error
         wait_s = row.beat.period_s * min(2 ** min(row.failures - 1, 8), _MOST_BACK_OFF)
         row.due_mono = max(row.due_mono, row.began_mono + wait_s)
+        self._hurried(row, now_mono)
 
     def hurry(self, name: str, now_mono: float) -> None:
-        """Make a beat due now and forget its failures: its owner is back."""
+        """Make a beat due now and forget its failures: its owner is back. One that runs is due when it is over: it may
+        have asked the owner that is gone."""
         row = self._rows.get(name)
-        if row is not None:
+        if row is not None and row.running:
+            row.again = True
+        elif row is not None:
             row.due_mono, row.failures = min(row.due_mono, now_mono), 0
 
     def status(self) -> dict[str, dict[str, Any]]:
@@ -91,6 +96,11 @@ class Beats:
         row.running = False
         row.took_s = now_mono - row.began_mono
         return row
+
+    @staticmethod
+    def _hurried(row: _Row, now_mono: float) -> None:
+        if row.again:
+            row.again, row.due_mono, row.failures = False, now_mono, min(row.failures, 1)
 
     @staticmethod
     def _plan(row: _Row, now_mono: float) -> None:

@@ -97,6 +97,7 @@ class Player:
         else:
             with self._changed:
                 self._beats.done(beat.name, mono_s())
+                self._changed.notify_all()  # it may be due at once
 
     def _failed(self, beat: Beat, error: BaseException) -> None:
         with self._changed:

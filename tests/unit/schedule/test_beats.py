@@ -83,8 +83,22 @@ def test_an_owner_that_is_back_is_asked_at_once() -> None:
 
 
 def test_the_longest_waiting_goes_first() -> None:
-    beats = Beats([Beat("b", 100, first_s=2), Beat("a", 100, first_s=1)], 0.0)
-    assert set(names(beats, 5.0)) == {"a", "b"}
+    rows = [Beat("short", 10, first_s=4), Beat("b", 100, first_s=2), Beat("a", 100, first_s=1)]
+    assert names(Beats(rows, 0.0), 5.0) == ["a", "b", "short"]
+
+
+@pytest.mark.parametrize("end", ["done", "failed"])
+def test_an_owner_that_is_back_while_the_old_one_is_still_asked_is_asked_after_that(end: str) -> None:
+    beats = Beats([ROW], 0.0)
+    names(beats, 0.0)
+    beats.hurry("row", 1.0)
+    assert names(beats, 1.0) == [], "it still runs"
+    beats.done("row", 3.0) if end == "done" else beats.failed("row", 3.0, "no")
+    assert names(beats, 3.0) == ["row"]
+    beats.done("row", 3.5)
+    assert names(beats, 3.5) == []
+    assert beats.status()["row"]["missed"] == 0
+    assert beats.next_mono() == 13.0, "a period from the hurry"
 
 
 # The timetable
