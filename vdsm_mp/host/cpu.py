@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processors: topology, flags, speed, whether KVM is there. Plain readings, no libvirt."""
 
+import math
+
 import msgspec
 
 from vdsm_mp.host.machine import Machine, cpu_list
@@ -37,7 +39,7 @@ class Cpu(msgspec.Struct, frozen=True):
 
 def read(machine: Machine) -> Cpu:
     info = _cpuinfo(machine)
-    online = cpu_list(machine.text(f"{_CPUS}/online")) or [0]
+    online = cpu_list(machine.text(f"{_CPUS}/online")) or _listed(machine) or [0]
     speed = _float(info.get("cpu MHz") or info.get("clock", "").removesuffix("MHz"))
     if not speed:
         speed = machine.number(f"{_CPUS}/cpu0/cpufreq/cpuinfo_max_freq") / 1000
@@ -72,6 +74,12 @@ def _thread(machine: Machine, cpu: int) -> Thread:
     )
 
 
+def _listed(machine: Machine) -> list[int]:
+    """Numbers of those that /proc/cpuinfo has: a container may have no /sys."""
+    lines = [line.partition(":") for line in machine.text("/proc/cpuinfo").splitlines()]
+    return [int(number) for name, _, number in lines if name.strip() == "processor" and number.strip().isdecimal()]
+
+
 def _cpuinfo(machine: Machine) -> dict[str, str]:
     """The first value of each name: all CPUs of a host that may migrate guests are alike."""
     found: dict[str, str] = {}
@@ -84,6 +92,7 @@ def _cpuinfo(machine: Machine) -> dict[str, str]:
 
 def _float(text: str | None) -> float:
     try:
-        return float(text or "")
+        number = float(text or "")
     except ValueError:
         return 0.0
+    return number if math.isfinite(number) else 0.0

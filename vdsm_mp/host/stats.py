@@ -84,7 +84,7 @@ class HostStats:
             "ksmState": merging.running,
             "ksmPages": merging.pages_to_scan,
             "ksmMergeAcrossNodes": merging.merge_across_nodes,
-            "cpuLoad": f"{os.getloadavg()[0]:.2f}",
+            "cpuLoad": next(iter(self._machine.text("/proc/loadavg").split()), "0.00"),
             "dateTime": time.strftime("%Y-%m-%dT%H:%M:%S GMT", time.gmtime()),
         }
 
@@ -149,9 +149,14 @@ def _rates(old: Sample, new: Sample) -> dict[str, Any]:
 
 def _percentages(old: CpuTimes, new: CpuTimes) -> dict[str, str]:
     """Strings with a fraction: absent, null or a JSON integer loses the whole answer."""
-    total = max(new.total - old.total, 1)
-    user, system = (100 * min(max(d, 0), total) / total for d in (new.user - old.user, new.system - old.system))
+    # Each for itself: the kernel's counts of waiting and idling go back at times, and the sum with them.
+    spent = [max(after - before, 0) for before, after in zip(_parts(old), _parts(new), strict=True)]
+    user, system = (100 * part / max(sum(spent), 1) for part in spent[:2])
     return {"cpuUser": f"{user:.2f}", "cpuSys": f"{system:.2f}", "cpuIdle": f"{max(0.0, 100 - user - system):.2f}"}
+
+
+def _parts(times: CpuTimes) -> tuple[int, int, int, int]:
+    return times.user, times.system, times.idle, times.total - times.user - times.system - times.idle
 
 
 def _levels(new: Sample) -> dict[str, Any]:

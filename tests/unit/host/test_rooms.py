@@ -12,7 +12,7 @@ from vdsm_mp.api.errors_host import KsmTuneFailed, MemoryPolicyFailed
 from vdsm_mp.api.host import GetJobs
 from vdsm_mp.api.internal import GetHostStatus, GetStorageJobs, GetStorageStatus, GetVirtJobs, GetVmCounts, VmCounts
 from vdsm_mp.api.verb import Message
-from vdsm_mp.host import samples
+from vdsm_mp.host import cpu, samples
 from vdsm_mp.host.hardware import Hardware
 from vdsm_mp.host.jobs import entry, get_jobs
 from vdsm_mp.host.ksm import Ksm
@@ -82,6 +82,22 @@ def test_a_counter_that_goes_back_gives_no_negative_rate() -> None:
     new = sample(at_mono=115.0, all_cpus=CpuTimes(900, 500, 8000, 9900))
     rates = _rates(old, new)
     assert (rates["cpuUser"], rates["cpuSys"], rates["cpuIdle"]) == ("0.00", "0.00", "100.00")
+
+
+def test_a_count_of_the_kernels_that_goes_back_is_no_load() -> None:
+    # Waiting went back by more than all the others went on.
+    old = sample(at_mono=100.0, all_cpus=CpuTimes(user=1000, system=500, idle=8000, total=12000))
+    new = sample(at_mono=115.0, all_cpus=CpuTimes(user=1010, system=505, idle=8085, total=10000))
+    told = _rates(old, new)
+    assert (told["cpuUser"], told["cpuSys"], told["cpuIdle"]) == ("10.00", "5.00", "85.00")
+
+
+def test_processors_are_counted_where_there_is_no_sysfs(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\ncpu MHz\t: inf\n\nprocessor\t: 3\n")
+    read = cpu.read(Machine(tmp_path))
+    assert [thread.cpu_id for thread in read.threads] == [0, 3]
+    assert read.speed_mhz == 0.0
 
 
 def test_a_cpu_that_came_online_between_the_samples_is_left_out_once() -> None:
