@@ -98,7 +98,7 @@ def _hint(name: str, code: int, said: str = "") -> str:
     if code == _BAD_PARAMETERS and name in VERBS:
         return f"\n  `vdsm-mp call {name} --help` tells its parameters"
     if code == ConnectionLost.code and said.endswith(os.strerror(errno.ECONNREFUSED)):
-        return "\n  nobody listens there; `vdsm-mp status` tells whether this host's agent runs, and on which port"
+        return "\n  nobody listens there; `vdsm-mp status` tells whether this host's agent runs"
     if code == _UNKNOWN_VERB and name in VERBS and VERBS[name].planned:
         return "\n  `vdsm-mp verbs --planned` lists what is not built yet"
     if code == _UNKNOWN_VERB:

@@ -25,7 +25,7 @@ class Refused(Exception):
 
 
 def ask(run_dir: str, do: str, *, timeout_s: float = 10.0, **more: Any) -> Any:
-    """The `result` of one request (see `house/desk.py`). Raises NotRunning, Refused, OSError."""
+    """The `result` of one request (see `house/desk.py`). Raises NotRunning, Refused."""
     path = str(Path(run_dir) / "control.sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(CONNECT_S)
@@ -40,6 +40,8 @@ def ask(run_dir: str, do: str, *, timeout_s: float = 10.0, **more: Any) -> Any:
             raise NotRunning(f"the agent is not running ({path}: {error.strerror})") from error
         except PermissionError as error:
             raise Refused(f"{path}: only root and the agent's user may ask") from error
+        except OSError as error:
+            raise Refused(f"{path}: {error.strerror or error}") from error
         sock.settimeout(timeout_s)
         answer = b""
         try:

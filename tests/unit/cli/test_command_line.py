@@ -124,6 +124,17 @@ def test_every_command_that_is_asked_for_json_answers_in_json_when_it_fails_too(
     assert json.loads(out)["error"]["message"] in err
 
 
+def test_a_system_that_says_no_is_told_as_json_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vdsm.conf").write_text(f"[vdsm_mp]\nrun_dir = {tmp_path}/vdsm.conf\n")
+    monkeypatch.setenv("VDSM_MP_CONFIG", str(tmp_path / "vdsm.conf"))
+    code, out, err = run(capsys, "restart", "virt", "--json")
+    message = f"{tmp_path}/vdsm.conf/control.sock: Not a directory"
+    assert (code, err) == (2, f"vdsm-mp: {message}\n")
+    assert json.loads(out) == {"error": {"code": None, "message": message}}
+
+
 @pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "\U0001f600"), ("ascii", r"\ud83d\ude00")])
 def test_json_is_json_whatever_letters_the_terminal_has(encoding: str, shown: str) -> None:
     script = "from vdsm_mp.cli import render; print(render.as_json('\\U0001f600'))"
