@@ -40,3 +40,15 @@ def test_routes_of_others_are_there_again_when_a_change_is_undone(host: Namespac
     with pytest.raises(Refused, match="No confirmation"):
         host.do("setup", {"ovirtmgmt": MANAGEMENT}, {}, CHECK)
     assert sorted(host.ip("route", "show").splitlines()) == sorted(before.splitlines())
+
+
+def test_a_change_that_cannot_be_kept_over_a_reboot_is_undone_when_that_was_asked_for(host: Namespace) -> None:
+    host.do("setup", {"ovirtmgmt": MANAGEMENT}, {}, {"commitOnSuccess": True})
+    before = host.do("seen")
+    safe = host.place / "state/network/safe.json"
+    safe.unlink()
+    (safe / "in the way").mkdir(parents=True)
+    with pytest.raises(Refused) as refused:
+        host.do("setup", {"red": {"nic": "veth_b"}}, {}, {"commitOnSuccess": "true"})
+    assert refused.value.code == 29
+    assert host.do("seen") == before

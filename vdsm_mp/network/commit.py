@@ -89,9 +89,8 @@ class Networks:
             state = self.state()
             old = _adopt(state, self._config, bondings)
             wanted = changed(old, networks, bondings)
-            self._change(plan(state, old, wanted, {*networks, *bondings}), wanted, seconds)
-            if _true(options.get("commitOnSuccess", False)):
-                self._store.keep_safe(wanted)
+            commit = _true(options.get("commitOnSuccess", False))
+            self._change(plan(state, old, wanted, {*networks, *bondings}), wanted, seconds, commit=commit)
 
     def apply(self, wanted: Config, asked: Iterable[str], state: State | None = None) -> None:
         """Make `asked` as `wanted` says, unasked by an engine: after a boot, or because a NIC came back.
@@ -147,7 +146,7 @@ class Networks:
         name, params = operation
         self._root.do(name, deadline_s=_STEP_S, **params)
 
-    def _change(self, steps: list[Step], wanted: Config, confirm_s: float | None) -> None:
+    def _change(self, steps: list[Step], wanted: Config, confirm_s: float | None, *, commit: bool = False) -> None:
         before, undo = self._config if self._known else None, list[Operation]()
         try:
             self._store.begin_journal(before)
@@ -158,6 +157,8 @@ class Networks:
             if confirm_s is not None:
                 self._wait(confirm_s)
             self._store.keep_running(wanted)
+            if commit:  # a change that cannot be kept as it was asked for has failed
+                self._store.keep_safe(wanted)
         except (Error, OSError) as error:
             self._undo(undo)
             self._store.keep_running(before)
