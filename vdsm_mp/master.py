@@ -189,7 +189,7 @@ def _furnish(
     log.call_in("master")
     log.catch_uncaught(logger)
     kernel.adopt_orphans()
-    bus_dir = claim.bus_dir(run_dir)
+    bus_dir = held.enter_context(claim.bus_dir(run_dir))
     held.enter_context(claim.pid_file(run_dir))
     token = secrets.token_hex(32)
     logger.info(

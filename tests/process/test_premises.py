@@ -139,9 +139,9 @@ def test_a_house_whose_lock_another_master_has_taken_gives_way(tmp_path: Path, m
         (), (), lambda *_: 0, build="", config={}, inherited={}, log_writer=LogWriter(), broadcast=lambda _: None
     )
     house.state = HouseState.RUNNING
-    with selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector, claim.bus_dir(tmp_path) as bus_dir:
         desk = Desk(tmp_path / "control.sock", house, selector, "root", "root")
-        looks = Premises(tmp_path, claim.bus_dir(tmp_path), lock_fd, house, desk)
+        looks = Premises(tmp_path, bus_dir, lock_fd, house, desk)
         looks.beat()
         assert house.ground.problem == ""
         (tmp_path / "vdsm-mp.lock").unlink()

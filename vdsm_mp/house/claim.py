@@ -68,7 +68,8 @@ def lock(run_dir: Path) -> int:
     return fd
 
 
-def bus_dir(run_dir: Path) -> Path:
+@contextlib.contextmanager
+def bus_dir(run_dir: Path) -> Iterator[Path]:
     """A directory of this start's own, so that two houses never answer each other's bell. Old ones are removed."""
     with needing(run_dir):
         for entry in run_dir.iterdir():
@@ -76,7 +77,11 @@ def bus_dir(run_dir: Path) -> Path:
                 shutil.rmtree(entry, ignore_errors=True)
         made = run_dir / f"e-{int(time.time()):x}-{os.getpid():x}"
         made.mkdir(mode=0o700)
-    return made
+    try:
+        yield made
+    finally:
+        with contextlib.suppress(OSError):  # who was written off has sockets in it: the next start removes it
+            made.rmdir()
 
 
 @contextlib.contextmanager
