@@ -35,7 +35,7 @@ from vdsm_mp.api.errors_storage import (
     TooManyDomains,
 )
 from vdsm_mp.api.errors_task import TaskInProgress
-from vdsm_mp.api.types import Uuid
+from vdsm_mp.api.types import MasterVersion, Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
 
@@ -141,7 +141,7 @@ class DeactivateStorageDomain(Message, frozen=True, kw_only=True):
     sd_id: Uuid = field(name="storagedomainID")
     pool_id: Uuid = field(name="storagepoolID")
     master_sd_id: Uuid = field(name="masterSdUUID")
-    master_version: int = field(name="masterVersion")
+    master_version: MasterVersion = field(name="masterVersion")
 
 
 @verb(

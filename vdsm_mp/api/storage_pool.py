@@ -32,7 +32,7 @@ from vdsm_mp.api.errors_storage import (
     WrongMaster,
 )
 from vdsm_mp.api.errors_task import TASK_BEGIN, TaskAborted, TaskInProgress
-from vdsm_mp.api.types import Uuid
+from vdsm_mp.api.types import MasterVersion, Uuid
 from vdsm_mp.api.verb import Lane, Message, verb
 
 
@@ -56,7 +56,7 @@ class ConnectStoragePool(Message, frozen=True, kw_only=True):
     host_id: int = field(name="hostID")
     scsi_key: str = field(name="scsiKey")
     master_sd_id: Uuid = field(name="masterSdUUID")
-    master_version: int = field(name="masterVersion")
+    master_version: MasterVersion = field(name="masterVersion")
     domain_dict: dict[str, Any] | None = field(default=None, name="domainDict")
 
 
@@ -89,7 +89,7 @@ class CreateStoragePool(Message, frozen=True, kw_only=True):
     pool_id: Uuid = field(name="storagepoolID")
     name: str
     master_sd_id: Uuid = field(name="masterSdUUID")
-    master_version: int = field(name="masterVersion")
+    master_version: MasterVersion = field(name="masterVersion")
     domain_list: list[Uuid] = field(name="domainList")
     lock_renewal_interval_s: int = field(name="lockRenewalIntervalSec")
     lease_time_s: int = field(name="leaseTimeSec")
@@ -225,7 +225,7 @@ class ReconstructMaster(Message, frozen=True, kw_only=True):
     host_id: int = field(name="hostId")
     name: str
     master_sd_id: Uuid = field(name="masterSdUUID")
-    master_version: int = field(name="masterVersion")
+    master_version: MasterVersion = field(name="masterVersion")
     domain_dict: dict[str, Any] = field(name="domainDict")
     lock_renewal_interval_s: int = field(name="lockRenewalIntervalSec")
     lease_time_s: int = field(name="leaseTimeSec")
@@ -247,7 +247,7 @@ class RefreshStoragePool(Message, frozen=True, kw_only=True):
 
     pool_id: Uuid = field(name="storagepoolID")
     master_sd_id: Uuid = field(name="masterSdUUID")
-    master_version: int = field(name="masterVersion")
+    master_version: MasterVersion = field(name="masterVersion")
 
 
 @verb(
@@ -309,4 +309,4 @@ class SwitchMaster(Message, frozen=True, kw_only=True):
     pool_id: Uuid = field(name="storagepoolID")
     old_master_id: Uuid = field(name="oldMasterUUID")
     new_master_id: Uuid = field(name="newMasterUUID")
-    master_version: int = field(name="masterVersion")
+    master_version: MasterVersion = field(name="masterVersion")

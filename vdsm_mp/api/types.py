@@ -10,5 +10,8 @@ UUID_PATTERN = r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\
 
 Uuid = Annotated[str, Meta(pattern=UUID_PATTERN, max_length=36)]
 
+#: Of a pool's master, counted up at every change. Clients read 32 bits of it.
+MasterVersion = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
 #: VDSM's word for "none" where an id is expected.
 BLANK = "00000000-0000-0000-0000-000000000000"

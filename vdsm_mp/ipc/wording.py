@@ -11,6 +11,7 @@ from vdsm_mp.api.types import UUID_PATTERN
 _AT = re.compile(r"^(?P<said>.*) - at `\$?\.?(?P<place>[^`]*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>[^`]*)`$")
 _WRONG = re.compile(r"^Expected `(?P<wanted>[^`]*)`, got `(?P<got>[^`]*)`$")
+_BOUND = re.compile(r"^Expected `(?:int|float)` (?P<sign>[<>]=) (?P<bound>-?[0-9.]+)$")
 _WORDS = {
     "str": "text",
     "int": "a whole number",
@@ -37,4 +38,6 @@ def _plain(said: str) -> str:
     if wrong := _WRONG.match(said):
         wanted = [_WORDS.get(one, one) for one in wrong["wanted"].split(" | ") if one != "null"]
         return f"{' or '.join(wanted)} is needed, not {_WORDS.get(wrong['got'], wrong['got'])}"
+    if bound := _BOUND.match(said):
+        return f"{'at least' if bound['sign'] == '>=' else 'at most'} {bound['bound']} is needed"
     return said

@@ -9,6 +9,7 @@ from vdsm_mp.api.errors import InvalidParameters
 from vdsm_mp.ipc import codec
 
 ID = "11111111-2222-3333-4444-555555555555"
+REFRESH, POOL = "StoragePool.refresh", {"storagepoolID": ID, "masterSdUUID": ID}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,8 @@ ID = "11111111-2222-3333-4444-555555555555"
         ("VM.changeCD", {"vmID": ID, "driveSpec": [1]}, "driveSpec[0]: an object is needed, not a whole number"),
         ("VM.setBalloonTarget", {"vmID": ID, "target": "much"}, "target: a whole number is needed, not text"),
         ("VM.getStats", "text", "an object is needed, not text"),
+        (REFRESH, {**POOL, "masterVersion": "-1"}, "masterVersion: at least 0 is needed"),
+        (REFRESH, {**POOL, "masterVersion": 2**31}, "masterVersion: at most 2147483647 is needed"),
     ],
 )
 def test_a_wrong_parameter_is_told_in_words(verb: str, params: Any, said: str) -> None:
