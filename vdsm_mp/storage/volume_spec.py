@@ -11,7 +11,17 @@ from vdsm_mp.storage.volume_metadata import DISK_TYPES, MAX_SEQUENCE, descriptio
 
 FORMATS = {4: "COW", 5: "RAW"}
 ALLOCATIONS = {1: "PREALLOCATED", 2: "SPARSE"}
-QEMU_FORMAT = {"COW": "qcow2", "RAW": "raw"}
+
+
+class _QemuFormats(dict[str, str]):
+    """Metadata are read with any word: it fails where it would be used."""
+
+    def __missing__(self, word: str) -> str:
+        raise IncorrectFormat(f"format {word[:20]!r} is neither COW nor RAW")
+
+
+#: QEMU's names. Raises: IncorrectFormat.
+QEMU_FORMAT = _QemuFormats(COW="qcow2", RAW="raw")
 #: Capacities are whole blocks of 4K sectors.
 BLOCK = 4096
 #: What VDSM allows a qcow2 file to take beyond its capacity.

@@ -22,7 +22,13 @@ from tests.support.storage_room import (
     slow_copies,
     write_pattern,
 )
-from vdsm_mp.api.errors_volume import ImageDoesNotExist, InvalidVolumeParameter, TemplateInUse, VolumeAlreadyExists
+from vdsm_mp.api.errors_volume import (
+    ImageDoesNotExist,
+    IncorrectFormat,
+    InvalidVolumeParameter,
+    TemplateInUse,
+    VolumeAlreadyExists,
+)
 
 pytestmark = needs_program("qemu-img", "qemu-io")
 
@@ -129,6 +135,16 @@ def test_nothing_is_copied_from_an_illegal_or_dangerous_chain(house: StorageRoom
     assert not house.image(str(params["dstImgUUID"])).exists()
     with pytest.raises(InvalidVolumeParameter):
         house.call("Volume.copy", **copy_params(house, chain[0], chain[2], dstImgUUID=chain[0]))
+
+
+def test_a_volume_of_a_format_that_nobody_knows_is_told_as_such(house: StorageRoom) -> None:
+    """It was told as a mistake of the agent's own, with a traceback."""
+    image_id, volume_id = house.create()
+    meta = house.image(image_id) / f"{volume_id}.meta"
+    meta.write_text(meta.read_text().replace("FORMAT=COW", "FORMAT=QED"))
+    params = copy_params(house, image_id, volume_id)
+    assert house.outcome("Volume.copy", **params) == ("cleanSuccess", IncorrectFormat.code)
+    assert not house.image(str(params["dstImgUUID"])).exists()
 
 
 def test_a_copy_that_is_stopped_leaves_nothing(
