@@ -71,3 +71,13 @@ def test_a_crash_counts_when_fence_agents_are_told_of_it(
         if text is not None:
             (tmp_path / name).write_text(text)
     assert osinfo.kdump_status(Machine(tmp_path)) == status
+
+
+@pytest.mark.parametrize(("enforce", "mode"), [("1", "1"), ("0\n", "0"), (None, "-1")])
+def test_a_kernel_without_selinux_is_told_from_one_that_only_warns(
+    tmp_path: Path, enforce: str | None, mode: str
+) -> None:
+    if enforce is not None:
+        (tmp_path / "sys/fs/selinux").mkdir(parents=True)
+        (tmp_path / "sys/fs/selinux/enforce").write_text(enforce)
+    assert osinfo.selinux_mode(Machine(tmp_path)) == mode

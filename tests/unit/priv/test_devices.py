@@ -116,5 +116,9 @@ def test_a_mediated_device_whose_parameters_are_refused_does_not_stay(
     assert written == [("remove", "1")]
 
 
-def test_removing_what_is_not_there_is_fine(tmp_path: Path) -> None:
-    devices.mdev_remove(tmp_path, {"uuid": UUID})
+def test_removing_what_is_not_there_is_fine(
+    tmp_path: Path, vgpu: dict[str, Any], written: list[tuple[str, str]]
+) -> None:
+    device(tmp_path)
+    devices.mdev_remove(tmp_path, {"uuid": UUID.replace("7", "8")})
+    assert written == []
