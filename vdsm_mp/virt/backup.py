@@ -143,7 +143,7 @@ def _stop(backups: Backups, vm_id: str, backup_id: str) -> None:
 
 @handles(GetBackupInfo)
 def get_backup_info(backups: Backups, ask: GetBackupInfo) -> dict[str, Any]:
-    record = backups.devices.vms.running(ask.vm_id, "tell of its backup")
+    record = backups.devices.vms.running(ask.vm_id, "tell of its backup", even_busy=True)
     dom = backups.devices.connection.domain(ask.vm_id)
     answer: dict[str, Any] = {"disks": backups.info(record, _running(backups, ask.vm_id, dom, ask.backup_id))}
     if ask.checkpoint_id:
@@ -155,7 +155,7 @@ def get_backup_info(backups: Backups, ask: GetBackupInfo) -> dict[str, Any]:
 @handles(ListCheckpoints)
 def list_checkpoints(devices: Devices, ask: ListCheckpoints) -> list[str]:
     """Oldest first."""
-    devices.vms.running(ask.vm_id, "list its checkpoints")
+    devices.vms.running(ask.vm_id, "list its checkpoints", even_busy=True)
     with translated(ask.vm_id, CheckpointFailed):
         found = devices.connection.domain(ask.vm_id).listAllCheckpoints(libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
         return [checkpoint.getName() for checkpoint in found]
@@ -163,7 +163,7 @@ def list_checkpoints(devices: Devices, ask: ListCheckpoints) -> list[str]:
 
 @handles(DumpCheckpoint)
 def dump_checkpoint(devices: Devices, ask: DumpCheckpoint) -> dict[str, str]:
-    devices.vms.running(ask.vm_id, "dump a checkpoint")
+    devices.vms.running(ask.vm_id, "dump a checkpoint", even_busy=True)
     with _about_checkpoint(ask.vm_id, ask.checkpoint_id, CheckpointFailed):
         checkpoint = devices.connection.domain(ask.vm_id).checkpointLookupByName(ask.checkpoint_id)
         return {"checkpoint": checkpoint.getXMLDesc(0)}

@@ -63,7 +63,7 @@ def send_command(devices: Devices, ask: SendDesktopCommand) -> None:
 
 def tell(devices: Devices, vm_id: str, name: str, **values: str) -> None:
     """One message. Raises: NoGuestAgent, InvalidVmParameter, what `running` and libvirt raise."""
-    devices.vms.running(vm_id, "speak with its agent")
+    devices.vms.running(vm_id, "speak with its agent", even_busy=True)
     message = _line(name, **values)
     if len(message) > _MESSAGE_BYTES:
         raise InvalidVmParameter("the message is too long")

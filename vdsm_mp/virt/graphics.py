@@ -126,7 +126,7 @@ def set_vm_ticket(devices: Devices, hooks: VmHooks, ask: SetVmTicket) -> None:
 @handles(ScreenshotVm)
 def screenshot(devices: Devices, ask: ScreenshotVm) -> dict[str, str]:
     """{"data": base64, "encoding": "base64", "mime_type": …} of what the first display shows."""
-    devices.vms.running(ask.vm_id, "make a screenshot")
+    devices.vms.running(ask.vm_id, "make a screenshot", even_busy=True)
     dom = devices.connection.domain(ask.vm_id)
     picture = bytearray()
     with translated(ask.vm_id):

@@ -63,11 +63,11 @@ def _ours(error: libvirt.libvirtError, vm_id: str, failed: Callable[[str], Error
 
 @handles(FreezeVm)
 def freeze_vm(devices: Devices, ask: FreezeVm) -> None:
-    devices.vms.running(ask.vm_id, "freeze")
+    devices.vms.running(ask.vm_id, "freeze", even_busy=True)
     freeze(devices, ask.vm_id)
 
 
 @handles(ThawVm)
 def thaw_vm(devices: Devices, ask: ThawVm) -> None:
-    devices.vms.running(ask.vm_id, "thaw")
+    devices.vms.running(ask.vm_id, "thaw", even_busy=True)
     thaw(devices, ask.vm_id)

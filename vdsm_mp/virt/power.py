@@ -75,7 +75,7 @@ class Power:
 
 @handles(PauseVm)
 def pause(power: Power, ask: PauseVm) -> dict[str, Any]:
-    record = power.vms.running(ask.vm_id, "pause")
+    record = power.vms.running(ask.vm_id, "pause", even_busy=True)
     power.hooks.before("vm_pause", record)
     with translated(ask.vm_id):
         power.connection.domain(ask.vm_id).suspend()
@@ -108,7 +108,7 @@ def set_destroy_on_reboot(power: Power, ask: SetVmDestroyOnReboot) -> None:
 @handles(ShutdownVm)
 def shutdown(power: Power, ask: ShutdownVm) -> None:
     """Begin the chain and return; each step waits for the guest before the next, rougher one."""
-    record = power.vms.running(ask.vm_id, "shut down", even_hanging=True)
+    record = power.vms.running(ask.vm_id, "shut down", even_hanging=True, even_busy=True)
     if record.life.status is VmStatus.PAUSED and not ask.force:
         raise VmWrongState(ask.vm_id, VmStatus.PAUSED, "a shutdown")
     steps = _steps(record, reboot=bool(ask.reboot), force=bool(ask.force))

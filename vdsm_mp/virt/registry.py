@@ -34,7 +34,7 @@ _MIGRATING = {VmStatus.MIGRATION_SOURCE, VmStatus.MIGRATION_DESTINATION, VmStatu
 
 class Vms:
     """{vm_id: VmRecord} with a mover. `describe` gives the running statistics of a record for its events, `hangs` tells
-    whether a VM's QEMU leaves a command unanswered."""
+    whether a VM's QEMU leaves a command unanswered, `busy` what libvirt is at with it for long, "" for nothing."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publish = publisher.publish
@@ -45,6 +45,7 @@ class Vms:
         self.describe: Describe = lambda record: {}
         self.perform: Perform = lambda record, what: None
         self.hangs: Callable[[str], bool] = lambda vm_id: False
+        self.busy: Callable[[VmRecord], str] = lambda record: ""
 
     # -- reading; whole records, no lock
 
@@ -71,10 +72,12 @@ class Vms:
             raise NoSuchVm(vm_id)
         return found
 
-    def running(self, vm_id: str, what: str, *, even_hanging: bool = False) -> VmRecord:
+    def running(self, vm_id: str, what: str, *, even_hanging: bool = False, even_busy: bool = False) -> VmRecord:
         """One that has a QEMU which answers, and is not on the move.
 
-        Raises: NoSuchVm, VmIsDown, VmWrongState, MigrationInProgress, VmNotResponding.
+        even_busy: what is asked of it changes nothing, or waits for its turn by itself; the rest would wait half a
+        minute inside libvirt, and be refused then. Raises: NoSuchVm, VmIsDown, VmWrongState, MigrationInProgress,
+        VmNotResponding.
         """
         record = self.find(vm_id)
         status = record.life.status
@@ -88,6 +91,8 @@ class Vms:
             raise VmNotResponding("libvirt doesn't know its QEMU any more: all that can be done is to destroy it")
         if not even_hanging and self.hangs(vm_id):
             raise VmNotResponding(f"it leaves an earlier command unanswered and is not asked to {what}")
+        if not even_busy and (at := self.busy(record)):
+            raise VmWrongState(vm_id, at, what)
         return record
 
     # -- moving

@@ -58,7 +58,7 @@ Wanted = list[tuple[Drive, VolumeIds]]
 @handles(SnapshotVm)
 def snapshot_vm(devices: Devices, jobs: Jobs, hooks: VmHooks, ask: SnapshotVm, context: CallContext) -> None:
     """Returns when the job is begun; without a job id when the snapshot is there."""
-    record = devices.vms.running(ask.vm_id, "make a snapshot")
+    record = devices.vms.running(ask.vm_id, "make a snapshot", even_busy=True)
     memory, timeout_s = None, 60 * (ask.timeout or _TIMEOUT_MIN)
     if ask.snap_memory:
         memory = memorysnapshot.Memory(devices, ask.vm_id, ask.snap_memory, timeout_s)
@@ -105,14 +105,28 @@ def _turn(vm_id: str) -> str:
 
 def _with_room(devices: Devices, jobs: Jobs, vm_id: str) -> VmRecord:
     """For the note of one more. Raises: SnapshotFailed while one is under way that has no thread, for QEMU may hang."""
-    record = devices.vms.running(vm_id, "make a snapshot")
+    record = devices.vms.running(vm_id, "make a snapshot", even_busy=True)
     try:
         note = snapshot_record.read(record.metadata)
     except ValueError:
         return record
-    if note is not None and jobs.infos([note.job_id]).get(note.job_id, {}).get("status") == "running":
+    if note is not None and _runs(jobs, note):
         raise SnapshotFailed("what becomes of the one before is not known yet")
     return record
+
+
+def busy(jobs: Jobs, record: VmRecord) -> str:
+    """What keeps libvirt from changing the VM for as long as storage takes; "" for nothing."""
+    try:
+        note = snapshot_record.read(record.metadata)
+    except ValueError:
+        return ""
+    return "writing its memory for a snapshot" if note is not None and note.memory and _runs(jobs, note) else ""
+
+
+def _runs(jobs: Jobs, note: SnapshotNote) -> bool:
+    """A note alone may be one that could not be taken away."""
+    return jobs.infos([note.job_id]).get(note.job_id, {}).get("status") == "running"
 
 
 def _wanted(record: VmRecord, untrusted: list[dict[str, Any]]) -> Wanted:

@@ -51,7 +51,7 @@ def set_io_tune(devices: Devices, ask: SetVmIoTune) -> Status:
 @handles(GetVmIoTune)
 def get_io_tune(devices: Devices, ask: GetVmIoTune) -> list[Tune]:
     """[{name, path, ioTune}] of all disks, as libvirt has them now."""
-    return _read_current(devices, devices.vms.running(ask.vm_id, "tell its limits"))
+    return _read_current(devices, devices.vms.running(ask.vm_id, "tell its limits", even_busy=True))
 
 
 @handles(GetVmIoTunePolicy)

@@ -244,7 +244,7 @@ def build(config: Config, ports: Ports) -> Room:
     )
     ground.vms.describe = ground.numbers.running
     ground.vms.perform = ender.perform
-    ground.vms.hangs = ground.sampler.hangs
+    ground.vms.hangs, ground.vms.busy = ground.sampler.hangs, partial(snapshot.busy, jobs)
 
     def connected(conn: Any) -> None:
         nwfilter.ensure(conn)

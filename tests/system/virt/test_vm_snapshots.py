@@ -2,15 +2,21 @@
 """Snapshots of a running VM: QEMU, our metadata and what storage is told agree, also after a death in the middle."""
 
 import json
+import os
 import pickle
+import re
+import signal
+import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import decode
+from tests.support import decode, guestmemory
 from tests.support.bootsector import hellos
 from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
@@ -19,8 +25,9 @@ from tests.support.virt_room import VirtRoom, vm_xml
 from tests.system.virt.conftest import Guest, NewGuest, chain_of, image, overlay
 from tests.system.virt.test_vm_hibernation import memory_volumes
 from tests.system.virt.test_vm_plugs import SCSI, disk_xml
-from vdsm_mp.api.errors_virt import DiskNotFound, InvalidVmParameter, NoGuestAgent, SnapshotFailed
+from vdsm_mp.api.errors_virt import DiskNotFound, InvalidVmParameter, NoGuestAgent, SnapshotFailed, VmWrongState
 from vdsm_mp.api.internal import GetVirtJobs
+from vdsm_mp.common import kernel
 from vdsm_mp.virt.keeping import Keeper
 
 pytestmark = [
@@ -167,6 +174,55 @@ def test_a_snapshot_with_memory_brings_the_guest_back_to_its_moment(
     eventually(lambda: guest.ticks != ticked, within_s=30)
     assert room.status(guest.vm_id) in ("Up", "Powering up")
     assert hellos(guest.serial) == 1
+
+
+def test_what_would_wait_for_the_memory_of_a_snapshot_is_refused_at_once(
+    room: VirtRoom, new_guest: NewGuest, folder: Path, libvirtd: PrivateLibvirtd
+) -> None:
+    """libvirt lets it wait for half a minute, the VM's lane with it, and refuses it then."""
+    guest = new_guest(room, memory_mib=128)
+    guestmemory.fill(libvirtd.qemu_pid(guest.name), 128)
+    leaf, job_id = overlay(room, folder, guest.disk), str(uuid.uuid4())
+    memory, _, handle = memory_volumes(room, folder)
+    room.call("VM.snapshot", vmID=guest.vm_id, snapDrives=[wish(leaf, guest.disk)], snapMemory=handle, jobUUID=job_id)
+    with stopped(f"libvirt_iohelper\0.*{memory['volumeID']}"):
+        eventually(lambda: room.status(guest.vm_id) == "Paused")
+        assert job_status(room, job_id) == "running"
+        began = time.monotonic()
+        for verb, more in (
+            ("VM.cont", {}), ("VM.setBalloonTarget", {"target": 100_000}), ("VM.reset", {}),
+            ("VM.setTicket", {"password": "x", "ttl": 60, "existingConnAction": "keep", "params": {}}),
+            ("VM.hibernate", {"hibernationVolHandle": handle}),
+        ):  # fmt: skip
+            with pytest.raises(VmWrongState, match="is writing its memory for a snapshot"):
+                room.call(verb, vmID=guest.vm_id, **more)
+        assert time.monotonic() - began < 10
+    eventually(lambda: job_status(room, job_id) == "done", within_s=30)
+    eventually(lambda: room.status(guest.vm_id) in ("Up", "Powering up"))
+    room.call("VM.setBalloonTarget", vmID=guest.vm_id, target=131_072)
+    guest.keeps_ticking()
+
+
+@contextmanager
+def stopped(command: str) -> Iterator[None]:
+    """The process with that command line, as soon as it is there."""
+    wanted = re.compile(command.encode(), re.DOTALL)
+
+    def found() -> int:
+        return next((one.pid for one in kernel.processes() if wanted.search(_line(one.pid))), 0)
+
+    pid = eventually(found, every_s=0.0)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _line(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def test_a_snapshot_whose_memory_cannot_be_written_leaves_the_vm_where_it_was(
