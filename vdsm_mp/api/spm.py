@@ -11,6 +11,7 @@ from vdsm_mp.api.errors_storage import (
     LockNotAcquired,
     MasterNotFound,
     PoolNotConnected,
+    WrongMaster,
 )
 from vdsm_mp.api.errors_task import TASK_BEGIN, TaskAborted, TaskInProgress
 from vdsm_mp.api.types import Uuid
@@ -43,7 +44,7 @@ class GetSpmStatus(Message, frozen=True, kw_only=True):
     key="pool_id",
     tier=1,
     raises=(PoolNotConnected, IsSpm, *TASK_BEGIN),
-    later=(LockNotAcquired, HostIdNotAcquired, MasterNotFound, DomainVersionTooNew, TaskAborted),
+    later=(LockNotAcquired, HostIdNotAcquired, MasterNotFound, WrongMaster, DomainVersionTooNew, TaskAborted),
 )
 class StartSpm(Message, frozen=True, kw_only=True):
     """Become SPM of the pool: take its lock, take up the tasks that are stored on the master. Returns the id of a task.

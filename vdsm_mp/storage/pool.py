@@ -42,6 +42,12 @@ from vdsm_mp.storage.registry import Domains
 _log = logging.getLogger("storage.pool")
 
 
+def check_is_master(meta: DomainMetadata, pool_id: str) -> None:
+    """Raises: WrongMaster."""
+    if meta.role is not Role.MASTER or pool_id not in meta.pool_ids:
+        raise WrongMaster(pool_id, f"domain {meta.sd_id} is {meta.role.value} of pools {meta.pool_ids}")
+
+
 class Pools:
     """The pool, if any. Changes are serialised by the callers' claim on it; readers take whole records."""
 
@@ -104,8 +110,7 @@ class Pools:
     def _verified(self, wanted: Wanted) -> PoolState:
         master = self._find_master(wanted)
         meta = master.refresh()
-        if meta.role is not Role.MASTER or wanted.pool_id not in meta.pool_ids:
-            raise WrongMaster(wanted.pool_id, f"domain {meta.sd_id} is {meta.role.value} of pools {meta.pool_ids}")
+        check_is_master(meta, wanted.pool_id)
         if wanted.domains is None:
             pool = decode_pool(meta.sd_id, meta.pairs)
             if pool.master_version != wanted.master_version:

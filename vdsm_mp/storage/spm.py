@@ -37,7 +37,7 @@ from vdsm_mp.storage.domain_format import Role
 from vdsm_mp.storage.domain_metadata import decode_pool, with_pool_role
 from vdsm_mp.storage.locks import ClusterLock, Locks
 from vdsm_mp.storage.mailbox import Mailbox, Mailboxes
-from vdsm_mp.storage.pool import Pools
+from vdsm_mp.storage.pool import Pools, check_is_master
 from vdsm_mp.storage.pool_state import PoolState
 from vdsm_mp.storage.pool_upgrade import Upgrades
 from vdsm_mp.storage.resources import Resources
@@ -203,6 +203,8 @@ class Spm:
             lease = lock
             with self._resources.claim("StoragePool.spmStart", exclusive=(("pool", pool_id),)):
                 self._refuse_if_moved(pool)
+                # Another host may have moved it before we had its lease, which that takes; then its SPM is there.
+                check_is_master(master.refresh(), pool_id)
                 self._begin(pool, master, lock, max_version, hosts)
             _log.info("pool %s: this host is SPM (lver %d)", pool_id, self._lver)
             if self.after_start is not None:

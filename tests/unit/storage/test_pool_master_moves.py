@@ -13,7 +13,7 @@ from tests.support.eventually import eventually
 from tests.support.needs import needs_program
 from tests.support.pools import add_active_domain, add_domain, leave_unfinished, metadata
 from tests.support.storage_room import StorageRoom, code_of, new_id
-from vdsm_mp.api.errors_storage import IoChildDied, NotSpm
+from vdsm_mp.api.errors_storage import IoChildDied, NotSpm, WrongMaster
 from vdsm_mp.storage import pool_master
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import Role
@@ -85,6 +85,22 @@ def test_a_host_that_lost_the_role_touches_nothing_of_a_master_that_another_host
     assert [path for path in kept if not path.is_dir()] == []
     other = found["Locks"].of(new)
     assert not other.holds(other.sdm)
+
+
+def test_a_host_that_missed_a_move_does_not_become_spm_of_the_old_master(spm: StorageRoom) -> None:
+    """There would be two, and this one would make the new master Regular."""
+    second = add_active_domain(spm, "second")
+    found = {type(thing).__name__: thing for thing in spm.room.room.state}
+    spm.call("StoragePool.spmStop", storagepoolID=spm.pool_id)
+    for sd_id, role in ((second, Role.MASTER), (spm.sd_id, Role.REGULAR)):
+        found["Domains"].find(sd_id).change(lambda meta, role=role: msgspec.structs.replace(meta, role=role))
+    start = {"prevID": -1, "prevLver": "-1", "enableScsiFencing": "false"}
+    ended = spm.ended(spm.call("StoragePool.spmStart", storagepoolID=spm.pool_id, **start))
+    assert ended["code"] == WrongMaster.code, ended
+    assert spm.call("StoragePool.getSpmStatus", storagepoolID=spm.pool_id)["spmStatus"] == "Free"
+    lock = found["Locks"].of(found["Domains"].find(spm.sd_id))
+    assert not lock.holds(lock.sdm)
+    assert metadata(spm, "second", second)["ROLE"] == "Master"
 
 
 def test_a_move_whose_last_answer_is_lost_leaves_one_master_and_can_be_asked_for_again(
