@@ -6,7 +6,8 @@ it was and as not responding; nothing can be asked of it but its end, which root
 is Down. One whose definition is lost, too, is told of by its QEMU's command line alone.
 
 Several libvirtds may share a machine's processes, each in a network namespace of its own, and a VM that has moved runs
-under another's: ours are those whose monitor has its socket in the namespace of whom we are connected to.
+under another's: ours are those that are in the namespace of whom we are connected to, with their monitor's socket. The
+name of that socket alone may be the same in both.
 """
 
 import contextlib
@@ -57,8 +58,16 @@ class Orphans:
         pids = list(pids)
         if not pids:
             return frozenset()
-        sockets = {line.rpartition(" ")[2] for line in _read(f"/proc/{self._connection.daemon_pid}/net/unix")}
-        return frozenset(pid for pid in pids if f"{qemu.folder(pid)}/monitor.sock" in sockets)
+        listed = Path(f"/proc/{self._connection.daemon_pid}/net/unix")
+        try:
+            sockets = {line.rpartition(" ")[2] for line in listed.read_text(errors="replace").splitlines()}
+            # Each namespace has a file of its own there, which everybody may look at.
+            namespace = listed.stat().st_ino
+        except OSError as error:
+            raise LibvirtUnavailable(f"whose VMs run here cannot be told: {error}") from error
+        return frozenset(
+            pid for pid in pids if f"{qemu.folder(pid)}/monitor.sock" in sockets and _is_in(pid, namespace)
+        )
 
     def list_undefined(self, there: Collection[str]) -> None:
         """Make those known that libvirt doesn't even have defined, as far as they can be. there: VMs that it has.
@@ -159,8 +168,8 @@ def _forgotten(dom: Any, metadata: Metadata) -> bool:
     return tuple(dom.state()) == forgotten and recorded(metadata) is None
 
 
-def _read(path: str) -> list[str]:
+def _is_in(pid: int, namespace: int) -> bool:
     try:
-        return Path(path).read_text(errors="replace").splitlines()
-    except OSError as error:
-        raise LibvirtUnavailable(f"whose VMs run here cannot be told: {error}") from error
+        return Path(f"/proc/{pid}/net/unix").stat().st_ino == namespace
+    except OSError:  # it has ended
+        return False

@@ -196,14 +196,24 @@ def other_libvirtd() -> Iterator[PrivateLibvirtd]:
 
 
 def test_one_that_runs_under_another_hosts_libvirtd_is_not_ours(
-    room: VirtRoom, new_guest: NewGuest, other_libvirtd: PrivateLibvirtd, folder: Path, root: SudoRoot
+    room: VirtRoom,
+    new_guest: NewGuest,
+    libvirtd: PrivateLibvirtd,
+    other_libvirtd: PrivateLibvirtd,
+    folder: Path,
+    root: SudoRoot,
 ) -> None:
+    # Both number their VMs from 1 then, and the sockets of the monitors have the same name.
+    libvirtd.kill()
+    libvirtd.launch()
+    eventually(lambda: room.state(Connection).alive, within_s=20)
     guest = new_guest(room)
     (folder / "other").mkdir()
     with VirtRoom(other_libvirtd.uri, folder / "other", root=root) as elsewhere:
         elsewhere.create(vm_xml(guest.vm_id), guest.vm_id)
         eventually(lambda: elsewhere.status(guest.vm_id) == "Powering up", within_s=30)
-        assert len(qemu.running(guest.vm_id)) == 2
+        both = qemu.running(guest.vm_id)
+        assert (len(both), len({qemu.folder(pid) for pid in both})) == (2, 1)
         lose_state(other_libvirtd)
         eventually(lambda: elsewhere.stats(guest.vm_id).get("monitorResponse") == "-1", within_s=20)
         elsewhere.call("VM.destroy", vmID=guest.vm_id, gracefulAttempts=0)
