@@ -92,6 +92,7 @@ class Qcow2Attributes(Message, frozen=True, kw_only=True):
         *VOLUME_UNKNOWN,
         GenerationMismatch,
         ImageIsNotLegalChain,
+        SharedVolumeNotWritable,
         VolumeCopyFailed,
         InvalidVolumeParameter,
         ManagedVolumeHelperFailed,

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from vdsm_mp.api.errors_volume import InvalidVolumeParameter, VolumeCopyFailed
+from vdsm_mp.api.errors_volume import InvalidVolumeParameter, SharedVolumeNotWritable, VolumeCopyFailed
 from vdsm_mp.api.lease import LeaseName
 from vdsm_mp.api.sdm import CopyData, CopyEndpoint, VolumeRef
 from vdsm_mp.api.verb import handles
@@ -118,6 +118,8 @@ class VolumeEnd:
     def writing(self) -> Iterator[None]:
         """Raises: what `operation` does; nothing has changed then."""
         ref, image = self._ref, read_image(self._domain, self._ref.image_id)
+        if image.metadata(ref.volume_id).shared:  # others stand on what it holds
+            raise SharedVolumeNotWritable(ref.volume_id)
         if not _begins_empty(image.metadata(ref.volume_id)):  # else nobody reads what an attempt before may have left
             check_chain(self._domain, image, image.chain_to(ref.volume_id))
         with operation(

@@ -15,9 +15,9 @@ from vdsm_mp.api.errors_volume import (
     VolumeDoesNotExist,
 )
 from vdsm_mp.api.types import BLANK
-from vdsm_mp.storage import volume_create, volume_undo
+from vdsm_mp.storage import qemuimg, volume_create, volume_undo
 from vdsm_mp.storage.domain_file import FileDomain
-from vdsm_mp.storage.image_copy import convert, remove_image
+from vdsm_mp.storage.image_copy import as_copy_failure, convert, remove_image
 from vdsm_mp.storage.image_prepare import check_chain
 from vdsm_mp.storage.volume_create import LeaseWriter
 from vdsm_mp.storage.volume_file import (
@@ -152,6 +152,9 @@ def copy_layers(
             backing=backing,
             backing_fmt=QEMU_FORMAT[image.metadata(backing).format] if backing else "",
         )
+        if metadata.type != "SPARSE":  # qemu-img punches holes where the source has zeros
+            with as_copy_failure(one):
+                qemuimg.fallocate(target.io.path_of(path), 0, metadata.capacity, progress)
         target.io.fsync(path)
         change_metadata(target, image_id, one, legality="LEGAL")
 

@@ -179,6 +179,16 @@ def move_params(house: StorageRoom, image_id: str, other: str, operation: int, *
     }
 
 
+def test_what_has_its_room_has_it_where_it_is_moved_to(house: StorageRoom, other: str) -> None:
+    """QEMU made holes where the source has zeros: a guest could run out of room."""
+    image_id, volume_id = house.create(volFormat=RAW, preallocate=PREALLOCATED, size=str(8 * MIB))
+    write_pattern(house.image(image_id) / volume_id, "raw", 1, 0, MIB)
+    assert house.outcome("Image.move", **move_params(house, image_id, other, 2)) == ("success", 0)
+    moved = house.domain_of(other) / "images" / image_id / volume_id
+    assert moved.stat().st_blocks * 512 >= 8 * MIB
+    assert moved.read_bytes()[: MIB + 1] == b"\1" * MIB + b"\0"
+
+
 @pytest.mark.parametrize("operation", [1, 2], ids=["copy", "move"])
 def test_an_image_goes_to_another_domain_layer_by_layer(
     house: StorageRoom, other: str, chain: tuple[str, str, str], operation: int

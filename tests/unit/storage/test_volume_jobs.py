@@ -25,7 +25,7 @@ from tests.support.storage_room import (
     write_pattern,
 )
 from vdsm_mp.api.errors_task import JobExists
-from vdsm_mp.api.errors_volume import InvalidVolumeParameter
+from vdsm_mp.api.errors_volume import InvalidVolumeParameter, SharedVolumeNotWritable
 from vdsm_mp.api.events import JobChanged
 from vdsm_mp.api.types import BLANK
 
@@ -289,6 +289,21 @@ def test_data_is_copied_into_a_volume_that_is_legal_when_it_is_done(
     assert path.stat().st_mode & 0o777 == 0o660
     if allocation == 1:
         assert path.stat().st_blocks * 512 > 15 * MIB
+
+
+def test_nothing_is_copied_over_a_template(house: StorageRoom) -> None:
+    """All that stand on it would have had other data."""
+    source_image, source = house.create()
+    image_id, volume_id = house.make_template()
+    before = (house.image(image_id) / volume_id).read_bytes()
+    ends = [
+        {"endpoint_type": "div", "sd_id": house.sd_id, "img_id": image, "vol_id": volume, "generation": 0}
+        for image, volume in ((source_image, source), (image_id, volume_id))
+    ]
+    refused = run_job(house, "SDM.copy_data", source=ends[0], destination=ends[1])
+    assert (refused["status"], refused["error"]["code"]) == ("failed", SharedVolumeNotWritable.code)
+    assert (house.image(image_id) / volume_id).read_bytes() == before
+    assert house.info(image_id, volume_id)["status"] == "OK"
 
 
 def test_a_copy_that_fails_leaves_its_target_illegal_with_the_old_generation(house: StorageRoom) -> None:
