@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """One host of several that fight for the SPM role: takes it whenever it can, holds it a moment, gives it up.
 
-    python -m tests.faults.spm_agent DIRECTORY DEVICE HOST_ID HISTORY [make]
+    python -m tests.faults.spm_agent DIRECTORY DEVICE HOST_ID HISTORY [make|keep]
 
 Appends lines `MONOTONIC HOST_ID PID begin|end` to HISTORY; `begin` after the role is ours, `end` before it is given
 up, so that two hosts that overlap by these lines overlapped in truth. Killed by the test at any moment. With `make` it
-only creates the domain and the pool.
+only creates the domain and the pool; with `keep` it takes the role once and writes as the SPM until it ends by itself,
+with a line `write` after each.
 """
 
+import itertools
 import os
 import random
 import sys
@@ -20,6 +22,7 @@ from tests.support.root import DirectRoot
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
 from vdsm_mp.common.options import Config, House, Irs, Sanlock
+from vdsm_mp.storage import spm
 
 SD = "5d000000-0000-4000-8000-000000000001"
 POOL = "90000000-0000-4000-8000-000000000001"
@@ -52,6 +55,26 @@ class Agent:
         self.call("StoragePool.create", storagepoolID=POOL, **names, **numbers)
 
     def fight(self) -> None:
+        self._connect()
+        while True:
+            if self._take():
+                self._write("begin")
+                time.sleep(random.uniform(0.05, 0.4))
+                self._write("end")
+                self.call("StoragePool.spmStop", storagepoolID=POOL)
+            time.sleep(random.uniform(0.0, 0.1))
+
+    def keep(self) -> None:
+        spm.WATCHDOG_S = 1.0  # sanlock is as much quicker here, too
+        self._connect()
+        assert self._take()
+        self._write("begin")
+        for n in itertools.count():
+            self.call("StorageDomain.setDescription", storagedomainID=SD, description=f"host {self.host_id}, {n}")
+            self._write("write")
+            time.sleep(0.02)
+
+    def _connect(self) -> None:
         self.call(
             "StoragePool.connect",
             storagepoolID=POOL,
@@ -61,13 +84,6 @@ class Agent:
             masterVersion=1,
             domainDict={SD: "active"},
         )
-        while True:
-            if self._take():
-                self._write("begin")
-                time.sleep(random.uniform(0.05, 0.4))
-                self._write("end")
-                self.call("StoragePool.spmStop", storagepoolID=POOL)
-            time.sleep(random.uniform(0.0, 0.1))
 
     def _take(self) -> bool:
         start = {"prevID": -1, "prevLver": "-1", "enableScsiFencing": "false"}
@@ -81,7 +97,7 @@ class Agent:
             status = self.call("Task.getStatus", taskID=task_id)
             return str(status["taskResult"]) if status["taskState"] == "finished" else ""
 
-        result = eventually(ended, within_s=60, every_s=0.005)
+        result = eventually(ended, within_s=120, every_s=0.005)  # a dead host counts as alive for 68 s
         self.call("Task.clear", taskID=task_id)
         return result == "success"
 
@@ -95,6 +111,8 @@ def main() -> None:
     if sys.argv[5:] == ["make"]:
         agent.make()
         agent.room.stop()
+    elif sys.argv[5:] == ["keep"]:
+        agent.keep()
     else:
         agent.fight()
 

@@ -18,6 +18,7 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.loopdevice import MIB, ext4_on_loop
 from tests.support.needs import needs_program, needs_root
+from vdsm_mp.workers.storage import INCONSISTENT
 
 pytestmark = [
     pytest.mark.system,
@@ -26,8 +27,9 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-#: Times the role changes hands, with VDSM_MP_FAULTS_STRIDE=1 and without.
-TAKEOVERS = 50 if os.environ.get("VDSM_MP_FAULTS_STRIDE") == "1" else 8
+_WHOLE = os.environ.get("VDSM_MP_FAULTS_STRIDE") == "1"
+#: Times the role changes hands.
+TAKEOVERS = 50 if _WHOLE else 8
 
 
 @pytest.fixture
@@ -76,6 +78,10 @@ class Fighter:
 
     def begin(self) -> None:
         self._agent = self.run()
+
+    def kill_sanlock(self) -> None:
+        self._sanlock.kill()
+        self._sanlock.wait(10)
 
     def kill(self) -> None:
         if self._agent is not None:
@@ -144,3 +150,29 @@ def test_there_is_never_more_than_one_spm(fighters: list[Fighter], place: Path) 
     overlaps = [(a, b) for a, b in itertools.pairwise(found) if b[0] < a[1]]
     assert overlaps == []
     assert {host for _, _, host in found} == {1, 2}
+
+
+def lines(history: Path, host_id: int, what: str) -> list[float]:
+    """When."""
+    found = [line.split() for line in history.read_text().splitlines()] if history.exists() else []
+    return [float(at) for at, host, _, word in found if (int(host), word) == (host_id, what)]
+
+
+@pytest.mark.skipif(not _WHOLE, reason="the wait for a host that is taken for dead")
+def test_who_loses_the_lease_ends_and_writes_nothing_when_the_next_has_it(fighters: list[Fighter], place: Path) -> None:
+    """Its sanlock is killed; no watchdog resets the host here."""
+    history = place / "history"
+    assert fighters[0].run("make").wait(120) == 0
+    keeper = fighters[0].run("keep")
+    try:
+        eventually(lambda: len(lines(history, 1, "write")) > 20, within_s=60)
+        fighters[1].begin()
+        fighters[0].kill_sanlock()
+        killed_mono = time.monotonic()
+        assert keeper.wait(30) == INCONSISTENT
+        assert time.monotonic() - killed_mono < 5
+        eventually(lambda: lines(history, 2, "begin"), within_s=150)
+    finally:
+        keeper.kill()
+        keeper.wait(10)
+    assert max(lines(history, 1, "write")) < min(lines(history, 2, "begin"))
