@@ -40,6 +40,7 @@ class Life:
     """The house, its engine and the guest that they share."""
 
     def __init__(self, house: RunningHouse, libvirtd: PrivateLibvirtd) -> None:
+        self._libvirtd = libvirtd
         self.engine = Engine(house.client())
         self.ask = self.engine.ask
         self.log = house.log_text
@@ -54,9 +55,13 @@ class Life:
         sequences.create_disk(self.ask, self.disk, "guest")
         volume = path / storage.sd_id / "images" / self.disk.image_id / self.disk.volume_id
         linuxguest.file_system(volume)
+        self.start()
+
+    def start(self) -> None:
+        """A VM that has not been before, until its guest's agent is there."""
         self.vm_id = sequences.new_id()
-        serial = libvirtd.root / f"serial-{self.vm_id}.log"
-        self.guest = LinuxGuest(libvirtd, self.vm_id, serial)
+        serial = self._libvirtd.root / f"serial-{self.vm_id}.log"
+        self.guest = LinuxGuest(self._libvirtd, self.vm_id, serial)
         text = linuxguest.linux_xml(self.vm_id, linuxguest.build(), serial, disk=self.disk.ids(), devices=DEVICES)
         self.ask("VM.create", vmID=self.vm_id, vmParams={"vmId": self.vm_id, "xml": text})
         eventually(lambda: "GUEST: ready" in self.guest.said, within_s=120, every_s=0.2)
