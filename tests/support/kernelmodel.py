@@ -57,6 +57,7 @@ class Kernel:
             leased = tuple(a for a in self.links[name].addresses if ":" not in a)
             self.leases[name] = leased, self.gateways.get(name, {}).pop("4", "")
             self._change(name, addresses=tuple(a for a in self.links[name].addresses if a not in leased))
+            self._keep_routes(name, lambda route: route.six)
         self.dhcp.discard(name)
 
     def seen(self) -> tuple[Any, ...]:

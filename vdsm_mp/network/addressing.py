@@ -56,7 +56,8 @@ class Addressing:
         begin: Operation = ("dhcp-start", {**client_options(net, six=six), **wait})
         end: Operation = ("dhcp-stop", {"name": net.top, "six": six})
         if start:
-            self._step(begin, end)
+            # A client that is stopped may take along all that its device is called, not only what it brought.
+            self._step(begin, end, *([] if six else self._called_before(net.top)))
         else:
             if not six:
                 self._set_source(net.top, "", "")
@@ -68,6 +69,15 @@ class Addressing:
                 self.links[net.top] = replace(link, addresses=tuple(a for a in link.addresses if family_of(a) == "6"))
                 self._gateways.get(net.top, {}).pop("4", None)
                 self._routes[net.top] = tuple(route for route in self._routes.get(net.top, ()) if route.six)
+
+    def _called_before(self, device: str) -> list[Operation]:
+        """What gives a device again the IPv4 addresses that others gave it, and its routes."""
+        link = self.links[device]
+        back = [_address_add(link, address) for address in link.addresses if family_of(address) == "4"]
+        gateway = self._gateways.get(device, {}).get("4", "")
+        if back and gateway and not self._ranked(device, gateway):
+            back.append(self.route_back(device, gateway))
+        return [*back, *self.routes_back(device, six=False)] if back else []
 
     def set_addresses(
         self, name: str, wanted: tuple[str, ...], gateways: Mapping[str, str], source: str = "", ours: bool = True
@@ -143,11 +153,7 @@ class Addressing:
 
     def _lose(self, link: Link, address: str, back: Iterable[Operation]) -> None:
         self._drop_source(link.name, address)
-        family = family_of(address)
-        again: dict[str, Any] = {"name": link.name, "address": address}
-        if family in link.dynamic:
-            again["valid_s"] = _BORROWED_S
-        self._step(("address-remove", {"name": link.name, "address": address}), ("address-add", again), *back)
+        self._step(("address-remove", {"name": link.name, "address": address}), _address_add(link, address), *back)
 
     def _set_source(self, name: str, address: str, gateway: str) -> None:
         for other, source in list(self._sources.items()):
@@ -183,3 +189,8 @@ class Addressing:
                     undo = [("route-set", {"name": device, "gateway": found.pop(family)})]
                     break
         self._step(("route-set", {"name": name, "gateway": gateway}), *undo)
+
+
+def _address_add(link: Link, address: str) -> Operation:
+    given: dict[str, Any] = {"name": link.name, "address": address}
+    return ("address-add", given | ({"valid_s": _BORROWED_S} if family_of(address) in link.dynamic else {}))

@@ -34,13 +34,15 @@ def plan(state: State, old: Config, new: Config, asked: Set[str] | None = None, 
     draft = Draft(state, old)
     rebuilt = {name for name, bond in new.bonds.items() if name in asked and _rebuild(state, old, bond)}
     wanted = [net for net in new.networks.values() if net.name in asked or net.base in rebuilt]
-    _take_down(draft, old, new)
+    # What stands on a bond that is made anew is another device afterwards, of which a client knows nothing.
+    anew = {net.name for net in new.networks.values() if net.base in rebuilt and not net.bridged}
+    _take_down(draft, old, new, anew)
     for bond in new.bonds.values():
         if bond.name in asked and any(nic in draft.links for nic in bond.nics):
             _bond(draft, bond, old.bonds.get(bond.name), rebuild=bond.name in rebuilt)
     for net in wanted:
         if not net.base or net.base in draft.links:
-            _network(draft, net, old.networks.get(net.name), old, new)
+            _network(draft, net, old.networks.get(net.name), old, new, anew=net.name in anew)
     _free_mtu(draft, old, new)
     return draft.steps
 
@@ -58,12 +60,12 @@ def _change(links: Mapping[str, Link], was: Bond | None, bond: Bond) -> dict[str
     return in_place(links[bond.name].options, was.options if was is not None else {}, wanted)
 
 
-def _take_down(draft: Draft, old: Config, new: Config) -> None:
+def _take_down(draft: Draft, old: Config, new: Config, anew: Set[str]) -> None:
     for was in old.networks.values():
         will = new.networks.get(was.name)
-        if was.dhcp4 and not _keeps_dhcp(was, will, six=False):
+        if was.dhcp4 and (was.name in anew or not _keeps_dhcp(was, will, six=False)):
             draft.dhcp(was, six=False, start=False)
-        if was.dhcp6 and not _keeps_dhcp(was, will, six=True):
+        if was.dhcp6 and (was.name in anew or not _keeps_dhcp(was, will, six=True)):
             draft.dhcp(was, six=True, start=False)
         if will is None or not will.curves or (will.base, will.vlan) != (was.base, was.vlan):
             draft.unshape(was.base, was.vlan)
@@ -141,7 +143,7 @@ def _bond(draft: Draft, bond: Bond, was: Bond | None, *, rebuild: bool) -> None:
     draft.switch(bond.name, up=True)
 
 
-def _network(draft: Draft, net: Network, was: Network | None, old: Config, new: Config) -> None:
+def _network(draft: Draft, net: Network, was: Network | None, old: Config, new: Config, *, anew: bool) -> None:
     if net.base:
         _uplink(draft, net, was, old, new)
     gateways = {
@@ -166,7 +168,7 @@ def _network(draft: Draft, net: Network, was: Network | None, old: Config, new: 
         draft.switch(net.name, up=True)
     elif _on_a_bridge(draft.links, net.lower):
         draft.detach(net.lower)
-    _addresses(draft, net, was, gateways)
+    _addresses(draft, net, was, gateways, anew=anew)
     if net.curves:
         draft.shape(net.base, net.vlan, net.curves)
     if net.default_route:
@@ -179,7 +181,7 @@ def _on_a_bridge(links: Mapping[str, Link], name: str) -> bool:
     return master is not None and master.kind == "bridge"
 
 
-def _addresses(draft: Draft, net: Network, was: Network | None, gateways: dict[str, str]) -> None:
+def _addresses(draft: Draft, net: Network, was: Network | None, gateways: dict[str, str], *, anew: bool) -> None:
     by_others = {"4" * net.dhcp4, "6" * (net.autoconf6 or net.dhcp6)} - {""}
     found = draft.gateways_of(net.top)
     gateways = {**{family: found[family] for family in by_others if family in found and net.default_route}, **gateways}
@@ -193,9 +195,9 @@ def _addresses(draft: Draft, net: Network, was: Network | None, gateways: dict[s
     draft.set_addresses(net.top, (*kept, *(a for a in mine if a not in kept)), gateways, source)
     if net.ipv6 == "off":
         draft.ipv6(net.top, net.ipv6)
-    if net.dhcp4 and not _keeps_dhcp(was, net, six=False):
+    if net.dhcp4 and (anew or not _keeps_dhcp(was, net, six=False)):
         draft.dhcp(net, six=False, start=True)
-    if net.dhcp6 and not _keeps_dhcp(was, net, six=True):
+    if net.dhcp6 and (anew or not _keeps_dhcp(was, net, six=True)):
         draft.dhcp(net, six=True, start=True)
 
 

@@ -102,6 +102,24 @@ def test_a_network_without_a_bridge_takes_its_nic_out_of_the_bridge_of_others() 
     assert drift(host.kernel.state(), host.config)["red"] == "network red: eth1 is plugged into bridge br9"
 
 
+def test_an_address_of_others_is_there_again_when_a_client_beside_it_is_undone() -> None:
+    # Stopped, dhclient flushes its device; `set` plays that, too.
+    host = _installed()
+    steps = host.set({"red": {"nic": "eth0", "bridged": False, "bootproto": "dhcp", "defaultRoute": True}})
+    assert steps[-1].do[0] == "dhcp-start"
+    assert ("address-add", {"name": "eth0", "address": "192.0.2.2/24"}) in steps[-1].undo
+
+
+@pytest.mark.parametrize("vlan", [None, 7])
+def test_a_client_on_a_bond_that_is_made_anew_is_started_anew(vlan: int | None) -> None:
+    host = managed_host()
+    bond = {"nics": ["eth1", "eth2"], "options": "mode=1 miimon=100"}
+    host.set({"red": {"bonding": "bond0", "vlan": vlan, "bridged": False, "bootproto": "dhcp"}}, {"bond0": bond})
+    done = [step.do[0] for step in host.set({}, {"bond0": {**bond, "options": "mode=4 miimon=100"}})]
+    assert done.index("dhcp-stop") < done.index("link-remove") < done.index("bond-create") < done.index("dhcp-start")
+    assert host.kernel.dhcp == {"bond0" if vlan is None else "bond0.7"}
+
+
 def test_a_nic_that_a_bond_lets_go_carries_a_network_in_the_same_change() -> None:
     host = managed_host()
     both = {"nics": ["eth1", "eth2"], "options": "mode=1"}
