@@ -349,6 +349,14 @@ def dynamic(host: Host) -> None:
         host.set({"dyn": {"nic": "nic3", "ipaddr": "10.99.0.2", "netmask": "24"}})
         told = host.facts()["networks"]["dyn"]
         assert (told["ipv4addrs"], told["ipv6addrs"]) == (["10.99.0.2/24"], [])
+        # A bond that is made anew is another device for the client on it.
+        bond = {"nics": ["nic3"], "options": "mode=1 miimon=100"}
+        client = {"bonding": "bond0", "bridged": False, "bootproto": "dhcp", "blockingdhcp": True}
+        host.set({"dyn": client}, {"bond0": bond})
+        host.set({}, {"bond0": {**bond, "options": "mode=2 miimon=100"}})
+        assert host.facts()["networks"]["dyn"]["addr"].startswith("10.99.0.1")
+        assert len(output("pgrep", "dhclient").split()) == 1
+        host.set({"dyn": {"nic": "nic3"}}, {"bond0": {"remove": True}})
     resolv.write_text(before)
     host.set({"dyn": {"remove": True}})
     assert subprocess.run(["pgrep", "dhclient"], capture_output=True, check=False).stdout == b""
