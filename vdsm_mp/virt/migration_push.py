@@ -9,11 +9,12 @@ from typing import Any
 import libvirt
 
 from vdsm_mp.api.errors import RemoteError
-from vdsm_mp.api.errors_virt import MigrationFailed, MigrationLimitExceeded, TicketFailed
+from vdsm_mp.api.errors_virt import LibvirtUnavailable, MigrationFailed, MigrationLimitExceeded, TicketFailed
 from vdsm_mp.api.ports import Background
 from vdsm_mp.api.vm_migration import MigrationParams
 from vdsm_mp.common import clock, log
 from vdsm_mp.virt import graphics, migration_params
+from vdsm_mp.virt.calling import under_way
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.keeping import Keeper
 from vdsm_mp.virt.machine import VmStatus
@@ -91,8 +92,14 @@ class Push:
         found = migration_params.parameters(params, max_bandwidth=self._max_bandwidth, live=live, persistent=persistent)
         out.pushing = True
         self._watch.later(out)
-        with translated(vm_id, MigrationFailed):
-            dom.migrateToURI3(uri, found, migration_params.flags(params, out.plan))
+        try:
+            with translated(vm_id, MigrationFailed):
+                dom.migrateToURI3(uri, found, migration_params.flags(params, out.plan))
+        except LibvirtUnavailable as error:
+            # libvirt tells of the road to the other host in the same words: who cannot be reached, or has no address.
+            if self._went_over(vm_id) or not _answers(dom.connect()):
+                raise
+            raise MigrationFailed(error.reason) from error
         logger.info("VM.migrate vm=%s is at %s, took=%dms", vm_id, params.dst, (clock.mono_s() - began) * 1000)
         out.description = description
 
@@ -105,10 +112,24 @@ class Push:
             name = f"after migration {out.vm_id}"
             self._background.later(0.0, name, lambda: self._hooks.after_leaving(gone, description))
 
+    def _went_over(self, vm_id: str) -> bool:
+        """It runs there, and its memory may go on following without any libvirt."""
+        record = self._vms.get(vm_id)
+        return record is not None and record.life.postcopy
+
     def _go_on(self, out: Outgoing) -> None:
         record = self._vms.get(out.vm_id)
         if out.cancelled.is_set() or record is None or record.life.status is not VmStatus.MIGRATION_SOURCE:
             raise Cancelled
+
+
+def _answers(conn: Any) -> bool:
+    """Is it still the libvirtd that we asked?"""
+    try:
+        with under_way():
+            return bool(conn.isAlive() and conn.getLibVersion())
+    except libvirt.libvirtError:
+        return False
 
 
 def _definition(record: VmRecord, params: MigrationParams, description: str) -> dict[str, Any]:

@@ -271,6 +271,8 @@ class Migrations:
             # Nobody knows where it is. The note is there when libvirt is.
             logger.warning("vm=%s libvirt is lost while it migrates: %s", out.vm_id, error)
             self._end.lose(out)
+        except MigrationFailed as error:
+            self._end.look(out, error.reason)
         except Error as error:
             self._end.look(out, str(error))
         except Exception:

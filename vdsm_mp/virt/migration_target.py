@@ -122,7 +122,7 @@ class Arrivals:
             self._hostdevs.give_back(vm_id)
             if prepared:
                 self._give_back(domain, metadata)
-            if isinstance(error, Error):
+            if isinstance(error, Error) and not isinstance(error, CannotCreateVm):
                 raise CannotCreateVm(str(error)) from error
             raise
 

@@ -248,6 +248,12 @@ def test_an_engine_is_told_why_a_migration_failed(two: Two, guest: Guest) -> Non
     with pytest.raises(RemoteError, match="refused") as asked:
         two.a.house.call("VM.getMigrationStatus", {"vmID": guest.vm_id})
     assert asked.value.code == 12
+    # What libvirt says of the road to the other host is no loss of our own.
+    guest.move(two.a, two.b, dstqemu="no-such-host.invalid")
+    eventually(lambda: two.a.status(guest.vm_id) in ("Up", "Powering up"), within_s=20)
+    with pytest.raises(RemoteError, match=r"Cannot migrate the virtual machine: .*no-such-host.invalid"):
+        two.a.house.call("VM.getMigrationStatus", {"vmID": guest.vm_id})
+    assert two.b.status(guest.vm_id) == ""
     # The next one begins anew.
     guest.move(two.a, two.b)
     becomes(two.b, guest, "Up", "Powering up")
