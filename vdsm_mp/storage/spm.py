@@ -27,6 +27,7 @@ from vdsm_mp.api.errors_storage import (
     IsSpm,
     LockNotInspected,
     NotSpm,
+    PoolNotConnected,
     WrongMaster,
 )
 from vdsm_mp.api.ports import Background
@@ -34,7 +35,7 @@ from vdsm_mp.api.spm import SpmStatus
 from vdsm_mp.common.errors import Error
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import Role
-from vdsm_mp.storage.domain_metadata import decode_pool, with_pool_role
+from vdsm_mp.storage.domain_metadata import DomainMetadata, decode_pool, with_pool_role
 from vdsm_mp.storage.locks import ClusterLock, Locks
 from vdsm_mp.storage.mailbox import Mailbox, Mailboxes
 from vdsm_mp.storage.pool import Pools, check_is_master
@@ -57,6 +58,20 @@ TASKS_PATH = "master/tasks"
 _HOSTS = 250
 #: For a client that waits for the id of a task.
 _CLAIM_S = 50.0
+
+
+def _of_master(pool: PoolState, master: FileDomain) -> DomainMetadata:
+    """Who missed that the master has moved knows nothing of the role. Told 309, an engine connects again with the
+    master that it knows; if that is the old one it hears 324, and rebuilds the master.
+
+    Raises: PoolNotConnected, storage errors.
+    """
+    meta = master.refresh()
+    try:
+        check_is_master(meta, pool.pool_id)
+    except WrongMaster as e:
+        raise PoolNotConnected(pool.pool_id, f"{e.reason}: connect again") from e
+    return meta
 
 
 class Spm:
@@ -133,7 +148,7 @@ class Spm:
             raise IsSpm(pool_id, f"this host is {self._role.state.value}")
 
     def status(self, pool_id: str) -> SpmStatus:
-        """StoragePool.getSpmStatus. Raises: PoolNotConnected."""
+        """StoragePool.getSpmStatus. Raises: PoolNotConnected, also when the master has moved without this host."""
         pool = self._pools.require(pool_id)
         lver, spm_id = self._facts(pool)
         return SpmStatus(status=self.state.value, lver=lver, spm_id=spm_id)
@@ -145,8 +160,15 @@ class Spm:
             return lver, pool.host_id
         master = self._pools.master(pool)
         if not pool.memory:
-            disk = decode_pool(master.sd_id, master.refresh().pairs)
+            disk = decode_pool(master.sd_id, _of_master(pool, master).pairs)
             return disk.lver, disk.spm_id
+        try:
+            _of_master(pool, master)
+        except PoolNotConnected:
+            raise
+        except Error as e:
+            _log.warning("%s", e)
+            return -1, -1
         lock = self._locks.of(master)
         try:
             owner = lock.inspect(lock.sdm)

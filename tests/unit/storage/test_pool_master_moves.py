@@ -13,7 +13,7 @@ from tests.support.eventually import eventually
 from tests.support.needs import needs_program
 from tests.support.pools import add_active_domain, add_domain, leave_unfinished, metadata
 from tests.support.storage_room import StorageRoom, code_of, new_id
-from vdsm_mp.api.errors_storage import IoChildDied, NotSpm, WrongMaster
+from vdsm_mp.api.errors_storage import IoChildDied, NotSpm, PoolNotConnected, WrongMaster
 from vdsm_mp.storage import pool_master
 from vdsm_mp.storage.domain_file import FileDomain
 from vdsm_mp.storage.domain_format import Role
@@ -97,10 +97,17 @@ def test_a_host_that_missed_a_move_does_not_become_spm_of_the_old_master(spm: St
     start = {"prevID": -1, "prevLver": "-1", "enableScsiFencing": "false"}
     ended = spm.ended(spm.call("StoragePool.spmStart", storagepoolID=spm.pool_id, **start))
     assert ended["code"] == WrongMaster.code, ended
-    assert spm.call("StoragePool.getSpmStatus", storagepoolID=spm.pool_id)["spmStatus"] == "Free"
     lock = found["Locks"].of(found["Domains"].find(spm.sd_id))
     assert not lock.holds(lock.sdm)
     assert metadata(spm, "second", second)["ROLE"] == "Master"
+    # An engine connects it again, and asks again.
+    assert code_of(spm.call, "StoragePool.getSpmStatus", storagepoolID=spm.pool_id) == PoolNotConnected.code
+    again = {"hostID": 1, "scsiKey": spm.pool_id, "domainDict": {spm.sd_id: "active", second: "active"}}
+    with_old = {**again, "masterSdUUID": spm.sd_id, "masterVersion": 1}
+    assert code_of(spm.call, "StoragePool.connect", storagepoolID=spm.pool_id, **with_old) == WrongMaster.code
+    spm.call("StoragePool.connect", storagepoolID=spm.pool_id, **again, masterSdUUID=second, masterVersion=2)
+    assert spm.call("StoragePool.getSpmStatus", storagepoolID=spm.pool_id)["spmStatus"] == "Free"
+    spm.finished(spm.call("StoragePool.spmStart", storagepoolID=spm.pool_id, **start))
 
 
 def test_a_move_whose_last_answer_is_lost_leaves_one_master_and_can_be_asked_for_again(
