@@ -91,6 +91,15 @@ def test_one_client_may_listen_twice_and_stop_once() -> None:
     assert not broker.pass_on("a", stomp.Frame("SEND", {}, b"x"))
 
 
+def test_who_stops_listening_takes_nobody_along() -> None:
+    broker, leaves, stays = Broker("events"), Ear(), Ear()
+    broker.add("a", leaves, "1")
+    broker.add("a", stays, "1")
+    broker.remove("a", leaves, "1")
+    assert broker.pass_on("a", stomp.Frame("SEND", {}, b"x"))
+    assert (leaves.heard, stays.heard) == ([], [("1", b"x")])
+
+
 def test_events_have_no_prefixes() -> None:
     broker, ear = Broker("jms.queue.events"), Ear()
     broker.add("jms.queue", ear, "1")

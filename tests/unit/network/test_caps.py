@@ -148,6 +148,9 @@ def test_counters_are_strings_with_the_time_of_their_reading() -> None:
     assert set(found) == {"eth0", "eth1", "ovirtmgmt", "bond0", "bond0.7", "gone.8"}
     nic = found["eth0"]
     assert (nic["state"], nic["speed"], nic["rx"], nic["tx"]) == ("up", "10000", "0", "8")
+    # As the header of /proc/net/dev names its columns: errs and drop after bytes and packets, first of what came in.
+    numbers = {name: nic[name] for name in ("rxErrors", "rxDropped", "txErrors", "txDropped")}
+    assert numbers == {"rxErrors": "2", "rxDropped": "3", "txErrors": "10", "txDropped": "11"}
     assert found["eth1"]["state"] == "down"
     assert type(nic["sampleTime"]) is float
 

@@ -194,6 +194,22 @@ def test_what_is_stored_as_done_is_not_undone_as_long_as_that_cannot_be_taken_ba
     assert [task.state for task in TaskStore(files, store="/master/tasks").load()[0]] == [TaskState.FINISHED]
 
 
+def test_what_a_job_will_not_have_undone_any_more_is_stored_before_it_goes_on(
+    files: DomainIO, background: HeldBackground, undone: Undone
+) -> None:
+    stored: list[tuple[Recovery, ...]] = []
+
+    def job(run: TaskRun) -> None:
+        run.settle(undo(2), save=True)
+        stored.append(TaskStore(files, store="/master/tasks").load()[0][0].recoveries)
+        raise TaskAborted("and now it fails")
+
+    tasks = spm(files, background, undone)
+    tasks.start("createVolume", job, spm=True, recoveries=[undo(1)])
+    background.run_all()
+    assert (stored, undone) == ([(undo(2),)], ["2"])
+
+
 class RevertUnheard(TaskStore):
     """Does not tell that a revert has begun. stored: whether that is stored."""
 
