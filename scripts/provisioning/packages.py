@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 from provisioning.say import Failure, run, say
@@ -29,6 +30,9 @@ GUEST_PACKAGES = ("busybox-static", "cpio", "xz-utils")
 CHECK_PACKAGES = (*GUEST_PACKAGES, "qemu-guest-agent", "fdisk")
 #: What throw-away hosts are built with, and the package that is tried in them.
 TESTBED_PACKAGES = ("mmdebstrap", "debhelper", "dpkg-dev")
+
+#: What apt asks for, and does nothing before, when dpkg was ended half-way (Ctrl-C, a lost connection).
+_FINISH = "dpkg --configure -a"
 
 
 def for_checks(*, testbed: bool) -> tuple[str, ...]:
@@ -59,10 +63,19 @@ def install_debian(names: tuple[str, ...], log: Path) -> None:
     apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=600", "-o", "Acquire::Retries=3"]
     env = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1", "LC_ALL": "C.UTF-8"}
     run([*apt, "update"], why="reading Debian's package lists", log=log, env=env, timeout_s=600)
-    run(
-        [*apt, "install", "--no-install-recommends", *wanted],
+    install = partial(
+        run, [*apt, "install", "--no-install-recommends", *wanted],
         why="installing Debian packages", log=log, env=env, timeout_s=1800,
     )  # fmt: skip
+    try:
+        install()
+    except Failure as failure:
+        if _FINISH not in str(failure):
+            raise
+        # Asked for only now: before, somebody else might have been installing something.
+        say(f"an installation was interrupted on this host: {_FINISH} finishes it")
+        run(_FINISH.split(), why="finishing what was interrupted", log=log, env=env, timeout_s=1800)
+        install()
 
 
 def libvirt_version() -> str:
