@@ -31,7 +31,7 @@ bench:  ## measure against bare ZeroMQ, TLS, files and libvirt on this machine (
 testbed:  ## tests in throw-away hosts with a full kernel; builds the hosts the first time
 	@$(PYTHON) scripts/check --run testbed
 
-faults:  ## kill, hang and starve a whole house under load (FULL=1: as often as the promises need; REPORT=DIR: where to; ONLY="A1 B1"; TIME=MINUTES)
+faults:  ## kill, hang and starve a whole house under load (FULL=1, REPORT=DIR, ONLY="A1 B1", TIME=MINUTES: docs/reliability.md)
 	@$(PYTHON) scripts/check --run faults $(if $(FULL),--full) $(if $(REPORT),--report $(REPORT)) \
 		$(if $(ONLY),--only "$(ONLY)") $(if $(TIME),--minutes $(TIME))
 

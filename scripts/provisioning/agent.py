@@ -2,6 +2,7 @@
 """The agent itself under supervisord, as an operator would run it."""
 
 import json
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -43,7 +44,17 @@ def ensure_running() -> None:
     _wait_running()
 
 
+def require_program(path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin") -> None:
+    """A configuration that is not ours needs the host's supervisord, which may have been removed. Raises Failure."""
+    if not install.ours() and shutil.which("supervisord", path=path) is None:
+        raise Failure(
+            f"starting supervisord: {install.SUPERVISORD_CONF} is left of one that was removed from this host, "
+            f"and would be taken for the host's own: `apt purge supervisor`, or remove that file, and repeat"
+        )
+
+
 def _start_supervisord() -> None:
+    require_program()
     if services.systemd():
         unit = install.UNIT.name if install.ours() else "supervisor.service"
         say(f"starting {unit}")
