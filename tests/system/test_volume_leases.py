@@ -2,6 +2,7 @@
 """Volumes on a domain with real sanlock: each has a lease, jobs hold it, deletions take it away."""
 
 import os
+import socket
 import subprocess
 from typing import Any
 
@@ -16,7 +17,8 @@ from vdsm_mp.api.errors_lease import LeaseExists
 from vdsm_mp.api.errors_storage import LockNotAcquired, PoolNotConnected
 from vdsm_mp.api.types import BLANK
 from vdsm_mp.common.errors import Error
-from vdsm_mp.storage.locks import Lease, Owner
+from vdsm_mp.storage import bitmaps
+from vdsm_mp.storage.locks import Lease, Locks, Owner
 from vdsm_mp.storage.sanlock import SanlockLock
 
 _ = (device, host, place)  # fixtures of the domain
@@ -134,6 +136,30 @@ def test_a_host_of_no_pool_writes_to_no_volume(host: Host) -> None:
     refused = job(host, "SDM.add_bitmap", "40000000-aaaa-4bbb-8ccc-400000000000", vol_info=ref, bitmap="one")
     assert (refused["status"], refused["error"]["code"]) == ("failed", PoolNotConnected.code)
     assert {path.name: path.read_bytes() for path in (host.domain / "images" / IMAGE).iterdir()} == before
+
+
+def test_a_job_that_has_lost_its_lease_tells_of_no_success(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another host may be at work on the volume by then."""
+    host.make()
+    host.connect_pool()
+    host.become_spm()
+    create(host, BASE)
+    added = bitmaps.add
+
+    def lost_meanwhile(*args: Any, **params: Any) -> None:
+        added(*args, **params)
+        lock = next(one for one in host.room.room.state if isinstance(one, Locks))._locks[SD]
+        assert isinstance(lock, SanlockLock)
+        [fd] = [fd for lease, fd in lock._held.items() if lease.name == BASE]
+        with socket.socket(fileno=os.dup(fd)) as road:
+            road.shutdown(socket.SHUT_RDWR)
+        eventually(lambda: lock.inspect(Lease(BASE, f"{host.domain}/images/{IMAGE}/{BASE}.lease", 0)).host_id is None)
+
+    monkeypatch.setattr(bitmaps, "add", lost_meanwhile)
+    ref = {"sd_id": SD, "img_id": IMAGE, "vol_id": BASE, "generation": 0}
+    failed = job(host, "SDM.add_bitmap", "40000000-aaaa-4bbb-8ccc-400000000000", vol_info=ref, bitmap="one")
+    assert (failed["status"], failed["error"]["code"]) == ("failed", LockNotAcquired.code)
+    assert host.call("Volume.getInfo", **IDS, volumeID=BASE)["generation"] == 0
 
 
 def test_leases_by_name_are_made_held_fenced_and_removed(host: Host) -> None:
