@@ -4,15 +4,14 @@
 import grp
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.support.house import program
 from tests.support.needs import needs_program, needs_root
 
 pytestmark = [needs_root(), needs_program("unshare", "setpriv")]
 
-_REPOSITORY = Path(__file__).parents[2]
 _LOOK = "from vdsm_mp.priv import qemu; print(qemu.hidden())"
 
 
@@ -25,7 +24,7 @@ def test_what_the_agents_user_cannot_see_is_said(how: str) -> None:
         f"setpriv --reuid=vdsm --regid=kvm --init-groups {sys.executable} -c '{_LOOK}'"
     )
     words = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", script]
-    done = subprocess.run(words, cwd=_REPOSITORY, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(words, cwd=program(), capture_output=True, text=True, timeout=60, check=True)
     finding, hidden = done.stdout.splitlines()
     if how in ("", "exempt"):
         assert (finding.split()[0], hidden) == ("ok", "False")
