@@ -84,6 +84,7 @@ class RunningHouse:
     """See the module. root: the prefix; its folders are run, log, state, repo, vrun, libexec, etc."""
 
     def __init__(self, options: Mapping[str, Mapping[str, object]], *, tls: bool, table: str, libvirt_uri: str) -> None:
+        user = pwd.getpwnam(USER)  # before anything is there that would be left
         self.root = Path(tempfile.mkdtemp(prefix="vdsm-mp-house-", dir="/tmp"))
         self.root.chmod(0o755)
         self.tls = tls
@@ -96,7 +97,6 @@ class RunningHouse:
         self.through: list[str] = []
         self._sudoers = Path(f"/etc/sudoers.d/{self.root.name}")
         self._clients: list[Client] = []
-        user = pwd.getpwnam(USER)
         for name in ("run", "log", "state", "repo", "vrun"):
             (self.root / name).mkdir()
             os.chown(self.root / name, user.pw_uid, user.pw_gid)
