@@ -2,11 +2,14 @@
 """What others do on the host, between the changes of an engine and beside them."""
 
 import contextlib
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support.eventually import eventually
 from tests.support.needs import needs_program, needs_root
 from tests.support.netns import CHECK, MANAGEMENT, Namespace, Refused
 
@@ -51,4 +54,46 @@ def test_a_change_that_cannot_be_kept_over_a_reboot_is_undone_when_that_was_aske
     with pytest.raises(Refused) as refused:
         host.do("setup", {"red": {"nic": "veth_b"}}, {}, {"commitOnSuccess": "true"})
     assert refused.value.code == 29
+    assert host.do("seen") == before
+
+
+def _root_sides(host: Namespace) -> list[int]:
+    """Those that root has started for this namespace's worker."""
+    found = subprocess.run(["pgrep", "-f", f"{host.place}/libexec/"], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def _kill(pids: list[int]) -> list[int]:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return pids
+
+
+def test_a_change_is_undone_when_roots_side_dies_and_is_slow_to_come_back(host: Namespace) -> None:
+    host.do("setup", {"ovirtmgmt": MANAGEMENT}, {}, {})
+    before = host.do("seen")
+    # Nobody confirms; root's side dies as soon as the new network is there, and again whenever it is back.
+    host.tell("setup", {"red": {"nic": "veth_b", "ipaddr": "198.51.100.2", "netmask": "24"}}, {}, CHECK)
+    eventually(lambda: "red" in host.links() and host.links()["red"][1], within_s=20)
+    first = _kill(_root_sides(host))
+    eventually(lambda: _kill([pid for pid in _root_sides(host) if pid not in first]), within_s=20)
+    assert "ConnectivityLost" in host.answer()["error"]
+    assert host.do("seen") == before
+
+
+def test_a_change_that_cannot_be_undone_waits_for_roots_side_and_is_undone_then(host: Namespace) -> None:
+    host.do("setup", {"ovirtmgmt": MANAGEMENT}, {}, {})
+    before = host.do("seen")
+    host.do("impatient")
+    helper = host.place / "libexec/helper-network"
+    host.tell("setup", {"red": {"nic": "veth_b", "ipaddr": "198.51.100.2", "netmask": "24"}}, {}, CHECK)
+    eventually(lambda: "red" in host.links() and host.links()["red"][1], within_s=20)
+    helper.rename(helper.with_suffix(".away"))
+    _kill(_root_sides(host))
+    assert "ConnectivityLost" in host.answer()["error"]
+    assert "red" in host.links()
+    assert "a change of networks is not undone: root's side is gone" in host.do("look")
+    helper.with_suffix(".away").rename(helper)
+    eventually(lambda: host.do("look") == [], within_s=20)
     assert host.do("seen") == before

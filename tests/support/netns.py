@@ -90,7 +90,7 @@ class Namespace:
 
     def do(self, name: str, *arguments: Any) -> Any:
         self.tell(name, *arguments)
-        answer = self._answer()
+        answer = self.answer()
         if "error" in answer:
             raise Refused(answer)
         return answer["result"]
@@ -100,7 +100,7 @@ class Namespace:
         self.tell(name, *arguments)
         return bool(self._line())
 
-    def _answer(self) -> Any:
+    def answer(self) -> Any:
         return json.loads(self._line())
 
     def _line(self) -> str:

@@ -4,15 +4,17 @@
 Owns the running configuration. Every step's undo is on disk before the step runs, and so is what was in force before:
 the end of the journal is the moment from which the new networks count. A worker that is killed before it brings back
 the old ones when it starts again, one that is killed after it finds the new ones. A change that asks for a connectivity
-check is undone unless somebody confirms in time (Host.confirmConnectivity, or Host.ping from outside).
+check is undone unless somebody confirms in time (Host.confirmConnectivity, or Host.ping from outside). Undoing waits
+for root's side that has died; while that cannot be started, the journal stays, and nothing else is begun.
 """
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from vdsm_mp.api.errors import Busy
+from vdsm_mp.api.errors import Busy, RootHelperGone
 from vdsm_mp.api.errors_network import BadNetworkParameters, ConnectivityLost, NetworkStepFailed
 from vdsm_mp.api.ports import Root
 from vdsm_mp.common import log
@@ -35,6 +37,8 @@ _CONFIRM_MOST_S = 600.0
 _STEP_S = 60.0
 _TURN_S = 5.0
 _LOOK_S = 0.2
+#: It is started again a second after its death at the latest, and sudo may be slow on a busy host.
+_ROOT_BACK_S = 10.0
 
 
 class Networks:
@@ -47,6 +51,12 @@ class Networks:
         self._confirmed = threading.Event()
         self._config = Config()
         self._known = False
+        self._unsettled = False
+
+    @property
+    def unsettled(self) -> bool:
+        """Is there a change that could not be undone, because root's side is gone?"""
+        return self._unsettled
 
     @property
     def changing(self) -> bool:
@@ -70,9 +80,7 @@ class Networks:
         journal = self._store.journal()
         if journal is not None:
             logger.warning("a network change was cut short, %d steps are undone", len(journal.undo))
-            self._undo(journal.undo)
-            self._store.keep_running(journal.before)
-            self._store.drop_journal()
+            self._back(journal.undo, journal.before)
         running = self._store.running()
         if running is not None:
             self._config, self._known = running, True
@@ -109,15 +117,22 @@ class Networks:
 
     def own(self, config: Config) -> None:
         """These are ours, whether or not they could be brought up."""
-        with self._alone():
+        with self._alone(settled=False):
             self._store.keep_running(config)
             self._config, self._known = config, True
 
+    def settle(self) -> None:
+        """Undo now what could not be undone. Raises: Busy, NetworkStepFailed."""
+        with self._alone():
+            pass
+
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self, *, settled: bool = True) -> Iterator[None]:
         if not self._turn.acquire(timeout=_TURN_S):
             raise Busy("the network (another change is under way)")
         try:
+            if settled:
+                self._settle()
             yield
         finally:
             self._turn.release()
@@ -132,7 +147,7 @@ class Networks:
 
     def keep_safe(self) -> None:
         """The running networks outlive a reboot from now on. Raises: Busy."""
-        with self._alone():
+        with self._alone(settled=False):
             self._store.keep_safe(self._config)
 
     def do_alone(self, operations: Iterable[Operation]) -> None:
@@ -145,6 +160,21 @@ class Networks:
         """One of root's operations. Raises: what ports.Root says."""
         name, params = operation
         self._root.do(name, deadline_s=_STEP_S, **params)
+
+    def _settle(self) -> None:
+        journal = self._store.journal() if self._unsettled else None
+        if journal is not None:
+            self._back(journal.undo, journal.before)
+            if self._unsettled:
+                raise NetworkStepFailed("the change before is not undone yet, root's side cannot be started")
+            logger.warning("the change that could not be undone is")
+        self._unsettled = False
+
+    def _back(self, undo: Iterable[Operation], before: Config | None) -> None:
+        self._unsettled = not self._undo(undo)
+        self._store.keep_running(before)
+        if not self._unsettled:
+            self._store.drop_journal()
 
     def _change(self, steps: list[Step], wanted: Config, confirm_s: float | None, *, commit: bool = False) -> None:
         before, undo = self._config if self._known else None, list[Operation]()
@@ -160,9 +190,7 @@ class Networks:
             if commit:  # a change that cannot be kept as it was asked for has failed
                 self._store.keep_safe(wanted)
         except (Error, OSError) as error:
-            self._undo(undo)
-            self._store.keep_running(before)
-            self._store.drop_journal()
+            self._back(undo, before)
             if isinstance(error, ConnectivityLost):
                 raise
             raise NetworkStepFailed(str(error)) from error
@@ -181,13 +209,31 @@ class Networks:
                 raise ConnectivityLost(waited_s, stopping=True)
         logger.info("confirmed after %.1f s that the host is still reached", mono_s() - began)
 
-    def _undo(self, operations: Iterable[Operation]) -> None:
+    def _undo(self, operations: Iterable[Operation]) -> bool:
+        """False: not all of it, root's side is gone."""
+        until = mono_s() + _ROOT_BACK_S
         for operation in operations:
             try:
-                self.do(operation)
+                self._do_patiently(operation, until)
+            except RootHelperGone as error:
+                logger.error("undoing: %s: %s", operation, error)
+                return False
             except Error as error:
                 # The step itself may have failed before it changed anything; the other undos matter all the more.
                 logger.warning("undoing: %s: %s", operation, error)
+        return True
+
+    def _do_patiently(self, operation: Operation, until: float) -> None:
+        """Undoing twice is as good as once. Raises: RootHelperGone after `until`, and what else ports.Root says."""
+        while True:
+            try:
+                self.do(operation)
+            except RootHelperGone:
+                if mono_s() >= until:
+                    raise
+                time.sleep(_LOOK_S)
+            else:
+                return
 
 
 def _adopt(state: State, config: Config, bondings: Mapping[str, Any]) -> Config:

@@ -44,7 +44,11 @@ class Upkeep:
         config = self._networks.config
         waits = {name: f"{name} waits for NIC {', '.join(nics)}" for name, nics in self._lost.items()}
         found = {**self._drift, **waits, **{name: says for (name, _), says in self._clients.items()}, **self._faults}
-        return [says for name, says in sorted(found.items()) if name in config.networks or name in config.bonds]
+        told = [says for name, says in sorted(found.items()) if name in config.networks or name in config.bonds]
+        return [
+            *told,
+            *(["a change of networks is not undone: root's side is gone"] if self._networks.unsettled else []),
+        ]
 
     def start(self) -> None:
         """After a boot bring the safe networks up; after a restart only see that clients live."""
@@ -63,7 +67,10 @@ class Upkeep:
         try:
             timed = self._clock() - self._looked_at >= _LOOK_EVERY_S
             config = self._networks.config
-            if (timed or seen is not self._seen) and (config.networks or config.bonds):
+            if timed and self._networks.unsettled:
+                self._looked_at = self._clock()
+                self._settle()
+            elif (timed or seen is not self._seen) and (config.networks or config.bonds):
                 self._seen = seen
                 if timed:
                     self._looked_at = self._clock()
@@ -74,6 +81,12 @@ class Upkeep:
                 self._drift = drift(state, self._networks.config)
         finally:
             self._lock.release()
+
+    def _settle(self) -> None:
+        try:
+            self._networks.settle()
+        except Error as error:
+            logger.error("%s", error)
 
     def _try_again(self) -> None:
         config = self._networks.config
