@@ -70,7 +70,8 @@ def is_gone(host: LeaseHost) -> bool:
 
 def both_leases(host: LeaseHost) -> None:
     for one in (LEASE, OTHER):
-        add(host, one)
+        if not is_there(host, one):
+            add(host, one)
 
 
 def no_leases(host: LeaseHost) -> None:
@@ -105,7 +106,8 @@ def is_in_order(host: LeaseHost) -> bool:
 
 def put_in_order_and_removed(host: LeaseHost) -> None:
     for one in (LEASE, OTHER):
-        finish(host, "Lease.delete", lease=one)
+        if host.code_of("Lease.info", lease=one) != NoSuchLease.code:
+            finish(host, "Lease.delete", lease=one)
 
 
 # --- volumes with leases
@@ -118,7 +120,8 @@ def create(host: LeaseHost, volume_id: str, **parent: str) -> None:
 
 
 def base(host: LeaseHost) -> None:
-    create(host, BASE)
+    if not files(host):
+        create(host, BASE)
 
 
 def snapshot(host: LeaseHost) -> None:
@@ -138,7 +141,8 @@ def is_snapshot(host: LeaseHost) -> bool:
 
 def chain(host: LeaseHost) -> None:
     base(host)
-    snapshot(host)
+    if f"{LEAF}.meta" not in files(host):
+        snapshot(host)
 
 
 def delete_leaf(host: LeaseHost) -> None:
@@ -194,7 +198,8 @@ def info(host: LeaseHost, volume_id: str) -> dict[str, Any]:
 
 
 def no_image(host: LeaseHost) -> None:
-    finish(host, "Image.delete", **_IDS, postZero=False, force=False)
+    if files(host):
+        finish(host, "Image.delete", **_IDS, postZero=False, force=False)
     eventually(lambda: list((host.domain(FIRST) / "images").iterdir()) == [])
 
 
@@ -239,7 +244,8 @@ def is_switched(host: LeaseHost) -> bool:
 
 
 def switch_back(host: LeaseHost) -> None:
-    switch(host, FIRST)
+    if host.master != FIRST:
+        switch(host, FIRST)
     assert has_role(host)
 
 
