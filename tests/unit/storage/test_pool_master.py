@@ -16,6 +16,7 @@ from tests.support.needs import needs_program, needs_root
 from tests.support.pools import add_active_domain, add_domain, leave_unfinished, lock_of, metadata
 from tests.support.storage_room import StorageRoom, code_of, new_id
 from vdsm_mp.api.errors import Busy
+from vdsm_mp.common.errors import Error
 from vdsm_mp.storage import pool_master
 from vdsm_mp.storage.domain_metadata import parse, serialize
 from vdsm_mp.storage.locks import ClusterLock, Lease, LocalLock
@@ -119,10 +120,19 @@ def test_the_role_ends_when_an_engine_comes_with_another_master(spm: StorageRoom
     """Another host has rebuilt the pool; the lease that this host has is that of the old master."""
     second = add_active_domain(spm, "second")
     path = spm.root / "second" / second / "dom_md/metadata"
-    path.write_bytes(serialize(second, parse(second, path.read_bytes()) | {"ROLE": "Master"}))
     names = {"storagepoolID": spm.pool_id, "hostID": 1, "scsiKey": "", "masterSdUUID": second, "masterVersion": 2}
-    spm.call("StoragePool.connect", **names, domainDict={spm.sd_id: "active", second: "active"})
-    assert spm.call("StoragePool.getSpmStatus", storagepoolID=spm.pool_id)["spmStatus"] == "Free"
+
+    def told_as_free() -> bool:
+        path.write_bytes(serialize(second, parse(second, path.read_bytes()) | {"ROLE": "Master"}))
+        try:
+            spm.call("StoragePool.connect", **names, domainDict={spm.sd_id: "active", second: "active"})
+            status = spm.call("StoragePool.getSpmStatus", storagepoolID=spm.pool_id)["spmStatus"]
+        except Error:  # the first look at the new domain has just come, and with it the repair of its role
+            return False
+        return bool(status == "Free")
+
+    eventually(lambda: spm.call("internal.domain_vitals")[second]["actual"])
+    eventually(told_as_free)
     assert not spm_lock(spm).holds(spm_lock(spm).sdm)
     start = {"prevID": -1, "prevLver": "-1", "enableScsiFencing": "false"}
     spm.finished(spm.call("StoragePool.spmStart", storagepoolID=spm.pool_id, **start))
