@@ -44,6 +44,7 @@ from vdsm_mp.virt.backup_files import BackupFiles
 from vdsm_mp.virt.backup_freeze import Freezes
 from vdsm_mp.virt.connection import translate, translated
 from vdsm_mp.virt.devices import Devices
+from vdsm_mp.virt.keeping import is_backed_up
 from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.patience import UNDECIDED, Again, decided
 from vdsm_mp.virt.records import Drive, VmRecord
@@ -92,7 +93,7 @@ def start_backup(backups: Backups, ask: StartBackup) -> dict[str, Any]:
     if any(entry.get("backup_mode") == "incremental" for _, entry in chosen) and not since:
         raise BackupFailed("an incremental backup needs from_checkpoint_id")
     dom = backups.devices.connection.domain(ask.vm_id)
-    if _busy_with(dom):
+    if is_backed_up(dom):
         raise BackupFailed("another backup of this virtual machine is running")
     checkpoint = _checkpoint(backup_id, to, config, record, chosen) if to else None
     consistent, begun = bool(config.get("require_consistency")), False
@@ -296,14 +297,6 @@ def _end(backups: Backups, vm_id: str, dom: Any, backup_id: str) -> None:
             return
         time.sleep(_END_TICK_S)
     raise BackupFailed(f"it did not end within {_END_S:g} s")
-
-
-def _busy_with(dom: Any) -> bool:
-    """Asked first, because a second backup would wait half a minute for the first one's lock, and then fail."""
-    try:
-        return bool(dom.backupGetXMLDesc(0))
-    except libvirt.libvirtError:
-        return False
 
 
 def _runs(backups: Backups, vm_id: str, dom: Any, backup_id: str) -> bool:

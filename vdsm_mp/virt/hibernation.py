@@ -26,7 +26,7 @@ from vdsm_mp.virt.calling import under_way
 from vdsm_mp.virt.connection import Connection, translated
 from vdsm_mp.virt.domxml_build import Policy
 from vdsm_mp.virt.drives import Drives
-from vdsm_mp.virt.keeping import Keeper
+from vdsm_mp.virt.keeping import Keeper, is_backed_up
 from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.metadata import Metadata
 from vdsm_mp.virt.patience import UNDECIDED
@@ -144,6 +144,8 @@ class Hibernations:
             record = self._vms.find(vm_id)
             self._hooks.before("vm_hibernate", record)
             dom = self._connection.domain(vm_id)
+            if is_backed_up(dom):
+                raise MigrationFailed("a backup of it is running")
             with translated(vm_id):
                 # The parameters first: once the memory is written there is nobody who would have to wait for us.
                 description = dom.XMLDesc(0)

@@ -110,6 +110,17 @@ def at_something(dom: Any) -> bool:
         return False
 
 
+def is_backed_up(dom: Any) -> bool:
+    """Then what writes its memory, or moves it, would wait half a minute for the end of that, and be refused then.
+
+    libvirtd tells that from memory.
+    """
+    try:
+        return bool(dom.backupGetXMLDesc(0))
+    except libvirt.libvirtError:
+        return False
+
+
 def with_devices(record: VmRecord, domain: Any) -> VmRecord:
     """The record with what a live XML says."""
     return replace(record, devices=domxml_parse.devices(domain, record.metadata, record.devices))

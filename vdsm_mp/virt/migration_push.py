@@ -16,7 +16,7 @@ from vdsm_mp.common import clock, log
 from vdsm_mp.virt import graphics, migration_params
 from vdsm_mp.virt.calling import under_way
 from vdsm_mp.virt.connection import Connection, translated
-from vdsm_mp.virt.keeping import Keeper
+from vdsm_mp.virt.keeping import Keeper, is_backed_up
 from vdsm_mp.virt.machine import VmStatus
 from vdsm_mp.virt.migration_params import NOTE, Note
 from vdsm_mp.virt.migration_peer import Peers
@@ -69,6 +69,8 @@ class Push:
         self._go_on(out)
         self._keeper.remember(vm_id, **{NOTE: Note(params.dst, params).dump()})
         dom = self._connection.domain(vm_id)
+        if is_backed_up(dom):
+            raise MigrationFailed("a backup of it is running")
         record = self._vms.find(vm_id)
         self._hooks.before_leaving(record)
         if record.client_ip:

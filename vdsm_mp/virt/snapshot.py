@@ -34,6 +34,7 @@ from vdsm_mp.virt.chain import follow, running_chain
 from vdsm_mp.virt.connection import translated
 from vdsm_mp.virt.devicehooks import DeviceHooks
 from vdsm_mp.virt.devices import Devices, target_of
+from vdsm_mp.virt.keeping import is_backed_up
 from vdsm_mp.virt.memorysnapshot import Memory
 from vdsm_mp.virt.patience import DECIDES_S, QEMU_MAY_HANG_S, UNDECIDED, Again, decided, patiently
 from vdsm_mp.virt.records import Drive, VmRecord, VolumeIds
@@ -172,6 +173,8 @@ def _snapshot(
         disks = {target_of(disk): xml.dump(disk) for disk in domain.iterfind("devices/disk")}
         if gone := new.keys() - disks.keys():
             raise SnapshotFailed(f"{', '.join(sorted(gone))} went while its new volume was prepared")
+        if is_backed_up(dom):
+            raise SnapshotFailed("a backup of it is running")
 
         def persist(memory_path: str | None = None) -> None:
             note = snapshot_record.write(terms, wanted, prepared, disks, memory_path)

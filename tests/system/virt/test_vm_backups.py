@@ -18,8 +18,16 @@ from tests.support.eventually import eventually
 from tests.support.libvirtd import PrivateLibvirtd
 from tests.support.needs import needs_program, needs_root
 from tests.support.virt_room import VirtRoom
-from tests.system.virt.conftest import Guest, NewGuest, chain_of, overlay
-from vdsm_mp.api.errors_virt import BackupFailed, NoSuchBackup, NoSuchCheckpoint, ReplicaFailed, ReplicationNotReady
+from tests.system.virt.conftest import Guest, NewGuest, chain_of, image, overlay
+from vdsm_mp.api.errors_virt import (
+    BackupFailed,
+    MigrationFailed,
+    NoSuchBackup,
+    NoSuchCheckpoint,
+    ReplicaFailed,
+    ReplicationNotReady,
+    SnapshotFailed,
+)
 
 pytestmark = [
     pytest.mark.system,
@@ -81,6 +89,21 @@ def test_a_full_backup_can_be_read_and_marks_what_comes_after(
     assert room.call("VM.backup_info", **asked)["disks"] == answer["disks"]
     with pytest.raises(BackupFailed):
         room.call("VM.start_backup", vmID=guest.vm_id, config=config(leaf, folder))
+    # libvirt would let these wait for half a minute, and refuse them then.
+    began, volumes = time.monotonic(), [image(room, folder) for _ in range(2)]
+    memory = [volumes[0]["domainID"], volumes[0]["poolID"]]
+    memory += [one[key] for one in volumes for key in ("imageID", "volumeID")]
+    drive = {**overlay(room, folder, leaf), "baseVolumeID": leaf["volumeID"]}
+    room.call("VM.migrate", vmID=guest.vm_id, params={"dst": "127.0.0.1:1"})
+    eventually(lambda: room.status(guest.vm_id) != "Migration Source")
+    with pytest.raises(MigrationFailed, match="a backup of it is running"):
+        room.call("VM.getMigrationStatus", vmID=guest.vm_id)
+    room.call("VM.hibernate", vmID=guest.vm_id, hibernationVolHandle=",".join(memory))
+    eventually(lambda: room.status(guest.vm_id) != "Saving State")
+    with pytest.raises(SnapshotFailed, match="a backup of it is running"):
+        room.call("VM.snapshot", vmID=guest.vm_id, snapDrives=[drive])
+    assert time.monotonic() - began < 10
+    assert room.status(guest.vm_id) in ("Up", "Powering up")
     decode.check_status(room.call("VM.stop_backup", **asked))
     decode.check_status(room.call("VM.stop_backup", **asked))
     with pytest.raises(NoSuchBackup):

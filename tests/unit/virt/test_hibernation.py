@@ -61,6 +61,9 @@ class Room:
     def remember(self, vm_id: str, **values: Any) -> None:
         self.vms.change(vm_id, lambda record: replace(record, metadata=record.metadata.with_values(**values)))
 
+    def backupGetXMLDesc(self, flags: int) -> str:
+        return ""
+
     def XMLDesc(self, flags: int) -> str:
         return "<domain/>"
 

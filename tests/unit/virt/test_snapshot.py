@@ -97,6 +97,9 @@ class Vm:
         metadata = self.record.metadata.with_values(**values)
         self.record = with_devices(VmRecord(vm_id="x", name="x", metadata=metadata), self.live("x")[1])
 
+    def backupGetXMLDesc(self, flags: int) -> str:
+        return ""
+
     def XMLDesc(self, flags: int) -> str:
         return ET.tostring(self.live("x")[1], "unicode")
 
