@@ -4,6 +4,8 @@
 Whoever dies meanwhile: the next life finds the note and gives them back. Doing so twice is harmless.
 """
 
+from functools import partial
+
 from vdsm_mp.common import log
 from vdsm_mp.common.errors import Error
 from vdsm_mp.virt.drives import Drives
@@ -46,13 +48,17 @@ def give_back(keeper: Keeper, drives: Drives, vms: Vms, vm_id: str, volumes: lis
     stays, it may be reading it, or about to.
     """
     for ids in volumes:
-        drives.teardown(ids, unless=lambda ids=ids: ids in _noted_anew(vms, vm_id, volumes))  # type: ignore[misc]
+        drives.teardown(ids, unless=partial(_needed_anew, vms, vm_id, volumes, ids))
     if _noted_anew(vms, vm_id, volumes):
         return
     try:
         keeper.remember(vm_id, **{_KEY: None})
     except Error as error:
         logger.info("vm=%s the note of its memory volumes stays: %s", vm_id, error)
+
+
+def _needed_anew(vms: Vms, vm_id: str, volumes: list[VolumeIds], ids: VolumeIds) -> bool:
+    return ids in _noted_anew(vms, vm_id, volumes)
 
 
 def _noted_anew(vms: Vms, vm_id: str, volumes: list[VolumeIds]) -> list[VolumeIds]:

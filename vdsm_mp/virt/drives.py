@@ -4,6 +4,7 @@
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -130,7 +131,7 @@ class Drives:
             todo = list(self._owed.items())
         for image, debt in todo:
             try:
-                self._give_back(debt.ids, lambda image=image, debt=debt: self._is_settled(image, debt))  # type: ignore[misc]
+                self._give_back(debt.ids, partial(self._is_settled, image, debt))
             except Unavailable:
                 break
             except Error as error:

@@ -6,6 +6,7 @@ defined, until somebody destroys it.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import libvirt
@@ -218,7 +219,7 @@ class Ender:
                     self._backup_files.remove(record.vm_id)
                     self._hostdevs.give_back(record.vm_id)
                 for ids in _held(record):
-                    self._drives.teardown(ids, unless=lambda ids=ids: self._lives_again_with(record, ids))  # type: ignore[misc]
+                    self._drives.teardown(ids, unless=partial(self._lives_again_with, record, ids))
             self._hooks.after_destroy(record)
 
     def _lives_again(self, record: VmRecord) -> bool:

@@ -9,6 +9,7 @@ libvirt goes away with the answer to the start itself, the VM waits for its laun
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import libvirt
@@ -319,7 +320,7 @@ class Starter:
     def _give_back(self, vm_id: str, held: list[VolumeIds]) -> None:
         """But for what a later life of it uses."""
         for ids in held:
-            self._drives.teardown(ids, unless=lambda ids=ids: self._uses(vm_id, ids))  # type: ignore[misc]
+            self._drives.teardown(ids, unless=partial(self._uses, vm_id, ids))
 
     def _uses(self, vm_id: str, ids: VolumeIds) -> bool:
         now = self._vms.get(vm_id)
